@@ -1,0 +1,55 @@
+# Everything starts here; `make help` lists the targets. Only Python 3.11+, pip and make are needed.
+
+PYTHON  ?= python3
+VENV    := .venv
+BENCH   := $(VENV)/bin/python -m retrieval_bench
+RESULTS ?= results/local
+DATA    ?=
+ARGS    ?=
+ROOT    := $(if $(DATA),--data-root "$(DATA)")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench bench-cub bench-smoke leaderboard test lint types check clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: DATA=<folder or archive>  RESULTS=<folder, default results/local>  ARGS=\"<more flags>\""
+
+setup: $(VENV)/installed ## Make .venv and install the package with its development tools
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; choose one with PYTHON=python3.x"; exit 2; }
+	@echo "setting up $(VENV) (a few minutes and about 5 GB, most of it torch)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --upgrade "pip>=24"
+	@$(VENV)/bin/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+bench: setup ## Compare strategies on emoji: the main job, about ten minutes on 2 cores
+	$(BENCH) bench emoji_mini --results $(RESULTS) $(ARGS)
+
+bench-cub: setup ## The same on CUB-200-2011 birds (DATA=<folder or archive>; downloads without)
+	$(BENCH) bench cub --results $(RESULTS) $(ROOT) $(ARGS)
+
+bench-smoke: setup ## The same on drawn patterns: shows within a minute that everything works
+	$(BENCH) bench synthetic --results $(RESULTS) $(ARGS)
+
+leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)
+	$(BENCH) leaderboard --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS))
+
+test: setup ## Run the tests
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+
+lint: setup ## Check style
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: setup ## Check types
+	$(VENV)/bin/pyright
+
+check: lint types test ## Everything that must pass before a commit
+
+clean: ## Remove .venv and caches (records and downloaded data stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,252 @@
+"""One run, as frozen dataclasses: everything that the numbers depend on, its validation and its stable hash.
+
+:class:`RunConfig` holds choices; :class:`Machine` holds where and how they are carried out. No field of the second may change a metric,
+so it is neither hashed nor recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.strategies import StrategyOptions, label, refuse_unused_options, split_names
+
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are split and how they are shown to the network."""
+
+    dataset: str = "emoji_mini"
+    """name of a data set (`data list` shows them)"""
+    split: Literal["zero_shot", "zero_shot_val"] = "zero_shot"
+    """zero_shot: train and test classes are disjoint; zero_shot_val: the same inside the training classes, to make choices on"""
+    image_size: int = 72
+    """side of the square that the network sees, pixels"""
+    preprocessing: Literal["crop", "squash"] = "crop"
+    """crop: random resized crops, tested on resize + centre crop; squash: the aspect ratio is not kept and training sees no crop (AutoLR)"""
+    resize: int = 0
+    """size of the image before the test's centre crop, pixels; 0 means image_size * 256 / 224"""
+    crop_scale: float = 0.2
+    """smallest share of the image's area that a random training crop covers"""
+    flip: bool = True
+    """mirror half of the training images"""
+
+    @property
+    def resize_to(self) -> int:
+        """Pixels of the shorter side (crop) or of both sides (squash) before the centre crop."""
+        return self.resize or round(self.image_size * 256 / 224)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Backbone, its weights, and the embedding made from it."""
+
+    backbone: str = "efficientnet_lite0"
+    """efficientnet_lite0, any timm model, torchvision/resnet50, or resnet50_caffe (stride in the first 1x1 convolution)"""
+    weights: str = "imagenet"
+    """imagenet, none, or a local .safetensors / .pth file"""
+    pooling: Literal["default", "avg", "max", "avgmax"] = "default"
+    """how the feature map becomes one vector; default is the backbone's own"""
+    embedding_dim: int = 0
+    """size of a linear embedding layer; 0 uses the pooled feature itself"""
+    mean: tuple[float, float, float] | None = None
+    """input normalisation when a weight file differs from its architecture's usual one (inputs in 0..1)"""
+    std: tuple[float, float, float] | None = None
+    """see mean"""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The metric-learning loss."""
+
+    loss: str = "proxy_anchor"
+    """name of a loss (an unknown one lists them)"""
+    miner: str = "default"
+    """which pairs or triplets of a batch count; default is the loss's usual one"""
+    loss_options: tuple[tuple[str, float], ...] = ()
+    """pairs NAME VALUE passed to the loss, such as margin 0.1 alpha 32"""
+    loss_lr: float = 1e-2
+    """learning rate of the loss's own parameters (proxies, classifier)"""
+    head: Literal["linear", "autolr"] = "linear"
+    """classifier of the softmax loss: one linear layer, or AutoLR's 512-unit bottleneck"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation."""
+
+    epochs: int = 4
+    """passes over the training images"""
+    batch_size: int = 64
+    """images per step"""
+    samples_per_class: int = -1
+    """images of each class in a batch; 0 draws batches without regard to classes; -1 means 4 for losses that compare pairs, 0 for others"""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """optimiser (sgd: Nesterov, momentum 0.9)"""
+    lr: float = 3e-4
+    """learning rate of the backbone and the embedding layer"""
+    weight_decay: float = 1e-4
+    """weight decay of the network; the loss's parameters have none"""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """factor on all learning rates, by step"""
+    freeze_bn: bool = True
+    """keep batch normalisation (statistics, scale and shift) as pretrained"""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, once, after training."""
+
+    k: tuple[int, ...] = (1, 2, 4, 8)
+    """the K of Recall@K"""
+    flip_sum: bool = False
+    """embed the image and its mirror and add the two (AutoLR)"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training and evaluation run."""
+
+    strategy: str = "standard"
+    """fine-tuning strategy; join several with +"""
+    seed: int = 0
+    """seed of initialisation, sampling and augmentation"""
+    data: Annotated[DataConfig, Flat] = field(default_factory=DataConfig)
+    model: Annotated[ModelConfig, Flat] = field(default_factory=ModelConfig)
+    loss: Annotated[LossConfig, Flat] = field(default_factory=LossConfig)
+    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+    evaluation: Annotated[EvalConfig, Flat] = field(default_factory=EvalConfig)
+    options: Annotated[StrategyOptions, Flat] = field(default_factory=StrategyOptions)  # pyright: ignore[reportInvalidTypeForm]
+
+    @property
+    def strategy_label(self) -> str:
+        """The strategy with its telling options, as tables show it."""
+        return label(self.strategy, self.options)
+
+    @property
+    def samples_per_class(self) -> int:
+        """Images of each class in a batch, with the default resolved."""
+        from retrieval_bench.losses import LOSSES
+
+        if self.train.samples_per_class >= 0:
+            return self.train.samples_per_class
+        return 4 if LOSSES[self.loss.loss].needs_pairs else 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run is carried out."""
+
+    data_root: Path | None = None
+    """folder (or archive) of the data set; without it the data set is downloaded"""
+    results: Path = Path("results/local")
+    """folder for records (`runs/`) and tables"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU when there is one"""
+    workers: int = -1
+    """processes that decode images; -1 means none on a CPU, up to 8 beside a GPU"""
+    force: bool = False
+    """run even if the same configuration has a record"""
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as JSON types. Options of strategies that take no part are left out, so adding a strategy changes no hash."""
+    plain = json.loads(json.dumps(asdict(config)))
+    used = split_names(config.strategy)
+    plain["train"]["samples_per_class"] = config.samples_per_class
+    plain["options"] = {name: values for name, values in plain["options"].items() if name in used}
+    return plain
+
+
+def config_hash(identity: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that name a configuration, independent of key order, machine and Python version.
+
+    `identity` is :func:`to_dict` with paths replaced by content (see ``retrieval_bench.run.identify``); ``seed`` is left out, so the
+    runs of several seeds share the hash.
+    """
+    without_seed = {key: value for key, value in identity.items() if key != "seed"}
+    return hashlib.sha256(json.dumps(without_seed, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def validate(config: RunConfig) -> None:
+    """Raises :class:`UserError` with one line for the first value that cannot work; needs neither data nor torch."""
+    from retrieval_bench.data.catalog import DATASETS
+    from retrieval_bench.losses import LOSSES, MINERS
+
+    if config.data.dataset not in DATASETS:
+        raise unknown("data set", config.data.dataset, DATASETS)
+    if config.loss.loss not in LOSSES:
+        raise unknown("loss", config.loss.loss, LOSSES)
+    if config.loss.miner not in ("default", "none", *MINERS):
+        raise unknown("miner", config.loss.miner, ("default", "none", *MINERS))
+    refuse_unused_options(config.strategy, config.options)
+    _check_ranges(config)
+    per_class = config.samples_per_class
+    if LOSSES[config.loss.loss].needs_pairs and per_class < 2:
+        raise UserError(f"--loss {config.loss.loss} compares images of one class: set --samples-per-class to 2 or more")
+    if config.loss.miner not in ("default", "none") and not LOSSES[config.loss.loss].needs_pairs:
+        raise UserError(f"--loss {config.loss.loss} uses no pairs, so --miner {config.loss.miner} has no effect; leave it out")
+    if config.loss.head != "linear" and config.loss.loss != "softmax":
+        raise UserError(f"--head {config.loss.head} belongs to --loss softmax; {config.loss.loss} has no classifier head")
+    if per_class and config.train.batch_size % per_class:
+        raise UserError(f"--batch-size {config.train.batch_size} is not a multiple of --samples-per-class {per_class}")
+
+
+def _check_ranges(config: RunConfig) -> None:
+    def least(section: Any, minimum: float, *names: str) -> None:
+        for name in names:
+            if not getattr(section, name) >= minimum:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(section, name)}: must be at least {minimum}")
+
+    least(config, 0, "seed")
+    least(config.data, 8, "image_size")
+    least(config.data, 0, "resize")
+    least(config.model, 0, "embedding_dim")
+    least(config.loss, 0, "loss_lr")
+    least(config.train, 0, "epochs", "lr", "weight_decay")
+    least(config.train, -1, "samples_per_class")
+    least(config.train, 2, "batch_size")
+    if not 0 < config.data.crop_scale <= 1:
+        raise UserError(f"--crop-scale {config.data.crop_scale}: must be above 0 and at most 1")
+    if config.data.resize and config.data.resize < config.data.image_size:
+        raise UserError(f"--resize {config.data.resize} is smaller than --image-size {config.data.image_size}: nothing to crop from")
+    check_ks(config.evaluation.k)
+
+
+def check_ks(ks: tuple[int, ...]) -> None:
+    """Raises :class:`UserError` unless `ks` are distinct whole numbers from 1 up."""
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise UserError(f"--k {' '.join(map(str, ks))}: give distinct whole numbers from 1 up")
+
+
+def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]:
+    """The `run` arguments that give `config`: the flags of every value that differs from `default` (a fresh RunConfig)."""
+    return [word for flags in _flags(config, default or RunConfig(), "") for word in flags]
+
+
+def _flags(value: Any, default: Any, prefix: str) -> list[list[str]]:
+    words: list[list[str]] = []
+    for part in fields(value):
+        new, old = getattr(value, part.name), getattr(default, part.name)
+        flag = f"{prefix}{part.name}".replace("_", "-")
+        if new == old:
+            continue
+        if hasattr(new, "__dataclass_fields__"):
+            nested = f"{part.name}." if isinstance(value, StrategyOptions) else ""
+            words += _flags(new, old, nested)
+        elif isinstance(new, bool):
+            words.append([f"--{flag}" if new else f"--no-{flag}"])
+        elif isinstance(new, tuple):
+            flat = [str(x) for item in new for x in (item if isinstance(item, tuple) else (item,))]
+            words.append([f"--{flag}", *flat])
+        else:
+            words.append([f"--{flag}", str(new)])
+    return words

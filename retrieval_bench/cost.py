@@ -1,0 +1,35 @@
+"""What a run costs: parameters, multiply-accumulates, and peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters, trained or not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-accumulates of one image's forward pass in eval mode (half of torch's FLOPs): convolutions and matrix products.
+
+    ResNet-50 at 224 pixels: 4,087,136,256.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, image_size, image_size, device=device))
+    return counter.get_total_flops() // 2
+
+
+def peak_memory_mb(device: str) -> float:
+    """Peak memory so far in MiB: of this process on a CPU, of the allocator on a GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

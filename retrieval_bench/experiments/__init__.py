@@ -1,0 +1,70 @@
+"""Named grids of runs: each is a base configuration, the strategies it compares and its seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import tyro
+
+from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+
+STRATEGIES = ("frozen", "last_k", "standard")
+EMOJI = DataConfig(dataset="emoji", image_size=72, flip=False, crop_scale=0.6)
+"""No mirroring, since arrows and signs change their meaning; crop_scale was chosen on the zero_shot_val split."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A comparison of strategies under one protocol."""
+
+    strategies: tuple[str, ...] = STRATEGIES
+    """strategies to compare"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one run per strategy and seed"""
+    base: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+    def runs(self) -> list[RunConfig]:
+        """The grid, seed by seed, so that an interrupted comparison still compares."""
+        return [replace(self.base, strategy=strategy, seed=seed) for seed in self.seeds for strategy in self.strategies]
+
+
+BENCHES: dict[str, tuple[str, Bench]] = {
+    "emoji_mini": (
+        "600 emoji at 72 px; about ten minutes on 2 CPU cores",
+        Bench(base=RunConfig(data=replace(EMOJI, dataset="emoji_mini"), train=TrainConfig(epochs=3))),
+    ),
+    "emoji": (
+        "all emoji at 72 px; about half an hour on 2 CPU cores",
+        Bench(base=RunConfig(data=EMOJI)),
+    ),
+    "cub": (
+        "CUB-200-2011 at 112 px, one seed; about 40 minutes on 2 CPU cores",
+        Bench(
+            seeds=(0,),
+            base=RunConfig(data=DataConfig(dataset="cub", image_size=112), train=TrainConfig(epochs=4)),
+        ),
+    ),
+    "cub_224": (
+        "CUB-200-2011 at 224 px, ResNet-50, 512 dimensions, 40 epochs, three seeds; for a GPU",
+        Bench(
+            base=RunConfig(
+                data=DataConfig(dataset="cub", image_size=224),
+                model=ModelConfig(backbone="resnet50.tv_in1k", embedding_dim=512),
+                loss=LossConfig(loss="proxy_anchor", loss_lr=1e-2),
+                train=TrainConfig(epochs=40, batch_size=120, lr=1e-4),
+            ),
+        ),
+    ),
+    "synthetic": (
+        "drawn patterns and an untrained network, seconds; shows that everything works, compares nothing",
+        Bench(
+            seeds=(0,),
+            base=RunConfig(
+                data=DataConfig(dataset="synthetic", image_size=32, flip=False),
+                model=ModelConfig(backbone="resnet18", weights="none"),
+                train=TrainConfig(epochs=2, batch_size=16, freeze_bn=False),
+            ),
+        ),
+    ),
+}

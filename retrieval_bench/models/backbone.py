@@ -1,0 +1,90 @@
+"""A pretrained network as an ordered list of named blocks. Strategies work on these names and know no architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+STEM, TAIL = "stem", "tail"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A unit that strategies freeze, tune, cut or copy.
+
+    Attributes:
+        name: the block's module path (``layer1.0``, ``blocks.3.2``), ``stem`` for what comes before the blocks, ``tail`` for what follows.
+        parameters: names of its parameters inside the network.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+
+    @property
+    def is_body(self) -> bool:
+        """Whether this is one of the repeated blocks (a module of its own), not the stem or the tail."""
+        return self.name not in (STEM, TAIL)
+
+
+class Backbone(nn.Module):
+    """A network that maps images to one pooled feature vector.
+
+    Args:
+        net: module from normalised float images (B, 3, H, W) to (B, D).
+        blocks: its blocks in order; every parameter of `net` in exactly one.
+        mean: per channel, of inputs in 0..1; belongs to the weights.
+        std: per channel, likewise.
+        feature_dim: D.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, blocks: tuple[Block, ...], mean: tuple[float, ...], std: tuple[float, ...], feature_dim: int):
+        super().__init__()
+        self.net = net
+        self.blocks = blocks
+        self.feature_dim = feature_dim
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, D) features of uint8 images 0..255 or float images 0..1, (B, 3, H, W)."""
+        scaled = images.float() / 255 if images.dtype == torch.uint8 else images
+        return self.net((scaled - self.mean) / self.std)
+
+    def block_parameters(self, block: Block) -> Iterator[nn.Parameter]:
+        """The parameters of `block`; names that surgery has removed are passed over."""
+        named = dict(self.net.named_parameters())
+        return (named[name] for name in block.parameters if name in named)
+
+
+def name_blocks(net: nn.Module) -> tuple[Block, ...]:
+    """The blocks of a timm network, read from its own ``group_matcher``; torchvision ResNets are matched as timm's are.
+
+    A timm group becomes the block that it is named after; parameters before the first block are the stem, those that are merged into the
+    last group without being part of that block (a final convolution or norm) are the tail.
+    """
+    from timm.models import group_parameters
+
+    matcher = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}  # pyright: ignore[reportCallIssue]
+    spec = matcher["blocks"]
+    patterns = [spec] if isinstance(spec, str) else [pattern for pattern, order in spec if order is None]
+    groups = list(group_parameters(net, matcher).values())
+    blocks = [Block(STEM, tuple(groups[0]))]
+    tail: list[str] = []
+    for names in groups[1:]:
+        paths = [match[0] for name in names for pattern in patterns if (match := re.match(pattern, name))]
+        if not paths:
+            tail += names
+            continue
+        after = [name for name in names if not any(re.match(pattern, name) for pattern in patterns)] if names is groups[-1] else []
+        tail += after
+        blocks.append(Block(paths[0], tuple(name for name in names if name not in after)))
+    if tail:
+        blocks.append(Block(TAIL, tuple(tail)))
+    return tuple(blocks)

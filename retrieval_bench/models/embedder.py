@@ -1,0 +1,61 @@
+"""The embedder: what is trained, evaluated and deployed."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from retrieval_bench.config import ModelConfig
+from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.build import build_backbone
+
+
+class Embedder(nn.Module):
+    """Backbone and optional linear layer: images to vectors, not normalised.
+
+    Losses and the evaluator normalise by themselves, so that a classifier can use the vector's length.
+
+    Args:
+        backbone: images to (B, F).
+        dim: size D of the linear layer, 0 for none (then D = F).
+    """
+
+    def __init__(self, backbone: Backbone, dim: int = 0):
+        super().__init__()
+        self.backbone = backbone
+        self.embedding = nn.Linear(backbone.feature_dim, dim) if dim else nn.Identity()
+        self.dim = dim or backbone.feature_dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float (B, D) from uint8 0..255 or float 0..1 images (B, 3, H, W)."""
+        return self.embedding(self.backbone(images))
+
+    def trainable(self) -> bool:
+        """Whether any parameter is left to train."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+
+def build_embedder(config: ModelConfig, image_size: int) -> Embedder:
+    """The embedder of `config`; a linear layer draws its weights from torch's global generator."""
+    return Embedder(build_backbone(config, image_size), config.embedding_dim)
+
+
+def set_training_mode(model: nn.Module, freeze_bn: bool) -> None:
+    """Train mode for what is trained, eval mode for the rest.
+
+    A module whose parameters are all frozen stays in eval mode, so that frozen batch norms keep their statistics; with `freeze_bn` every
+    batch norm does.
+    """
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters())
+        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)  # also timm's BatchNormAct2d
+        if (own and not any(parameter.requires_grad for parameter in own)) or (freeze_bn and is_norm):
+            module.eval()
+
+
+def freeze_batch_norms(model: nn.Module) -> None:
+    """Takes scale and shift of every batch norm of `model` out of training."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)

@@ -1,0 +1,61 @@
+"""What the user sees while waiting: one line per step, and bars with rate and time left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def announce(message: str) -> None:
+    """One line to standard error: what is being done now."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def download_bar(name: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar in bytes; yields the function that advances it. `total` 0 means unknown."""
+    from rich import progress
+
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn())
+    with progress.Progress(*columns, progress.TimeRemainingColumn(), console=_console(), transient=True) as bar:
+        task = bar.add_task(name, total=total or None, completed=done)
+        yield lambda count: bar.advance(task, count)
+
+
+def track(
+    items: Iterable[Item], what: str, total: int, unit: str = "images", size: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """Passes `items` on under a bar that shows ``done/total unit``, the rate and the time left.
+
+    Args:
+        items: anything iterable.
+        what: text before the bar.
+        total: sum of `size` over all items.
+        unit: what is counted.
+        size: how many units one item is.
+    """
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
+    )
+    rate = progress.TextColumn("{task.fields[rate]}")
+    with progress.Progress(*columns, rate, progress.TimeRemainingColumn(), console=_console(), transient=True) as bar:
+        task = bar.add_task(what, total=total, rate="")
+        for item in items:
+            yield item
+            bar.advance(task, size(item))
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(stderr=True)

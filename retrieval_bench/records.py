@@ -1,0 +1,108 @@
+"""The record of a run: one JSON file that holds all that is known about it. Records are the truth; every table is built from them.
+
+Layout (``schema`` 1)::
+
+    schema, id, seed, config_hash, command, finished
+    config       the whole configuration (paths replaced by the names and digests of what they hold)
+    labels       what tables show: strategy, weights
+    data         name, split, images, classes, manifest digest of what was read
+    metrics      recall_at_1, ... as fractions; queries; queries_without_positive
+    cost         parameters, trained parameters, macs, images seen, seconds, peak memory
+    training     loss per epoch, converged
+    facts        what the strategy learned
+    environment  device, threads, versions, git revision
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import retrieval_bench
+from retrieval_bench.files import write_text
+from retrieval_bench.progress import announce
+
+SCHEMA = 1
+VERSIONED = ("torch", "torchvision", "timm", "pytorch-metric-learning", "faiss-cpu", "numpy")
+REQUIRED = {
+    "config": dict,
+    "metrics": dict,
+    "cost": dict,
+    "labels": dict,
+    "environment": dict,
+    "data": dict,
+    "config_hash": str,
+    "seed": int,
+}
+
+
+def record_path(results: Path, run_id: str) -> Path:
+    """Where the record of a run is kept below the results folder."""
+    return results / "runs" / f"{run_id}.json"
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes the record atomically; NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record. Raises ValueError, with the reason, for a file that is not a record of this schema."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"not a record of schema {SCHEMA}")
+    for key, kind in REQUIRED.items():
+        if not isinstance(record.get(key), kind):
+            raise ValueError(f"'{key}' is missing or no {kind.__name__}")
+    return record
+
+
+def read_records(results: Path) -> Iterator[dict[str, Any]]:
+    """All records below ``results/runs``, by file name. A broken or foreign file is named on standard error and passed over."""
+    for path in sorted((results / "runs").glob("*.json")):
+        try:
+            yield read_record(path)
+        except (ValueError, OSError) as error:
+            announce(f"skipped {path}: {str(error).splitlines()[0]}")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Device, threads, versions and git revision of this process."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    versions = {package: metadata.version(package) for package in VERSIONED}
+    return {
+        "device": f"{device}: {name}",
+        "threads": torch.get_num_threads(),
+        "git_revision": git_revision(),
+        "versions": {"retrieval_bench": retrieval_bench.__version__, "python": platform.python_version(), **versions},
+    }
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that the package runs from, with ``+changes`` if files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "__init__.py"):
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,62 @@
+"""The fine-tuning strategies by name. To add one: write its file, then add its line here; flags, tables and tests follow."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields, make_dataclass
+from typing import Any
+
+from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.chain import Chain, refuse_two_epoch_owners
+from retrieval_bench.strategies.frozen import Frozen
+from retrieval_bench.strategies.last_k import LastK
+from retrieval_bench.strategies.standard import Standard
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "frozen": Frozen,
+    "last_k": LastK,
+    "standard": Standard,
+}
+
+StrategyOptions: type[Any] = make_dataclass(
+    "StrategyOptions",
+    [(name, kind.Options, field(default=kind.Options())) for name, kind in STRATEGIES.items()],
+    frozen=True,
+)
+"""The options of every strategy, one field per name in :data:`STRATEGIES` (flags ``--last-k.k`` and so on)."""
+
+
+def split_names(strategy: str) -> list[str]:
+    """The names in a strategy such as ``layer_pruning+autolr``; raises :class:`UserError` for what cannot be chained."""
+    names = [name.strip() for name in strategy.split("+")]
+    for name in names:
+        if name not in STRATEGIES:
+            raise unknown("strategy", name, STRATEGIES)
+    if len(set(names)) < len(names):
+        raise UserError(f"strategy '{strategy}' names one strategy twice")
+    refuse_two_epoch_owners(names, [STRATEGIES[name] for name in names])
+    return names
+
+
+def refuse_unused_options(strategy: str, options: Any) -> None:
+    """Raises :class:`UserError` if an option was set for a strategy that is not part of the run."""
+    names = split_names(strategy)
+    for unused in fields(options):
+        if unused.name not in names and getattr(options, unused.name) != unused.default:
+            raise UserError(f"--{unused.name.replace('_', '-')} options are set but --strategy is '{strategy}'")
+
+
+def build_strategy(strategy: str, options: Any) -> Chain:
+    """A fresh strategy for one run, from its name and the :data:`StrategyOptions` of the configuration."""
+    return Chain({name: STRATEGIES[name](getattr(options, name)) for name in split_names(strategy)})
+
+
+def label(strategy: str, options: Any) -> str:
+    """The strategy as tables show it: ``last_k(k=3)``, with the options that differ from their defaults."""
+    return "+".join(_label_of(name, getattr(options, name)) for name in split_names(strategy))
+
+
+def _label_of(name: str, options: Any) -> str:
+    always = STRATEGIES[name].shown_options
+    shown = [(f.name, getattr(options, f.name)) for f in fields(options) if f.name in always or getattr(options, f.name) != f.default]
+    return f"{name}({', '.join(f'{key}={value}' for key, value in shown)})" if shown else name

@@ -1,0 +1,111 @@
+"""The protocol of a fine-tuning strategy: what is tuned, how fast, and what is thrown away.
+
+Every hook has a default that does nothing, so a strategy's file holds only what its paper changes. The training loop calls the hooks in
+this order: ``prepare`` once, ``parameter_groups`` once, then for each epoch ``run_epoch`` (inside it ``penalty`` and ``after_step`` at
+every step), and ``finish`` once. A strategy is never handed the test set.
+
+Files of this package import torch inside functions: their options are read by the command line, which must answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class ParameterGroup(TypedDict):
+    """One optimiser group. `name` is a block's name, ``embedding`` or ``loss``; `lr` is the rate before the schedule's factor."""
+
+    name: str
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float
+
+
+class EpochState(Protocol):
+    """What ``run_epoch`` may see and change. Implemented by :class:`retrieval_bench.training.loop.Training`."""
+
+    epoch: int
+    model: Embedder
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def snapshot(self) -> Any:
+        """A copy of weights, buffers (BN statistics included) and optimiser state of model and loss."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Puts a snapshot back, bit for bit; it may be restored any number of times."""
+
+    def rates(self) -> dict[str, float]:
+        """Learning rate per group name, before the schedule's factor."""
+
+    def set_rates(self, rates: dict[str, float]) -> None:
+        """Sets the rate of the named groups, before the schedule's factor."""
+
+
+TrainOnce = Callable[..., float]
+"""``train_once(attempt=0)``: one pass over the training data, returning the mean loss; each attempt of an epoch draws its own order."""
+
+
+class Strategy:
+    """Base of all strategies; the hooks below are the whole protocol."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the strategy; its fields are command-line flags and columns of the record."""
+
+    shown_options: ClassVar[tuple[str, ...]] = ()
+    """Options that are part of the strategy's label in tables even at their defaults."""
+
+    def __init__(self, options: Any = None):
+        self.options = self.Options() if options is None else options
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        """Edits the network before the optimiser sees it: freeze, cut blocks, add gates, twin blocks.
+
+        Args:
+            model: the embedder with its pretrained weights.
+            probe: a few training images, uint8 (B, 3, H, W), for shapes and statistics.
+        """
+        del probe
+        return model
+
+    def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        """Edits the optimiser's groups. They arrive one per block, every trainable parameter in exactly one, and must stay so."""
+        del model
+        return groups
+
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> None:
+        """Runs one epoch. A strategy may call `train_once` several times, restoring `state` between: every pass is counted as cost."""
+        del state
+        train_once()
+
+    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+        """A term added to the loss of this step, or None."""
+        del model, images
+        return None
+
+    def after_step(self, model: Embedder) -> None:
+        """Called after every optimiser step (to clamp gates, for example)."""
+        del model
+
+    def finish(self, model: Embedder) -> Embedder:
+        """The model that is deployed, evaluated and counted: gates folded, dead channels gone."""
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        """What the strategy learned, for the record (JSON types only): kept blocks, rates, trials, routes."""
+        return {}
+
+
+def freeze(parameters: Iterable[nn.Parameter]) -> None:
+    """Takes `parameters` out of training; a module with no trainable parameter is also kept in eval mode (no BN drift)."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)

@@ -1,0 +1,60 @@
+"""Several strategies as one: ``layer_pruning+autolr`` calls each hook of the parts in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import EpochState, ParameterGroup, Strategy, TrainOnce
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+def refuse_two_epoch_owners(names: Sequence[str], parts: Sequence[type[Strategy]]) -> None:
+    """Raises :class:`UserError` if two of the strategies override ``run_epoch``: only one can decide when an epoch is accepted."""
+    owners = [name for name, part in zip(names, parts, strict=True) if part.run_epoch is not Strategy.run_epoch]
+    if len(owners) > 1:
+        raise UserError(f"strategies {' and '.join(owners)} both decide how an epoch is run and cannot be combined; keep one of them")
+
+
+class Chain(Strategy):
+    """Runs its parts in order: edits are applied one after the other, penalties are added, facts are filed under each part's name."""
+
+    def __init__(self, parts: dict[str, Strategy]):
+        super().__init__()
+        refuse_two_epoch_owners(list(parts), [type(part) for part in parts.values()])
+        self.parts = parts
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        for part in self.parts.values():
+            model = part.prepare(model, probe)
+        return model
+
+    def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        for part in self.parts.values():
+            groups = part.parameter_groups(model, groups)
+        return groups
+
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> None:
+        owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]
+        (owners[0] if owners else next(iter(self.parts.values()))).run_epoch(train_once, state)
+
+    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+        terms = [term for part in self.parts.values() if (term := part.penalty(model, images)) is not None]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def after_step(self, model: Embedder) -> None:
+        for part in self.parts.values():
+            part.after_step(model)
+
+    def finish(self, model: Embedder) -> Embedder:
+        for part in self.parts.values():
+            model = part.finish(model)
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        return {name: facts for name, part in self.parts.items() if (facts := part.facts())}

@@ -1,0 +1,24 @@
+"""Feature extractor: the whole backbone stays as it was pretrained.
+
+The baseline of every fine-tuning paper (SpotTune's table calls it "feature extractor"). With no embedding layer nothing is left to train
+and the run measures the pretrained features themselves: no training image is seen. With ``--embedding-dim`` the linear layer is trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retrieval_bench.strategies.base import Strategy, freeze
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class Frozen(Strategy):
+    """Trains no block of the backbone."""
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        freeze(model.backbone.parameters())
+        return model

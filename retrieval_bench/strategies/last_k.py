@@ -1,0 +1,43 @@
+"""Last-k fine-tuning: the last k blocks of the backbone are trained, everything before them stays frozen.
+
+A baseline of SpotTune's table (Guo et al., CVPR 2019, arXiv 1811.08737), there with k = 1, 2, 3 residual blocks of ResNet-50. What
+follows the last block inside the backbone (a final 1x1 convolution, a final norm) is trained with it; it is not counted as a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import Strategy, freeze
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class LastK(Strategy):
+    """Freezes the stem and all blocks but the last k. Raises :class:`UserError` if the backbone has fewer than k blocks."""
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        k: int = 3
+        """number of blocks at the end of the backbone that are trained"""
+
+    shown_options = ("k",)
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        names = [block.name for block in model.backbone.blocks if block.is_body]
+        if not 0 <= self.options.k <= len(names):
+            raise UserError(f"--last-k.k {self.options.k}: the backbone has {len(names)} blocks; choose 0 to {len(names)}")
+        self._tuned = names[len(names) - self.options.k :]
+        tuned = {*self._tuned, "tail"}
+        for block in model.backbone.blocks:
+            if block.name not in tuned:
+                freeze(model.backbone.block_parameters(block))
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        return {"tuned_blocks": self._tuned}

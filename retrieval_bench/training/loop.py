@@ -1,0 +1,129 @@
+"""The only training loop. Strategies steer it through their hooks; it counts everything that was computed."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from retrieval_bench.config import RunConfig
+from retrieval_bench.data.loading import Batches
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_training_mode
+from retrieval_bench.progress import announce, track
+from retrieval_bench.seeding import derive
+from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.training.optimisation import build_optimizer, parameter_groups, schedule_factor
+
+
+class Training:
+    """One run's training state: what a strategy sees as ``state`` (:class:`retrieval_bench.strategies.base.EpochState`).
+
+    Args:
+        model: the embedder on its device, not yet prepared by the strategy.
+        criterion: the loss on the same device.
+        batches: training batches.
+        strategy: decides what is tuned and how.
+        config: the run's configuration.
+
+    Attributes:
+        images_seen: training images passed through the network, rejected attempts included.
+        seconds: wall time of all passes.
+        history: mean loss of the last pass of each epoch.
+    """
+
+    def __init__(self, model: Embedder, criterion: nn.Module, batches: Batches, strategy: Strategy, config: RunConfig):
+        self.batches = batches
+        self.strategy = strategy
+        self.config = config
+        self.criterion = criterion
+        self.epoch = 0
+        self.images_seen = 0
+        self.seconds = 0.0
+        self.history: list[float] = []
+        if config.train.freeze_bn:
+            freeze_batch_norms(model)
+        self.device = next(model.parameters()).device
+        self.model = strategy.prepare(model, self._probe())
+        groups = parameter_groups(self.model, criterion, config.train, config.loss)
+        self.optimizer = build_optimizer(config.train.optimizer, strategy.parameter_groups(self.model, groups))
+
+    def fit(self) -> Embedder:
+        """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no image seen.
+
+        Raises:
+            UserError: the loss stopped being a number.
+        """
+        if self.model.trainable():
+            for self.epoch in range(self.config.train.epochs):
+                self.strategy.run_epoch(self.train_once, self)
+                announce(f"epoch {self.epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
+        else:
+            announce("nothing to train: the pretrained features are evaluated as they are")
+        return self.strategy.finish(self.model)
+
+    def train_once(self, attempt: int = 0) -> float:
+        """One pass over the training data; returns the mean loss. The same (seed, epoch, attempt) gives the same order and augmentation."""
+        train, seed = self.config.train, self.config.seed
+        self.batches.reseed(seed, self.epoch, attempt)
+        torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
+        set_training_mode(self.model, train.freeze_bn)
+        self.criterion.train()
+        total, images, steps = 0.0, 0, len(self.batches)
+        start = time.perf_counter()
+        title = f"epoch {self.epoch + 1}/{train.epochs}"
+        for step, (pixels, labels) in enumerate(track(self.batches, title, self.batches.images, size=lambda batch: len(batch[1]))):
+            factor = schedule_factor(train.schedule, (self.epoch + step / steps) / train.epochs)
+            loss = self._step(pixels.to(self.device), labels.to(self.device), factor)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss became {loss} in epoch {self.epoch + 1}, step {step + 1}: lower --lr (now {train.lr:g}) "
+                    f"or --loss-lr (now {self.config.loss.loss_lr:g})"
+                )
+            total += loss * len(labels)
+            images += len(labels)
+            self.images_seen += len(labels)
+        self.seconds += time.perf_counter() - start
+        mean = total / images
+        self.history[self.epoch :] = [mean]
+        return mean
+
+    def _step(self, pixels: torch.Tensor, labels: torch.Tensor, factor: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        loss = self.criterion(self.model(pixels), labels)
+        penalty = self.strategy.penalty(self.model, pixels)
+        if penalty is not None:
+            loss = loss + penalty
+        self.optimizer.zero_grad(set_to_none=True)
+        if loss.requires_grad and math.isfinite(loss.item()):
+            loss.backward()
+            self.optimizer.step()
+            self.strategy.after_step(self.model)
+        return loss.item()
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of weights, buffers and optimiser state of model and loss."""
+        return copy.deepcopy({name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer")})
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Puts a snapshot back, bit for bit."""
+        for name, state in snapshot.items():
+            getattr(self, name).load_state_dict(copy.deepcopy(state) if name == "optimizer" else state)
+
+    def rates(self) -> dict[str, float]:
+        """Learning rate per group name, before the schedule's factor."""
+        return {group["name"]: group["base_lr"] for group in self.optimizer.param_groups}
+
+    def set_rates(self, rates: dict[str, float]) -> None:
+        """Sets the rate of the named groups, before the schedule's factor."""
+        for group in self.optimizer.param_groups:
+            group["base_lr"] = rates.get(group["name"], group["base_lr"])
+
+    def _probe(self) -> torch.Tensor:
+        self.batches.reseed(self.config.seed, "probe")
+        return next(iter(self.batches))[0].to(self.device)

@@ -1,0 +1,45 @@
+"""Parameter groups, the optimiser, and the schedule's factor."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from retrieval_bench.config import LossConfig, TrainConfig
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import ParameterGroup
+
+OPTIMIZERS = {
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.0),
+    "adam": lambda groups: torch.optim.Adam(groups, lr=0.0),
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
+}
+
+
+def parameter_groups(model: Embedder, criterion: nn.Module, train: TrainConfig, loss: LossConfig) -> list[ParameterGroup]:
+    """One group per block, then ``embedding`` (whatever of the model is in no block), then ``loss``; frozen parameters and empty groups
+    are left out, every trainable parameter is in exactly one group."""
+    seen: set[nn.Parameter] = set()
+
+    def group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> ParameterGroup:
+        fresh = [parameter for parameter in parameters if parameter.requires_grad and parameter not in seen]
+        seen.update(fresh)
+        return {"name": name, "params": fresh, "lr": lr, "weight_decay": weight_decay}
+
+    backbone = model.backbone
+    groups = [group(block.name, list(backbone.block_parameters(block)), train.lr, train.weight_decay) for block in backbone.blocks]
+    groups.append(group("embedding", list(model.parameters()), train.lr, train.weight_decay))
+    groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, 0.0))
+    return [entry for entry in groups if entry["params"]]
+
+
+def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept under ``base_lr``."""
+    return OPTIMIZERS[name]([{**group, "base_lr": group["lr"]} for group in groups] or [{"params": []}])
+
+
+def schedule_factor(schedule: str, progress: float) -> float:
+    """Factor on every learning rate at `progress` in 0..1 of the training: 1, or half a cosine from 1 to 0 (Loshchilov and Hutter, 2016)."""
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))

@@ -193,19 +193,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(command: Command, words: Sequence[str]) -> Any:
     """The command's arguments. Raises :class:`UserError` with one line for what tyro would explain in a box."""
     name, rest = words[0], list(words[1:])
-    arguments, default, program = command.arguments, None, f"retrieval_bench {name}"
+    program = f"retrieval_bench {name}"
+    options: dict[str, Any] = {}
     if name == "bench":
         if not rest or rest[0] in ("-h", "--help"):
             print(bench_usage())
             raise SystemExit(0 if rest else 2)
         if rest[0] not in BENCHES:
             raise unknown("benchmark", rest[0], BENCHES)
-        default, program = BenchRuns(bench=BENCHES[rest[0]][1]), f"{program} {rest[0]}"
+        program, options = f"{program} {rest[0]}", {"default": BenchRuns(bench=BENCHES[rest[0]][1])}
         rest = rest[1:]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(arguments, args=rest, prog=program, **({"default": default} if default else {}))
+            return tyro.cli(command.arguments, args=rest, prog=program, **options)
     except SystemExit as stop:
         if not stop.code:
             raise

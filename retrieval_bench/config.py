@@ -31,7 +31,7 @@ class DataConfig:
     image_size: int = 72
     """side of the square that the network sees, pixels"""
     preprocessing: Literal["crop", "squash"] = "crop"
-    """crop: random resized crops, tested on resize + centre crop; squash: the aspect ratio is not kept and training sees no crop (AutoLR)"""
+    """crop: random resized crops, tested on resize + centre crop; squash: aspect ratio not kept, no training crop (AutoLR)"""
     resize: int = 0
     """size of the image before the test's centre crop, pixels; 0 means image_size * 256 / 224"""
     crop_scale: float = 0.2

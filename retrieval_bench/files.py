@@ -41,6 +41,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises OSError now, rather than after hours of work, if nothing can be written into `folder`; makes the folder if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder):
+        pass
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 `text` to `path` atomically."""
     with atomic_path(path) as temporary:

@@ -60,7 +60,7 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     return table.sort_values(order, ascending=[True, True, True, True, False, True, True], ignore_index=True)
 
 
-def half_width(values: pd.Series) -> float:
+def half_width(values: Any) -> float:
     """Half width of the 95 % t-interval of the mean; NaN for a single value, which shows no spread."""
     count = values.count()
     if count < 2:
@@ -83,7 +83,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for name in (str(name) for name in table if METRIC.fullmatch(str(name))):
         text = (100 * table[name]).map("{:.2f}".format)
         if name == "recall_at_1":
-            text += table[f"{name}_ci95"].map(lambda half: "" if pd.isna(half) else f" ± {100 * half:.2f}")
+            text += table[f"{name}_ci95"].map(lambda half: f" ± {100 * half:.2f}" if half == half else "")
         shown["R@" + name.rsplit("_", 1)[1]] = text.where(table[name].notna(), "")
     shown["params"] = (table["parameters"] / 1e6).map("{:.2f} M".format)
     shown["MACs"] = (table["macs"] / 1e6).map("{:.0f} M".format)
@@ -116,7 +116,7 @@ def print_table(table: pd.DataFrame) -> None:
         console.print("no records yet: `make bench` makes the first ones")
         return
     shown = readable(table)
-    constant = [name for name in PROTOCOL if shown[name].nunique() == 1]
+    constant = [name for name in PROTOCOL if len(set(shown[name])) == 1]
     console.print(", ".join(f"{name} {shown[name].iloc[0]}" for name in constant))
     drawn = Table(box=box.SIMPLE_HEAD)
     for name in shown.columns.difference(constant, sort=False):

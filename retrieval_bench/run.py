@@ -23,7 +23,7 @@ from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed
 from retrieval_bench.evaluation.evaluate import evaluate
-from retrieval_bench.files import digest
+from retrieval_bench.files import check_writable, digest
 from retrieval_bench.models.embedder import Embedder, build_embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, environment, read_record, record_path, write_record
@@ -59,6 +59,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             return record
         except ValueError as error:
             raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
+    check_writable(path.parent)
     announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
     record = _execute(config, table, split, device, resolve_workers(machine.workers, device))
     record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}

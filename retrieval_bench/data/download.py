@@ -84,7 +84,8 @@ def fetch(archive: Archive) -> Path:
     for url in archive.urls:
         announce(f"downloading {url}")
         try:
-            pooch.retrieve(url, f"md5:{archive.md5}", fname=archive.name, path=target.parent, downloader=ResumingDownloader(part))
+            downloader: Any = ResumingDownloader(part)
+            pooch.retrieve(url, f"md5:{archive.md5}", fname=archive.name, path=target.parent, downloader=downloader)
             return target
         except (requests.RequestException, ConnectionError) as error:
             failures.append(f"{url}: {_reason(error)}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class _Failure:
 
 @dataclass
 class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
-    """Item i is (uint8 (3, S, S), label) of row ``rows[i]``; training views depend on (`seed`, row) only, whatever the number of workers."""
+    """Item i is (uint8 (3, S, S), label) of row ``rows[i]``; training views depend on (`seed`, row) only, not on the workers."""
 
     table: ImageTable
     rows: np.ndarray
@@ -110,7 +111,7 @@ class Batches:
     ):
         self.views = Views(table, rows, labels, config, training=sampler is not None)
         self.sampler = sampler
-        order = {"batch_sampler": sampler} if sampler else {"batch_size": batch_size}
+        order: dict[str, Any] = {"batch_sampler": sampler} if sampler else {"batch_size": batch_size}
         self.loader = DataLoader(self.views, num_workers=workers, collate_fn=_collate, pin_memory=torch.cuda.is_available(), **order)
 
     def __len__(self) -> int:

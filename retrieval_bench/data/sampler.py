@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -54,7 +55,7 @@ class BatchSampler(Sampler[list[int]]):
     def _shuffled(self) -> Iterator[list[int]]:
         order = self._permutation(len(self.labels)).tolist()
         cuts = [index * self.batch_size for index in range(len(self))] + [len(order)]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in itertools.pairwise(cuts):
             yield order[start:end]
 
     def _balanced(self) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Synthetic images for tests and trials: each class is one colour pattern, each image a noisy, shifted copy of it. Made, never downloaded."""
+"""Synthetic images for tests and trials: a colour pattern per class, each image a noisy, shifted copy of it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from PIL import Image
@@ -53,7 +54,7 @@ def random_crop(height: int, width: int, smallest: float, generator: torch.Gener
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def _resize(image: Image.Image, size: list[int], config: DataConfig) -> Image.Image:
+def _resize(image: Any, size: list[int], config: DataConfig) -> Any:
     """Bilinear (bicubic under ``squash``, as in AutoLR), antialiased."""
     method = F.InterpolationMode.BICUBIC if config.preprocessing == "squash" else F.InterpolationMode.BILINEAR
     return F.resize(image, size, interpolation=method)

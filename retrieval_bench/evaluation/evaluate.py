@@ -41,15 +41,14 @@ def evaluate(
     if (query_embeddings is None) != (query_labels is None):
         raise UserError("query_embeddings and query_labels come together: one of them is missing")
     gallery, gallery_labels = unit_rows(embeddings), _labels(labels, len(embeddings), "labels")
-    self_retrieval = query_embeddings is None or query_labels is None
-    queries, asked = gallery, gallery_labels
-    if not self_retrieval:
+    queries, asked, self_retrieval = gallery, gallery_labels, True
+    if query_embeddings is not None and query_labels is not None:
+        self_retrieval = False
         queries = unit_rows(query_embeddings, "query_embeddings")
         asked = _labels(query_labels, len(queries), "query_labels")
         if queries.shape[1] != gallery.shape[1]:
             raise UserError(f"query_embeddings have {queries.shape[1]} dimensions, embeddings have {gallery.shape[1]}")
-    classes, codes = np.unique(np.concatenate([gallery_labels.astype(str), asked.astype(str)]), return_inverse=True)
-    del classes
+    codes = np.unique(np.concatenate([gallery_labels.astype(str), asked.astype(str)]), return_inverse=True)[1]
     ahead = negatives_ahead(queries, codes[len(gallery) :], gallery, codes[: len(gallery)], max(ks), self_retrieval)
     answerable = int((ahead >= 0).sum())
     if not answerable:

@@ -1,7 +1,7 @@
 """Recall@K, exact on every tie.
 
 Recall@K is the share of queries with at least one item of their class among their K nearest (Jegou, Douze and Schmid, TPAMI 2011; in
-the metric-learning literature since Song et al., CVPR 2016). It depends on one number per query: how many negatives rank before the best positive.
+metric learning since Song et al., CVPR 2016). It depends on one number per query: how many negatives rank before the best positive.
 A negative whose similarity equals the best positive's ranks before it, so ties never flatter. Similarities within ``TIE`` are equal:
 that is far above the rounding of float64 and far below what float32 embeddings can express.
 """

@@ -10,7 +10,7 @@ from retrieval_bench.errors import UserError
 
 def unit_rows(vectors: np.ndarray, what: str = "embeddings") -> np.ndarray:
     """float64 copy of (N, D) `vectors` with rows of length 1; raises :class:`UserError` naming the first row that has no direction."""
-    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating) and not np.issubdtype(vectors.dtype, np.integer):
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
         raise UserError(f"{what}: expected numbers of shape (images, dimensions), found {vectors.dtype} {vectors.shape}")
     rows = vectors.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))

@@ -12,6 +12,7 @@ Names, in the order they are tried:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,7 +75,7 @@ def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> 
 
     if not timm.is_model(name.split(".")[0]):
         raise unknown("backbone", name, ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50", *timm.list_models()])
-    options = {} if config.pooling == "default" else {"global_pool": config.pooling}
+    options: dict[str, Any] = {} if config.pooling == "default" else {"global_pool": config.pooling}
     if (timm.get_pretrained_cfg(name, allow_unregistered=True) or _NoCfg).fixed_input_size:
         options["img_size"] = image_size
     try:
@@ -90,7 +91,7 @@ class _NoCfg:
 
 
 def _timm_statistics(net: nn.Module) -> tuple[Statistics, Statistics]:
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     resolved = resolve_model_data_config(net)
     return tuple(resolved["mean"]), tuple(resolved["std"])
@@ -98,7 +99,7 @@ def _timm_statistics(net: nn.Module) -> tuple[Statistics, Statistics]:
 
 def _torchvision(config: ModelConfig) -> nn.Module:
     import torchvision
-    from timm.layers import SelectAdaptivePool2d
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
     name = config.backbone.removeprefix("torchvision/")
     known = [model for model in torchvision.models.list_models(module=torchvision.models) if "resne" in model]

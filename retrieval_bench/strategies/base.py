@@ -45,6 +45,7 @@ class EpochState(Protocol):
 
     def rates(self) -> dict[str, float]:
         """Learning rate per group name, before the schedule's factor."""
+        ...
 
     def set_rates(self, rates: dict[str, float]) -> None:
         """Sets the rate of the named groups, before the schedule's factor."""
@@ -63,6 +64,8 @@ class Strategy:
 
     shown_options: ClassVar[tuple[str, ...]] = ()
     """Options that are part of the strategy's label in tables even at their defaults."""
+
+    options: Any
 
     def __init__(self, options: Any = None):
         self.options = self.Options() if options is None else options
@@ -106,6 +109,6 @@ class Strategy:
 
 
 def freeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Takes `parameters` out of training; a module with no trainable parameter is also kept in eval mode (no BN drift)."""
+    """Takes `parameters` out of training; the loop keeps a module with no trainable parameter in eval mode (no BN drift)."""
     for parameter in parameters:
         parameter.requires_grad_(False)

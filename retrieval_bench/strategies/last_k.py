@@ -26,6 +26,7 @@ class LastK(Strategy):
         k: int = 3
         """number of blocks at the end of the backbone that are trained"""
 
+    options: Options
     shown_options = ("k",)
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:

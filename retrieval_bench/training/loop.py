@@ -59,9 +59,10 @@ class Training:
             UserError: the loss stopped being a number.
         """
         if self.model.trainable():
-            for self.epoch in range(self.config.train.epochs):
+            for epoch in range(self.config.train.epochs):
+                self.epoch = epoch
                 self.strategy.run_epoch(self.train_once, self)
-                announce(f"epoch {self.epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
+                announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
         else:
             announce("nothing to train: the pretrained features are evaluated as they are")
         return self.strategy.finish(self.model)

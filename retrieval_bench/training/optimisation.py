@@ -41,5 +41,5 @@ def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Opti
 
 
 def schedule_factor(schedule: str, progress: float) -> float:
-    """Factor on every learning rate at `progress` in 0..1 of the training: 1, or half a cosine from 1 to 0 (Loshchilov and Hutter, 2016)."""
+    """Factor on every learning rate at `progress` in 0..1 of the training: 1, or half a cosine from 1 to 0 (Loshchilov and Hutter 2016)."""
     return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,25 @@
+"""Shared fixtures: a cache of the tests' own, and the synthetic data set in it. No test reaches the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.splits import Split
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package's cache, one per test session and worker; never the user's."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("RETRIEVAL_BENCH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def synthetic() -> tuple[ImageTable, Split]:
+    """16 classes of 8 drawn images; the first 8 classes train."""
+    return open_dataset("synthetic", None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,9 +29,20 @@ def macs(model: nn.Module, image_size: int) -> int:
     return counter.get_total_flops() // 2
 
 
+def reset_peak_memory(device: str) -> None:
+    """Starts the measurement of :func:`peak_memory_mb` afresh. Where the system cannot (no Linux), the peak is that of the whole process."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(device: str) -> float:
-    """Peak memory so far in MiB: of this process on a CPU, of the allocator on a GPU."""
+    """Peak memory since :func:`reset_peak_memory` in MiB: of this process on a CPU, of torch's allocator on a GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -16,9 +16,7 @@ CONFIG_COLUMNS = {
     "dataset": ("data", "dataset"),
     "protocol": ("data", "split"),
     "backbone": ("model", "backbone"),
-    "weights": ("model", "weights"),
     "pooling": ("model", "pooling"),
-    "dim": ("model", "embedding_dim"),
     "image_size": ("data", "image_size"),
     "preprocessing": ("data", "preprocessing"),
     "loss": ("loss", "loss"),
@@ -26,7 +24,9 @@ CONFIG_COLUMNS = {
     "batch_size": ("train", "batch_size"),
     "lr": ("train", "lr"),
 }
+FIRST_COLUMNS = ["dataset", "protocol", "backbone", "weights", "dim", "loss", "strategy", "seeds"]
 COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb")
+LABEL_COLUMNS = ("strategy", "weights", "dim")
 PROTOCOL = ("dataset", "protocol", "backbone", "weights", "image_size", "loss", "epochs")
 METRIC = re.compile(r"recall_at_(\d+)")
 
@@ -43,7 +43,7 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     metrics = sorted((name for name in runs if METRIC.fullmatch(str(name))), key=lambda name: int(str(name).rsplit("_", 1)[1]))
     rows = []
     for _, group in runs.groupby(["config_hash", "device"], sort=False):
-        row = {name: group[name].iloc[0] for name in ("dataset", "protocol", "strategy", *list(CONFIG_COLUMNS)[2:])}
+        row = {name: group[name].iloc[0] for name in (*CONFIG_COLUMNS, *LABEL_COLUMNS)}
         row["seeds"] = group["seed"].nunique()
         for name in metrics:
             row[name] = group[name].mean()
@@ -52,6 +52,7 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
         row |= {name: group[name].iloc[0] for name in ("device", "config_hash")}
         rows.append(row)
     table = pd.DataFrame(rows)
+    table = table[[*FIRST_COLUMNS, *table.columns.difference(FIRST_COLUMNS, sort=False)]]
     table[metrics + [f"{name}_ci95" for name in metrics]] = table[metrics + [f"{name}_ci95" for name in metrics]].round(6)
     whole = [name for name in COST_COLUMNS if name != "train_seconds"]
     table[whole] = table[whole].round().astype("int64")
@@ -132,7 +133,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     row |= {name: record["cost"].get(name) for name in COST_COLUMNS}
     row |= {name: value for name, value in record["metrics"].items() if METRIC.fullmatch(name)}
     return row | {
-        "strategy": record["labels"]["strategy"],
+        **{name: record["labels"].get(name) for name in LABEL_COLUMNS},
         "seed": record["seed"],
         "device": record["environment"].get("device"),
         "config_hash": record["config_hash"],

@@ -4,7 +4,7 @@ Layout (``schema`` 1)::
 
     schema, id, seed, config_hash, command, finished
     config       the whole configuration (paths replaced by the names and digests of what they hold)
-    labels       what tables show: strategy, weights
+    labels       what tables show: strategy, weights, dim
     data         name, split, images, classes, manifest digest of what was read
     metrics      recall_at_1, ... as fractions; queries; queries_without_positive
     cost         parameters, trained parameters, macs, images seen, seconds, peak memory

@@ -63,7 +63,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
     record = _execute(config, table, split, device, resolve_workers(machine.workers, device))
     record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
-    record["labels"] = {"strategy": config.strategy_label, "weights": identity["model"]["weights"]}
+    record["labels"] |= {"strategy": config.strategy_label, "weights": identity["model"]["weights"]}
     write_record(path, record)
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {path}")
     return record
@@ -89,6 +89,7 @@ def resolve_device(device: str) -> str:
 def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, workers: int) -> dict[str, Any]:
     """Trains and evaluates; returns the measured part of the record."""
     started = time.perf_counter()
+    cost.reset_peak_memory(device)
     labels = split.train_labels(table.labels)
     sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
     torch.manual_seed(derive(config.seed, "initialisation"))
@@ -105,6 +106,7 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, wo
     portable = replace(config, model=replace(config.model, weights=weights if weights in ("imagenet", "none") else Path(weights).name))
     return {
         "command": shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(portable)]),
+        "labels": {"dim": embedder.dim},
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": {
             "images": len(table),

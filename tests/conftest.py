@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.images import ImageTable
@@ -23,3 +24,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def synthetic() -> tuple[ImageTable, Split]:
     """16 classes of 8 drawn images; the first 8 classes train."""
     return open_dataset("synthetic", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tests run side by side in processes; threads inside each would only fight over the cores."""
+    torch.set_num_threads(1)

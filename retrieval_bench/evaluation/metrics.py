@@ -13,6 +13,8 @@ import numpy as np
 from retrieval_bench.evaluation.search import nearest
 
 TIE = 1e-12
+PIECE = 1 << 24
+"""Numbers that are gathered at once, which bounds memory."""
 FLOAT32_ERROR = 2.0**-22
 """Bound per dimension on the error of a float32 inner product of unit vectors rounded to float32; FAISS's ranking is trusted beyond it."""
 
@@ -42,7 +44,7 @@ def negatives_ahead(
     if not len(answerable):
         return ahead
     found, index = nearest(queries[answerable], gallery, limit + 1 + self_retrieval)
-    similarity = _gathered(queries[answerable], gallery, index)
+    similarity = gathered_products(queries[answerable], gallery, index)
     negative = gallery_labels[index] != query_labels[answerable, None]
     ahead[answerable] = (negative & (similarity >= best[answerable, None] - TIE)).sum(axis=1)
     if index.shape[1] < len(gallery):
@@ -90,10 +92,10 @@ def _range(labels: np.ndarray, order: np.ndarray, label: np.generic) -> tuple[in
     return first, last
 
 
-def _gathered(queries: np.ndarray, gallery: np.ndarray, index: np.ndarray) -> np.ndarray:
+def gathered_products(queries: np.ndarray, gallery: np.ndarray, index: np.ndarray) -> np.ndarray:
     """float64 (Q, K) inner products of each query with its own candidates, in pieces of bounded size."""
     out = np.empty(index.shape)
-    step = max(1, (1 << 24) // (index.shape[1] * gallery.shape[1]))
+    step = max(1, (PIECE) // (index.shape[1] * gallery.shape[1]))
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         out[rows] = np.einsum("qd,qkd->qk", queries[rows], gallery[index[rows]])

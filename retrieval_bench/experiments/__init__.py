@@ -61,9 +61,9 @@ BENCHES: dict[str, tuple[str, Bench]] = {
         Bench(
             seeds=(0,),
             base=RunConfig(
-                data=DataConfig(dataset="synthetic", image_size=32, flip=False),
+                data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
                 model=ModelConfig(backbone="resnet18", weights="none"),
-                train=TrainConfig(epochs=2, batch_size=16, freeze_bn=False),
+                train=TrainConfig(epochs=4, batch_size=16, lr=2e-3, freeze_bn=False),
             ),
         ),
     ),

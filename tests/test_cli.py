@@ -1,0 +1,101 @@
+"""The command line as a user meets it: help at once, one clear line and exit code 2 for what cannot be done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval_bench.cli import COMMANDS, main
+from retrieval_bench.experiments import BENCHES
+
+HEAVY = ("torch", "torchvision", "timm", "pytorch_metric_learning", "faiss", "pandas", "scipy", "matplotlib", "pooch", "requests")
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["bench", "--help"], ["bench", "cub", "--help"], ["strategies"], ["data", "list"]]
+)
+def test_help_and_lists_import_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom retrieval_bench.cli import main\n"
+        f"try: main({words})\nexcept SystemExit as stop: assert not stop.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in BENCHES)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runn"], "did you mean 'run'"),
+        (["run", "--strateg", "frozen"], "--strateg"),
+        (["run", "--strateg", "frozen"], "Perhaps you meant: --strategy"),
+        (["run", "--strategy", "last-k"], "did you mean 'last_k'"),
+        (["run", "--dataset", "emojy"], "did you mean 'emoji'"),
+        (["run", "--dataset", "folder"], "--data-root FOLDER"),
+        (["run", "--dataset", "cub", "--data-root", "/nowhere"], "/nowhere: no such folder"),
+        (["run", "--epochs", "many"], "--epochs"),
+        (["run", "--split", "random"], "zero_shot_val"),
+        (["run", "--device", "tpu"], "cuda"),
+        (["bench", "cubb"], "did you mean 'cub'"),
+        (["bench", "synthetic", "--strategies", "frozen", "standrad"], "did you mean 'standard'"),
+        (["data", "fetsh", "cub"], "did you mean 'fetch'"),
+        (["data", "fetch"], "name a data set"),
+        (["data", "fetch", "cup"], "did you mean 'cub'"),
+        (["evaluate", "missing.npz"], "missing.npz: no such file"),
+        (["evaluate"], "the .npz file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert not printed.out
+
+
+def test_no_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_evaluate_prints_fractions_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "e.npz", embeddings=np.eye(4)[[0, 0, 1, 2]], labels=[0, 0, 1, 1])
+    assert main(["evaluate", str(tmp_path / "e.npz"), "--json", "--k", "1", "3"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"recall_at_1": 0.5, "recall_at_3": 1.0, "queries": 4, "queries_without_positive": 0}
+    assert main(["evaluate", str(tmp_path / "e.npz")]) == 0
+    assert "recall_at_8" in capsys.readouterr().out
+
+
+def test_strategies_and_data_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["strategies"]) == 0
+    assert "--last-k.k (default 3)" in capsys.readouterr().out
+    assert main(["data", "list"]) == 0
+    assert "CUB-200-2011" in capsys.readouterr().out
+
+
+def test_data_verify_reads_every_image(capsys: pytest.CaptureFixture[str], own_cache: Path) -> None:
+    assert main(["data", "verify", "synthetic"]) == 0
+    assert "128 images of 16 classes; 64 to train on, 64 to test on" in capsys.readouterr().out
+
+
+def test_as_a_module() -> None:
+    answer = subprocess.run([sys.executable, "-m", "retrieval_bench", "strategies"], capture_output=True, text=True, check=True)
+    assert "standard" in answer.stdout

@@ -1,0 +1,115 @@
+"""Records and the table built from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from retrieval_bench.config import RunConfig, to_dict
+from retrieval_bench.leaderboard import build_table, print_table, readable, write_tables
+from retrieval_bench.records import SCHEMA, read_records, record_path, write_record
+
+
+def record(strategy: str, seed: int, recall: float, **changes: Any) -> dict[str, Any]:
+    """A record with everything that tables need."""
+    cost = dict.fromkeys(("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb"), 1000000)
+    return {
+        "schema": SCHEMA,
+        "id": f"{strategy}-{seed}",
+        "seed": seed,
+        "config_hash": f"hash-{strategy}",
+        "config": to_dict(RunConfig()),
+        "labels": {"strategy": strategy, "weights": "imagenet", "dim": 1280},
+        "data": {},
+        "metrics": {"recall_at_1": recall, "recall_at_10": recall + 0.1, "queries": 9},
+        "cost": cost,
+        "environment": {"device": "cpu: test"},
+        **changes,
+    }
+
+
+def save(results: Path, *records: dict[str, Any]) -> None:
+    for entry in records:
+        write_record(record_path(results, entry["id"]), entry)
+
+
+def test_one_row_per_configuration_with_mean_and_t_interval(tmp_path: Path) -> None:
+    values = [0.5, 0.52, 0.57]
+    save(tmp_path, record("frozen", 0, 0.4), *(record("standard", seed, value) for seed, value in enumerate(values)))
+    table = write_tables(tmp_path)
+    assert table["strategy"].tolist() == ["standard", "frozen"], "best first"
+    best = table.iloc[0]
+    assert best["seeds"] == 3
+    assert best["recall_at_1"] == pytest.approx(0.53)
+    low, high = stats.t.interval(0.95, 2, loc=0.53, scale=stats.sem(values))
+    assert 2 * best["recall_at_1_ci95"] == pytest.approx(high - low, abs=1e-5)
+    assert pd.isna(table.iloc[1]["recall_at_1_ci95"]), "one seed shows no spread"
+
+
+def test_csv_and_markdown_are_written_and_do_not_change_when_rebuilt(tmp_path: Path) -> None:
+    save(tmp_path, record("standard", 0, 0.5), record("standard", 1, 0.6), record("frozen", 0, 0.4))
+    write_tables(tmp_path)
+    first = {name: (tmp_path / name).read_bytes() for name in ("leaderboard.csv", "leaderboard.md")}
+    write_tables(tmp_path)
+    assert first == {name: (tmp_path / name).read_bytes() for name in first}
+    header = first["leaderboard.csv"].decode().splitlines()[0]
+    assert header.startswith("dataset,protocol,backbone,weights,dim,loss,strategy,seeds,")
+    assert header.index("recall_at_1,") < header.index("recall_at_10,")
+    assert "| standard | 2 | 55.00 ± 63.53 |" in first["leaderboard.md"].decode()
+
+
+def test_devices_and_configurations_are_not_mixed(tmp_path: Path) -> None:
+    other = record("standard", 0, 0.9, id="other", environment={"device": "cuda: test"})
+    save(tmp_path, record("standard", 0, 0.5), other)
+    assert len(write_tables(tmp_path)) == 2
+
+
+def test_no_records_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_tables(tmp_path)
+    assert not len(table)
+    print_table(table)
+    assert "make bench" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_broken_and_foreign_records_are_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, record("standard", 0, 0.5))
+    runs = tmp_path / "runs"
+    no_metrics = record("x", 0, 0.5)
+    del no_metrics["metrics"]
+    broken = {
+        "truncated": json.dumps(record("x", 0, 0.5))[:100],
+        "empty": "",
+        "list": "[]",
+        "other-schema": json.dumps({"schema": 99}),
+        "no-metrics": json.dumps(no_metrics),
+        "text-seed": json.dumps(record("x", 0, 0.5) | {"seed": "zero"}),
+    }
+    for name, text in broken.items():
+        (runs / f"{name}.json").write_text(text)
+    (runs / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (runs / "folder.json").mkdir()
+    assert [entry["id"] for entry in read_records(tmp_path)] == ["standard-0"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(broken) + 2
+    assert all(line.startswith("skipped ") and any(name in line for name in (*broken, "binary", "folder")) for line in lines)
+
+
+def test_nan_is_refused_in_a_record(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(tmp_path / "r.json", record("x", 0, float("nan")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_readable_table_has_percentages(capsys: pytest.CaptureFixture[str]) -> None:
+    table = build_table([record("standard", 0, 0.5), record("frozen", 0, 0.25)])
+    assert readable(table)["R@1"].tolist() == ["50.00", "25.00"]
+    print_table(table)
+    printed = capsys.readouterr().out
+    assert "dataset emoji_mini" in printed, "what is the same in all rows stands above the table"
+    assert "50.00" in printed

@@ -1,0 +1,167 @@
+"""One run from configuration to record, and what may go wrong on the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from retrieval_bench import run as run_module
+from retrieval_bench.cli import main
+from retrieval_bench.config import DataConfig, LossConfig, Machine, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.errors import UserError
+from retrieval_bench.run import run
+
+FAST = RunConfig(
+    data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
+    model=ModelConfig(backbone="resnet10t", weights="none"),
+    train=TrainConfig(epochs=1, batch_size=16, freeze_bn=False),
+)
+
+
+def words(results: Path, *more: str) -> list[str]:
+    return ["bench", "synthetic", "--results", str(results), "--seeds", "0", "--backbone", "resnet10t", "--epochs", "1", *more]
+
+
+def test_bench_makes_records_and_a_table_and_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tmp_path)) == 0
+    printed = capsys.readouterr()
+    assert all(name in printed.out for name in ("frozen", "last_k(k=3)", "standard", "R@1"))
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").iterdir())]
+    assert [entry["config"]["strategy"] for entry in records] == ["frozen", "last_k", "standard"]
+    frozen, last_k, standard = (entry["cost"] for entry in records)
+    assert (frozen["images_seen"], last_k["images_seen"], standard["images_seen"]) == (0, 64, 64)
+    assert frozen["trained_parameters"] == 0 < last_k["trained_parameters"] < standard["trained_parameters"] == standard["parameters"]
+    assert (tmp_path / "leaderboard.csv").read_text().startswith("dataset,")
+    assert main(words(tmp_path)) == 0
+    assert capsys.readouterr().err.count("already recorded") == 3
+
+
+def test_record_holds_all_that_is_promised(tmp_path: Path) -> None:
+    record = run(FAST, Machine(results=tmp_path))
+    assert record == json.loads((tmp_path / "runs" / f"{record['id']}.json").read_text())
+    assert record["id"] == f"synthetic-standard-{record['config_hash']}-s0"
+    assert record["metrics"].keys() >= {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "queries"}
+    assert record["cost"].keys() >= {"parameters", "macs", "images_seen", "train_seconds", "test_seconds", "peak_memory_mb"}
+    assert record["environment"].keys() >= {"device", "threads", "git_revision", "versions"}
+    assert record["data"] == {"images": 128, "train_images": 64, "train_classes": 8, "test_images": 64, "test_classes": 8}
+    assert len(record["config"]["data"]["files_sha256"]) == 64
+    assert len(record["training"]["loss_per_epoch"]) == 1
+    assert str(tmp_path) not in json.dumps(record), "no path of the machine"
+
+
+def test_the_same_seed_gives_the_same_numbers_whatever_the_workers(tmp_path: Path) -> None:
+    first = run(FAST, Machine(results=tmp_path, workers=0))
+    again = run(FAST, Machine(results=tmp_path, workers=2, force=True))
+    other = run(replace(FAST, seed=1), Machine(results=tmp_path))
+    for part in ("metrics", "training"):
+        assert first[part] == again[part]
+    assert first["training"] != other["training"]
+
+
+def test_validation_split_never_touches_the_test_classes(tmp_path: Path) -> None:
+    record = run(replace(FAST, data=replace(FAST.data, split="zero_shot_val")), Machine(results=tmp_path))
+    assert (record["data"]["train_classes"], record["data"]["test_classes"]) == (6, 2)
+
+
+def test_weight_files_are_recorded_by_name_and_content(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    path = tmp_path / "my.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), path)
+    config = replace(FAST, strategy="frozen", model=replace(FAST.model, weights=str(path)))
+    first = run(config, Machine(results=tmp_path))
+    assert first["labels"]["weights"].startswith("my.safetensors@")
+    state = timm.create_model("resnet10t", num_classes=0).state_dict()
+    save_file({name: value + 0.1 if value.is_floating_point() else value for name, value in state.items()}, path)
+    assert run(config, Machine(results=tmp_path))["config_hash"] != first["config_hash"]
+
+
+@pytest.mark.parametrize("failure", ["not json", '{"schema": 1}'])
+def test_a_broken_record_of_the_same_run_is_not_overwritten(failure: str, tmp_path: Path) -> None:
+    record = run(replace(FAST, strategy="frozen"), Machine(results=tmp_path))
+    path = tmp_path / "runs" / f"{record['id']}.json"
+    path.write_text(failure)
+    with pytest.raises(UserError, match="--force"):
+        run(replace(FAST, strategy="frozen"), Machine(results=tmp_path))
+    assert path.read_text() == failure
+
+
+def folder_of_images(root: Path) -> Path:
+    for label in range(4):
+        for index in range(4):
+            (root / f"c{label}").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (60 * label, 10 * index, 90)).save(root / f"c{label}" / f"{index}.jpg")
+    return root
+
+
+@pytest.mark.parametrize("victim", ["c0/1.jpg", "c3/2.jpg"])
+def test_corrupt_image_in_training_or_test_is_named_and_nothing_is_recorded(
+    victim: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_of_images(tmp_path / "images")
+    (root / victim).write_bytes((root / victim).read_bytes()[:200])
+    options = ["--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--batch-size", "4", "--epochs", "1"]
+    assert main(["run", "--dataset", "folder", "--data-root", str(root), "--results", str(tmp_path / "r"), *options]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert victim in line
+    assert not list((tmp_path / "r").rglob("*.json"))
+
+
+def test_nan_loss_is_one_line_and_nothing_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(words(tmp_path, "--strategies", "standard", "--optimizer", "sgd", "--lr", "1e30", "--loss", "softmax", "--epochs", "3")) == 2
+    )
+    assert "lower --lr" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def failing(error: BaseException) -> Any:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_disk_full_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("retrieval_bench.files.os.fsync", failing(OSError(errno.ENOSPC, "No space left on device", "leaderboard")))
+    assert main(words(tmp_path, "--strategies", "frozen")) == 2
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_results_folder_that_cannot_be_written_stops_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results").write_text("a file, not a folder")
+    assert main(words(tmp_path / "results")) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert printed.startswith("error: ")
+
+
+def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(run_module, "_execute", failing(KeyboardInterrupt()))
+    assert main(words(tmp_path)) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted")
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no GPU"):
+        run(FAST, Machine(device="cuda"))
+
+
+@pytest.mark.parametrize("loss", ["multi_similarity", "proxy_anchor"])
+def test_fine_tuning_beats_an_untrained_network(loss: str, tmp_path: Path) -> None:
+    config = replace(FAST, loss=LossConfig(loss=loss, loss_lr=1e-2), train=replace(FAST.train, epochs=6, lr=2e-3))
+    before = run(replace(config, strategy="frozen"), Machine(results=tmp_path))["metrics"]["recall_at_1"]
+    after = run(config, Machine(results=tmp_path))["metrics"]["recall_at_1"]
+    assert after > before + 0.2

@@ -30,7 +30,7 @@ def macs(model: nn.Module, image_size: int) -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Starts the measurement of :func:`peak_memory_mb` afresh. Where the system cannot (no Linux), the peak is that of the whole process."""
+    """Starts :func:`peak_memory_mb` afresh; where the system cannot (only Linux can), the peak is that of the whole process."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -52,7 +52,7 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
         row |= {name: group[name].iloc[0] for name in ("device", "config_hash")}
         rows.append(row)
     table = pd.DataFrame(rows)
-    table = table[[*FIRST_COLUMNS, *table.columns.difference(FIRST_COLUMNS, sort=False)]]
+    table = table.reindex(columns=[*FIRST_COLUMNS, *table.columns.difference(FIRST_COLUMNS, sort=False)])
     table[metrics + [f"{name}_ci95" for name in metrics]] = table[metrics + [f"{name}_ci95" for name in metrics]].round(6)
     whole = [name for name in COST_COLUMNS if name != "train_seconds"]
     table[whole] = table[whole].round().astype("int64")

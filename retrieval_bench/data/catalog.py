@@ -38,5 +38,5 @@ def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot") -> t
     table = dataset.open(root)
     split = make_split(protocol, table.labels, dataset.train_classes(table))
     if protocol == "zero_shot":
-        dataset.check_counts(table, split)
+        dataset.check(table, split)
     return table, split

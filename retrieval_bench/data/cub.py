@@ -74,4 +74,5 @@ CUB = Dataset(
     open=open_cub,
     counts=Counts(classes=200, images=11_788, train=5_864, test=5_924),
     zero_shot_classes=100,
+    manifest_sha256="486229dc9ff255c987c82041dd9210c23066f7b197edf5a1f5f0def66b4cbcc5",
 )

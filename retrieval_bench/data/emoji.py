@@ -91,10 +91,12 @@ EMOJI = Dataset(
     open=open_emoji,
     counts=Counts(classes=1_410, images=9_518, train=4_763, test=4_755),
     zero_shot_classes=705,
+    manifest_sha256="85d61e46c349ef39bc600a7f99a93a58d91cb09fdb45692c55dbdfda1ed17ce9",
 )
 EMOJI_MINI = Dataset(
     about="600 classes of emoji; the default of `make bench`",
     open=partial(open_emoji, mini=True),
     counts=Counts(classes=600, images=4_031, train=2_015, test=2_016),
     zero_shot_classes=MINI_CLASSES,
+    manifest_sha256="7437f78da2fcef9f8fa2ee28591543a9deeee4db3b66930041d0db9189e5d7df",
 )

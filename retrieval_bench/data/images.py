@@ -32,11 +32,6 @@ class ImageTable:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def manifest(self) -> str:
-        """The table as CSV text, ``path,label,class``: what a committed manifest holds."""
-        rows = (f"{path},{label},{self.class_names[label]}" for path, label in zip(self.paths, self.labels, strict=True))
-        return "\n".join(["path,label,class", *rows]) + "\n"
-
     def fingerprint(self) -> str:
         """SHA-256 over every image's name, class and size in bytes; also proves that each file is there.
 

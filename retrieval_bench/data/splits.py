@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.seeding import derive
 
@@ -62,6 +63,14 @@ def make_split(protocol: str, labels: np.ndarray, train_classes: int) -> Split:
     if not len(split.train) or not len(split.test):
         raise UserError(f"split {protocol} needs images on both sides: {len(split.train)} to train on, {len(split.test)} to test on")
     return split
+
+
+def manifest(table: ImageTable, split: Split) -> str:
+    """The split as CSV text, ``path,class,split`` with a row per image: what is committed under ``datasets/``."""
+    sides = np.full(len(table), "", dtype=object)
+    sides[split.train], sides[split.test] = "train", "test"
+    rows = zip(table.paths, table.labels, sides, strict=True)
+    return "path,class,split\n" + "".join(f"{path},{table.class_names[label]},{side}\n" for path, label, side in rows)
 
 
 def _by_class(labels: np.ndarray, classes: np.ndarray) -> Split:

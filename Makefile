@@ -9,10 +9,10 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-smoke leaderboard test lint types check clean
+.PHONY: help setup bench bench-cub bench-smoke leaderboard test known-answers lint types check clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: DATA=<folder or archive>  RESULTS=<folder, default results/local>  ARGS=\"<more flags>\""
 
@@ -40,6 +40,9 @@ leaderboard: setup ## Build and print the table of the committed records (RESULT
 
 test: setup ## Run the tests
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+
+known-answers: setup ## Compare frozen features of all CUB test images with known answers (DATA=<folder of tars and weights>)
+	RETRIEVAL_BENCH_REAL_DATA="$(DATA)" $(VENV)/bin/python -m pytest tests/test_real_data.py -m slow $(ARGS)
 
 lint: setup ## Check style
 	$(VENV)/bin/ruff check .

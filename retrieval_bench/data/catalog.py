@@ -36,7 +36,5 @@ def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot") -> t
         raise UserError(f"{root}: no such folder or archive (--data-root)")
     dataset = DATASETS[name]
     table = dataset.open(root)
-    split = make_split(protocol, table.labels, dataset.train_classes(table))
-    if protocol == "zero_shot":
-        dataset.check(table, split)
-    return table, split
+    dataset.check(table)
+    return table, make_split(protocol, table.labels, dataset.train_classes(table))

@@ -44,8 +44,9 @@ def open_cub(root: Path | None) -> ImageTable:
     try:
         labels = np.array([int(image_class[key]) - 1 for key in order], dtype=np.int64)
         class_names = tuple(classes[str(number + 1)] for number in range(len(classes)))
-        class_names[labels.max(initial=0)]
-    except (ValueError, KeyError, IndexError):
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+            raise ValueError
+    except (ValueError, KeyError):
         raise UserError(f"{folder}: class numbers in image_class_labels.txt do not fit classes.txt; fetch the data set again") from None
     return ImageTable(folder / "images", tuple(names[key] for key in order), labels, class_names)
 
@@ -60,7 +61,7 @@ def _find(root: Path) -> Path:
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
     """The lines ``key value`` of one of the set's text files."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: file is missing; the data set is incomplete") from None
     pairs = [line.split(maxsplit=1) for line in lines if line.strip()]

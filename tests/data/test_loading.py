@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data_checks import noise, random_image, refused
+from PIL import Image
+
+from retrieval_bench.config import DataConfig
+from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.loading import Batches, read_image, resolve_workers, verify_images
+from retrieval_bench.data.sampler import BatchSampler
+from retrieval_bench.data.splits import Split
+from retrieval_bench.data.transforms import eval_view
+
+CONFIG = DataConfig(image_size=32)
+Tensors = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def read(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
+    """uint8 (H, W, 3): what read_image gives for `image` saved at `path`."""
+    image.save(path, **options)
+    result = read_image(path)
+    assert (result.mode, result.size) == ("RGB", image.size)
+    return np.asarray(result)
+
+
+def test_greyscale_has_three_equal_channels(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(read(Image.fromarray(grey), tmp_path / "a.png"), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_palette_colours_are_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([250, 10, 20, 30, 240, 50])
+    image.putdata([0, 1])
+    assert read(image, tmp_path / "a.png").tolist() == [[[250, 10, 20], [30, 240, 50]]]
+    assert read(image, tmp_path / "b.png", transparency=1).tolist() == [[[250, 10, 20], [255, 255, 255]]]
+
+
+def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
+    assert np.abs(read(image, tmp_path / "a.jpg", quality=95).astype(int) - [200, 40, 90]).max() <= 4
+
+
+def test_16_bit_greyscale_is_scaled(tmp_path: Path) -> None:
+    values = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
+    result = read(Image.fromarray(values), tmp_path / "a.png")
+    assert np.abs(result[..., 0] - values / 257).max() <= 1
+    assert len(np.unique(result)) == 64
+
+
+def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (255, 0, 0, 128)])
+    pixels = read(image, tmp_path / "a.png")[0]
+    assert pixels[:2].tolist() == [[255, 0, 0], [255, 255, 255]]
+    assert np.abs(pixels[2].astype(int) - [255, 127, 127]).max() <= 1
+    grey = Image.new("LA", (2, 1))
+    grey.putdata([(9, 255), (9, 0)])
+    assert read(grey, tmp_path / "b.png")[0, :, 0].tolist() == [9, 255]
+
+
+def jpeg_bytes() -> bytes:
+    stream = io.BytesIO()
+    random_image(64, 64).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"this is no picture", jpeg_bytes()[:1_500], jpeg_bytes()[:20] + noise(500), jpeg_bytes()[2:]],
+    ids=["empty", "text", "truncated", "corrupt", "headless"],
+)
+def test_bad_file_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "bird.jpg").write_bytes(content)
+    with refused(tmp_path / "bird.jpg", "cannot be decoded"):
+        read_image(tmp_path / "bird.jpg")
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "webp", "tiff", "bmp", "ppm", "jpg"])
+def test_truncated_file_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"bird.{kind}"
+    random_image(40, 40).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with refused(path):
+        read_image(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with refused(tmp_path / "bird.jpg", "missing"):
+        read_image(tmp_path / "bird.jpg")
+
+
+def training_batches(table: ImageTable, split: Split, per_class: int = 2, workers: int = 0) -> Batches:
+    labels = split.train_labels(table.labels)
+    return Batches(table, split.train, labels, CONFIG, workers, BatchSampler(labels, 8, per_class))
+
+
+def one_pass(batches: Batches, *purpose: str | int) -> Tensors:
+    batches.reseed(*(purpose or (0,)))  # pyright: ignore[reportArgumentType]
+    return list(batches)
+
+
+def same(first: Tensors, second: Tensors) -> bool:
+    return all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_training_batches_repeat_with_the_seed_and_the_epoch(synthetic: tuple[ImageTable, Split]) -> None:
+    batches = training_batches(*synthetic)
+    first = one_pass(batches, 1, "epoch", 1)
+    assert not same(first, one_pass(batches, 1, "epoch", 2))
+    assert not same(first, one_pass(batches, 2, "epoch", 1))
+    assert same(first, one_pass(batches, 1, "epoch", 1))
+    assert same(first, one_pass(training_batches(*synthetic), 1, "epoch", 1))
+
+
+def test_training_batches_are_the_same_with_workers(synthetic: tuple[ImageTable, Split]) -> None:
+    alone, helped = training_batches(*synthetic), training_batches(*synthetic, workers=2)
+    for epoch in (1, 2):
+        assert same(one_pass(alone, 0, epoch), one_pass(helped, 0, epoch))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_test_batches_hold_the_rows_in_order(workers: int, synthetic: tuple[ImageTable, Split]) -> None:
+    table, split = synthetic
+    rows = split.test[::-1]
+    batches = Batches(table, rows, table.labels[rows], CONFIG, workers, batch_size=24)
+    images, labels = zip(*batches, strict=True)
+    assert [len(batch) for batch in images] == [24, 24, 16]
+    assert torch.cat(labels).tolist() == table.labels[rows].tolist()
+    assert labels[0].dtype == torch.int64
+    expected = torch.stack([eval_view(read_image(table.root / table.paths[row]), CONFIG) for row in rows])
+    assert torch.equal(torch.cat(images), expected)
+
+
+def test_training_batch_pairs_images_with_their_labels(synthetic: tuple[ImageTable, Split]) -> None:
+    table, split = synthetic
+    whole = replace(CONFIG, preprocessing="squash", flip=False)
+    labels = split.train_labels(table.labels)
+    batches = Batches(table, split.train, labels, whole, 0, BatchSampler(labels, 8, 2))
+    plain = Batches(table, split.train, labels, replace(whole, resize=32), 0)
+    by_image = {image.numpy().tobytes(): label for images, kept in plain for image, label in zip(images, kept.tolist(), strict=True)}
+    for images, given in batches:
+        assert [by_image[image.numpy().tobytes()] for image in images] == given.tolist()
+
+
+@pytest.mark.parametrize("per_class", [0, 2, 3])
+def test_images_counts_what_a_pass_yields(per_class: int, synthetic: tuple[ImageTable, Split]) -> None:
+    table, split = synthetic
+    labels = split.train_labels(table.labels)
+    batches = Batches(table, split.train, labels, CONFIG, 0, BatchSampler(labels, 9, per_class) if per_class != 2 else None, batch_size=9)
+    sizes = [len(images) for images, _ in batches]
+    assert batches.images == sum(sizes)
+    assert len(batches) == len(sizes)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> ImageTable:
+    """Eight images of which the sixth is text."""
+    for index in range(8):
+        random_image(20, 20, index).save(tmp_path / f"{index}.png")
+    (tmp_path / "5.png").write_text("no image")
+    return ImageTable(tmp_path, tuple(f"{index}.png" for index in range(8)), np.arange(8) // 2, ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_corrupt_image_among_batches_is_one_line(workers: int, damaged: ImageTable) -> None:
+    batches = iter(Batches(damaged, np.arange(8), damaged.labels, CONFIG, workers, batch_size=2))
+    assert len([next(batches), next(batches)]) == 2
+    with refused(f"{damaged.root / '5.png'}: image cannot be decoded (not an image)"):
+        next(batches)
+
+
+def test_verify_images_decodes_every_one(damaged: ImageTable) -> None:
+    with refused(damaged.root / "5.png"):
+        verify_images(damaged)
+    random_image(20, 20).save(damaged.root / "5.png")
+    verify_images(damaged)
+
+
+def test_workers_are_as_asked_or_fit_the_device() -> None:
+    assert resolve_workers(3, "cpu") == resolve_workers(3, "cuda") == 3
+    assert resolve_workers(-1, "cpu") == resolve_workers(0, "cuda") == 0
+    assert 1 <= resolve_workers(-1, "cuda") <= 8

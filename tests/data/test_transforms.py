@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+from data_checks import random_image
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms import v2
+
+from retrieval_bench.config import DataConfig
+from retrieval_bench.data.transforms import eval_view, random_crop, train_view
+
+SIZES = [(60, 90), (90, 60), (72, 72), (30, 41), (301, 17)]
+BICUBIC, BILINEAR = v2.InterpolationMode.BICUBIC, v2.InterpolationMode.BILINEAR
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def share_and_ratio(boxes: list[tuple[int, int, int, int]], area: int) -> tuple[float, float]:
+    """Mean share of the area, and mean size of the log aspect ratio."""
+    shares = [height * width / area for _, _, height, width in boxes]
+    ratios = [abs(math.log(width / height)) for _, _, height, width in boxes]
+    return sum(shares) / len(shares), sum(ratios) / len(ratios)
+
+
+@given(height=st.integers(1, 400), width=st.integers(1, 400), smallest=st.floats(0.01, 1), seed=st.integers(0, 10_000))
+def test_crop_lies_inside_and_is_large_enough(height: int, width: int, smallest: float, seed: int) -> None:
+    top, left, box_height, box_width = random_crop(height, width, smallest, seeded(seed))
+    assert 0 <= top < top + box_height <= height
+    assert 0 <= left < left + box_width <= width
+    side = min(height, width)
+    if (top, left, box_height, box_width) == ((height - side) // 2, (width - side) // 2, side, side):
+        return  # the fallback
+    assert box_height * box_width >= smallest * height * width - (height + width + 1) / 2  # each side is rounded by up to half a pixel
+    assert (box_width + 0.5) / (box_height - 0.5) >= 3 / 4
+    assert (box_width - 0.5) / (box_height + 0.5) <= 4 / 3
+
+
+def test_crops_are_distributed_as_those_of_torchvision() -> None:
+    generator = seeded(0)
+    ours = [random_crop(200, 240, 0.2, generator) for _ in range(3_000)]
+    reference = v2.RandomResizedCrop(8, scale=(0.2, 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = [reference.make_params([torch.empty(3, 200, 240)]) for _ in range(3_000)]
+    theirs = [(box["top"], box["left"], box["height"], box["width"]) for box in drawn]
+    assert share_and_ratio(ours, 200 * 240) == pytest.approx(share_and_ratio(theirs, 200 * 240), abs=0.015)
+
+
+def test_crop_reaches_every_border() -> None:
+    boxes = [random_crop(20, 30, 0.2, seeded(seed)) for seed in range(500)]
+    assert min(top for top, *_ in boxes) == min(left for _, left, *_ in boxes) == 0
+    assert max(top + height for top, _, height, _ in boxes) == 20
+    assert max(left + width for _, left, _, width in boxes) == 30
+
+
+def test_crop_that_cannot_fit_is_the_centred_square() -> None:
+    assert random_crop(10, 1_000, 1.0, seeded(0)) == (0, 495, 10, 10)
+
+
+def reference_view(config: DataConfig, height: int, width: int) -> Tensor:
+    side = config.resize_to
+    resize = v2.Resize([side, side], BICUBIC) if config.preprocessing == "squash" else v2.Resize(side, BILINEAR)
+    return v2.functional.pil_to_tensor(v2.CenterCrop(config.image_size)(resize(random_image(height, width))))
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("resize", [0, 64, 57])
+@pytest.mark.parametrize("preprocessing", ["crop", "squash"])
+def test_eval_view_is_resize_and_centre_crop(preprocessing: Literal["crop", "squash"], resize: int, height: int, width: int) -> None:
+    config = DataConfig(image_size=56, preprocessing=preprocessing, resize=resize)
+    view = eval_view(random_image(height, width), config)
+    assert (view.dtype, view.shape) == (torch.uint8, (3, 56, 56))
+    assert torch.equal(view, reference_view(config, height, width))
+
+
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (1, 1), (1, 50)])
+@pytest.mark.parametrize("preprocessing", ["crop", "squash"])
+def test_train_view_depends_on_the_seed_alone(preprocessing: Literal["crop", "squash"], height: int, width: int) -> None:
+    config = DataConfig(image_size=48, preprocessing=preprocessing)
+    image = random_image(height, width)
+    view = train_view(image, config, seeded(3))
+    assert (view.dtype, view.shape) == (torch.uint8, (3, 48, 48))
+    assert torch.equal(view, train_view(image, config, seeded(3)))
+
+
+def test_train_views_of_other_seeds_differ() -> None:
+    image, config = random_image(60, 90), DataConfig(image_size=32, flip=False)
+    views = {train_view(image, config, seeded(seed)).numpy().tobytes() for seed in range(20)}
+    assert len(views) == 20
+
+
+def test_train_view_shows_the_drawn_box() -> None:
+    image, config = random_image(60, 90), DataConfig(image_size=32, flip=False, crop_scale=0.3)
+    top, left, height, width = random_crop(60, 90, 0.3, seeded(7))
+    expected = v2.functional.resized_crop(image, top, left, height, width, [32, 32], BILINEAR)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(train_view(image, config, seeded(7)), v2.functional.pil_to_tensor(expected))
+
+
+def flips(flip: bool) -> int:
+    """How many of 400 squashed training views are the mirror of the whole image; the others are the whole image."""
+    image = random_image(50, 70)
+    config = DataConfig(image_size=16, preprocessing="squash", flip=flip)
+    whole = v2.functional.pil_to_tensor(v2.Resize([16, 16], BICUBIC)(image))
+    count = 0
+    for seed in range(400):
+        view = train_view(image, config, seeded(seed))
+        mirrored = torch.equal(view, whole.flip(-1))
+        assert mirrored or torch.equal(view, whole)
+        count += mirrored
+    return count
+
+
+def test_half_of_the_views_are_mirrored() -> None:
+    assert 160 <= flips(True) <= 240  # four standard deviations
+
+
+def test_no_view_is_mirrored_without_flip() -> None:
+    assert flips(False) == 0

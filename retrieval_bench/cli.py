@@ -84,9 +84,9 @@ def run_command(args: Run) -> None:
 
 
 def bench_command(args: BenchRuns) -> None:
-    from retrieval_bench.config import validate
     from retrieval_bench.leaderboard import build_table, print_table, write_tables
     from retrieval_bench.run import run
+    from retrieval_bench.validation import validate
 
     grid = args.bench.runs()
     for config in grid:

@@ -1,4 +1,4 @@
-"""One run, as frozen dataclasses: everything that the numbers depend on, its validation and its stable hash.
+"""One run, as frozen dataclasses: everything that the numbers depend on, its stable hash, and the command that gives it back.
 
 :class:`RunConfig` holds choices; :class:`Machine` holds where and how they are carried out. No field of the second may change a metric,
 so it is neither hashed nor recorded.
@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.strategies import StrategyOptions, label, refuse_unused_options, split_names
+from retrieval_bench.losses import LOSSES
+from retrieval_bench.strategies import StrategyOptions, label, split_names
 
 Flat = tyro.conf.arg(name="")
 
@@ -134,8 +134,6 @@ class RunConfig:
     @property
     def samples_per_class(self) -> int:
         """Images of each class in a batch, with the default resolved."""
-        from retrieval_bench.losses import LOSSES
-
         if self.train.samples_per_class >= 0:
             return self.train.samples_per_class
         return 4 if LOSSES[self.loss.loss].needs_pairs else 0
@@ -174,57 +172,6 @@ def config_hash(identity: dict[str, Any]) -> str:
     """
     without_seed = {key: value for key, value in identity.items() if key != "seed"}
     return hashlib.sha256(json.dumps(without_seed, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def validate(config: RunConfig) -> None:
-    """Raises :class:`UserError` with one line for the first value that cannot work; needs neither data nor torch."""
-    from retrieval_bench.data.catalog import DATASETS
-    from retrieval_bench.losses import LOSSES, MINERS
-
-    if config.data.dataset not in DATASETS:
-        raise unknown("data set", config.data.dataset, DATASETS)
-    if config.loss.loss not in LOSSES:
-        raise unknown("loss", config.loss.loss, LOSSES)
-    if config.loss.miner not in ("default", "none", *MINERS):
-        raise unknown("miner", config.loss.miner, ("default", "none", *MINERS))
-    refuse_unused_options(config.strategy, config.options)
-    _check_ranges(config)
-    per_class = config.samples_per_class
-    if LOSSES[config.loss.loss].needs_pairs and per_class < 2:
-        raise UserError(f"--loss {config.loss.loss} compares images of one class: set --samples-per-class to 2 or more")
-    if config.loss.miner not in ("default", "none") and not LOSSES[config.loss.loss].needs_pairs:
-        raise UserError(f"--loss {config.loss.loss} uses no pairs, so --miner {config.loss.miner} has no effect; leave it out")
-    if config.loss.head != "linear" and config.loss.loss != "softmax":
-        raise UserError(f"--head {config.loss.head} belongs to --loss softmax; {config.loss.loss} has no classifier head")
-    if per_class and config.train.batch_size % per_class:
-        raise UserError(f"--batch-size {config.train.batch_size} is not a multiple of --samples-per-class {per_class}")
-
-
-def _check_ranges(config: RunConfig) -> None:
-    def least(section: Any, minimum: float, *names: str) -> None:
-        for name in names:
-            if not getattr(section, name) >= minimum:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(section, name)}: must be at least {minimum}")
-
-    least(config, 0, "seed")
-    least(config.data, 8, "image_size")
-    least(config.data, 0, "resize")
-    least(config.model, 0, "embedding_dim")
-    least(config.loss, 0, "loss_lr")
-    least(config.train, 0, "epochs", "lr", "weight_decay")
-    least(config.train, -1, "samples_per_class")
-    least(config.train, 2, "batch_size")
-    if not 0 < config.data.crop_scale <= 1:
-        raise UserError(f"--crop-scale {config.data.crop_scale}: must be above 0 and at most 1")
-    if config.data.resize and config.data.resize < config.data.image_size:
-        raise UserError(f"--resize {config.data.resize} is smaller than --image-size {config.data.image_size}: nothing to crop from")
-    check_ks(config.evaluation.k)
-
-
-def check_ks(ks: tuple[int, ...]) -> None:
-    """Raises :class:`UserError` unless `ks` are distinct whole numbers from 1 up."""
-    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
-        raise UserError(f"--k {' '.join(map(str, ks))}: give distinct whole numbers from 1 up")
 
 
 def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]:

@@ -10,6 +10,11 @@ class UserError(Exception):
     """Bad input. The message is one line that names the file or value and the way out; the command line exits with 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, short enough for a line of ours; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")[:160]
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry, with the nearest valid name first.
 

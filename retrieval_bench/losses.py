@@ -39,7 +39,7 @@ def _pml(name: str, has_classes: bool = True, **defaults: float) -> Callable[[in
 
 
 def _softmax(classes: int, dim: int, options: Options) -> nn.Module:
-    from retrieval_bench.training.criterion import SoftmaxLoss
+    from retrieval_bench.models.classifier import SoftmaxLoss
 
     return SoftmaxLoss(classes, dim, **options)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import retrieval_bench
+from retrieval_bench.errors import first_line
 from retrieval_bench.files import write_text
 from retrieval_bench.progress import announce
 
@@ -68,7 +69,7 @@ def read_records(results: Path) -> Iterator[dict[str, Any]]:
         try:
             yield read_record(path)
         except (ValueError, OSError) as error:
-            announce(f"skipped {path}: {str(error).splitlines()[0]}")
+            announce(f"skipped {path}: {first_line(error)}")
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from retrieval_bench import cost
-from retrieval_bench.config import Machine, RunConfig, config_hash, to_command, to_dict, validate
+from retrieval_bench.config import Machine, RunConfig, config_hash, to_command, to_dict
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
@@ -31,6 +31,7 @@ from retrieval_bench.seeding import derive
 from retrieval_bench.strategies import build_strategy
 from retrieval_bench.training.criterion import build_criterion
 from retrieval_bench.training.loop import Training
+from retrieval_bench.validation import validate
 
 
 def run(config: RunConfig, machine: Machine) -> dict[str, Any]:

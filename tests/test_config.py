@@ -22,12 +22,12 @@ from retrieval_bench.config import (
     config_hash,
     to_command,
     to_dict,
-    validate,
 )
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.last_k import LastK
+from retrieval_bench.validation import validate
 
 
 def test_hash_is_the_same_in_every_process() -> None:

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from retrieval_bench.config import LossConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.losses import LOSSES, MINERS
-from retrieval_bench.training.criterion import Criterion, SoftmaxLoss, autolr_head, build_criterion
+from retrieval_bench.models.classifier import SoftmaxLoss, autolr_head
+from retrieval_bench.training.criterion import Criterion, build_criterion
 
 CLASSES, DIM = 4, 16
 
 
-def criterion(loss: str, miner: str = "default", head: str = "linear", **options: float) -> Criterion:
+def criterion(loss: str, miner: str = "default", head: str = "linear", options: dict[str, float] | None = None) -> Criterion:
     torch.manual_seed(0)
-    config = LossConfig(loss=loss, miner=miner, head=head, loss_options=tuple(options.items()))  # pyright: ignore[reportArgumentType]
+    config = LossConfig(loss=loss, miner=miner, head=head, loss_options=tuple((options or {}).items()))  # pyright: ignore[reportArgumentType]
     return build_criterion(config, CLASSES, DIM)
 
 
@@ -64,7 +65,7 @@ def test_own_parameters_receive_gradients(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_unknown_option_gives_one_line(name: str) -> None:
     with pytest.raises(UserError, match="--loss-options") as caught:
-        criterion(name, no_such_option=1.0)
+        criterion(name, options={"no_such_option": 1.0})
     assert name in str(caught.value)
     assert "no_such_option" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -73,12 +74,12 @@ def test_unknown_option_gives_one_line(name: str) -> None:
 @pytest.mark.parametrize("options", [{"label_smoothing": 2.0}, {"label_smoothing": -0.1}])
 def test_option_out_of_range_is_refused_before_training(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match="label_smoothing"):
-        criterion("softmax", **options)
+        criterion("softmax", options=options)
 
 
 def test_options_reach_the_loss() -> None:
     def triplet(margin: float) -> float:
-        return criterion("triplet", "none", margin=margin)(*batch()).item()
+        return criterion("triplet", "none", options={"margin": margin})(*batch()).item()
 
     assert triplet(0.5) > triplet(0.2) == criterion("triplet", "none")(*batch()).item()
 

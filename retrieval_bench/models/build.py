@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from retrieval_bench.config import ModelConfig
-from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.weights import efficientnet_lite0_weights, load_in_order, load_weights
 
@@ -67,7 +67,7 @@ def move_stride_first(net: nn.Module) -> None:
             first.stride, middle.stride = (2, 2), (1, 1)
             moved += 1
     if not moved:
-        raise UserError("the suffix _caffe is for bottleneck ResNets (resnet50, resnet101, resnet152)")
+        raise UserError("only bottleneck ResNets have a _caffe variant: resnet50_caffe, resnet101_caffe, resnet152_caffe")
 
 
 def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> nn.Module:
@@ -76,18 +76,15 @@ def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> 
     if not timm.is_model(name.split(".")[0]):
         raise unknown("backbone", name, ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50", *timm.list_models()])
     options: dict[str, Any] = {} if config.pooling == "default" else {"global_pool": config.pooling}
-    if (timm.get_pretrained_cfg(name, allow_unregistered=True) or _NoCfg).fixed_input_size:
-        options["img_size"] = image_size
     try:
+        usual = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if usual is not None and usual.fixed_input_size:
+            options["img_size"] = image_size
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except Exception as error:  # hub clients raise dozens of types; the message must say what to do
-        if not pretrained:
-            raise UserError(f"timm cannot build {name}: {_first_line(error)}") from None
-        raise UserError(f"cannot download the weights of {name} ({_first_line(error)}); give --weights FILE or --weights none") from None
-
-
-class _NoCfg:
-    fixed_input_size = False
+    except Exception as error:  # timm and hub clients raise dozens of types; the message must say what to do
+        if not pretrained or "tag" in str(error):
+            raise UserError(f"timm cannot build {name}: {first_line(error)}") from None
+        raise UserError(f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none") from None
 
 
 def _timm_statistics(net: nn.Module) -> tuple[Statistics, Statistics]:
@@ -108,7 +105,7 @@ def _torchvision(config: ModelConfig) -> nn.Module:
     try:
         net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if config.weights == "imagenet" else None)
     except OSError as error:
-        raise UserError(f"cannot download the weights of {name} ({_first_line(error)}); give --weights FILE or --weights none") from None
+        raise UserError(f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none") from None
     net.fc = nn.Identity()
     if config.pooling != "default":
         net.avgpool = SelectAdaptivePool2d(pool_type=config.pooling)
@@ -120,8 +117,4 @@ def _feature_dim(net: nn.Module, image_size: int) -> int:
         try:
             return net(torch.zeros(1, 3, image_size, image_size)).shape[1]
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--image-size {image_size}: the backbone cannot take it ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise UserError(f"--image-size {image_size}: the backbone cannot take it ({first_line(error)})") from None

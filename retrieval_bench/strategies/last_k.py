@@ -31,6 +31,10 @@ class LastK(Strategy):
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         names = [block.name for block in model.backbone.blocks if block.is_body]
+        if not names:
+            raise UserError(
+                "last_k needs a backbone that names its blocks; this one is trained as a whole (standard) or not at all (frozen)"
+            )
         if not 0 <= self.options.k <= len(names):
             raise UserError(f"--last-k.k {self.options.k}: the backbone has {len(names)} blocks; choose 0 to {len(names)}")
         self._tuned = names[len(names) - self.options.k :]

@@ -23,40 +23,6 @@ class Criterion(nn.Module):
         return self.loss(embeddings, labels, self.miner(embeddings, labels))
 
 
-class SoftmaxLoss(nn.Module):
-    """Plain softmax cross-entropy of a classifier on the embedding; the classifier is dropped after training.
-
-    Args:
-        classes: number of training classes C.
-        dim: embedding size D.
-        head: ``linear`` (D -> C) or ``autolr`` (see :func:`autolr_head`).
-        label_smoothing: as in :class:`torch.nn.CrossEntropyLoss`.
-    """
-
-    def __init__(self, classes: int, dim: int, head: str = "linear", label_smoothing: float = 0.0):
-        super().__init__()
-        self.head = autolr_head(classes, dim) if head == "autolr" else nn.Linear(dim, classes)
-        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        return self.cross_entropy(self.head(embeddings), labels)
-
-
-def autolr_head(classes: int, dim: int) -> nn.Sequential:
-    """The classifier of AutoLR (Ro and Choi, AAAI 2021): D -> 512, batch norm, LeakyReLU 0.1, dropout 0.5, 512 -> C.
-
-    Initialised as there: first layer Kaiming normal (fan out), batch norm scale N(1, 0.02), classifier N(0, 0.001), biases 0.
-    1,050,112 + 513 C parameters for D = 2048.
-    """
-    bottleneck, norm, classifier = nn.Linear(dim, 512), nn.BatchNorm1d(512), nn.Linear(512, classes)
-    nn.init.kaiming_normal_(bottleneck.weight, a=0, mode="fan_out")
-    nn.init.normal_(norm.weight, 1.0, 0.02)
-    nn.init.normal_(classifier.weight, 0.0, 0.001)
-    for layer in (bottleneck, norm, classifier):
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(bottleneck, norm, nn.LeakyReLU(0.1), nn.Dropout(0.5), classifier)
-
-
 def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:
     """The criterion for `classes` training classes and embeddings of size `dim`; draws from torch's global generator.
 

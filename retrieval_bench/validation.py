@@ -1,0 +1,54 @@
+"""What a configuration must satisfy before anything is opened or trained; needs neither data nor torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from retrieval_bench.config import RunConfig
+from retrieval_bench.data.catalog import DATASETS
+from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.evaluation.cutoffs import check_ks
+from retrieval_bench.losses import LOSSES, MINERS
+from retrieval_bench.strategies import refuse_unused_options
+
+
+def validate(config: RunConfig) -> None:
+    """Raises :class:`UserError` with one line for the first value that cannot work."""
+    if config.data.dataset not in DATASETS:
+        raise unknown("data set", config.data.dataset, DATASETS)
+    if config.loss.loss not in LOSSES:
+        raise unknown("loss", config.loss.loss, LOSSES)
+    if config.loss.miner not in ("default", "none", *MINERS):
+        raise unknown("miner", config.loss.miner, ("default", "none", *MINERS))
+    refuse_unused_options(config.strategy, config.options)
+    _check_ranges(config)
+    per_class = config.samples_per_class
+    if LOSSES[config.loss.loss].needs_pairs and per_class < 2:
+        raise UserError(f"--loss {config.loss.loss} compares images of one class: set --samples-per-class to 2 or more")
+    if config.loss.miner not in ("default", "none") and not LOSSES[config.loss.loss].needs_pairs:
+        raise UserError(f"--loss {config.loss.loss} uses no pairs, so --miner {config.loss.miner} has no effect; leave it out")
+    if config.loss.head != "linear" and config.loss.loss != "softmax":
+        raise UserError(f"--head {config.loss.head} belongs to --loss softmax; {config.loss.loss} has no classifier head")
+    if per_class and config.train.batch_size % per_class:
+        raise UserError(f"--batch-size {config.train.batch_size} is not a multiple of --samples-per-class {per_class}")
+
+
+def _check_ranges(config: RunConfig) -> None:
+    def least(section: Any, minimum: float, *names: str) -> None:
+        for name in names:
+            if not getattr(section, name) >= minimum:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(section, name)}: must be at least {minimum}")
+
+    least(config, 0, "seed")
+    least(config.data, 8, "image_size")
+    least(config.data, 0, "resize")
+    least(config.model, 0, "embedding_dim")
+    least(config.loss, 0, "loss_lr")
+    least(config.train, 0, "epochs", "lr", "weight_decay")
+    least(config.train, -1, "samples_per_class")
+    least(config.train, 2, "batch_size")
+    if not 0 < config.data.crop_scale <= 1:
+        raise UserError(f"--crop-scale {config.data.crop_scale}: must be above 0 and at most 1")
+    if config.data.resize and config.data.resize < config.data.image_size:
+        raise UserError(f"--resize {config.data.resize} is smaller than --image-size {config.data.image_size}: nothing to crop from")
+    check_ks(config.evaluation.k)

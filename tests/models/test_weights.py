@@ -1,0 +1,152 @@
+"""Weight files: what is accepted, and one line for everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from retrieval_bench.config import ModelConfig
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.build import build_backbone
+from retrieval_bench.models.weights import load_in_order, load_weights, read_weights
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+def refusal(network: nn.Module, path: Path) -> str:
+    """The one line that refuses the file; the network must not have been touched."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_weights(network, path)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_safetensors_round_trip_through_the_configuration(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = build_backbone(ModelConfig(backbone="resnet10t", weights="none"), 32)
+    classifier = {"fc.weight": torch.zeros(5, 512), "fc.bias": torch.zeros(5)}
+    save_file({**source.net.state_dict(), **classifier}, tmp_path / "w.safetensors")
+    torch.manual_seed(2)
+    loaded = build_backbone(ModelConfig(backbone="resnet10t", weights=str(tmp_path / "w.safetensors")), 32)
+    assert same(source.net, loaded.net)
+
+
+def test_float16_file_is_loaded_as_float32(tmp_path: Path) -> None:
+    source, target = net(0).half(), net(1)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    load_weights(target, tmp_path / "w.safetensors")
+    assert {value.dtype for value in target.parameters()} == {torch.float32}
+    assert same(source.float(), target)
+    read = read_weights(tmp_path / "w.safetensors")
+    assert {value.dtype for name, value in read.items() if "tracked" not in name} == {torch.float32}
+    assert read["1.num_batches_tracked"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", None])
+@pytest.mark.parametrize("prefix", ["module.", ""])
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_nested_and_prefixed_checkpoints(tmp_path: Path, key: str | None, prefix: str, suffix: str) -> None:
+    source, target = net(0), net(1)
+    state: dict[str, object] = {prefix + name: value for name, value in source.state_dict().items()}
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / f"w{suffix}")
+    load_weights(target, tmp_path / f"w{suffix}")
+    assert same(source, target)
+
+
+def test_missing_counters_of_batch_norm_are_accepted(tmp_path: Path) -> None:
+    """Files converted from Caffe have none."""
+    source, target = net(0), net(1)
+    save_file({name: value for name, value in source.state_dict().items() if "tracked" not in name}, tmp_path / "w.safetensors")
+    load_weights(target, tmp_path / "w.safetensors")
+    assert same(source, target)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert "no such weight file" in refusal(net(), tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, 200])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_truncated_file(tmp_path: Path, suffix: str, keep: int) -> None:
+    path = tmp_path / f"w{suffix}"
+    save_file(net(1).state_dict(), path) if suffix == ".safetensors" else torch.save(net(1).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    refusal(net(), path)
+
+
+class Intruder:
+    """Unpickling it writes a file."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path, legacy: bool) -> None:
+    marker = tmp_path / "executed"
+    payload = {**net(1).state_dict(), "extra": Intruder(marker)}
+    torch.save(payload, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    assert "cannot be read as weights" in refusal(net(), tmp_path / "w.pth")
+    assert not marker.exists()
+    torch.load(tmp_path / "w.pth", weights_only=False)
+    assert marker.exists(), "the payload does nothing, so this test shows nothing"
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"0.weight": "text"}, torch.zeros(3)])
+def test_pickle_of_something_else(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    assert "something else than named tensors" in refusal(net(), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"2.weight": torch.zeros(2, 5, 1, 1)}, "2.weight is (2, 5, 1, 1), expected (2, 4, 1, 1)"),
+        ({"2.weight": None}, "2.weight is missing"),
+        ({"1.running_var": None}, "1.running_var is missing"),
+        ({"3.weight": torch.zeros(1)}, "3.weight is not part of the network"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Tensor | None], expected: str) -> None:
+    state = {name: value for name, value in {**net(1).state_dict(), **change}.items() if value is not None}
+    save_file(state, tmp_path / "w.safetensors")
+    message = refusal(net(), tmp_path / "w.safetensors")
+    assert expected in message
+    assert "1 tensors differ" in message
+
+
+def test_load_in_order_maps_by_position(tmp_path: Path) -> None:
+    source, target = net(0), net(1)
+    renamed = {f"other{index}.{name}": value for index, (name, value) in enumerate(source.state_dict().items())}
+    torch.save({**renamed, "_fc.weight": torch.zeros(7, 2), "_fc.bias": torch.zeros(7)}, tmp_path / "w.pth")
+    load_in_order(target, tmp_path / "w.pth")
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+    assert torch.equal(source[1].running_var, target[1].running_var)  # pyright: ignore[reportIndexIssue]
+
+
+@pytest.mark.parametrize("change", ["swap", "drop"])
+def test_load_in_order_refuses_another_shape(tmp_path: Path, change: str) -> None:
+    entries = list(net(0).state_dict().items())
+    torch.save(dict(entries[::-1] if change == "swap" else entries[1:]), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="do not fit the backbone in order and shape") as caught:
+        load_in_order(net(1), tmp_path / "w.pth")
+    assert str(tmp_path / "w.pth") in str(caught.value)

@@ -1,0 +1,150 @@
+"""What every registered strategy must do. A new strategy is tested by all of this as soon as its line is in ``STRATEGIES``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies import STRATEGIES, Strategy, StrategyOptions, build_strategy, label
+from retrieval_bench.training.loop import Training
+from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
+
+pytestmark = pytest.mark.parametrize("name", STRATEGIES)
+
+
+@dataclass
+class Outcome:
+    """Two epochs under one strategy: the state after `prepare`, after training, and the model as deployed."""
+
+    training: Training
+    prepared: dict[str, Tensor]
+    trained: dict[str, Tensor]
+    embeddings: Tensor
+    finished: Embedder
+
+
+def eval_embeddings(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(random_images(6, seed=3))
+
+
+def train(data: Data, name: str, dim: int = 0) -> Outcome:
+    """`dim` = 0 leaves `frozen` nothing to train. The loss's proxies do not move, so only the network can lower the loss."""
+    strategy = build_strategy(name, StrategyOptions())
+    training = make_training(data, strategy, run_config(loss_lr=0.0), tiny_embedder(dim))
+    prepared = state_of(training.model)
+    seen: dict[str, Any] = {}
+    finish = strategy.finish
+
+    def observed(model: Embedder) -> Embedder:
+        seen.update(state=state_of(model), embeddings=eval_embeddings(model))
+        return finish(model)
+
+    strategy.finish = observed
+    finished = training.fit()
+    return Outcome(training, prepared, seen["state"], seen["embeddings"], finished)
+
+
+OUTCOMES: dict[str, Outcome] = {}
+
+
+@pytest.fixture
+def outcome(name: str, synthetic: Data) -> Outcome:
+    """Trained once per strategy; the tests read it and do not change it."""
+    if name not in OUTCOMES:
+        OUTCOMES[name] = train(synthetic, name)
+    return OUTCOMES[name]
+
+
+def test_groups_cover_every_trainable_parameter_exactly_once(outcome: Outcome) -> None:
+    training = outcome.training
+    grouped = [id(parameter) for group in training.optimizer.param_groups for parameter in group["params"]]
+    modules = (training.model, training.criterion)
+    assert sorted(grouped) == sorted(id(parameter) for module in modules for parameter in module.parameters() if parameter.requires_grad)
+    names = [group["name"] for group in training.optimizer.param_groups]
+    assert len(set(names)) == len(names)
+    assert set(names) >= {"loss"}
+
+
+def test_loss_falls(outcome: Outcome) -> None:
+    """If anything of the backbone is trained; otherwise no image may have been seen."""
+    training = outcome.training
+    if training.model.trainable():
+        assert training.history[-1] < training.history[0]
+        assert training.images_seen >= 2 * 64
+    else:
+        assert (training.images_seen, training.history) == (0, [])
+
+
+def test_frozen_parameters_do_not_change(outcome: Outcome) -> None:
+    changed = differing(outcome.prepared, outcome.trained)
+    trainable = {f"0.{name}" for name, parameter in outcome.training.model.named_parameters() if parameter.requires_grad}
+    parameters = {f"0.{name}" for name, _ in outcome.training.model.named_parameters()}
+    assert changed & parameters <= trainable
+    assert bool(changed & trainable) == bool(trainable)
+
+
+def test_statistics_of_frozen_blocks_do_not_move(outcome: Outcome) -> None:
+    changed = differing(outcome.prepared, outcome.trained)
+    backbone = outcome.training.model.backbone
+    for block in backbone.blocks:
+        if block.is_body and not any(parameter.requires_grad for parameter in backbone.block_parameters(block)):
+            assert not [entry for entry in changed if entry.startswith(f"0.backbone.net.{block.name}.")]
+
+
+def test_same_seed_gives_the_same_bits(name: str, outcome: Outcome, synthetic: Data) -> None:
+    torch.manual_seed(123)
+    again = train(synthetic, name)
+    assert not differing(outcome.trained, again.trained)
+    assert not differing(state_of(outcome.finished), state_of(again.finished))
+    assert outcome.training.history == again.training.history
+
+
+def test_finish_keeps_the_embeddings(outcome: Outcome) -> None:
+    torch.testing.assert_close(eval_embeddings(outcome.finished), outcome.embeddings, rtol=1e-4, atol=1e-5)
+
+
+def test_facts_are_json(outcome: Outcome) -> None:
+    facts = outcome.training.strategy.facts()
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+
+
+def test_embedding_layer_is_trained_with_it(name: str, synthetic: Data) -> None:
+    outcome = train(synthetic, name, dim=8)
+    assert {"0.embedding.weight", "0.embedding.bias"} <= differing(outcome.prepared, outcome.trained)
+    assert outcome.embeddings.shape == eval_embeddings(outcome.finished).shape == (6, 8)
+    assert outcome.training.history[-1] < outcome.training.history[0]
+
+
+def test_options_have_help_and_json_defaults(name: str) -> None:
+    """The string after a field is the help of its flag."""
+    options = STRATEGIES[name].Options()
+    source = textwrap.dedent(inspect.getsource(type(options)))
+    for option in fields(options):
+        assert re.search(rf'^    {option.name}: [^\n]*\n    """\w', source, re.MULTILINE), f"{option.name} has no help"
+        assert json.dumps(getattr(options, option.name))
+
+
+def test_label_begins_with_its_name(name: str) -> None:
+    shown = label(name, StrategyOptions())
+    assert shown == name or shown.startswith(f"{name}(")
+
+
+def test_file_is_documented_and_short(name: str) -> None:
+    """A strategy is one file that is read in one sitting, and says what it implements."""
+    module = inspect.getmodule(STRATEGIES[name])
+    assert module is not None
+    assert module.__doc__
+    assert STRATEGIES[name].__doc__
+    assert len(Path(inspect.getfile(STRATEGIES[name])).read_text(encoding="utf-8").splitlines()) < 250
+    assert issubclass(STRATEGIES[name], Strategy)

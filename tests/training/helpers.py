@@ -1,0 +1,90 @@
+"""A network that trains in milliseconds, and a training of it on the synthetic data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+
+from retrieval_bench.config import DataConfig, LossConfig, RunConfig, TrainConfig
+from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.loading import Batches
+from retrieval_bench.data.sampler import BatchSampler
+from retrieval_bench.data.splits import Split
+from retrieval_bench.models.backbone import Backbone, name_blocks
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies import Strategy
+from retrieval_bench.strategies.chain import Chain
+from retrieval_bench.training.criterion import build_criterion
+from retrieval_bench.training.loop import Training
+
+Data = tuple[ImageTable, Split]
+SIDE = 32
+
+
+def tiny_embedder(dim: int = 0, seed: int = 0) -> Embedder:
+    """A ResNet of 8 blocks and 64 features, random weights; its BN statistics are those of random images, so features are sane in eval."""
+    torch.manual_seed(seed)
+    block: Any = BasicBlock  # timm annotates the class as an instance
+    net = ResNet(block, (2, 2, 2, 2), num_classes=0, channels=(8, 16, 32, 64), zero_init_last=False)
+    model = Embedder(Backbone(net, name_blocks(net), (0.5,) * 3, (0.25,) * 3, 64), dim)
+    for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
+        norm.momentum = None  # average, so that one pass sets the statistics
+    model(random_images(32))
+    for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
+        norm.momentum = 0.1
+    return model.eval()
+
+
+def random_images(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
+    """uint8 (count, 3, side, side)."""
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def run_config(loss: str = "proxy_anchor", loss_lr: float = 1e-2, seed: int = 0, head: str = "linear", **train: object) -> RunConfig:
+    """Two epochs of four batches of 16; `train` overrides fields of :class:`TrainConfig`."""
+    settings = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "schedule": "constant", "freeze_bn": False, **train}
+    return RunConfig(
+        seed=seed,
+        data=DataConfig(dataset="synthetic", image_size=SIDE),
+        loss=LossConfig(loss=loss, loss_lr=loss_lr, head=head),  # pyright: ignore[reportArgumentType]
+        train=TrainConfig(**settings),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def make_training(
+    data: Data,
+    strategy: Strategy | None = None,
+    config: RunConfig | None = None,
+    model: Embedder | None = None,
+) -> Training:
+    """Embedder, criterion, batches and strategy put together as ``retrieval_bench.run`` does, on the CPU."""
+    table, split = data
+    config = config or run_config()
+    model = model or tiny_embedder()
+    labels = split.train_labels(table.labels)
+    sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
+    torch.manual_seed(config.seed)
+    criterion = build_criterion(config.loss, len(split.train_classes), model.dim)
+    batches = Batches(table, split.train, labels, config.data, 0, sampler)
+    return Training(model, criterion, batches, strategy or Chain({"standard": Strategy()}), config)
+
+
+def state_of(*modules: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {f"{index}.{name}": value.clone() for index, module in enumerate(modules) for name, value in module.state_dict().items()}
+
+
+def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """Names of the tensors that are not equal bit for bit, and of those that only one side has."""
+    changed = {name for name in before.keys() & after.keys() if not torch.equal(before[name], after[name])}
+    return changed | (before.keys() ^ after.keys())
+
+
+def flatten(parameters: Sequence[Tensor] | nn.Module) -> Tensor:
+    """All parameters as one vector."""
+    values = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
+    return torch.cat([value.detach().flatten() for value in values])

@@ -42,10 +42,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises OSError now, rather than after hours of work, if nothing can be written into `folder`; makes the folder if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder):
-        pass
+    """Raises :class:`UserError` now, rather than after hours of work, if nothing can be written into `folder`; makes it if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder with --results") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -21,7 +21,7 @@ def download_bar(name: str, total: int, done: int) -> Iterator[Callable[[int], N
     from rich import progress
 
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn())
-    with progress.Progress(*columns, progress.TimeRemainingColumn(), console=_console(), transient=True) as bar:
+    with progress.Progress(*columns, progress.TimeRemainingColumn(), **_options()) as bar:
         task = bar.add_task(name, total=total or None, completed=done)
         yield lambda count: bar.advance(task, count)
 
@@ -46,7 +46,7 @@ def track(
         progress.TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
     )
     rate = progress.TextColumn("{task.fields[rate]}")
-    with progress.Progress(*columns, rate, progress.TimeRemainingColumn(), console=_console(), transient=True) as bar:
+    with progress.Progress(*columns, rate, progress.TimeRemainingColumn(), **_options()) as bar:
         task = bar.add_task(what, total=total, rate="")
         for item in items:
             yield item
@@ -55,7 +55,9 @@ def track(
             bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
 
-def _console():
+def _options() -> dict[str, Any]:
+    """Bars go to standard error, vanish when done, and are not drawn where nobody watches (a file, a pipe)."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    console = Console(stderr=True)
+    return {"console": console, "transient": True, "disable": not console.is_terminal}

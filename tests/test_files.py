@@ -46,7 +46,7 @@ def test_check_writable_leaves_nothing_behind(tmp_path: Path) -> None:
     check_writable(tmp_path / "runs")
     assert not list((tmp_path / "runs").iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(UserError, match=r"file/runs: cannot be written to \(Not a directory\)"):
         check_writable(tmp_path / "file" / "runs")
 
 

@@ -24,7 +24,8 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed
 from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.files import check_writable, digest
-from retrieval_bench.models.embedder import Embedder, build_embedder
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, environment, read_record, record_path, write_record
 from retrieval_bench.seeding import derive

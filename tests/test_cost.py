@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from retrieval_bench import cost
 from retrieval_bench.config import ModelConfig
-from retrieval_bench.models.embedder import build_embedder
+from retrieval_bench.models.build import build_embedder
 
 
 def small_net() -> nn.Sequential:

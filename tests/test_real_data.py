@@ -18,7 +18,7 @@ from retrieval_bench.config import DataConfig, Machine, ModelConfig, RunConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.evaluation.embed import embed
-from retrieval_bench.models.embedder import build_embedder
+from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.weights import efficientnet_lite0_weights
 from retrieval_bench.run import run
 

@@ -1,6 +1,6 @@
-"""From a backbone's name and its weights to a :class:`Backbone`.
+"""From a backbone's name and its weights to a :class:`Backbone`, and to the embedder on it.
 
-Names, in the order they are tried:
+Names of backbones, in the order they are tried:
 
 - ``efficientnet_lite0``: timm's ``tf_efficientnet_lite0`` with weights that pip alone brings;
 - ``<resnet>_caffe`` (``resnet50_caffe``): timm's ResNet with the stride of each stage in the first 1x1 convolution, as in the original
@@ -20,12 +20,18 @@ from torch import nn
 from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.models.backbone import Backbone, name_blocks
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.weights import efficientnet_lite0_weights, load_in_order, load_weights
 
 Statistics = tuple[float, ...]
 IMAGENET: tuple[Statistics, Statistics] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE: tuple[Statistics, Statistics] = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3)
 LITE0: tuple[Statistics, Statistics] = ((0.498,) * 3, (0.502,) * 3)
+
+
+def build_embedder(config: ModelConfig, image_size: int) -> Embedder:
+    """The embedder of `config`; a linear layer draws its weights from torch's global generator."""
+    return Embedder(build_backbone(config, image_size), config.embedding_dim)
 
 
 def build_backbone(config: ModelConfig, image_size: int) -> Backbone:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.models.backbone import Backbone
-from retrieval_bench.models.build import build_backbone
 
 
 class Embedder(nn.Module):
@@ -32,11 +30,6 @@ class Embedder(nn.Module):
     def trainable(self) -> bool:
         """Whether any parameter is left to train."""
         return any(parameter.requires_grad for parameter in self.parameters())
-
-
-def build_embedder(config: ModelConfig, image_size: int) -> Embedder:
-    """The embedder of `config`; a linear layer draws its weights from torch's global generator."""
-    return Embedder(build_backbone(config, image_size), config.embedding_dim)
 
 
 def set_training_mode(model: nn.Module, freeze_bn: bool) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from retrieval_bench.config import ModelConfig
-from retrieval_bench.models.embedder import build_embedder, freeze_batch_norms, set_training_mode
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import freeze_batch_norms, set_training_mode
 from tests.training.helpers import random_images, tiny_embedder
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.embedder import Embedder, build_embedder
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.last_k import LastK
 from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from retrieval_bench import cost
 from retrieval_bench.config import ModelConfig
-from retrieval_bench.models.embedder import Embedder, build_embedder
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.last_k import LastK

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import re
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from retrieval_bench.config import Machine, RunConfig
-from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES, Bench
 
 Positional = tyro.conf.Positional
@@ -91,14 +90,21 @@ def bench_command(args: BenchRuns) -> None:
     grid = args.bench.runs()
     for config in grid:
         validate(config)
-    records = [run(config, args.machine) for config in grid]
-    write_tables(args.machine.results)
-    print_table(build_table(records))
+    records: list[dict[str, Any]] = []
+    try:
+        for config in grid:
+            records.append(run(config, args.machine))
+    finally:  # what was finished is shown, whatever ended the rest
+        if records:
+            write_tables(args.machine.results)
+            print_table(build_table(records))
 
 
 def leaderboard_command(args: Leaderboard) -> None:
     from retrieval_bench.leaderboard import print_table, write_tables
 
+    if not args.results.is_dir():
+        raise UserError(f"{args.results}: no such folder; --results names the one that holds runs/")
     print_table(write_tables(args.results))
 
 
@@ -116,10 +122,12 @@ def evaluate_command(args: Evaluate) -> None:
 def data_command(args: Data) -> None:
     from retrieval_bench.data import catalog
 
-    if args.action == "list":
+    if args.action == "list" and not args.name:
         for name, dataset in catalog.DATASETS.items():
             print(f"{name:12}{dataset.about}")
         return
+    if args.action == "list":
+        raise UserError(f"data list takes no name (given: '{args.name}')")
     if args.action not in ("fetch", "verify"):
         raise unknown("action", args.action, ("list", "fetch", "verify"))
     if not args.name:
@@ -177,15 +185,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the run in progress was not recorded, finished ones were", file=sys.stderr)
+        print("interrupted: nothing half-done was kept; the same command goes on with what is left", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or first_line(error)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not re.search(r"out of memory|can't allocate memory|DataLoader worker .* killed|^$", str(error)):
             raise
-        print(f"error: {error.filename or 'write'}: {error.strerror}; nothing half-written was left", file=sys.stderr)
+        print("error: out of memory; lower --batch-size, --image-size or --workers", file=sys.stderr)
         return 2
     return 0
 
@@ -221,7 +233,8 @@ def one_line(box: str) -> str:
         for row in rows
         if row and "--help" not in row and not re.fullmatch(r"(Parsing|Unrecognized|Invalid|Required).*(error|options|input)", row)
     ]
-    return re.sub(r"\s+", " ", " ".join(rows)) or "the arguments cannot be understood"
+    rows = [row for row in rows if not row.startswith("For full helptext")]
+    return re.sub(r"\s+", " ", " ".join(rows).split("Argument helptext:")[0]).strip() or "the arguments cannot be understood"
 
 
 def usage() -> str:

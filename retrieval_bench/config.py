@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -156,22 +156,47 @@ class Machine:
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as JSON types. Options of strategies that take no part are left out, so adding a strategy changes no hash."""
-    plain = json.loads(json.dumps(asdict(config)))
-    used = split_names(config.strategy)
+    """The configuration as JSON types in one spelling: defaults resolved, floats as floats, only options that take part."""
+    names = split_names(config.strategy)
+    plain = _plain(config)
+    plain["strategy"] = "+".join(names)
     plain["train"]["samples_per_class"] = config.samples_per_class
-    plain["options"] = {name: values for name, values in plain["options"].items() if name in used}
+    plain["options"] = {name: values for name, values in plain["options"].items() if name in names}
     return plain
+
+
+def _plain(value: Any, kind: Any = None) -> Any:
+    if is_dataclass(value):
+        return {part.name: _plain(getattr(value, part.name), part.type) for part in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item, "float" if "float" in str(kind) else None) for item in value]
+    return float(value) if isinstance(value, int) and kind in (float, "float") else value
 
 
 def config_hash(identity: dict[str, Any]) -> str:
     """Eight hexadecimal digits that name a configuration, independent of key order, machine and Python version.
 
-    `identity` is :func:`to_dict` with paths replaced by content (see ``retrieval_bench.run.identify``); ``seed`` is left out, so the
-    runs of several seeds share the hash.
+    Only what differs from the defaults is hashed, so that a new field or strategy changes no hash; therefore a default never changes (a
+    test holds the hash of the default run): a new choice is a new field whose default is what was done before. ``seed`` is left out, so
+    that the runs of several seeds share the hash.
+
+    Args:
+        identity: :func:`to_dict` with paths replaced by content (see ``retrieval_bench.run.identify``).
     """
-    without_seed = {key: value for key, value in identity.items() if key != "seed"}
-    return hashlib.sha256(json.dumps(without_seed, sort_keys=True).encode()).hexdigest()[:8]
+    default = {**to_dict(RunConfig()), "options": _plain(RunConfig())["options"], "seed": identity.get("seed")}
+    changed = json.dumps(_difference(identity, default), sort_keys=True)
+    return hashlib.sha256(changed.encode()).hexdigest()[:8]
+
+
+def _difference(values: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            if inner := _difference(value, default.get(key) or {}):
+                changed[key] = inner
+        elif key not in default or value != default[key]:
+            changed[key] = value
+    return changed
 
 
 def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]:

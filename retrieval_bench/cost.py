@@ -38,7 +38,7 @@ def reset_peak_memory(device: str) -> None:
 
 
 def peak_memory_mb(device: str) -> float:
-    """Peak memory since :func:`reset_peak_memory` in MiB: of this process on a CPU, of torch's allocator on a GPU."""
+    """Peak memory since :func:`reset_peak_memory` in MiB: of this process with all it holds (CPU), or of torch's allocator (GPU)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     with contextlib.suppress(OSError, StopIteration):

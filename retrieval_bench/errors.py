@@ -10,6 +10,10 @@ class UserError(Exception):
     """Bad input. The message is one line that names the file or value and the way out; the command line exits with 2."""
 
 
+class Diverged(UserError):
+    """The loss stopped being a number. A strategy that retries epochs may catch it; otherwise it ends the run."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's exception says, short enough for a line of ours; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")[:160]

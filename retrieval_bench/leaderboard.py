@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,53 +13,81 @@ from scipy import stats
 from retrieval_bench.files import write_text
 from retrieval_bench.records import read_records
 
-CONFIG_COLUMNS = {
-    "dataset": ("data", "dataset"),
-    "protocol": ("data", "split"),
-    "backbone": ("model", "backbone"),
-    "pooling": ("model", "pooling"),
-    "image_size": ("data", "image_size"),
-    "preprocessing": ("data", "preprocessing"),
-    "loss": ("loss", "loss"),
-    "epochs": ("train", "epochs"),
-    "batch_size": ("train", "batch_size"),
-    "lr": ("train", "lr"),
-}
-FIRST_COLUMNS = ["dataset", "protocol", "backbone", "weights", "dim", "loss", "strategy", "seeds"]
+FIRST_COLUMNS = ("dataset", "split", "backbone", "weights", "dim", "image_size", "loss", "strategy", "epochs", "seeds")
 COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb")
-LABEL_COLUMNS = ("strategy", "weights", "dim")
-PROTOCOL = ("dataset", "protocol", "backbone", "weights", "image_size", "loss", "epochs")
+LAST_COLUMNS = ("device", "threads", "config_hash")
 METRIC = re.compile(r"recall_at_(\d+)")
 
 
 def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per configuration hash and device, best Recall@1 first within a data set.
+    """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a data set.
 
-    Columns: the choices that move the number, ``seeds`` (how many), for each metric its mean over seeds as a fraction and
-    ``<metric>_ci95`` (half width of the t-interval; empty for one seed), mean costs, ``device`` and ``config_hash``.
+    Columns: the first that people compare, ``seeds`` (how many), for each metric its mean over seeds as a fraction and ``<metric>_ci95``
+    (half width of the t-interval; empty for one seed), mean costs, then every other choice of the configuration, so that two rows never
+    look alike. Seconds and memory are empty where runs of a row were made on different machines or numbers of threads. Of several
+    records of one configuration, device and seed the newest counts.
     """
     if not records:
         return pd.DataFrame()
-    runs = pd.DataFrame([_flat(record) for record in records])
-    metrics = sorted((name for name in runs if METRIC.fullmatch(str(name))), key=lambda name: int(str(name).rsplit("_", 1)[1]))
-    rows = []
-    for _, group in runs.groupby(["config_hash", "device"], sort=False):
-        row = {name: group[name].iloc[0] for name in (*CONFIG_COLUMNS, *LABEL_COLUMNS)}
-        row["seeds"] = group["seed"].nunique()
-        for name in metrics:
-            row[name] = group[name].mean()
-            row[f"{name}_ci95"] = half_width(group[name])
-        row |= {name: group[name].mean() for name in COST_COLUMNS}
-        row |= {name: group[name].iloc[0] for name in ("device", "config_hash")}
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    table = table.reindex(columns=[*FIRST_COLUMNS, *table.columns.difference(FIRST_COLUMNS, sort=False)])
-    table[metrics + [f"{name}_ci95" for name in metrics]] = table[metrics + [f"{name}_ci95" for name in metrics]].round(6)
-    whole = [name for name in COST_COLUMNS if name != "train_seconds"]
-    table[whole] = table[whole].round().astype("int64")
-    table["train_seconds"] = table["train_seconds"].round(1)
-    order = ["dataset", "protocol", "backbone", "weights", metrics[0], "config_hash", "device"]
-    return table.sort_values(order, ascending=[True, True, True, True, False, True, True], ignore_index=True)
+    newest = sorted(records, key=lambda record: str(record.get("finished", "")))
+    runs = pd.DataFrame(list({_key(record): _flat(record) for record in newest}.values()))
+    metrics = sorted((name for name in map(str, runs) if METRIC.fullmatch(name)), key=lambda name: int(name.rsplit("_", 1)[1]))
+    table = pd.DataFrame([_summary(group, metrics) for _, group in runs.groupby(["config_hash", "kind"], sort=False, dropna=False)])
+    table = table.drop(columns=["seed", "kind"])
+    for name in COST_COLUMNS:
+        table[name] = table[name].round(1) if name == "train_seconds" else table[name].round().astype("Int64")
+    front = [*FIRST_COLUMNS, *(column for name in metrics for column in (name, f"{name}_ci95")), *COST_COLUMNS]
+    choices = [name for name in table if name not in (*front, *LAST_COLUMNS)]
+    table = table.reindex(columns=[*front, *choices, *LAST_COLUMNS])
+    order = ["dataset", "split", "backbone", "weights", metrics[0], "config_hash"]
+    return table.sort_values(order, ascending=[True, True, True, True, False, True], ignore_index=True)
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str, int]:
+    return record["config_hash"], _kind(record), record["seed"]
+
+
+def _kind(record: dict[str, Any]) -> str:
+    return str(record["environment"].get("device", "unknown")).split(":")[0]
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as one row of a table: choices, labels, costs, metrics, and where it was made."""
+    config, around = record["config"], record["environment"]
+    row: dict[str, Any] = {}
+    for section, values in config.items():
+        if isinstance(values, dict) and section != "options":
+            row |= {name: json.dumps(value) if isinstance(value, list) else value for name, value in values.items()}
+    row["options"] = json.dumps(config.get("options", {}), sort_keys=True)
+    row |= {"files_fingerprint": str(row.get("files_fingerprint", ""))[:8]}
+    row |= {name: record["labels"].get(name) for name in ("strategy", "weights", "dim")}
+    row |= {name: record["cost"].get(name) for name in COST_COLUMNS}
+    row |= {name: value for name, value in record["metrics"].items() if METRIC.fullmatch(name)}
+    return row | {
+        "seed": record["seed"],
+        "kind": _kind(record),
+        "device": around.get("device", "unknown"),
+        "threads": around.get("threads"),
+        "config_hash": record["config_hash"],
+    }
+
+
+def _summary(group: Any, metrics: list[str]) -> dict[str, Any]:
+    """One row for the runs of one configuration on one kind of device."""
+    row: dict[str, Any] = dict(group.iloc[0])
+    row["seeds"] = len(group)
+    for name in metrics:
+        row[name] = round(float(group[name].mean()), 6)
+        row[f"{name}_ci95"] = round(half_width(group[name]), 6)
+    row |= {name: group[name].astype("float64").mean() for name in COST_COLUMNS}
+    if len(group[["device", "threads"]].drop_duplicates()) > 1:
+        row |= {"train_seconds": float("nan"), "peak_memory_mb": float("nan"), "threads": None}
+        row["device"] = "; ".join(sorted(set(group["device"])))
+    return row
+
+
+PROTOCOL = ("dataset", "split", "backbone", "weights", "image_size", "loss", "epochs")
+"""Shown for every row in Markdown, and above the printed table where all rows agree."""
 
 
 def half_width(values: Any) -> float:
@@ -78,19 +107,27 @@ def write_tables(results: Path) -> pd.DataFrame:
     return table
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that people compare, as text: percentages (Recall@1 with its interval), millions, and seconds."""
-    shown = pd.DataFrame({name: table[name].astype(str) for name in (*PROTOCOL, "strategy", "seeds")})
+def readable(table: Any) -> pd.DataFrame:
+    """What people compare, as text: every choice that differs between rows of one data set, percentages (Recall@1 with its interval), and
+    costs. Options need no column of their own, since the strategy's label shows those that differ from their defaults."""
+    hidden = {*FIRST_COLUMNS, *COST_COLUMNS, *LAST_COLUMNS, "options"}
+    choices = [name for name in map(str, table) if name not in hidden and not name.startswith("recall_at_")]
+    varying = [name for name in choices if table[name].astype(str).groupby(table["dataset"]).nunique().max() > 1]
+    shown = pd.DataFrame({name: table[name].astype(str) for name in (*PROTOCOL, *varying, "strategy", "seeds")})
     for name in (str(name) for name in table if METRIC.fullmatch(str(name))):
         text = (100 * table[name]).map("{:.2f}".format)
         if name == "recall_at_1":
             text += table[f"{name}_ci95"].map(lambda half: f" ± {100 * half:.2f}" if half == half else "")
         shown["R@" + name.rsplit("_", 1)[1]] = text.where(table[name].notna(), "")
-    shown["params"] = (table["parameters"] / 1e6).map("{:.2f} M".format)
-    shown["MACs"] = (table["macs"] / 1e6).map("{:.0f} M".format)
-    shown["images seen"] = table["images_seen"].map("{:,}".format)
-    shown["train s"] = table["train_seconds"].map("{:.0f}".format)
+    shown["params"] = _scaled(table["parameters"], 1e6, "{:.2f} M")
+    shown["MACs"] = _scaled(table["macs"], 1e6, "{:.0f} M")
+    shown["images seen"] = _scaled(table["images_seen"], 1, "{:,.0f}")
+    shown["train s"] = _scaled(table["train_seconds"], 1, "{:.0f}")
     return shown
+
+
+def _scaled(values: Any, unit: float, form: str) -> Any:
+    return values.map(lambda value: "" if pd.isna(value) else form.format(value / unit))
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -98,7 +135,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     shown = readable(table)
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     return (
-        "Recall@K in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and device.\n"
+        "Recall@K in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind of device.\n"
         "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n\n"
         + "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
         + "\n"
@@ -125,16 +162,3 @@ def print_table(table: pd.DataFrame) -> None:
     for row in shown.drop(columns=constant).to_numpy().tolist():
         drawn.add_row(*row)
     console.print(drawn)
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    config = record["config"]
-    row = {name: config.get(section, {}).get(key) for name, (section, key) in CONFIG_COLUMNS.items()}
-    row |= {name: record["cost"].get(name) for name in COST_COLUMNS}
-    row |= {name: value for name, value in record["metrics"].items() if METRIC.fullmatch(name)}
-    return row | {
-        **{name: record["labels"].get(name) for name in LABEL_COLUMNS},
-        "seed": record["seed"],
-        "device": record["environment"].get("device"),
-        "config_hash": record["config_hash"],
-    }

@@ -5,10 +5,10 @@ Layout (``schema`` 1)::
     schema, id, seed, config_hash, command, finished
     config       the whole configuration (paths replaced by the names and digests of what they hold)
     labels       what tables show: strategy, weights, dim
-    data         name, split, images, classes, manifest digest of what was read
+    data         images and classes in all and on each side of the split
     metrics      recall_at_1, ... as fractions; queries; queries_without_positive
     cost         parameters, trained parameters, macs, images seen, seconds, peak memory
-    training     loss per epoch, converged
+    training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs)
     facts        what the strategy learned
     environment  device, threads, versions, git revision
 """
@@ -16,9 +16,11 @@ Layout (``schema`` 1)::
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,8 +50,17 @@ def record_path(results: Path, run_id: str) -> Path:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes the record atomically; NaN is refused, since JSON has none."""
-    write_text(path, json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Writes the record atomically; NaN and infinities, which JSON lacks, become null."""
+    write_text(path, json.dumps(_finite(record), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None in place of NaN and infinities, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -60,6 +71,8 @@ def read_record(path: Path) -> dict[str, Any]:
     for key, kind in REQUIRED.items():
         if not isinstance(record.get(key), kind):
             raise ValueError(f"'{key}' is missing or no {kind.__name__}")
+    if not any(name.startswith("recall_at_") and isinstance(value, float) for name, value in record["metrics"].items()):
+        raise ValueError("it has no recall_at_K")
     return record
 
 
@@ -86,8 +99,12 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+@cache
 def git_revision() -> str | None:
-    """Commit of the checkout that the package runs from, with ``+changes`` if files differ from it; None outside a checkout."""
+    """Commit of the checkout that the package runs from, with ``+changes`` if files differ from it; None outside a checkout.
+
+    Read once per process, when its first run starts, since that is the code that was loaded.
+    """
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:

@@ -24,13 +24,13 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed
 from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.files import check_writable, digest
-from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.build import build_embedder, full_name
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, environment, read_record, record_path, write_record
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies import build_strategy
-from retrieval_bench.training.criterion import build_criterion
+from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.loop import Training
 from retrieval_bench.validation import validate
 
@@ -50,9 +50,10 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     """
     validate(config)
     device = resolve_device(machine.device)
+    workers = resolve_workers(machine.workers, device)
     table, split = open_dataset(config.data.dataset, machine.data_root, config.data.split)
     identity = identify(config, table)
-    run_id = f"{config.data.dataset}-{config.strategy}-{config_hash(identity)}-s{config.seed}"
+    run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
     path = record_path(machine.results, run_id)
     if path.exists() and not machine.force:
         try:
@@ -63,9 +64,8 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
     check_writable(path.parent)
     announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
-    record = _execute(config, table, split, device, resolve_workers(machine.workers, device))
+    record = _execute(config, table, split, device, workers)
     record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
-    record["labels"] |= {"strategy": config.strategy_label, "weights": identity["model"]["weights"]}
     write_record(path, record)
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {path}")
     return record
@@ -74,10 +74,10 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
 def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     """The configuration as JSON types with the content of the data and of a weight file in place of their paths."""
     identity = to_dict(config)
-    identity["data"]["files_sha256"] = table.fingerprint()
+    identity["data"]["files_fingerprint"] = table.fingerprint()
+    identity["model"]["backbone"] = full_name(config.model)
     if config.model.weights not in ("imagenet", "none"):
-        path = Path(config.model.weights).expanduser()
-        identity["model"]["weights"] = f"{path.name}@{digest(path)[:8]}"
+        identity["model"]["weights"] = f"sha256:{digest(Path(config.model.weights).expanduser())}"
     return identity
 
 
@@ -91,24 +91,33 @@ def resolve_device(device: str) -> str:
 def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, workers: int) -> dict[str, Any]:
     """Trains and evaluates; returns the measured part of the record."""
     started = time.perf_counter()
+    surroundings = environment(device)
     cost.reset_peak_memory(device)
     labels = split.train_labels(table.labels)
     sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
-    torch.manual_seed(derive(config.seed, "initialisation"))
+    torch.manual_seed(derive(config.seed, "embedder"))
     embedder = build_embedder(config.model, config.data.image_size).to(device)
-    criterion = build_criterion(config.loss, len(split.train_classes), embedder.dim).to(device)
+
+    def make_criterion(dim: int) -> Criterion:
+        torch.manual_seed(derive(config.seed, "loss"))
+        return build_criterion(config.loss, len(split.train_classes), dim)
+
     batches = Batches(table, split.train, labels, config.data, workers, sampler)
     strategy = build_strategy(config.strategy, config.options)
-    training = Training(embedder, criterion, batches, strategy, config)
+    training = Training(embedder, make_criterion, batches, strategy, config)
     trained_parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
     embedder = training.fit()
     test_started = time.perf_counter()
     metrics = measure(embedder, table, split.test, config, workers)
-    weights = config.model.weights
-    portable = replace(config, model=replace(config.model, weights=weights if weights in ("imagenet", "none") else Path(weights).name))
+    seconds = {"train_seconds": round(training.seconds, 2), "test_seconds": round(time.perf_counter() - test_started, 2)}
+    seconds["total_seconds"] = round(time.perf_counter() - started, 2)
+    peak_memory = round(cost.peak_memory_mb(device))
+    weights = config.model.weights if config.model.weights in ("imagenet", "none") else Path(config.model.weights).name
+    portable = replace(config, model=replace(config.model, weights=weights))
+    losses = training.history
     return {
         "command": shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(portable)]),
-        "labels": {"dim": embedder.dim},
+        "labels": {"strategy": config.strategy_label, "weights": weights, "dim": embedder.dim},
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": {
             "images": len(table),
@@ -118,19 +127,17 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, wo
             "test_classes": len(np.unique(table.labels[split.test])),
         },
         "metrics": metrics,
-        "training": {"loss_per_epoch": training.history},
+        "training": {"loss_per_epoch": losses, "converged": losses[-1] < losses[0] if len(losses) > 1 else None},
         "facts": strategy.facts(),
         "cost": {
             "parameters": cost.parameters(embedder),
             "trained_parameters": trained_parameters,
             "macs": cost.macs(embedder, config.data.image_size),
             "images_seen": training.images_seen,
-            "train_seconds": round(training.seconds, 2),
-            "test_seconds": round(time.perf_counter() - test_started, 2),
-            "total_seconds": round(time.perf_counter() - started, 2),
-            "peak_memory_mb": round(cost.peak_memory_mb(device)),
+            **seconds,
+            "peak_memory_mb": peak_memory,
         },
-        "environment": environment(device),
+        "environment": surroundings,
     }
 
 

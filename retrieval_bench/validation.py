@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from retrieval_bench.config import RunConfig
@@ -20,7 +22,8 @@ def validate(config: RunConfig) -> None:
         raise unknown("loss", config.loss.loss, LOSSES)
     if config.loss.miner not in ("default", "none", *MINERS):
         raise unknown("miner", config.loss.miner, ("default", "none", *MINERS))
-    refuse_unused_options(config.strategy, config.options)
+    refuse_unused_options([config.strategy], config.options)
+    _check_finite(config)
     _check_ranges(config)
     per_class = config.samples_per_class
     if LOSSES[config.loss.loss].needs_pairs and per_class < 2:
@@ -31,6 +34,18 @@ def validate(config: RunConfig) -> None:
         raise UserError(f"--head {config.loss.head} belongs to --loss softmax; {config.loss.loss} has no classifier head")
     if per_class and config.train.batch_size % per_class:
         raise UserError(f"--batch-size {config.train.batch_size} is not a multiple of --samples-per-class {per_class}")
+
+
+def _check_finite(section: Any) -> None:
+    """Raises :class:`UserError` for a NaN or infinite number anywhere below `section`."""
+    for part in fields(section):
+        value = getattr(section, part.name)
+        if is_dataclass(value):
+            _check_finite(value)
+            continue
+        flat = [x for item in value for x in (item if isinstance(item, tuple) else (item,))] if isinstance(value, tuple) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in flat):
+            raise UserError(f"--{part.name.replace('_', '-')} {' '.join(map(str, flat))}: must be finite")
 
 
 def _check_ranges(config: RunConfig) -> None:
@@ -47,6 +62,8 @@ def _check_ranges(config: RunConfig) -> None:
     least(config.train, 0, "epochs", "lr", "weight_decay")
     least(config.train, -1, "samples_per_class")
     least(config.train, 2, "batch_size")
+    if config.model.std is not None and min(config.model.std) <= 0:
+        raise UserError(f"--std {' '.join(map(str, config.model.std))}: must be above 0")
     if not 0 < config.data.crop_scale <= 1:
         raise UserError(f"--crop-scale {config.data.crop_scale}: must be above 0 and at most 1")
     if config.data.resize and config.data.resize < config.data.image_size:

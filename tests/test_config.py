@@ -40,6 +40,17 @@ def env(hash_seed: str) -> dict[str, str]:
     return {**os.environ, "PYTHONHASHSEED": hash_seed}
 
 
+def test_hash_of_the_default_run_never_changes() -> None:
+    """If this fails, a default was changed or a field added with a default that differs from what was done before: give it that one."""
+    assert config_hash(to_dict(RunConfig())) == "44136fa3", "the hash of an empty difference"
+    assert config_hash(to_dict(RunConfig(strategy="last_k", train=TrainConfig(lr=1e-5)))) == "cc8db8d8"
+
+
+def test_hash_is_of_values_not_of_spelling() -> None:
+    assert config_hash(to_dict(RunConfig(train=TrainConfig(lr=1)))) == config_hash(to_dict(RunConfig(train=TrainConfig(lr=1.0))))
+    assert config_hash(to_dict(RunConfig(strategy=" frozen + last_k"))) == config_hash(to_dict(RunConfig(strategy="frozen+last_k")))
+
+
 def test_hash_leaves_out_the_seed_and_the_options_of_other_strategies() -> None:
     base = config_hash(to_dict(RunConfig()))
     assert config_hash(to_dict(RunConfig(seed=5))) == base
@@ -102,6 +113,9 @@ def test_every_benchmark_is_a_valid_grid_of_one_protocol(name: str) -> None:
         (RunConfig(train=TrainConfig(batch_size=10, samples_per_class=4)), "not a multiple"),
         (RunConfig(train=TrainConfig(epochs=-1)), "--epochs -1: must be at least 0"),
         (RunConfig(train=TrainConfig(lr=float("nan"))), "--lr nan"),
+        (RunConfig(loss=LossConfig(loss_options=(("margin", float("nan")),))), "--loss-options margin nan: must be finite"),
+        (RunConfig(loss=LossConfig(loss_lr=float("inf"))), "--loss-lr inf: must be finite"),
+        (RunConfig(model=ModelConfig(std=(1.0, 0.0, 1.0))), "--std 1.0 0.0 1.0: must be above 0"),
         (RunConfig(data=DataConfig(crop_scale=0)), "--crop-scale 0"),
         (RunConfig(data=DataConfig(resize=10)), "--resize 10 is smaller"),
         (RunConfig(evaluation=EvalConfig(k=(0,))), "--k 0"),

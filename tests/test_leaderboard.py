@@ -58,7 +58,7 @@ def test_csv_and_markdown_are_written_and_do_not_change_when_rebuilt(tmp_path: P
     write_tables(tmp_path)
     assert first == {name: (tmp_path / name).read_bytes() for name in first}
     header = first["leaderboard.csv"].decode().splitlines()[0]
-    assert header.startswith("dataset,protocol,backbone,weights,dim,loss,strategy,seeds,")
+    assert header.startswith("dataset,split,backbone,weights,dim,image_size,loss,strategy,epochs,seeds,recall_at_1,recall_at_1_ci95,")
     assert header.index("recall_at_1,") < header.index("recall_at_10,")
     assert "| standard | 2 | 55.00 ± 63.53 |" in first["leaderboard.md"].decode()
 
@@ -86,6 +86,7 @@ def test_broken_and_foreign_records_are_named_and_skipped(tmp_path: Path, capsys
         "truncated": json.dumps(record("x", 0, 0.5))[:100],
         "empty": "",
         "list": "[]",
+        "no-recall": json.dumps(record("x", 0, 0.5) | {"metrics": {}}),
         "other-schema": json.dumps({"schema": 99}),
         "no-metrics": json.dumps(no_metrics),
         "text-seed": json.dumps(record("x", 0, 0.5) | {"seed": "zero"}),
@@ -100,10 +101,47 @@ def test_broken_and_foreign_records_are_named_and_skipped(tmp_path: Path, capsys
     assert all(line.startswith("skipped ") and any(name in line for name in (*broken, "binary", "folder")) for line in lines)
 
 
-def test_nan_is_refused_in_a_record(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_record(tmp_path / "r.json", record("x", 0, float("nan")))
-    assert not list(tmp_path.iterdir())
+def test_nan_becomes_null_in_a_record(tmp_path: Path) -> None:
+    write_record(tmp_path / "r.json", record("x", 0, 0.5, facts={"rates": [1.0, float("nan")], "k": float("inf")}))
+    assert json.loads((tmp_path / "r.json").read_text())["facts"] == {"rates": [1.0, None], "k": None}
+
+
+def test_a_copied_record_counts_once_and_the_newest_wins(tmp_path: Path) -> None:
+    old = record("standard", 0, 0.4, id="old", finished="2026-01-01")
+    new = record("standard", 0, 0.5, id="new", finished="2026-02-01")
+    save(tmp_path, new, old, record("standard", 1, 0.6))
+    row = write_tables(tmp_path).iloc[0]
+    assert (row["seeds"], row["recall_at_1"]) == (2, pytest.approx(0.55))
+
+
+def test_times_of_different_machines_are_not_averaged(tmp_path: Path) -> None:
+    save(tmp_path, record("standard", 0, 0.5), record("standard", 1, 0.5, environment={"device": "cpu: other", "threads": 2}))
+    row = write_tables(tmp_path).iloc[0]
+    assert row["seeds"] == 2, "recall is comparable"
+    assert pd.isna(row["train_seconds"]), "time is not"
+    assert row["device"] == "cpu: other; cpu: test"
+
+
+def test_records_with_other_k_or_without_a_cost_do_not_break_the_table(tmp_path: Path) -> None:
+    other = record("other", 0, 0.5, metrics={"recall_at_1": 0.5, "recall_at_5": 0.7})
+    del other["cost"]["macs"]
+    save(tmp_path, record("standard", 0, 0.6), other)
+    table = write_tables(tmp_path)
+    assert table["recall_at_5"].isna().tolist() == [True, False]
+    assert table["macs"].isna().tolist() == [False, True]
+    assert readable(table)["MACs"].tolist() == ["1 M", ""]
+
+
+def test_every_choice_is_a_column_and_what_differs_is_shown(tmp_path: Path) -> None:
+    slow = record("standard", 0, 0.5, id="slow", config_hash="slow")
+    slow["config"]["train"]["lr"] = 1e-5
+    save(tmp_path, record("standard", 0, 0.6), slow)
+    table = write_tables(tmp_path)
+    config = slow["config"]
+    choices = {name for section in config.values() if isinstance(section, dict) for name in section} - {"k", "embedding_dim"}
+    assert choices - {"standard"} <= set(table)
+    assert readable(table)["lr"].tolist() == ["0.0003", "1e-05"]
+    assert "optimizer" not in readable(table)
 
 
 def test_readable_table_has_percentages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot") -> t
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
+    root = root.expanduser() if root else None
     if root is not None and not root.exists():
         raise UserError(f"{root}: no such folder or archive (--data-root)")
     dataset = DATASETS[name]

@@ -33,10 +33,10 @@ class ImageTable:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """SHA-256 over every image's name, class and size in bytes; also proves that each file is there.
+        """SHA-256 over every image's name, class and size in bytes, not its content.
 
-        Two copies of a data set that were re-encoded differently have different fingerprints. Raises :class:`UserError` for a file that
-        is missing or empty.
+        Copies of a data set that were scaled or compressed differently have different fingerprints. Raises :class:`UserError` for a
+        file that is missing or empty.
         """
         sha = hashlib.sha256()
         for path, label in zip(self.paths, self.labels, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,10 @@ class _Failure:
 
 @dataclass
 class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
-    """Item i is (uint8 (3, S, S), label) of row ``rows[i]``; training views depend on (`seed`, row) only, not on the workers."""
+    """Item (i, n) is (uint8 (3, S, S), label) of row ``rows[i]``, drawn for the n-th time in this epoch; plain i means n = 0.
+
+    Training views depend on (`seed`, row, n) only, not on the workers.
+    """
 
     table: ImageTable
     rows: np.ndarray
@@ -67,15 +71,35 @@ class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | _Failure:
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int] | _Failure:
+        index, draw = item if isinstance(item, tuple) else (item, 0)
         row = int(self.rows[index])
         try:
             image = read_image(self.table.root / self.table.paths[row])
         except UserError as error:
             return _Failure(str(error))
         if self.training:
-            return train_view(image, self.config, generator(self.seed, "augment", row)), int(self.labels[index])
+            return train_view(image, self.config, generator(self.seed, "augment", row, draw)), int(self.labels[index])
         return eval_view(image, self.config), int(self.labels[index])
+
+
+@dataclass
+class _Draws:
+    """The sampler's batches with each row's number of earlier draws in the epoch, so that a repeated image gets another view."""
+
+    sampler: BatchSampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        drawn: Counter[int] = Counter()
+        for batch in self.sampler:
+            items = []
+            for index in batch:
+                items.append((index, drawn[index]))
+                drawn[index] += 1
+            yield items
 
 
 def _collate(items: list[tuple[Tensor, int] | _Failure]) -> tuple[Tensor, Tensor] | _Failure:
@@ -111,7 +135,7 @@ class Batches:
     ):
         self.views = Views(table, rows, labels, config, training=sampler is not None)
         self.sampler = sampler
-        order: dict[str, Any] = {"batch_sampler": sampler} if sampler else {"batch_size": batch_size}
+        order: dict[str, Any] = {"batch_sampler": _Draws(sampler)} if sampler else {"batch_size": batch_size}
         self.loader = DataLoader(self.views, num_workers=workers, collate_fn=_collate, pin_memory=torch.cuda.is_available(), **order)
 
     def __len__(self) -> int:
@@ -139,6 +163,8 @@ class Batches:
 
 def resolve_workers(workers: int, device: str) -> int:
     """The number of decoding processes: as asked, or none beside a CPU that computes and up to 8 beside a GPU."""
+    if workers < -1:
+        raise UserError(f"--workers {workers}: give a number from 0 up, or -1 for automatic")
     if workers >= 0:
         return workers
     return 0 if device == "cpu" else min(8, os.cpu_count() or 1)

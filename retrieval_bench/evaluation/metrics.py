@@ -80,10 +80,12 @@ def _best_positive(
         items = gallery_order[slice(*_range(gallery_labels, gallery_order, label))]
         if not len(items):
             continue
-        similarity = queries[asked] @ gallery[items].T
-        if self_retrieval:
-            similarity[asked[:, None] == items[None]] = -np.inf
-        best[asked] = similarity.max(axis=1)
+        step = max(1, PIECE // len(items))
+        for rows in (asked[start : start + step] for start in range(0, len(asked), step)):
+            similarity = queries[rows] @ gallery[items].T
+            if self_retrieval:
+                similarity[rows[:, None] == items[None]] = -np.inf
+            best[rows] = similarity.max(axis=1)
     return best
 
 

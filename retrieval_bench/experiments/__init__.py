@@ -8,8 +8,10 @@ from typing import Annotated
 import tyro
 
 from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies import only_used, refuse_unused_options
 
-STRATEGIES = ("frozen", "last_k", "standard")
+BASELINES = ("frozen", "last_k", "standard")
 EMOJI = DataConfig(dataset="emoji", image_size=72, flip=False, crop_scale=0.6)
 """No mirroring, since arrows and signs change their meaning; crop_scale was chosen on the zero_shot_val split."""
 
@@ -18,15 +20,26 @@ EMOJI = DataConfig(dataset="emoji", image_size=72, flip=False, crop_scale=0.6)
 class Bench:
     """A comparison of strategies under one protocol."""
 
-    strategies: tuple[str, ...] = STRATEGIES
+    strategies: tuple[str, ...] = BASELINES
     """strategies to compare"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one run per strategy and seed"""
     base: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
     def runs(self) -> list[RunConfig]:
-        """The grid, seed by seed, so that an interrupted comparison still compares."""
-        return [replace(self.base, strategy=strategy, seed=seed) for seed in self.seeds for strategy in self.strategies]
+        """The grid, seed by seed, so that an interrupted comparison still compares.
+
+        Raises :class:`UserError` for options of a strategy that is not compared, and for ``--strategy`` or ``--seed``.
+        """
+        base = self.base
+        if (base.strategy, base.seed) != (RunConfig.strategy, RunConfig.seed):
+            raise UserError("a benchmark compares several runs: use --strategies and --seeds in place of --strategy and --seed")
+        refuse_unused_options(self.strategies, base.options)
+        return [
+            replace(base, strategy=strategy, seed=seed, options=only_used(strategy, base.options))
+            for seed in self.seeds
+            for strategy in self.strategies
+        ]
 
 
 BENCHES: dict[str, tuple[str, Bench]] = {

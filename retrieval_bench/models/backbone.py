@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ class Block:
 
     Attributes:
         name: the block's module path (``layer1.0``, ``blocks.3.2``), ``stem`` for what comes before the blocks, ``tail`` for what follows.
-        parameters: names of its parameters inside the network.
+        owns: paths inside the network of the modules and single parameters that belong to it; whatever a strategy puts below them does too.
     """
 
     name: str
-    parameters: tuple[str, ...]
+    owns: tuple[str, ...]
 
     @property
     def is_body(self) -> bool:
@@ -60,10 +60,17 @@ class Backbone(nn.Module):
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images
         return self.net((scaled - self.mean) / self.std)
 
-    def block_parameters(self, block: Block) -> Iterator[nn.Parameter]:
-        """The parameters of `block`; names that surgery has removed are passed over."""
-        named = dict(self.net.named_parameters())
-        return (named[name] for name in block.parameters if name in named)
+    def block_parameters(self, block: Block) -> list[nn.Parameter]:
+        """The parameters that `block` owns now, also after surgery: a parameter belongs to the block that owns its longest path prefix."""
+        owner = {path: entry.name for entry in self.blocks for path in entry.owns}
+        return [parameter for name, parameter in self.net.named_parameters() if _owner(name, owner) == block.name]
+
+
+def _owner(parameter: str, owner: dict[str, str]) -> str | None:
+    """Name of the block that owns a parameter, from the owner of each path."""
+    parts = parameter.split(".")
+    paths = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((owner[path] for path in paths if path in owner), None)
 
 
 def name_blocks(net: nn.Module) -> tuple[Block, ...]:
@@ -80,21 +87,25 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
     if not callable(matcher):
         spec = matcher.get("blocks")
         if spec is None:
-            return (Block(STEM, tuple(name for name, _ in net.named_parameters())),)
+            return (Block(STEM, _modules(name for name, _ in net.named_parameters())),)
         patterns = [spec] if isinstance(spec, str) else [pattern for pattern, order in spec if order is None]
     stem, *groups = group_parameters(net, matcher).values()
-    blocks, tail = [Block(STEM, tuple(stem))], ()
+    blocks, tail = [Block(STEM, _modules(stem))], ()
     for names in groups:
         path = _path(names, patterns)
-        own = tuple(name for name in names if path and name.startswith(f"{path}."))
-        rest = tuple(name for name in names if name not in own)
+        rest = _modules(name for name in names if not (path and name.startswith(f"{path}.")))
         if names is groups[-1]:
-            tail = rest
-        elif not path:
-            blocks[-1] = Block(blocks[-1].name, blocks[-1].parameters + rest)
-        if own:
-            blocks.append(Block(path, own if names is groups[-1] else own + rest))
+            tail, rest = rest, ()
+        if path:
+            blocks.append(Block(path, (path, *rest)))
+        elif rest:
+            blocks[-1] = Block(blocks[-1].name, blocks[-1].owns + rest)
     return (*blocks, Block(TAIL, tail)) if tail else tuple(blocks)
+
+
+def _modules(names: Iterable[str]) -> tuple[str, ...]:
+    """The modules that hold the named parameters directly (a parameter of the network itself stands for itself), each once."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
 def _path(names: list[str], patterns: list[str]) -> str:

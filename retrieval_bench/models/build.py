@@ -64,6 +64,17 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
     return Backbone(net, name_blocks(net), config.mean or mean, config.std or std, _feature_dim(net, image_size))
 
 
+def full_name(config: ModelConfig) -> str:
+    """The backbone's name with the tag of its weights, where timm's default would otherwise choose it (``resnet50.a1_in1k``)."""
+    name = config.backbone
+    if config.weights != "imagenet" or name == "efficientnet_lite0" or "/" in name or "." in name or name.endswith("_caffe"):
+        return name
+    import timm
+
+    usual = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return f"{name}.{usual.tag}" if usual is not None and usual.tag else name
+
+
 def move_stride_first(net: nn.Module) -> None:
     """Moves each bottleneck's stride of 2 from its 3x3 to its first 1x1 convolution; raises :class:`UserError` if there is none."""
     moved = 0

@@ -21,7 +21,11 @@ class Embedder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.embedding = nn.Linear(backbone.feature_dim, dim) if dim else nn.Identity()
-        self.dim = dim or backbone.feature_dim
+
+    @property
+    def dim(self) -> int:
+        """Size D of the vectors, also after a strategy has changed the network."""
+        return self.embedding.out_features if isinstance(self.embedding, nn.Linear) else self.backbone.feature_dim
 
     def forward(self, images: Tensor) -> Tensor:
         """Float (B, D) from uint8 0..255 or float 0..1 images (B, 3, H, W)."""
@@ -32,23 +36,19 @@ class Embedder(nn.Module):
         return any(parameter.requires_grad for parameter in self.parameters())
 
 
-def set_training_mode(model: nn.Module, freeze_bn: bool) -> None:
-    """Train mode for what is trained, eval mode for the rest.
-
-    A module whose parameters are all frozen stays in eval mode, so that frozen batch norms keep their statistics; with `freeze_bn` every
-    batch norm does.
-    """
+def set_training_mode(model: nn.Module) -> None:
+    """Train mode for what is trained; a module whose parameters are all frozen stays in eval mode, so that frozen batch norms keep their
+    statistics and frozen blocks drop nothing out."""
     model.train()
     for module in model.modules():
         own = list(module.parameters())
-        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)  # also timm's BatchNormAct2d
-        if (own and not any(parameter.requires_grad for parameter in own)) or (freeze_bn and is_norm):
+        if own and not any(parameter.requires_grad for parameter in own):
             module.eval()
 
 
 def freeze_batch_norms(model: nn.Module) -> None:
-    """Takes scale and shift of every batch norm of `model` out of training."""
+    """Takes scale and shift of every batch norm of `model` out of training, and with them (:func:`set_training_mode`) its statistics."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # also timm's BatchNormAct2d
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import field, fields, make_dataclass
 from typing import Any
 
@@ -38,12 +39,19 @@ def split_names(strategy: str) -> list[str]:
     return names
 
 
-def refuse_unused_options(strategy: str, options: Any) -> None:
-    """Raises :class:`UserError` if an option was set for a strategy that is not part of the run."""
-    names = split_names(strategy)
+def refuse_unused_options(strategies: Iterable[str], options: Any) -> None:
+    """Raises :class:`UserError` if an option was set for a strategy that is part of none of `strategies`."""
+    chosen = list(strategies)
+    names = {name for strategy in chosen for name in split_names(strategy)}
     for unused in fields(options):
         if unused.name not in names and getattr(options, unused.name) != unused.default:
-            raise UserError(f"--{unused.name.replace('_', '-')} options are set but --strategy is '{strategy}'")
+            raise UserError(f"--{unused.name.replace('_', '-')} options are set but the strategy is {', '.join(chosen)}")
+
+
+def only_used(strategy: str, options: Any) -> Any:
+    """`options` with those of strategies that take no part in `strategy` back at their defaults."""
+    names = split_names(strategy)
+    return type(options)(**{name: getattr(options, name) for name in names})
 
 
 def build_strategy(strategy: str, options: Any) -> Chain:

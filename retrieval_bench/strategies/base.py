@@ -9,7 +9,7 @@ Files of this package import torch inside functions: their options are read by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
@@ -41,18 +41,20 @@ class EpochState(Protocol):
         """A copy of weights, buffers (BN statistics included) and optimiser state of model and loss."""
 
     def restore(self, snapshot: Any) -> None:
-        """Puts a snapshot back, bit for bit; it may be restored any number of times."""
+        """Puts a snapshot back, bit for bit, learning rates included; it may be restored any number of times."""
 
     def rates(self) -> dict[str, float]:
         """Learning rate per group name, before the schedule's factor."""
         ...
 
     def set_rates(self, rates: dict[str, float]) -> None:
-        """Sets the rate of the named groups, before the schedule's factor."""
+        """Sets the rate of the named groups, before the schedule's factor; an unknown name is a KeyError."""
 
 
-TrainOnce = Callable[..., float]
-"""``train_once(attempt=0)``: one pass over the training data, returning the mean loss; each attempt of an epoch draws its own order."""
+class TrainOnce(Protocol):
+    """One pass over the training data, returning the mean loss. Each attempt of an epoch draws its own order and augmentation."""
+
+    def __call__(self, attempt: int = 0) -> float: ...
 
 
 class Strategy:
@@ -81,14 +83,19 @@ class Strategy:
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        """Edits the optimiser's groups. They arrive one per block, every trainable parameter in exactly one, and must stay so."""
+        """Edits the optimiser's groups. They arrive one per block, every trainable parameter in exactly one; a parameter that is taken out
+        of all groups is not trained. Names must stay distinct."""
         del model
         return groups
 
-    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> None:
-        """Runs one epoch. A strategy may call `train_once` several times, restoring `state` between: every pass is counted as cost."""
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        """Runs one epoch and returns the mean loss of the pass that is kept.
+
+        A strategy may call `train_once` several times, restoring `state` between: every pass is counted as cost. A pass whose loss stops
+        being a number raises :class:`retrieval_bench.errors.Diverged`, which a strategy may catch to reject it.
+        """
         del state
-        train_once()
+        return train_once()
 
     def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
         """A term added to the loss of this step, or None."""

@@ -39,9 +39,9 @@ class Chain(Strategy):
             groups = part.parameter_groups(model, groups)
         return groups
 
-    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> None:
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]
-        (owners[0] if owners else next(iter(self.parts.values()))).run_epoch(train_once, state)
+        return owners[0].run_epoch(train_once, state) if owners else train_once()
 
     def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
         terms = [term for part in self.parts.values() if (term := part.penalty(model, images)) is not None]

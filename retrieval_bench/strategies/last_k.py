@@ -32,11 +32,11 @@ class LastK(Strategy):
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         names = [block.name for block in model.backbone.blocks if block.is_body]
         if not names:
+            raise UserError("last_k needs a backbone that names its blocks; use standard or frozen with this one")
+        if not 1 <= self.options.k <= len(names):
             raise UserError(
-                "last_k needs a backbone that names its blocks; this one is trained as a whole (standard) or not at all (frozen)"
+                f"--last-k.k {self.options.k}: the backbone has {len(names)} blocks; choose 1 to {len(names)} (none: --strategy frozen)"
             )
-        if not 0 <= self.options.k <= len(names):
-            raise UserError(f"--last-k.k {self.options.k}: the backbone has {len(names)} blocks; choose 0 to {len(names)}")
         self._tuned = names[len(names) - self.options.k :]
         tuned = {*self._tuned, "tail"}
         for block in model.backbone.blocks:

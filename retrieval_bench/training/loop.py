@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import Diverged
 from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_training_mode
 from retrieval_bench.progress import announce, track
 from retrieval_bench.seeding import derive
@@ -25,7 +26,7 @@ class Training:
 
     Args:
         model: the embedder on its device, not yet prepared by the strategy.
-        criterion: the loss on the same device.
+        make_criterion: the loss for embeddings of a given size, known once the strategy has prepared the model.
         batches: training batches.
         strategy: decides what is tuned and how.
         config: the run's configuration.
@@ -33,14 +34,15 @@ class Training:
     Attributes:
         images_seen: training images passed through the network, rejected attempts included.
         seconds: wall time of all passes.
-        history: mean loss of the last pass of each epoch.
+        history: mean loss of each epoch's accepted pass.
     """
 
-    def __init__(self, model: Embedder, criterion: nn.Module, batches: Batches, strategy: Strategy, config: RunConfig):
+    def __init__(
+        self, model: Embedder, make_criterion: Callable[[int], nn.Module], batches: Batches, strategy: Strategy, config: RunConfig
+    ):
         self.batches = batches
         self.strategy = strategy
         self.config = config
-        self.criterion = criterion
         self.epoch = 0
         self.images_seen = 0
         self.seconds = 0.0
@@ -49,19 +51,20 @@ class Training:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
         self.model = strategy.prepare(model, self._probe())
-        groups = parameter_groups(self.model, criterion, config.train, config.loss)
+        self.criterion = make_criterion(self.model.dim).to(self.device)
+        groups = parameter_groups(self.model, self.criterion, config.train, config.loss)
         self.optimizer = build_optimizer(config.train.optimizer, strategy.parameter_groups(self.model, groups))
 
     def fit(self) -> Embedder:
         """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no image seen.
 
         Raises:
-            UserError: the loss stopped being a number.
+            Diverged: the loss stopped being a number (and the strategy did not reject the pass).
         """
         if self.model.trainable():
             for epoch in range(self.config.train.epochs):
                 self.epoch = epoch
-                self.strategy.run_epoch(self.train_once, self)
+                self.history.append(self.strategy.run_epoch(self.train_once, self))
                 announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
         else:
             announce("nothing to train: the pretrained features are evaluated as they are")
@@ -72,7 +75,7 @@ class Training:
         train, seed = self.config.train, self.config.seed
         self.batches.reseed(seed, self.epoch, attempt)
         torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
-        set_training_mode(self.model, train.freeze_bn)
+        set_training_mode(self.model)
         self.criterion.train()
         total, images, steps = 0.0, 0, len(self.batches)
         start = time.perf_counter()
@@ -81,7 +84,7 @@ class Training:
             factor = schedule_factor(train.schedule, (self.epoch + step / steps) / train.epochs)
             loss = self._step(pixels.to(self.device), labels.to(self.device), factor)
             if not math.isfinite(loss):
-                raise UserError(
+                raise Diverged(
                     f"the loss became {loss} in epoch {self.epoch + 1}, step {step + 1}: lower --lr (now {train.lr:g}) "
                     f"or --loss-lr (now {self.config.loss.loss_lr:g})"
                 )
@@ -89,9 +92,7 @@ class Training:
             images += len(labels)
             self.images_seen += len(labels)
         self.seconds += time.perf_counter() - start
-        mean = total / images
-        self.history[self.epoch :] = [mean]
-        return mean
+        return total / images
 
     def _step(self, pixels: torch.Tensor, labels: torch.Tensor, factor: float) -> float:
         for group in self.optimizer.param_groups:
@@ -121,9 +122,10 @@ class Training:
         return {group["name"]: group["base_lr"] for group in self.optimizer.param_groups}
 
     def set_rates(self, rates: dict[str, float]) -> None:
-        """Sets the rate of the named groups, before the schedule's factor."""
-        for group in self.optimizer.param_groups:
-            group["base_lr"] = rates.get(group["name"], group["base_lr"])
+        """Sets the rate of the named groups, before the schedule's factor; an unknown name is a KeyError."""
+        groups = {group["name"]: group for group in self.optimizer.param_groups}
+        for name, rate in rates.items():
+            groups[name]["base_lr"] = rate
 
     def _probe(self) -> torch.Tensor:
         self.batches.reseed(self.config.seed, "probe")

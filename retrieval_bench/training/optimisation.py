@@ -29,7 +29,7 @@ def parameter_groups(model: Embedder, criterion: nn.Module, train: TrainConfig, 
         return {"name": name, "params": fresh, "lr": lr, "weight_decay": weight_decay}
 
     backbone = model.backbone
-    groups = [group(block.name, list(backbone.block_parameters(block)), train.lr, train.weight_decay) for block in backbone.blocks]
+    groups = [group(block.name, backbone.block_parameters(block), train.lr, train.weight_decay) for block in backbone.blocks]
     groups.append(group("embedding", list(model.parameters()), train.lr, train.weight_decay))
     groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, 0.0))
     return [entry for entry in groups if entry["params"]]

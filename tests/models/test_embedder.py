@@ -46,7 +46,7 @@ def test_statistics_of_frozen_blocks_do_not_move_in_training() -> None:
     for block in model.backbone.blocks[:4]:
         for parameter in model.backbone.block_parameters(block):
             parameter.requires_grad_(False)
-    set_training_mode(model, freeze_bn=False)
+    set_training_mode(model)
     before = {name: norm.running_mean.clone() for name, norm in batch_norms(model).items() if norm.running_mean is not None}
     model(random_images(8, seed=5))
     moved = {
@@ -64,23 +64,28 @@ def test_dropout_of_a_frozen_block_is_off() -> None:
     block = model.backbone.net.get_submodule("layer1.0")
     block.add_module("drop", nn.Dropout(0.5))
     block.requires_grad_(False)
-    set_training_mode(model, freeze_bn=False)
+    set_training_mode(model)
     assert not block.get_submodule("drop").training
 
 
-def test_freeze_bn_keeps_every_batch_norm_in_eval() -> None:
+def test_frozen_batch_norms_keep_their_statistics_and_added_ones_do_not() -> None:
     model = tiny_embedder(dim=5)
-    set_training_mode(model, freeze_bn=True)
-    assert not any(norm.training for norm in batch_norms(model).values())
-    assert model.embedding.training
-    set_training_mode(model, freeze_bn=False)
+    set_training_mode(model)
     assert all(norm.training for norm in batch_norms(model).values())
+    freeze_batch_norms(model)
+    model.add_module("policy", nn.BatchNorm1d(5))
+    set_training_mode(model)
+    assert [name for name, norm in model.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training] == [
+        "policy"
+    ]
+    assert model.embedding.training
 
 
 def test_freeze_bn_also_holds_for_batch_norms_with_an_activation_inside() -> None:
     """EfficientNet's and MobileNet's batch norms in timm are subclasses of torch's."""
     model = build_embedder(ModelConfig(backbone="mobilenetv2_050", weights="none"), 32)
-    set_training_mode(model, freeze_bn=True)
+    freeze_batch_norms(model)
+    set_training_mode(model)
     before = {name: value.clone() for name, value in model.named_buffers()}
     model(random_images(4))
     assert len(before) > 100

@@ -50,8 +50,8 @@ class Spy(Strategy):
 class Owner(Strategy):
     """Decides how an epoch is run."""
 
-    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> None:
-        train_once(attempt=1)
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        return train_once(attempt=1)
 
 
 class OtherOwner(Owner):
@@ -165,10 +165,10 @@ def test_label_shows_options_that_differ_from_their_defaults(monkeypatch: pytest
 
 
 def test_options_of_a_strategy_that_takes_no_part_are_refused() -> None:
-    with pytest.raises(UserError, match="--last-k options are set but --strategy is 'standard'"):
-        refuse_unused_options("standard", options(1))
-    refuse_unused_options("standard", options(3))
-    refuse_unused_options("standard+last_k", options(1))
+    with pytest.raises(UserError, match="--last-k options are set but the strategy is standard"):
+        refuse_unused_options(["standard"], options(1))
+    refuse_unused_options(["standard"], options(3))
+    refuse_unused_options(["standard+last_k"], options(1))
 
 
 def test_options_reach_the_strategy() -> None:

@@ -33,11 +33,9 @@ def trainable_blocks(model: Embedder) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "k", "expected"),
     [
-        ("resnet18", 0, []),
         ("resnet18", 1, ["layer4.1"]),
         ("resnet18", 3, ["layer3.1", "layer4.0", "layer4.1"]),
         ("resnet18", 8, [f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in (0, 1)]),
-        ("efficientnet_lite0", 0, ["tail"]),
         ("efficientnet_lite0", 1, ["blocks.6.0", "tail"]),
         ("efficientnet_lite0", 3, ["blocks.5.2", "blocks.5.3", "blocks.6.0", "tail"]),
     ],
@@ -49,20 +47,19 @@ def test_exactly_the_last_k_blocks_and_the_tail_train(name: str, k: int, expecte
 
 
 def test_embedding_layer_always_trains() -> None:
-    model, _ = prepared("resnet10t", 0, dim=4)
-    assert trainable_blocks(model) == []
+    model, _ = prepared("resnet10t", 1, dim=4)
     assert all(parameter.requires_grad for parameter in model.embedding.parameters())
 
 
-@pytest.mark.parametrize("k", [-1, 5])
+@pytest.mark.parametrize("k", [-1, 0, 5])
 def test_k_out_of_range_names_the_limit(k: int) -> None:
-    with pytest.raises(UserError, match="choose 0 to 4") as caught:
+    with pytest.raises(UserError, match="choose 1 to 4") as caught:
         prepared("resnet10t", k)
     assert f"--last-k.k {k}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("k", [0, 1, 3])
+@pytest.mark.parametrize("k", [1, 3])
 def test_training_moves_the_last_k_blocks_and_their_statistics_only(synthetic: Data, k: int) -> None:
     model = tiny_embedder()
     training = make_training(synthetic, Chain({"last_k": LastK(LastK.Options(k=k))}), run_config(epochs=1), model)

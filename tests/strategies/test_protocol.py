@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,14 +25,15 @@ class Attempts(Strategy):
         super().__init__()
         self.attempts, self.rates = attempts, rates
 
-    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> None:
-        start = state.snapshot()
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        loss, start = math.nan, state.snapshot()
         for number, attempt in enumerate(self.attempts):
             if number:
                 state.restore(start)
             if self.rates and attempt != self.attempts[-1]:
                 state.set_rates(dict.fromkeys(state.rates(), 0.1))
-            train_once(attempt=attempt)
+            loss = train_once(attempt=attempt)
+        return loss
 
 
 @pytest.mark.parametrize("rates", [False, True])

@@ -67,10 +67,13 @@ def make_training(
     model = model or tiny_embedder()
     labels = split.train_labels(table.labels)
     sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
-    torch.manual_seed(config.seed)
-    criterion = build_criterion(config.loss, len(split.train_classes), model.dim)
+
+    def make_criterion(dim: int) -> nn.Module:
+        torch.manual_seed(config.seed)
+        return build_criterion(config.loss, len(split.train_classes), dim)
+
     batches = Batches(table, split.train, labels, config.data, 0, sampler)
-    return Training(model, criterion, batches, strategy or Chain({"standard": Strategy()}), config)
+    return Training(model, make_criterion, batches, strategy or Chain({"standard": Strategy()}), config)
 
 
 def state_of(*modules: nn.Module) -> dict[str, Tensor]:

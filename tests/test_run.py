@@ -16,6 +16,7 @@ from retrieval_bench import run as run_module
 from retrieval_bench.cli import main
 from retrieval_bench.config import DataConfig, LossConfig, Machine, ModelConfig, RunConfig, TrainConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.models.build import full_name
 from retrieval_bench.run import run
 
 FAST = RunConfig(
@@ -154,6 +155,46 @@ def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert main(words(tmp_path)) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted")
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_what_an_interrupted_benchmark_finished_is_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute, calls = run_module._execute, []
+
+    def second_call_is_interrupted(*args: Any) -> dict[str, Any]:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return execute(*args)
+
+    monkeypatch.setattr(run_module, "_execute", second_call_is_interrupted)
+    assert main(words(tmp_path)) == 130
+    assert "frozen" in capsys.readouterr().out
+    assert len((tmp_path / "leaderboard.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")]
+)
+def test_out_of_memory_is_one_line(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_module, "_execute", failing(error))
+    assert main(words(tmp_path)) == 2
+    assert "lower --batch-size" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_bug_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_execute", failing(RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(words(tmp_path))
+
+
+def test_the_default_tag_of_timm_weights_is_part_of_the_identity() -> None:
+    assert full_name(ModelConfig(backbone="resnet18")) == "resnet18.a1_in1k"
+    assert full_name(ModelConfig(backbone="resnet18", weights="none")) == "resnet18"
+    assert full_name(ModelConfig(backbone="resnet18.tv_in1k")) == "resnet18.tv_in1k"
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,16 @@ def test_training_batches_are_the_same_with_workers(synthetic: tuple[ImageTable,
         assert same(one_pass(alone, 0, epoch), one_pass(helped, 0, epoch))
 
 
+def test_an_image_drawn_twice_in_an_epoch_is_shown_differently(synthetic: tuple[ImageTable, Split]) -> None:
+    table, _ = synthetic
+    rows = np.array([0, 1, 8, 9])
+    sampler = BatchSampler(table.labels[rows], 8, 4)
+    batches = Batches(table, rows, table.labels[rows], CONFIG, 0, sampler)
+    ((images, labels),) = one_pass(batches, 0)
+    assert labels.tolist().count(0) == labels.tolist().count(1) == 4
+    assert len({image.numpy().tobytes() for image in images}) == 8
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_test_batches_hold_the_rows_in_order(workers: int, synthetic: tuple[ImageTable, Split]) -> None:
     table, split = synthetic

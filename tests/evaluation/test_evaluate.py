@@ -31,6 +31,10 @@ def test_labels_may_be_strings() -> None:
     assert evaluate(VECTORS, np.array(["a", "a", "b", "b"]), ks=(1,))["recall_at_1"] == 1.0
 
 
+def test_whole_and_floating_labels_match() -> None:
+    assert evaluate(VECTORS, LABELS, VECTORS, LABELS.astype(float), ks=(1,))["queries"] == 4
+
+
 def test_query_without_match_in_the_gallery_is_left_out() -> None:
     found = evaluate(VECTORS, LABELS, VECTORS, np.array([0, 0, 1, 5]), ks=(1,))
     assert (found["queries"], found["queries_without_positive"]) == (3, 1)
@@ -51,6 +55,9 @@ def row(value: float) -> np.ndarray:
         ({"embeddings": VECTORS[0]}, "shape"),
         ({"embeddings": VECTORS.astype(str)}, "expected numbers"),
         ({"labels": LABELS[:3]}, r"labels: expected shape \(4,\)"),
+        ({"labels": np.array([0, 0, np.nan, 1])}, "labels: expected whole numbers or text"),
+        ({"labels": np.zeros(4, "timedelta64[s]")}, "labels: expected whole numbers or text"),
+        ({"query_embeddings": VECTORS, "query_labels": np.array(list("abcd"))}, "one is text"),
         ({"labels": np.arange(4)}, "no query has an item of its class"),
         ({"query_embeddings": VECTORS}, "come together"),
         ({"query_embeddings": np.ones((4, 3)), "query_labels": LABELS}, "3 dimensions"),
@@ -100,6 +107,21 @@ def test_refuses_files_that_are_not_plain_arrays(write: Any, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"e\.npz") as error:
         evaluate_file(path, (1,))
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_is_one_line_or_right(tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    np.savez_compressed(path, embeddings=VECTORS, labels=LABELS)
+    whole = path.read_bytes()
+    refusals: list[str] = []
+    for position in range(0, len(whole), 3):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:
+            assert evaluate_file(path, (1,))["recall_at_1"] == 1.0
+        except UserError as error:
+            refusals.append(str(error))
+    assert len(refusals) > len(whole) / 10
+    assert not any("\n" in line for line in refusals)
 
 
 def test_names_the_missing_array(tmp_path: Path) -> None:

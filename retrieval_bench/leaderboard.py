@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ METRIC = re.compile(r"recall_at_(\d+)")
 
 
 def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a data set.
+    """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a protocol.
 
     Columns: the first that people compare, ``seeds`` (how many), for each metric its mean over seeds as a fraction and ``<metric>_ci95``
     (half width of the t-interval; empty for one seed), mean costs, then every other choice of the configuration, so that two rows never
@@ -39,8 +40,8 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     front = [*FIRST_COLUMNS, *(column for name in metrics for column in (name, f"{name}_ci95")), *COST_COLUMNS]
     choices = [name for name in table if name not in (*front, *LAST_COLUMNS)]
     table = table.reindex(columns=[*front, *choices, *LAST_COLUMNS])
-    order = ["dataset", "split", "backbone", "weights", metrics[0], "config_hash"]
-    return table.sort_values(order, ascending=[True, True, True, True, False, True], ignore_index=True)
+    order = [*PROTOCOL, metrics[0], "config_hash"]
+    return table.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True)
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str, int]:
@@ -86,8 +87,8 @@ def _summary(group: Any, metrics: list[str]) -> dict[str, Any]:
     return row
 
 
-PROTOCOL = ("dataset", "split", "backbone", "weights", "image_size", "loss", "epochs")
-"""Shown for every row in Markdown, and above the printed table where all rows agree."""
+PROTOCOL = ("dataset", "split", "backbone", "weights", "image_size")
+"""What all rows of one readable table share; rows that differ here are not ranked against each other."""
 
 
 def half_width(values: Any) -> float:
@@ -107,13 +108,22 @@ def write_tables(results: Path) -> pd.DataFrame:
     return table
 
 
+def by_protocol(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each protocol, as :func:`readable` shows them, under its name."""
+    groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
+    for (dataset, split, backbone, weights, image_size), group in groups:
+        name = f"{dataset}, {split}, {backbone} ({weights}), {image_size} px"
+        yield name, readable(group)
+
+
 def readable(table: Any) -> pd.DataFrame:
-    """What people compare, as text: every choice that differs between rows of one data set, percentages (Recall@1 with its interval), and
-    costs. Options need no column of their own, since the strategy's label shows those that differ from their defaults."""
-    hidden = {*FIRST_COLUMNS, *COST_COLUMNS, *LAST_COLUMNS, "options"}
+    """What people compare in rows of one protocol, as text: every choice that differs between them, percentages (Recall@1 with its
+    interval), and costs. Options need no column of their own, since the strategy's label shows those that differ from their defaults."""
+    hidden = {*PROTOCOL, *COST_COLUMNS, *LAST_COLUMNS, "dim", "strategy", "seeds", "options"}
     choices = [name for name in map(str, table) if name not in hidden and not name.startswith("recall_at_")]
-    varying = [name for name in choices if table[name].astype(str).groupby(table["dataset"]).nunique().max() > 1]
-    shown = pd.DataFrame({name: table[name].astype(str) for name in (*PROTOCOL, *varying, "strategy", "seeds")})
+    varying = [name for name in choices if table[name].astype(str).nunique() > 1]
+    shown = pd.DataFrame({name: table[name].astype(str) for name in dict.fromkeys(["strategy", "loss", "epochs", *varying, "seeds"])})
+    shown.loc[table["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
     for name in (str(name) for name in table if METRIC.fullmatch(str(name))):
         text = (100 * table[name]).map("{:.2f}".format)
         if name == "recall_at_1":
@@ -131,34 +141,34 @@ def _scaled(values: Any, unit: float, form: str) -> Any:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The readable table in Markdown."""
-    shown = readable(table)
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    return (
+    """The readable tables in Markdown, one per protocol."""
+    parts = [
         "Recall@K in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind of device.\n"
-        "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n\n"
-        + "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-        + "\n"
-    )
+        "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n"
+    ]
+    for name, shown in by_protocol(table):
+        lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+        rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+        parts.append("\n".join([f"## {name}", "", *rows, ""]))
+    return "\n".join(parts)
 
 
 def print_table(table: pd.DataFrame) -> None:
-    """Prints the readable table; what is the same in every row stands in the line above it."""
+    """Prints the readable tables, one per protocol."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    console.width = max(console.width, 110)
+    console.width = max(console.width, 120)
     if not len(table):
         console.print("no records yet: `make bench` makes the first ones")
         return
-    shown = readable(table)
-    constant = [name for name in PROTOCOL if len(set(shown[name])) == 1]
-    console.print(", ".join(f"{name} {shown[name].iloc[0]}" for name in constant))
-    drawn = Table(box=box.SIMPLE_HEAD)
-    for name in shown.columns.difference(constant, sort=False):
-        drawn.add_column(str(name), justify="left" if name in PROTOCOL or name == "strategy" else "right", no_wrap=True)
-    for row in shown.drop(columns=constant).to_numpy().tolist():
-        drawn.add_row(*row)
-    console.print(drawn)
+    for name, shown in by_protocol(table):
+        console.print(name, highlight=False)
+        drawn = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        for column in map(str, shown):
+            drawn.add_column(column, justify="left" if column in ("strategy", "loss") else "right", no_wrap=True)
+        for row in shown.to_numpy().tolist():
+            drawn.add_row(*row)
+        console.print(drawn)

@@ -60,7 +60,7 @@ def test_csv_and_markdown_are_written_and_do_not_change_when_rebuilt(tmp_path: P
     header = first["leaderboard.csv"].decode().splitlines()[0]
     assert header.startswith("dataset,split,backbone,weights,dim,image_size,loss,strategy,epochs,seeds,recall_at_1,recall_at_1_ci95,")
     assert header.index("recall_at_1,") < header.index("recall_at_10,")
-    assert "| standard | 2 | 55.00 ± 63.53 |" in first["leaderboard.md"].decode()
+    assert "| standard | proxy_anchor | 4 | 2 | 55.00 ± 63.53 |" in first["leaderboard.md"].decode()
 
 
 def test_devices_and_configurations_are_not_mixed(tmp_path: Path) -> None:
@@ -132,6 +132,22 @@ def test_records_with_other_k_or_without_a_cost_do_not_break_the_table(tmp_path:
     assert readable(table)["MACs"].tolist() == ["1 M", ""]
 
 
+def test_loss_and_epochs_are_blank_where_nothing_was_trained(tmp_path: Path) -> None:
+    frozen = record("frozen", 0, 0.4)
+    frozen["cost"]["images_seen"] = 0
+    shown = readable(build_table([record("standard", 0, 0.5), frozen]))
+    assert shown[["loss", "epochs"]].to_numpy().tolist() == [["proxy_anchor", "4"], ["-", "-"]]
+
+
+def test_protocols_are_not_ranked_against_each_other(tmp_path: Path) -> None:
+    other = record("standard", 0, 0.9, id="other", config_hash="other")
+    other["config"]["data"]["image_size"] = 96
+    save(tmp_path, record("standard", 0, 0.5), other)
+    write_tables(tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert text.index("72 px") < text.index("50.00") < text.index("96 px") < text.index("90.00")
+
+
 def test_every_choice_is_a_column_and_what_differs_is_shown(tmp_path: Path) -> None:
     slow = record("standard", 0, 0.5, id="slow", config_hash="slow")
     slow["config"]["train"]["lr"] = 1e-5
@@ -149,5 +165,5 @@ def test_readable_table_has_percentages(capsys: pytest.CaptureFixture[str]) -> N
     assert readable(table)["R@1"].tolist() == ["50.00", "25.00"]
     print_table(table)
     printed = capsys.readouterr().out
-    assert "dataset emoji_mini" in printed, "what is the same in all rows stands above the table"
+    assert "emoji_mini, zero_shot, efficientnet_lite0 (imagenet), 72 px" in printed
     assert "50.00" in printed

@@ -72,17 +72,25 @@ class Training:
 
     def train_once(self, attempt: int = 0) -> float:
         """One pass over the training data; returns the mean loss. The same (seed, epoch, attempt) gives the same order and augmentation."""
-        train, seed = self.config.train, self.config.seed
+        seed = self.config.seed
         self.batches.reseed(seed, self.epoch, attempt)
         torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
         set_training_mode(self.model)
         self.criterion.train()
-        total, images, steps = 0.0, 0, len(self.batches)
         start = time.perf_counter()
+        try:
+            return self._pass()
+        finally:  # a pass that diverged was computed too
+            self.seconds += time.perf_counter() - start
+
+    def _pass(self) -> float:
+        train = self.config.train
+        total, images, steps = 0.0, 0, len(self.batches)
         title = f"epoch {self.epoch + 1}/{train.epochs}"
         for step, (pixels, labels) in enumerate(track(self.batches, title, self.batches.images, size=lambda batch: len(batch[1]))):
             factor = schedule_factor(train.schedule, (self.epoch + step / steps) / train.epochs)
             loss = self._step(pixels.to(self.device), labels.to(self.device), factor)
+            self.images_seen += len(labels)
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss became {loss} in epoch {self.epoch + 1}, step {step + 1}: lower --lr (now {train.lr:g}) "
@@ -90,8 +98,6 @@ class Training:
                 )
             total += loss * len(labels)
             images += len(labels)
-            self.images_seen += len(labels)
-        self.seconds += time.perf_counter() - start
         return total / images
 
     def _step(self, pixels: torch.Tensor, labels: torch.Tensor, factor: float) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
 from retrieval_bench.strategies.frozen import Frozen
@@ -185,3 +185,12 @@ def test_loss_that_is_no_number_stops_the_run(synthetic: Data, value: float) -> 
 def test_rate_that_is_far_too_high_is_reported_as_such(synthetic: Data) -> None:
     with pytest.raises(UserError, match="--lr"):
         make_training(synthetic, config=run_config("softmax", lr=1e30, loss_lr=1e30, optimizer="sgd")).fit()
+
+
+def test_a_pass_that_diverges_is_counted_as_cost(synthetic: Data) -> None:
+    training = make_training(synthetic)
+    training.criterion.register_forward_hook(lambda module, inputs, output: torch.tensor(float("nan")))
+    with pytest.raises(Diverged):
+        training.train_once()
+    assert training.images_seen == 16
+    assert training.seconds > 0

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.losses import LOSSES
 from retrieval_bench.strategies import StrategyOptions, label, split_names
 
@@ -26,8 +27,13 @@ class DataConfig:
 
     dataset: str = "emoji_mini"
     """name of a data set (`data list` shows them)"""
-    split: Literal["zero_shot", "zero_shot_val"] = "zero_shot"
-    """zero_shot: train and test classes are disjoint; zero_shot_val: the same inside the training classes, to make choices on"""
+    split: Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"] = "zero_shot"
+    """zero_shot: train and test classes are disjoint; zero_shot_val, kfold: the same inside the training classes, to make choices on;
+    closed_set: the official split of the images, all classes on both sides"""
+    fold: int = 0
+    """kfold: which fold validates, from 0"""
+    folds: int = 4
+    """kfold: how many"""
     image_size: int = 72
     """side of the square that the network sees, pixels"""
     preprocessing: Literal["crop", "squash"] = "crop"
@@ -38,6 +44,10 @@ class DataConfig:
     """smallest share of the image's area that a random training crop covers"""
     flip: bool = True
     """mirror half of the training images"""
+    stored: int = 0
+    """shorter side that images are scaled down to before anything else, pixels; 0 leaves them as they are"""
+    reader: Literal["pil", "cache"] = "pil"
+    """pil: decode each image whenever it is read; cache: decode all once into a memory-mapped file, then cut views on the device"""
 
     @property
     def resize_to(self) -> int:
@@ -105,8 +115,8 @@ class TrainConfig:
 class EvalConfig:
     """What is measured, once, after training."""
 
-    k: tuple[int, ...] = (1, 2, 4, 8)
-    """the K of Recall@K"""
+    k: tuple[int, ...] = ()
+    """the K of Recall@K; without, those that papers report on the data set"""
     flip_sum: bool = False
     """embed the image and its mirror and add the two (AutoLR)"""
 
@@ -132,6 +142,11 @@ class RunConfig:
         return label(self.strategy, self.options)
 
     @property
+    def ks(self) -> tuple[int, ...]:
+        """The K of Recall@K, with the default resolved."""
+        return self.evaluation.k or DATASETS[self.data.dataset].ks
+
+    @property
     def samples_per_class(self) -> int:
         """Images of each class in a batch, with the default resolved."""
         if self.train.samples_per_class >= 0:
@@ -151,6 +166,8 @@ class Machine:
     """auto takes a GPU when there is one"""
     workers: int = -1
     """processes that decode images; -1 means none on a CPU, up to 8 beside a GPU"""
+    cache_limit_gb: float = 32.0
+    """room on the disk for the caches of decoded images (--reader cache), 10^9 bytes"""
     force: bool = False
     """run even if the same configuration has a record"""
 
@@ -161,6 +178,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     plain = _plain(config)
     plain["strategy"] = "+".join(names)
     plain["train"]["samples_per_class"] = config.samples_per_class
+    plain["evaluation"]["k"] = list(config.ks)
     plain["options"] = {name: values for name, values in plain["options"].items() if name in names}
     return plain
 

@@ -1,15 +1,18 @@
-"""Files: atomic writes, digests, and where downloads are kept."""
+"""Files: atomic writes, digests, locks, room on the disk, and where downloads are kept."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.progress import announce
 
 
 def cache_dir() -> Path:
@@ -41,14 +44,77 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Raises :class:`UserError` now, rather than after hours of work, if nothing can be written into `folder`; makes it if need be."""
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `target`, renamed to it when the block ends well and removed when it does not.
+
+    What a killed process left behind is removed first, so two processes must not make the same folder at once (:func:`locked`).
+    """
+    prefix = f".{target.name}.partial-"
+    for left in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(folder: Path, setting: str = "--results") -> None:
+    """Raises :class:`UserError` now, rather than after hours of work, if nothing can be written into `folder`; makes it if need be.
+
+    Args:
+        folder: where something will be written.
+        setting: the flag or variable that chooses the folder, for the message.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder with --results") from None
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder with {setting}") from None
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raises :class:`UserError` now, rather than on a full disk, unless `needed` bytes are free where `folder` is (or will be)."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {what} needs {gigabytes(needed)} and the disk has {gigabytes(free)} free; make room, "
+            "or choose another cache folder with RETRIEVAL_BENCH_CACHE"
+        )
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes for people: ``3.1 GB`` (10^9), ``12 MB`` below one."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same time.
+
+    A second process says that it waits, and goes on when the first has ended, however that ended.
+
+    Raises:
+        UserError: nothing can be written where `path` is to be.
+    """
+    from filelock import FileLock, Timeout
+
+    check_writable(path.parent, "RETRIEVAL_BENCH_CACHE")
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        announce(f"waiting for another process that is {what}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

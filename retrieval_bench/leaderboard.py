@@ -59,6 +59,8 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     for section, values in config.items():
         if isinstance(values, dict) and section != "options":
             row |= {name: json.dumps(value) if isinstance(value, list) else value for name, value in values.items()}
+    if row.get("split") == "kfold":
+        row["split"] = f"kfold {row['fold']} of {row['folds']}"
     row["options"] = json.dumps(config.get("options", {}), sort_keys=True)
     row |= {"files_fingerprint": str(row.get("files_fingerprint", ""))[:8]}
     row |= {name: record["labels"].get(name) for name in ("strategy", "weights", "dim")}

@@ -6,7 +6,9 @@ import datetime
 import math
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from retrieval_bench import cost
 from retrieval_bench.config import Machine, RunConfig, config_hash, to_command, to_dict
 from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
@@ -51,7 +54,8 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     validate(config)
     device = resolve_device(machine.device)
     workers = resolve_workers(machine.workers, device)
-    table, split = open_dataset(config.data.dataset, machine.data_root, config.data.split)
+    data = config.data
+    table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds)
     identity = identify(config, table)
     run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
     path = record_path(machine.results, run_id)
@@ -64,7 +68,9 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
     check_writable(path.parent)
     announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
-    record = _execute(config, table, split, device, workers)
+    decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
+    read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
+    record = _execute(config, table, split, device, read)
     record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
     write_record(path, record)
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {path}")
@@ -88,8 +94,8 @@ def resolve_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, workers: int) -> dict[str, Any]:
-    """Trains and evaluates; returns the measured part of the record."""
+def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches]) -> dict[str, Any]:
+    """Trains and evaluates; returns the measured part of the record. `read` makes batches of given rows and labels."""
     started = time.perf_counter()
     surroundings = environment(device)
     cost.reset_peak_memory(device)
@@ -102,13 +108,13 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, wo
         torch.manual_seed(derive(config.seed, "loss"))
         return build_criterion(config.loss, len(split.train_classes), dim)
 
-    batches = Batches(table, split.train, labels, config.data, workers, sampler)
+    batches = read(split.train, labels, sampler=sampler)
     strategy = build_strategy(config.strategy, config.options)
     training = Training(embedder, make_criterion, batches, strategy, config)
     trained_parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
     embedder = training.fit()
     test_started = time.perf_counter()
-    metrics = measure(embedder, table, split.test, config, workers)
+    metrics = measure(embedder, read(split.test, table.labels[split.test]), table.labels, split, config)
     seconds = {"train_seconds": round(training.seconds, 2), "test_seconds": round(time.perf_counter() - test_started, 2)}
     seconds["total_seconds"] = round(time.perf_counter() - started, 2)
     peak_memory = round(cost.peak_memory_mb(device))
@@ -125,6 +131,8 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, wo
             "train_classes": len(split.train_classes),
             "test_images": len(split.test),
             "test_classes": len(np.unique(table.labels[split.test])),
+            "query_images": len(split.query),
+            "gallery_images": len(split.gallery),
         },
         "metrics": metrics,
         "training": {"loss_per_epoch": losses, "converged": losses[-1] < losses[0] if len(losses) > 1 else None},
@@ -141,7 +149,25 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, wo
     }
 
 
-def measure(embedder: Embedder, table: ImageTable, rows: np.ndarray, config: RunConfig, workers: int) -> dict[str, Any]:
-    """Metrics of the embedder on the given rows, each a query against all the others."""
-    embeddings = embed(embedder, Batches(table, rows, table.labels[rows], config.data, workers), config.evaluation.flip_sum)
-    return evaluate(embeddings, table.labels[rows], ks=config.evaluation.k)
+def measure(embedder: Embedder, batches: Batches, labels: np.ndarray, split: Split, config: RunConfig) -> dict[str, Any]:
+    """Metrics of the embedder: the split's queries searched in its gallery, no image its own neighbour.
+
+    Args:
+        embedder: what is measured.
+        batches: the rows ``split.test`` in order.
+        labels: int64 (N,), of all rows of the table.
+        split: says which rows are queries and gallery.
+        config: gives K and how images are embedded.
+    """
+    embeddings = embed(embedder, batches, config.evaluation.flip_sum)
+    gallery, query = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
+    if np.array_equal(gallery, query):
+        return evaluate(embeddings[gallery], labels[split.gallery], ks=config.ks)
+    return evaluate(
+        embeddings[gallery],
+        labels[split.gallery],
+        embeddings[query],
+        labels[split.query],
+        same_item=np.where(np.isin(query, gallery), np.searchsorted(gallery, query), -1),
+        ks=config.ks,
+    )

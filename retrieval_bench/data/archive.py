@@ -4,48 +4,82 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import shutil
+import stat
 import tarfile
-import tempfile
+import zipfile
 import zlib
 from pathlib import Path
 
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.files import cache_dir
+from retrieval_bench.files import cache_dir, check_space, locked, whole_folder
 from retrieval_bench.progress import announce
+
+SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".zip")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name says that the file is an archive."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def extracted(archive: Path) -> Path:
-    """The folder with the contents of a tar `archive` (any compression), extracted into the cache on the first call.
+    """The folder with the contents of a tar (any compression) or zip `archive`, extracted into the cache on the first call.
 
-    Members that would land outside the folder, links out of it and device files are refused (``tarfile``'s ``data`` filter). The folder
-    appears under its name only when the extraction is complete, so an interrupted one is started over.
+    Members that would land outside the folder, links out of it and device files are refused. The folder appears under its name only when
+    the extraction is complete, so an interrupted one is started over; a second process waits for the first.
 
     Raises:
-        UserError: not an archive, truncated or damaged, or with an unsafe member.
+        UserError: not an archive, truncated or damaged, with an unsafe member, or larger than the room on the disk.
     """
     status = archive.stat()
     key = f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}"
     target = cache_dir() / "extracted" / f"{archive.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".extracting-"))
+    with locked(target, f"extracting {archive.name}"):
+        if not target.is_dir():
+            _extract_to(archive, target)
+    return target
+
+
+def _extract_to(archive: Path, target: Path) -> None:
     announce(f"extracting {archive}")
+    with whole_folder(target) as temporary:
+        (_unzip if zipfile.is_zipfile(archive) else untar)(archive, temporary)
+
+
+def untar(archive: Path, folder: Path) -> None:
+    """Extracts a tar into `folder`; see :func:`extracted` for what is refused and how."""
+    check_space(folder, archive.stat().st_size, f"extracting {archive.name}")  # at least: images hardly compress
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
+            tar.extractall(folder, filter="data")
             while tar.fileobj and tar.fileobj.read(1 << 20):  # to the end of the stream, where the compression's checksum is verified
                 pass
-        temporary.replace(target)
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, a member would be written outside the folder ({error})") from None
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{archive}: truncated or not a tar archive ({first_line(error)}); fetch it again") from None
+        raise UserError(f"{archive}: truncated or not a tar or zip archive ({first_line(error)}); fetch it again") from None
     except OSError as error:
         if error.errno is not None:  # the disk's word, not the decompressor's
             raise
         raise UserError(f"{archive}: damaged ({error}); fetch it again") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for member in members.infolist():
+                _check_member(archive, member)
+            check_space(folder, sum(member.file_size for member in members.infolist()), f"extracting {archive.name}")
+            members.extractall(folder)
+    except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+        raise UserError(f"{archive}: truncated or damaged zip ({first_line(error)}); fetch it again") from None
+
+
+def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
+    parts = member.filename.replace("\\", "/").split("/")
+    if not parts[0] or ".." in parts or ":" in parts[0] or stat.S_ISLNK(member.external_attr >> 16):
+        raise UserError(f"{archive}: refused, member '{member.filename}' is a link or would be written outside the folder")
+    if member.flag_bits & 1:
+        raise UserError(f"{archive}: is encrypted; extract it with its password and give the folder with --data-root")

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retrieval_bench.data import cub, emoji, folder, synthetic
+from retrieval_bench.data import pack
 from retrieval_bench.data.dataset import Dataset
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.sets import cars, cub, emoji, flowers, folder, inshop, sop, synthetic, table
 from retrieval_bench.data.splits import Split, make_split
 from retrieval_bench.errors import UserError, unknown
 
 DATASETS: dict[str, Dataset] = {
     "cub": cub.CUB,
+    "cars": cars.CARS,
+    "sop": sop.SOP,
+    "inshop": inshop.INSHOP,
+    "flowers": flowers.FLOWERS,
     "emoji": emoji.EMOJI,
     "emoji_mini": emoji.EMOJI_MINI,
     "folder": folder.FOLDER,
+    "table": table.TABLE,
     "synthetic": synthetic.SYNTHETIC,
 }
 
 
-def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot") -> tuple[ImageTable, Split]:
-    """Opens a data set, fetching it first if `root` is None, and splits it.
+def open_table(name: str, root: Path | None) -> ImageTable:
+    """Opens a data set, fetching it first if `root` is None.
 
     Args:
         name: a key of :data:`DATASETS`.
-        root: extracted folder or archive; None downloads into the cache.
-        protocol: name of a split protocol (``retrieval_bench.data.splits``).
+        root: extracted folder, archive, or a pack of the data set (``retrieval_bench.data.pack``); None downloads into the cache.
 
     Raises:
         UserError: unknown name, missing or damaged files, or counts that differ from the published ones.
@@ -36,6 +41,21 @@ def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot") -> t
     if root is not None and not root.exists():
         raise UserError(f"{root}: no such folder or archive (--data-root)")
     dataset = DATASETS[name]
-    table = dataset.open(root)
-    dataset.check(table)
-    return table, make_split(protocol, table.labels, dataset.train_classes(table))
+    images = pack.open_pack(root, name) if root is not None and pack.is_pack(root) else dataset.open(root)
+    dataset.check(images)
+    _ = images.files  # every image is there and not empty
+    return images
+
+
+def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot", fold: int = 0, folds: int = 4) -> tuple[ImageTable, Split]:
+    """:func:`open_table`, and its split.
+
+    Args:
+        name: a key of :data:`DATASETS`.
+        root: see :func:`open_table`.
+        protocol: name of a split protocol (``retrieval_bench.data.splits``).
+        fold: which fold validates, for ``kfold``.
+        folds: how many folds there are.
+    """
+    images = open_table(name, root)
+    return images, make_split(protocol, images, fold, folds)

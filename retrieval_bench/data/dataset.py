@@ -1,25 +1,34 @@
-"""What every data set's file provides: how to open it, where its training classes end, and its published counts."""
+"""What every data set's file provides: how to open it, what to fetch, and its published counts."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from retrieval_bench.data.download import Archive
 from retrieval_bench.data.images import ImageTable, expect_count
-from retrieval_bench.data.splits import manifest, zero_shot
+from retrieval_bench.data.splits import PROTOCOLS, manifest
 from retrieval_bench.errors import UserError
+
+SIDE_NAMES = {"train": "training images", "test": "test images", "query": "query images", "gallery": "gallery images"}
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Published sizes, asserted whenever the set is opened: classes, images in all, training and test images of the zero-shot split."""
+    """Published sizes, asserted whenever the set is opened.
+
+    Attributes:
+        classes: in all.
+        images: in all.
+        splits: images on each side, by protocol, as far as they are published.
+    """
 
     classes: int
     images: int
-    train: int
-    test: int
+    splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,30 +37,39 @@ class Dataset:
 
     Attributes:
         about: one line for `data list`.
-        open: from a folder or archive (None: fetch into the cache) to the table of images.
+        open: from a folder or archive (None: what is in the cache, fetched first if need be) to the table of images.
+        archives: the files that `open` fetches.
         counts: published sizes, or None for data of one's own.
-        zero_shot_classes: how many classes, from the first, the zero-shot split trains on; 0 means half of them.
+        ks: the K of Recall@K that papers report on this set.
         manifest_sha256: digest of the committed ``datasets/<name>.csv``, every image with class and side; empty for none.
     """
 
     about: str
     open: Callable[[Path | None], ImageTable]
+    archives: tuple[Archive, ...] = ()
     counts: Counts | None = None
-    zero_shot_classes: int = 0
+    ks: tuple[int, ...] = (1, 2, 4, 8)
     manifest_sha256: str = ""
 
-    def train_classes(self, table: ImageTable) -> int:
-        """How many classes, from the first, the zero-shot split trains on: the published number, or half."""
-        return self.zero_shot_classes or len(table.class_names) // 2
-
     def check(self, table: ImageTable) -> None:
-        """Raises :class:`UserError` if a count differs from the published one, or any name, class or side from the committed manifest."""
+        """Raises :class:`UserError` if a count differs from the published one, or any name, class or side from the committed manifest.
+
+        The closed-set counts are checked where the copy says which images are its official training images (some re-packagings do not).
+        """
         if self.counts is None:
             return
         expect_count("images", len(table), self.counts.images, table.root)
         expect_count("classes", len(table.class_names), self.counts.classes, table.root)
-        split = zero_shot(table.labels, self.train_classes(table))
-        expect_count("training images", len(split.train), self.counts.train, table.root)
-        expect_count("test images", len(split.test), self.counts.test, table.root)
-        if self.manifest_sha256 and hashlib.sha256(manifest(table, split).encode()).hexdigest() != self.manifest_sha256:
+        for protocol, sides in self.counts.splits.items():
+            if protocol == "closed_set" and table.sides is None:
+                continue
+            found = Counter(PROTOCOLS[protocol](table, 0, 1)["split"])
+            for side, expected in sides.items():
+                expect_count(f"{SIDE_NAMES[side]} ({protocol})", found[side], expected, table.root)
+        if self.manifest_sha256 and manifest_digest(table) != self.manifest_sha256:
             raise UserError(f"{table.root}: the counts are right but names or classes differ from the data set's manifest; fetch it again")
+
+
+def manifest_digest(table: ImageTable) -> str:
+    """SHA-256 of the zero-shot manifest, as committed under ``datasets/``."""
+    return hashlib.sha256(manifest(PROTOCOLS["zero_shot"](table, 0, 1)).encode()).hexdigest()

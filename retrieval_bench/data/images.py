@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from retrieval_bench.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+SIDES = ("train", "test", "query", "gallery", "")
+"""What a split says of an image: trained on; tested, as a query and in the gallery; only the one; only the other; left out."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +25,33 @@ class ImageTable:
         paths: (N,) file names with forward slashes.
         labels: int64 (N,), in 0..C-1, indices into `class_names`.
         class_names: (C,) names; zero-shot splits take the first classes for training.
+        zero_shot_classes: how many classes, from the first, the zero-shot split trains on; 0 means half of them.
+        sides: (N,) of :data:`SIDES`, what the data set's own lists say of each image; None where it has no lists.
     """
 
     root: Path
     paths: tuple[str, ...]
     labels: np.ndarray
     class_names: tuple[str, ...]
+    zero_shot_classes: int = 0
+    sides: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def train_classes(self) -> int:
+        """How many classes, from the first, the zero-shot split trains on."""
+        return self.zero_shot_classes or len(self.class_names) // 2
+
+    @cached_property
+    def files(self) -> tuple[tuple[int, int], ...]:
+        """(size in bytes, time of the last change in nanoseconds) of each image.
+
+        Raises:
+            UserError: a file or its folder is missing, or the file is empty; the line names it.
+        """
+        return tuple(_status(self.root / path) for path in self.paths)
 
     def fingerprint(self) -> str:
         """SHA-256 over every image's name, class and size in bytes, not its content.
@@ -39,15 +60,21 @@ class ImageTable:
         file that is missing or empty.
         """
         sha = hashlib.sha256()
-        for path, label in zip(self.paths, self.labels, strict=True):
-            try:
-                size = (self.root / path).stat().st_size
-            except FileNotFoundError:
-                raise UserError(f"{self.root / path}: image is missing; restore it or fetch the data set again") from None
-            if size == 0:
-                raise UserError(f"{self.root / path}: image file is empty; restore it or fetch the data set again")
+        for path, label, (size, _) in zip(self.paths, self.labels, self.files, strict=True):
             sha.update(f"{path},{label},{size}\n".encode())
         return sha.hexdigest()
+
+
+def _status(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent}: folder is missing; restore it or fetch the data set again") from None
+        raise UserError(f"{path}: image is missing; restore it or fetch the data set again") from None
+    if status.st_size == 0:
+        raise UserError(f"{path}: image file is empty; restore it or fetch the data set again")
+    return status.st_size, status.st_mtime_ns
 
 
 def expect_count(what: str, found: int, expected: int, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading images into batches with PIL and a torch DataLoader: the reference path."""
+"""Batches of images: decoded by PIL in a torch DataLoader (the reference), or cut out of the decode-once cache on the training device."""
 
 from __future__ import annotations
 
@@ -6,45 +6,25 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from retrieval_bench.config import DataConfig
+from retrieval_bench.data.decoded import Decoded
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.sampler import BatchSampler
-from retrieval_bench.data.transforms import eval_view, train_view
+from retrieval_bench.data.transforms import Cut, eval_cut, shrink, train_cut, view, views
 from retrieval_bench.errors import UserError
-from retrieval_bench.progress import track
 from retrieval_bench.seeding import derive, generator
 
-
-def read_image(path: Path) -> Image.Image:
-    """An RGB image: greyscale, palette, CMYK and 16-bit files are converted, transparency is laid over white.
-
-    Raises:
-        UserError: the file is missing, damaged or no image; the line names it.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith("I;16") or image.mode == "I":  # PIL clips 16-bit values to 255; scale them instead
-                return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                layer = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path}: image is missing; restore it or fetch the data set again") from None
-    except (UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        said = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{path}: image cannot be decoded ({said}); restore it or remove it") from None
+Item = tuple[int, int]
+"""(i, n): row ``rows[i]``, drawn for the n-th time in this epoch."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +36,9 @@ class _Failure:
 
 @dataclass
 class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
-    """Item (i, n) is (uint8 (3, S, S), label) of row ``rows[i]``, drawn for the n-th time in this epoch; plain i means n = 0.
+    """What each row looks like: item (i, n) is (uint8 (3, S, S), label) of row ``rows[i]``.
 
-    Training views depend on (`seed`, row, n) only, not on the workers.
+    Training views depend on (`seed`, row, n) only, not on workers, device or reader.
     """
 
     table: ImageTable
@@ -71,33 +51,45 @@ class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int] | _Failure:
-        index, draw = item if isinstance(item, tuple) else (item, 0)
-        row = int(self.rows[index])
+    def __getitem__(self, item: Item) -> tuple[Tensor, int] | _Failure:
         try:
-            image = read_image(self.table.root / self.table.paths[row])
+            image = read_image(self.table.root / self.table.paths[self.rows[item[0]]])
         except UserError as error:
             return _Failure(str(error))
-        if self.training:
-            return train_view(image, self.config, generator(self.seed, "augment", row, draw)), int(self.labels[index])
-        return eval_view(image, self.config), int(self.labels[index])
+        image = shrink(image, self.config.stored)
+        return view(image, self.cut(item, image.height, image.width), self.config), int(self.labels[item[0]])
+
+    def cut(self, item: Item, height: int, width: int) -> Cut:
+        """Where the image, of this stored size, is cut."""
+        if not self.training:
+            return eval_cut(height, width, self.config)
+        return train_cut(height, width, self.config, generator(self.seed, "augment", int(self.rows[item[0]]), item[1]))
+
+    def batch(self, items: list[Item], decoded: Decoded, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The same from the cache, a batch at a time: (uint8 (B, 3, S, S) on `device`, int64 (B,))."""
+        images = [decoded[self.rows[index]] for index, _ in items]
+        cuts = [self.cut(item, *image.shape[:2]) for item, image in zip(items, images, strict=True)]
+        return views(images, cuts, self.config, device), torch.from_numpy(self.labels[[index for index, _ in items]])
 
 
 @dataclass
-class _Draws:
-    """The sampler's batches with each row's number of earlier draws in the epoch, so that a repeated image gets another view."""
+class _Order:
+    """Batches of items: the sampler's, with each row's number of earlier draws in the epoch, so that a repeated image gets another view; or
+    all rows in order, `batch_size` at a time."""
 
-    sampler: BatchSampler
+    count: int
+    batch_size: int
+    sampler: BatchSampler | None
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.sampler) if self.sampler else -(-self.count // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         drawn: Counter[int] = Counter()
-        for batch in self.sampler:
+        for batch in self.sampler or np.array_split(np.arange(self.count), range(self.batch_size, self.count, self.batch_size)):
             items = []
             for index in batch:
-                items.append((index, drawn[index]))
+                items.append((int(index), drawn[index]))
                 drawn[index] += 1
             yield items
 
@@ -118,9 +110,11 @@ class Batches:
         rows: int64 (N,), rows to read.
         labels: int64 (N,), label of each row.
         config: how images are shown.
-        workers: processes that decode.
+        workers: processes that decode; without effect on a cache.
         sampler: draws training batches; None reads the rows in order, `batch_size` at a time, without augmentation.
         batch_size: images per batch when there is no sampler.
+        decoded: the cache of the table's images; None reads and decodes the files.
+        device: where images from the cache are cut and delivered.
     """
 
     def __init__(
@@ -132,14 +126,20 @@ class Batches:
         workers: int,
         sampler: BatchSampler | None = None,
         batch_size: int = 64,
+        decoded: Decoded | None = None,
+        device: str = "cpu",
     ):
-        self.views = Views(table, rows, labels, config, training=sampler is not None)
+        self.views = Views(table, rows, np.asarray(labels, dtype=np.int64), config, training=sampler is not None)
         self.sampler = sampler
-        order: dict[str, Any] = {"batch_sampler": _Draws(sampler)} if sampler else {"batch_size": batch_size}
-        self.loader = DataLoader(self.views, num_workers=workers, collate_fn=_collate, pin_memory=torch.cuda.is_available(), **order)
+        self.order = _Order(len(rows), batch_size, sampler)
+        self.decoded = decoded
+        self.device = torch.device(device)
+        pin = torch.cuda.is_available()
+        order: Any = self.order
+        self.loader = DataLoader(self.views, num_workers=workers, collate_fn=_collate, pin_memory=pin, batch_sampler=order)
 
     def __len__(self) -> int:
-        return len(self.loader)
+        return len(self.order)
 
     @property
     def images(self) -> int:
@@ -155,6 +155,9 @@ class Batches:
             self.sampler.generator.manual_seed(derive(seed, "order", *purpose))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.decoded is not None:
+            yield from (self.views.batch(items, self.decoded, self.device) for items in self.order)
+            return
         for batch in self.loader:
             if isinstance(batch, _Failure):
                 raise UserError(batch.message)
@@ -168,9 +171,3 @@ def resolve_workers(workers: int, device: str) -> int:
     if workers >= 0:
         return workers
     return 0 if device == "cpu" else min(8, os.cpu_count() or 1)
-
-
-def verify_images(table: ImageTable) -> None:
-    """Decodes every image; raises :class:`UserError` naming the first one that cannot be."""
-    for path in track(table.paths, "decoding", len(table)):
-        read_image(table.root / path)

@@ -18,6 +18,7 @@ def evaluate(
     labels: np.ndarray,
     query_embeddings: np.ndarray | None = None,
     query_labels: np.ndarray | None = None,
+    same_item: np.ndarray | None = None,
     ks: tuple[int, ...] = (1, 2, 4, 8),
 ) -> dict[str, Any]:
     """Retrieval metrics under cosine similarity.
@@ -27,6 +28,8 @@ def evaluate(
         labels: (N,) class of each row, numbers or strings.
         query_embeddings: (Q, D), searched in the gallery; None searches each row among all the others.
         query_labels: (Q,).
+        same_item: int (Q,), the row of `embeddings` that is the query itself and so not its neighbour, -1 for none; None if no query is
+            in the gallery. Not given without queries.
         ks: the K of Recall@K; a K beyond the gallery counts every query that has a positive.
 
     Returns:
@@ -40,17 +43,17 @@ def evaluate(
     if (query_embeddings is None) != (query_labels is None):
         raise UserError("query_embeddings and query_labels come together: one of them is missing")
     gallery, gallery_labels = unit_rows(embeddings), _labels(labels, len(embeddings), "labels")
-    queries, asked, self_retrieval = gallery, gallery_labels, True
+    queries, asked, itself = gallery, gallery_labels, np.arange(len(gallery))
     if query_embeddings is not None and query_labels is not None:
-        self_retrieval = False
         queries = unit_rows(query_embeddings, "query_embeddings")
         asked = _labels(query_labels, len(queries), "query_labels")
         if queries.shape[1] != gallery.shape[1]:
             raise UserError(f"query_embeddings have {queries.shape[1]} dimensions, embeddings have {gallery.shape[1]}")
+        itself = np.full(len(queries), -1) if same_item is None else same_item
     if (gallery_labels.dtype.kind in "US") != (asked.dtype.kind in "US"):
         raise UserError("labels and query_labels: one is text and the other numbers; give both in the same form")
     codes = np.unique(np.concatenate([gallery_labels, asked]), return_inverse=True)[1]
-    ahead = negatives_ahead(queries, codes[len(gallery) :], gallery, codes[: len(gallery)], max(ks), self_retrieval)
+    ahead = negatives_ahead(queries, codes[len(gallery) :], gallery, codes[: len(gallery)], max(ks), itself)
     answerable = int((ahead >= 0).sum())
     if not answerable:
         raise UserError("no query has an item of its class in the gallery: every class needs two images (or one in the gallery)")

@@ -20,7 +20,7 @@ FLOAT32_ERROR = 2.0**-22
 
 
 def negatives_ahead(
-    queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray, limit: int, self_retrieval: bool
+    queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray, limit: int, itself: np.ndarray
 ) -> np.ndarray:
     """How many negatives rank before each query's best positive, counted up to `limit`.
 
@@ -30,20 +30,21 @@ def negatives_ahead(
     Args:
         queries: float64 (Q, D), unit rows.
         query_labels: (Q,).
-        gallery: float64 (G, D), unit rows; the same array as `queries` in self-retrieval.
+        gallery: float64 (G, D), unit rows; in self-retrieval the same array as `queries`.
         gallery_labels: (G,).
         limit: counts stop here; Recall@K needs ``limit >= K``.
-        self_retrieval: query i is gallery item i and is not its own neighbour (left out by index, never by position).
+        itself: int64 (Q,), the gallery item that is the query itself and not its neighbour (left out by index, never by position); -1
+            for none.
 
     Returns:
         int64 (Q,) in 0..limit, or -1 for a query that has no positive in the gallery.
     """
-    best = _best_positive(queries, query_labels, gallery, gallery_labels, self_retrieval)
+    best = _best_positive(queries, query_labels, gallery, gallery_labels, itself)
     answerable = np.flatnonzero(best > -np.inf)
     ahead = np.full(len(queries), -1, dtype=np.int64)
     if not len(answerable):
         return ahead
-    found, index = nearest(queries[answerable], gallery, limit + 1 + self_retrieval)
+    found, index = nearest(queries[answerable], gallery, limit + 1 + bool((itself >= 0).any()))
     similarity = gathered_products(queries[answerable], gallery, index)
     negative = gallery_labels[index] != query_labels[answerable, None]
     ahead[answerable] = (negative & (similarity >= best[answerable, None] - TIE)).sum(axis=1)
@@ -70,7 +71,7 @@ def recall_at_k(ahead: np.ndarray, ks: tuple[int, ...]) -> dict[int, float]:
 
 
 def _best_positive(
-    queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray, self_retrieval: bool
+    queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray, itself: np.ndarray
 ) -> np.ndarray:
     """float64 (Q,): similarity of the nearest gallery item of the query's class, -inf where there is none."""
     best = np.full(len(queries), -np.inf)
@@ -83,8 +84,7 @@ def _best_positive(
         step = max(1, PIECE // len(items))
         for rows in (asked[start : start + step] for start in range(0, len(asked), step)):
             similarity = queries[rows] @ gallery[items].T
-            if self_retrieval:
-                similarity[rows[:, None] == items[None]] = -np.inf
+            similarity[itself[rows, None] == items[None]] = -np.inf
             best[rows] = similarity.max(axis=1)
     return best
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from retrieval_bench.data.dataset import Counts, Dataset
-from retrieval_bench.data.folder import open_folder
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.sets.folder import open_folder
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import cache_dir
+from retrieval_bench.files import cache_dir, locked
 from retrieval_bench.seeding import derive
 
 CLASSES, IMAGES_PER_CLASS, SIDE = 16, 8, 40
@@ -32,7 +32,8 @@ def open_synthetic(root: Path | None) -> ImageTable:
         raise UserError(f"{root}: data set 'synthetic' is drawn on the spot and takes no --data-root")
     root = cache_dir() / "synthetic-2"
     if not (root / "complete").exists():
-        _write(root)
+        with locked(root, "drawing the synthetic images"):
+            _write(root)
     return open_folder(root)
 
 
@@ -50,6 +51,5 @@ def _write(root: Path) -> None:
 SYNTHETIC = Dataset(
     about="16 classes of patterns, drawn on the spot; for tests and trials, not for comparisons",
     open=open_synthetic,
-    counts=Counts(classes=CLASSES, images=CLASSES * IMAGES_PER_CLASS, train=64, test=64),
-    zero_shot_classes=CLASSES // 2,
+    counts=Counts(CLASSES, CLASSES * IMAGES_PER_CLASS, {"zero_shot": {"train": 64, "test": 64}}),
 )

@@ -10,7 +10,7 @@ from data_checks import refused
 from fake_cub import official_images, write_images, write_lists
 
 from retrieval_bench.data.catalog import open_dataset
-from retrieval_bench.data.cub import ARCHIVE, open_cub
+from retrieval_bench.data.sets.cub import ARCHIVE, open_cub
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import verify_images
+from retrieval_bench.data.sets.synthetic import draw
 from retrieval_bench.data.splits import Split
-from retrieval_bench.data.synthetic import draw
 
 
 def test_drawing_is_the_same_each_time_and_differs_by_class_and_image() -> None:

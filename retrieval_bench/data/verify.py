@@ -62,7 +62,7 @@ def _copies(table: ImageTable, split: Split, pixels: list[bytes]) -> list[str]:
     across = [rows for rows in copies if train.intersection(rows) and test.intersection(rows)]
     mixed = [rows for rows in copies if len({int(table.labels[row]) for row in rows}) > 1]
     lines = [
-        f"{len(copies):,} groups of images with equal pixels ({sum(map(len, copies)):,} images): "
+        f"{sum(map(len, copies)):,} images with equal pixels in {len(copies):,} group(s): "
         f"{len(across):,} across training and test, {len(mixed):,} across classes"
     ]
     telling = [*across, *(rows for rows in mixed if rows not in across)]

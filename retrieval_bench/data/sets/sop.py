@@ -43,7 +43,7 @@ def open_sop(root: Path | None) -> ImageTable:
 
 
 SOP = Dataset(
-    about="Stanford Online Products, 120,053 photographs of 22,634 products; downloaded (3.1 GB) or read from --data-root",
+    about="Stanford Online Products, 120,053 photographs of 22,634 products; downloaded (about 3 GB) or read from --data-root",
     open=open_sop,
     archives=(ARCHIVE,),
     counts=Counts(classes=22_634, images=120_053, splits={"zero_shot": {"train": 59_551, "test": 60_502}}),

@@ -190,7 +190,7 @@ class Speed:
     """the backbone to compare with"""
     image_size: int = 128
     """side of the views, pixels"""
-    stored: int = 160
+    stored: int = 256
     """shorter side of the images in the cache, pixels"""
     batch_size: int = 64
     """images per batch"""

@@ -15,9 +15,9 @@ BASELINES = ("frozen", "last_k", "standard")
 EMOJI = DataConfig(dataset="emoji", image_size=72, flip=False, crop_scale=0.6)
 """No mirroring, since arrows and signs change their meaning; crop_scale was chosen on the zero_shot_val split."""
 
-PHOTOS = DataConfig(image_size=112, stored=160, reader="cache")
-"""Photographs at a size that a CPU can train on. Images are kept in the cache with a shorter side of 160 pixels, so that a training crop of
-half the area still has as many pixels as the network sees."""
+PHOTOS = DataConfig(image_size=112, stored=256, reader="cache")
+"""Photographs at a size that a CPU can train on. The cache keeps a shorter side of 256 pixels: well above what the network sees, since an
+image that is resized twice in small steps is blurred (at 160 pixels frozen features on CUB lost 1.6 points of R@1)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A CUB-200-2011 in the official layout with the true names and classes (``datasets/cub.csv``), whose images are one byte each."""
+"""A CUB-200-2011 in the official layout with the true names, classes and sides (``datasets/cub*.csv``), whose images are one byte each."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ import csv
 from functools import cache
 from pathlib import Path
 
-MANIFEST = Path(__file__).parents[2] / "datasets" / "cub.csv"
+MANIFESTS = Path(__file__).parents[2] / "datasets"
 Images = list[tuple[str, int]]
 """(file name, class number from 1) of each image."""
+
+
+def read_manifest(name: str) -> list[dict[str, str]]:
+    """The rows of ``datasets/<name>.csv``."""
+    with (MANIFESTS / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 @cache
 def official_images() -> tuple[tuple[str, int], ...]:
     """All 11,788 images in the official order."""
-    with MANIFEST.open(encoding="utf-8", newline="") as stream:
-        return tuple((row["path"], int(row["class"][:3])) for row in csv.DictReader(stream))
+    return tuple((row["path"], int(row["class"][:3])) for row in read_manifest("cub"))
 
 
 def write_lists(folder: Path, images: Images) -> Path:
-    """Writes images.txt, image_class_labels.txt and classes.txt of `images` into `folder`."""
+    """Writes the four text files of `images` into `folder`; the n-th image is on the closed-set side of the n-th official one."""
     folder.mkdir(parents=True)
     classes = {number: name.split("/")[0] for name, number in official_images()}
     rows = list(enumerate(images, start=1))
     (folder / "images.txt").write_text("".join(f"{row} {name}\n" for row, (name, _) in rows))
     (folder / "image_class_labels.txt").write_text("".join(f"{row} {number}\n" for row, (_, number) in rows))
+    flags = [int(row["split"] == "train") for row in read_manifest("cub.closed_set")]
+    (folder / "train_test_split.txt").write_text("".join(f"{row} {flag}\n" for (row, _), flag in zip(rows, flags, strict=False)))
     (folder / "classes.txt").write_text("".join(f"{number} {name}\n" for number, name in classes.items()))
     return folder
 

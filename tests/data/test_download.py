@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import replace
+import shutil
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from data_checks import files_below, noise, refused
 from local_server import LocalServer
-from wheels import write_wheel
 
-from retrieval_bench.data.download import Archive, fetch, fetch_wheel
+from retrieval_bench.data.download import Archive, fetch
+from retrieval_bench.errors import UserError
 
 CONTENT = noise(5 << 20)
 HALF = len(CONTENT) // 2
@@ -19,6 +20,11 @@ PAGE = b"<!DOCTYPE html><title>moved</title>" * 100
 
 def archive(*urls: str) -> Archive:
     return Archive("set.tgz", hashlib.md5(CONTENT).hexdigest(), urls)
+
+
+def kept(cache: Path) -> list[str]:
+    """What is below the folder of downloads, but for the lock files."""
+    return [name for name in files_below(cache / "downloads") if not name.endswith(".lock")]
 
 
 def partial(cache: Path) -> Path:
@@ -32,7 +38,7 @@ def test_file_is_downloaded_once(server: LocalServer, empty_cache: Path) -> None
     assert path.read_bytes() == CONTENT
     assert fetch(archive(server.url("set.tgz"))) == path
     assert server.log == [("set.tgz", None)]
-    assert files_below(path.parent) == ["set.tgz"]
+    assert kept(empty_cache) == ["set.tgz"]
 
 
 def resumed_from(server: LocalServer) -> int:
@@ -49,7 +55,7 @@ def test_dropped_connection_is_resumed_by_the_next_call(server: LocalServer, emp
     assert not (empty_cache / "downloads" / "set.tgz").exists()
     assert fetch(archive(server.url("set.tgz"))).read_bytes() == CONTENT
     assert 0 < resumed_from(server) <= HALF
-    assert files_below(empty_cache / "downloads") == ["set.tgz"]
+    assert kept(empty_cache) == ["set.tgz"]
 
 
 def test_dropped_connection_is_resumed_at_the_next_mirror(server: LocalServer, empty_cache: Path) -> None:
@@ -78,7 +84,7 @@ def test_complete_part_is_used(server: LocalServer, empty_cache: Path) -> None:
     partial(empty_cache).parent.mkdir(parents=True)
     partial(empty_cache).write_bytes(CONTENT)
     assert fetch(archive(server.url("set.tgz"))).read_bytes() == CONTENT
-    assert files_below(empty_cache / "downloads") == ["set.tgz"]
+    assert kept(empty_cache) == ["set.tgz"]
 
 
 def test_foreign_part_is_not_used(server: LocalServer, empty_cache: Path) -> None:
@@ -94,14 +100,14 @@ def test_page_in_place_of_the_file_is_refused(server: LocalServer, empty_cache: 
     server.html = {"set.tgz"}
     with refused(server.url("set.tgz"), "HTML", empty_cache / "downloads" / "set.tgz"):
         fetch(archive(server.url("set.tgz")))
-    assert files_below(empty_cache / "downloads") == []
+    assert kept(empty_cache) == []
 
 
 def test_other_content_is_refused(server: LocalServer, empty_cache: Path) -> None:
     server.files["set.tgz"] = CONTENT[:-1] + b"x"
     with refused(server.url("set.tgz"), "checksum"):
         fetch(archive(server.url("set.tgz")))
-    assert files_below(empty_cache / "downloads") == []
+    assert kept(empty_cache) == []
 
 
 @pytest.mark.parametrize("first", ["nowhere", "page", "other"])
@@ -113,7 +119,7 @@ def test_second_mirror_helps_out(first: str, server: LocalServer, empty_cache: P
 
 def test_every_mirror_is_named_when_all_fail(server: LocalServer, empty_cache: Path) -> None:
     unreachable = "http://127.0.0.1:1/set.tgz"
-    with refused(server.url("gone"), "404", unreachable, empty_cache / "downloads" / "set.tgz", "--data-root"):
+    with refused(server.url("gone"), "404", unreachable, empty_cache / "downloads" / "set.tgz", "--from-archive"):
         fetch(archive(server.url("gone"), unreachable))
 
 
@@ -126,58 +132,56 @@ def test_damaged_file_in_the_cache_is_refused(server: LocalServer, empty_cache: 
     assert server.log == []
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place where pip looks for wheels."""
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    folder = tmp_path / "index"
-    folder.mkdir()
-    settings = {"NO_INDEX": "1", "FIND_LINKS": str(folder), "CONFIG_FILE": os.devnull, "CACHE_DIR": str(tmp_path / "pip")}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"PIP_{name}", value)
-    return folder
+def test_archive_without_mirrors_says_where_a_person_gets_it(empty_cache: Path) -> None:
+    with refused("cannot download cars.tgz", "from the authors, by mail", "--from-archive", empty_cache / "downloads" / "cars.tgz"):
+        fetch(Archive("cars.tgz", "0" * 32, by_hand="from the authors, by mail"))
+    assert kept(empty_cache) == []
 
 
-def test_wheel_is_fetched_once(index: Path, empty_cache: Path) -> None:
-    source, wheel = write_wheel(index, "tinydrawings", "1.0", {"tinydrawings/a.txt": b"a"})
-    path = fetch_wheel(wheel)
-    assert path.read_bytes() == source.read_bytes()
-    source.unlink()  # pip would find nothing now
-    assert fetch_wheel(wheel) == path
-    assert files_below(empty_cache / "wheels") == [source.name]
+def test_archive_without_md5_is_downloaded(server: LocalServer, empty_cache: Path) -> None:
+    # BUG: pooch is given the hash "md5:", which no file has; the mirror is blamed for a wrong checksum
+    server.files["set.tgz"] = CONTENT
+    assert fetch(Archive("set.tgz", urls=(server.url("set.tgz"),))).read_bytes() == CONTENT
 
 
-def test_wheel_with_another_digest_is_not_kept(index: Path, empty_cache: Path) -> None:
-    _, wheel = write_wheel(index, "tinydrawings", "1.0", {"tinydrawings/a.txt": b"a"})
-    with refused("sha256", wheel.sha256, "0" * 64):
-        fetch_wheel(replace(wheel, sha256="0" * 64))
-    assert files_below(empty_cache / "wheels") == []
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12 - count, count))
 
 
-def test_damaged_wheel_in_the_cache_is_refused(empty_cache: Path) -> None:
-    path, wheel = write_wheel(empty_cache / "wheels", "tinydrawings", "1.0", {"a.txt": b"a"})
-    path.write_bytes(path.read_bytes()[:-1])
-    with refused(path, "sha256"):
-        fetch_wheel(wheel)
-
-
-def test_unknown_project_is_refused_in_one_line(index: Path, empty_cache: Path) -> None:
-    _, wheel = write_wheel(index, "tinydrawings", "1.0", {"a.txt": b"a"})
-    with refused("nosuchdrawings 1.0", "No matching distribution", empty_cache / "wheels"):
-        fetch_wheel(replace(wheel, project="nosuchdrawings"))
-    assert files_below(empty_cache / "wheels") == []
-
-
-def test_refusal_is_not_hidden_by_pips_word_on_its_own_updates(
-    index: Path, server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_disk_that_is_too_full_is_noticed_before_a_byte_is_kept(
+    server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = '<a href="/pip-9999.0-py3-none-any.whl">pip-9999.0-py3-none-any.whl</a>'
-    server.files["simple/pip"] = f"<!DOCTYPE html><html><body>{page}</body></html>".encode()
-    server.html = {"simple/pip"}
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", server.url("simple"))
-    _, wheel = write_wheel(index, "tinydrawings", "1.0", {"a.txt": b"a"})
-    with refused("No matching distribution"):
-        fetch_wheel(replace(wheel, project="nosuchdrawings"))
-    assert ("simple/nosuchdrawings", None) in server.log
+    server.files["set.tgz"] = CONTENT
+    free(monkeypatch, len(CONTENT) - 1)
+    with refused("set.tgz", "6 MB", "RETRIEVAL_BENCH_CACHE"):
+        fetch(archive(server.url("set.tgz"), server.url("set.tgz")))
+    assert kept(empty_cache) == []
+    assert len(server.log) == 1, "no mirror makes the disk larger"
+
+
+def test_only_the_missing_part_must_fit_on_the_disk(server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["set.tgz"] = CONTENT
+    partial(empty_cache).parent.mkdir(parents=True)
+    partial(empty_cache).write_bytes(CONTENT[:HALF])
+    free(monkeypatch, len(CONTENT) - HALF)
+    assert fetch(archive(server.url("set.tgz"))).read_bytes() == CONTENT
+
+
+def test_part_longer_than_the_file_does_not_stand_in_the_way_for_ever(
+    server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # BUG: the part is kept for other mirrors even when none has a file as long; every later call fails, and the line does not name it
+    def length_told(handler: BaseHTTPRequestHandler, code: int, *words: str) -> None:
+        handler.send_response(code)
+        handler.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    monkeypatch.setattr(BaseHTTPRequestHandler, "send_error", length_told)
+    server.files["set.tgz"] = CONTENT
+    partial(empty_cache).parent.mkdir(parents=True)
+    partial(empty_cache).write_bytes(CONTENT + b"x")
+    mirrors = archive(server.url("set.tgz"), server.url("set.tgz"))
+    with suppress(UserError):
+        fetch(mirrors)
+    assert fetch(mirrors).read_bytes() == CONTENT

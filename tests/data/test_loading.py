@@ -1,100 +1,23 @@
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data_checks import noise, random_image, refused
-from PIL import Image
+from data_checks import random_image, refused
 
 from retrieval_bench.config import DataConfig
 from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.loading import Batches, read_image, resolve_workers, verify_images
+from retrieval_bench.data.loading import Batches, resolve_workers
+from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
-from retrieval_bench.data.transforms import eval_view
+from retrieval_bench.data.transforms import eval_cut, view
 
 CONFIG = DataConfig(image_size=32)
 Tensors = list[tuple[torch.Tensor, torch.Tensor]]
-
-
-def read(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
-    """uint8 (H, W, 3): what read_image gives for `image` saved at `path`."""
-    image.save(path, **options)
-    result = read_image(path)
-    assert (result.mode, result.size) == ("RGB", image.size)
-    return np.asarray(result)
-
-
-def test_greyscale_has_three_equal_channels(tmp_path: Path) -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(read(Image.fromarray(grey), tmp_path / "a.png"), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_palette_colours_are_looked_up(tmp_path: Path) -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([250, 10, 20, 30, 240, 50])
-    image.putdata([0, 1])
-    assert read(image, tmp_path / "a.png").tolist() == [[[250, 10, 20], [30, 240, 50]]]
-    assert read(image, tmp_path / "b.png", transparency=1).tolist() == [[[250, 10, 20], [255, 255, 255]]]
-
-
-def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
-    image = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
-    assert np.abs(read(image, tmp_path / "a.jpg", quality=95).astype(int) - [200, 40, 90]).max() <= 4
-
-
-def test_16_bit_greyscale_is_scaled(tmp_path: Path) -> None:
-    values = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
-    result = read(Image.fromarray(values), tmp_path / "a.png")
-    assert np.abs(result[..., 0] - values / 257).max() <= 1
-    assert len(np.unique(result)) == 64
-
-
-def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
-    image = Image.new("RGBA", (3, 1))
-    image.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (255, 0, 0, 128)])
-    pixels = read(image, tmp_path / "a.png")[0]
-    assert pixels[:2].tolist() == [[255, 0, 0], [255, 255, 255]]
-    assert np.abs(pixels[2].astype(int) - [255, 127, 127]).max() <= 1
-    grey = Image.new("LA", (2, 1))
-    grey.putdata([(9, 255), (9, 0)])
-    assert read(grey, tmp_path / "b.png")[0, :, 0].tolist() == [9, 255]
-
-
-def jpeg_bytes() -> bytes:
-    stream = io.BytesIO()
-    random_image(64, 64).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"this is no picture", jpeg_bytes()[:1_500], jpeg_bytes()[:20] + noise(500), jpeg_bytes()[2:]],
-    ids=["empty", "text", "truncated", "corrupt", "headless"],
-)
-def test_bad_file_is_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "bird.jpg").write_bytes(content)
-    with refused(tmp_path / "bird.jpg", "cannot be decoded"):
-        read_image(tmp_path / "bird.jpg")
-
-
-@pytest.mark.parametrize("kind", ["png", "gif", "webp", "tiff", "bmp", "ppm", "jpg"])
-def test_truncated_file_is_named(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / f"bird.{kind}"
-    random_image(40, 40).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with refused(path):
-        read_image(path)
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with refused(tmp_path / "bird.jpg", "missing"):
-        read_image(tmp_path / "bird.jpg")
 
 
 def training_batches(table: ImageTable, split: Split, per_class: int = 2, workers: int = 0) -> Batches:
@@ -145,8 +68,9 @@ def test_test_batches_hold_the_rows_in_order(workers: int, synthetic: tuple[Imag
     assert [len(batch) for batch in images] == [24, 24, 16]
     assert torch.cat(labels).tolist() == table.labels[rows].tolist()
     assert labels[0].dtype == torch.int64
-    expected = torch.stack([eval_view(read_image(table.root / table.paths[row]), CONFIG) for row in rows])
-    assert torch.equal(torch.cat(images), expected)
+    files = [read_image(table.root / table.paths[row]) for row in rows]
+    expected = [view(image, eval_cut(image.height, image.width, CONFIG), CONFIG) for image in files]
+    assert torch.equal(torch.cat(images), torch.stack(expected))
 
 
 def test_training_batch_pairs_images_with_their_labels(synthetic: tuple[ImageTable, Split]) -> None:
@@ -185,13 +109,6 @@ def test_corrupt_image_among_batches_is_one_line(workers: int, damaged: ImageTab
     assert len([next(batches), next(batches)]) == 2
     with refused(f"{damaged.root / '5.png'}: image cannot be decoded (not an image)"):
         next(batches)
-
-
-def test_verify_images_decodes_every_one(damaged: ImageTable) -> None:
-    with refused(damaged.root / "5.png"):
-        verify_images(damaged)
-    random_image(20, 20).save(damaged.root / "5.png")
-    verify_images(damaged)
 
 
 def test_workers_are_as_asked_or_fit_the_device() -> None:

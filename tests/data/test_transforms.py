@@ -3,16 +3,18 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from data_checks import random_image
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from retrieval_bench.config import DataConfig
-from retrieval_bench.data.transforms import eval_view, random_crop, train_view
+from retrieval_bench.data.transforms import Cut, eval_cut, random_crop, shrink, stored_size, train_cut, view
 
 SIZES = [(60, 90), (90, 60), (72, 72), (30, 41), (301, 17)]
 BICUBIC, BILINEAR = v2.InterpolationMode.BICUBIC, v2.InterpolationMode.BILINEAR
@@ -20,6 +22,16 @@ BICUBIC, BILINEAR = v2.InterpolationMode.BICUBIC, v2.InterpolationMode.BILINEAR
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def eval_view(image: Image.Image, config: DataConfig) -> Tensor:
+    """What a test image looks like."""
+    return view(image, eval_cut(image.height, image.width, config), config)
+
+
+def train_view(image: Image.Image, config: DataConfig, generator: torch.Generator) -> Tensor:
+    """What a training image looks like."""
+    return view(image, train_cut(image.height, image.width, config, generator), config)
 
 
 def share_and_ratio(boxes: list[tuple[int, int, int, int]], area: int) -> tuple[float, float]:
@@ -64,6 +76,67 @@ def test_crop_that_cannot_fit_is_the_centred_square() -> None:
     assert random_crop(10, 1_000, 1.0, seeded(0)) == (0, 495, 10, 10)
 
 
+configs = st.builds(
+    lambda square, margin, preprocessing, scale: DataConfig(
+        image_size=square, resize=square + margin if margin >= 0 else 0, preprocessing=preprocessing, crop_scale=scale
+    ),
+    st.integers(8, 300),
+    st.integers(-1, 60),
+    st.sampled_from(["crop", "squash"]),
+    st.floats(0.01, 1),
+)
+lengths = st.integers(1, 3_000) | st.integers(1, 9)
+
+
+def check_cut(cut: Cut, height: int, width: int, square: int) -> None:
+    """The box lies inside the image, and the square inside the resized box."""
+    assert 0 <= cut.top < cut.top + cut.height <= height
+    assert 0 <= cut.left < cut.left + cut.width <= width
+    assert 0 <= cut.down <= cut.down + square <= cut.rows
+    assert 0 <= cut.right <= cut.right + square <= cut.columns
+    assert all(isinstance(number, int) for number in cut[:-1])
+
+
+@given(height=lengths, width=lengths, config=configs)
+def test_test_cut_is_the_centre_of_the_whole_image(height: int, width: int, config: DataConfig) -> None:
+    cut = eval_cut(height, width, config)
+    check_cut(cut, height, width, config.image_size)
+    assert (cut.top, cut.left, cut.height, cut.width, cut.mirrored) == (0, 0, height, width, False)
+    assert min(cut.rows, cut.columns) == config.resize_to
+    for first, total in ((cut.down, cut.rows), (cut.right, cut.columns)):
+        assert abs(2 * first + config.image_size - total) <= 1
+    if config.preprocessing == "crop":  # the aspect ratio is kept, to within one pixel
+        assert abs(cut.rows * width - cut.columns * height) <= max(height, width)
+
+
+@given(height=lengths, width=lengths, config=configs, seed=st.integers(0, 10_000))
+def test_training_cut_fills_the_square_from_inside_the_image(height: int, width: int, config: DataConfig, seed: int) -> None:
+    cut = train_cut(height, width, config, seeded(seed))
+    check_cut(cut, height, width, config.image_size)
+    assert (cut.rows, cut.columns) == (config.image_size, config.image_size)
+    if config.preprocessing == "squash":
+        assert (cut.height, cut.width) == (height, width)
+    assert cut == train_cut(height, width, config, seeded(seed))
+
+
+@given(height=lengths, width=lengths, stored=st.integers(0, 400))
+def test_stored_size_shrinks_to_the_shorter_side_and_never_grows(height: int, width: int, stored: int) -> None:
+    found = stored_size(height, width, stored)
+    assert min(found) == (min(height, width, stored) if stored else min(height, width))
+    assert max(found) <= max(height, width)
+    assert (found[0] >= found[1]) == (height >= width) or found[0] == found[1]
+    assert stored_size(*found, stored) == found, "once is enough"
+
+
+@pytest.mark.parametrize(("size", "stored", "expected"), [((60, 90), 30, (30, 45)), ((90, 61), 30, (44, 30)), ((20, 9), 9, (20, 9))])
+def test_shrunk_image_has_the_stored_size(size: tuple[int, int], stored: int, expected: tuple[int, int]) -> None:
+    image = random_image(*size)
+    small = shrink(image, stored)
+    assert (small.height, small.width) == expected
+    wanted = image if size == expected else image.resize(expected[::-1], Image.Resampling.BILINEAR)
+    assert np.array_equal(np.asarray(small), np.asarray(wanted))
+
+
 def reference_view(config: DataConfig, height: int, width: int) -> Tensor:
     side = config.resize_to
     resize = v2.Resize([side, side], BICUBIC) if config.preprocessing == "squash" else v2.Resize(side, BILINEAR)
@@ -75,9 +148,9 @@ def reference_view(config: DataConfig, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("preprocessing", ["crop", "squash"])
 def test_eval_view_is_resize_and_centre_crop(preprocessing: Literal["crop", "squash"], resize: int, height: int, width: int) -> None:
     config = DataConfig(image_size=56, preprocessing=preprocessing, resize=resize)
-    view = eval_view(random_image(height, width), config)
-    assert (view.dtype, view.shape) == (torch.uint8, (3, 56, 56))
-    assert torch.equal(view, reference_view(config, height, width))
+    found = eval_view(random_image(height, width), config)
+    assert (found.dtype, found.shape) == (torch.uint8, (3, 56, 56))
+    assert torch.equal(found, reference_view(config, height, width))
 
 
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (1, 1), (1, 50)])
@@ -85,9 +158,9 @@ def test_eval_view_is_resize_and_centre_crop(preprocessing: Literal["crop", "squ
 def test_train_view_depends_on_the_seed_alone(preprocessing: Literal["crop", "squash"], height: int, width: int) -> None:
     config = DataConfig(image_size=48, preprocessing=preprocessing)
     image = random_image(height, width)
-    view = train_view(image, config, seeded(3))
-    assert (view.dtype, view.shape) == (torch.uint8, (3, 48, 48))
-    assert torch.equal(view, train_view(image, config, seeded(3)))
+    found = train_view(image, config, seeded(3))
+    assert (found.dtype, found.shape) == (torch.uint8, (3, 48, 48))
+    assert torch.equal(found, train_view(image, config, seeded(3)))
 
 
 def test_train_views_of_other_seeds_differ() -> None:
@@ -110,9 +183,9 @@ def flips(flip: bool) -> int:
     whole = v2.functional.pil_to_tensor(v2.Resize([16, 16], BICUBIC)(image))
     count = 0
     for seed in range(400):
-        view = train_view(image, config, seeded(seed))
-        mirrored = torch.equal(view, whole.flip(-1))
-        assert mirrored or torch.equal(view, whole)
+        found = train_view(image, config, seeded(seed))
+        mirrored = torch.equal(found, whole.flip(-1))
+        assert mirrored or torch.equal(found, whole)
         count += mirrored
     return count
 

@@ -9,8 +9,8 @@ import pytest
 from data_checks import files_below, refused
 from wheels import write_wheel
 
-from retrieval_bench.data import emoji
 from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.sets import emoji
 
 VENDORS = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
 
@@ -66,7 +66,7 @@ def test_order_does_not_depend_on_the_order_given() -> None:
 def committed_classes(name: str) -> dict[str, list[str]]:
     """Paths of each class in the committed manifest, in its order."""
     classes: dict[str, list[str]] = {}
-    with (Path(__file__).parents[2] / "datasets" / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+    with (Path(__file__).parents[3] / "datasets" / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             classes.setdefault(row["class"], []).append(row["path"])
     return classes

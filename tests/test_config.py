@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_bench.cli import COMMANDS, parse
+from retrieval_bench.cli import parse
 from retrieval_bench.config import (
     DataConfig,
     EvalConfig,
@@ -76,11 +76,20 @@ configs = st.builds(
     RunConfig,
     strategy=st.sampled_from(["frozen", "last_k"]),
     seed=st.integers(0, 99),
-    data=st.builds(DataConfig, image_size=st.integers(8, 500), flip=st.booleans(), split=st.sampled_from(["zero_shot", "zero_shot_val"])),
+    data=st.builds(
+        DataConfig,
+        image_size=st.integers(8, 500),
+        flip=st.booleans(),
+        split=st.sampled_from(["zero_shot", "zero_shot_val", "kfold", "closed_set"]),
+        fold=st.integers(0, 3),
+        folds=st.integers(4, 9),
+        stored=st.integers(0, 256),
+        reader=st.sampled_from(["pil", "cache"]),
+    ),
     model=st.builds(ModelConfig, embedding_dim=st.integers(0, 512), mean=st.none() | st.just((0.1, 0.2, 0.3)), weights=st.just("a b.pth")),
     loss=st.builds(LossConfig, loss_options=st.sampled_from([(), (("margin", 0.25),), (("margin", 0.1), ("alpha", 16.0))])),
     train=st.builds(TrainConfig, lr=st.floats(0, 1), freeze_bn=st.booleans(), optimizer=st.sampled_from(["adamw", "sgd"])),
-    evaluation=st.builds(EvalConfig, k=st.sampled_from([(1,), (1, 10, 100)]), flip_sum=st.booleans()),
+    evaluation=st.builds(EvalConfig, k=st.sampled_from([(), (1,), (1, 10, 100)]), flip_sum=st.booleans()),
     options=st.builds(StrategyOptions, last_k=st.builds(LastK.Options, k=st.integers(0, 9))),
 )
 
@@ -88,7 +97,7 @@ configs = st.builds(
 @settings(max_examples=25, deadline=None)
 @given(configs)
 def test_the_recorded_command_gives_the_configuration_back(config: RunConfig) -> None:
-    assert parse(COMMANDS["run"], ["run", *to_command(config)]).config == config
+    assert parse(["run", *to_command(config)]).config == config
 
 
 @pytest.mark.parametrize("name", BENCHES)
@@ -119,6 +128,13 @@ def test_every_benchmark_is_a_valid_grid_of_one_protocol(name: str) -> None:
         (RunConfig(data=DataConfig(crop_scale=0)), "--crop-scale 0"),
         (RunConfig(data=DataConfig(resize=10)), "--resize 10 is smaller"),
         (RunConfig(evaluation=EvalConfig(k=(0,))), "--k 0"),
+        (RunConfig(evaluation=EvalConfig(k=(1, 1))), "--k 1 1: give distinct"),
+        (RunConfig(data=DataConfig(stored=-1)), "--stored -1: must be at least 0"),
+        (RunConfig(data=DataConfig(split="kfold", fold=4)), r"--fold 4: must be from 0 to 3 \(--folds 4\)"),
+        (RunConfig(data=DataConfig(split="kfold", fold=-1)), "--fold -1: must be from 0"),
+        (RunConfig(data=DataConfig(split="kfold", folds=1)), "--folds 1: must be at least 2"),
+        (RunConfig(data=DataConfig(fold=1)), "belong to --split kfold; --split is zero_shot"),
+        (RunConfig(data=DataConfig(split="closed_set", folds=5)), "belong to --split kfold; --split is closed_set"),
         (RunConfig(options=StrategyOptions(last_k=LastK.Options(k=1))), "--last-k options are set"),
     ],
 )
@@ -132,3 +148,24 @@ def test_pair_losses_get_batches_with_several_images_per_class() -> None:
     assert RunConfig(loss=LossConfig(loss="triplet")).samples_per_class == 4
     assert RunConfig(loss=LossConfig(loss="proxy_anchor")).samples_per_class == 0
     assert to_dict(RunConfig())["train"]["samples_per_class"] == 0
+
+
+def test_k_is_what_papers_report_on_the_data_set_unless_asked() -> None:
+    expected = {"emoji_mini": [1, 2, 4, 8], "cub": [1, 2, 4, 8], "sop": [1, 10, 100, 1000], "inshop": [1, 10, 20, 30, 40, 50]}
+    for name, ks in expected.items():
+        config = RunConfig(data=DataConfig(dataset=name))
+        assert list(config.ks) == to_dict(config)["evaluation"]["k"] == ks
+        assert to_dict(replace(config, evaluation=EvalConfig(k=(5, 3))))["evaluation"]["k"] == [5, 3]
+
+
+def test_asking_for_the_default_k_is_the_same_run() -> None:
+    sop = RunConfig(data=DataConfig(dataset="sop"))
+    assert config_hash(to_dict(sop)) == config_hash(to_dict(replace(sop, evaluation=EvalConfig(k=(1, 10, 100, 1000)))))
+    assert config_hash(to_dict(RunConfig(evaluation=EvalConfig(k=(1, 2, 4, 8))))) == config_hash(to_dict(RunConfig()))
+
+
+def test_folds_and_readers_are_runs_of_their_own() -> None:
+    choices = [DataConfig(split="kfold", fold=fold) for fold in range(4)] + [DataConfig(reader="cache"), DataConfig(stored=64)]
+    for data in choices:
+        validate(RunConfig(data=data))
+    assert len({config_hash(to_dict(RunConfig(data=data))) for data in [DataConfig(), *choices]}) == 7

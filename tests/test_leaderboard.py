@@ -167,3 +167,24 @@ def test_readable_table_has_percentages(capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     assert "emoji_mini, zero_shot, efficientnet_lite0 (imagenet), 72 px" in printed
     assert "50.00" in printed
+
+
+def test_folds_are_protocols_of_their_own(tmp_path: Path) -> None:
+    folds = []
+    for fold in (0, 1):
+        entry = record("standard", 0, 0.5 + fold / 5, id=f"fold-{fold}", config_hash=f"fold-{fold}")
+        entry["config"]["data"] |= {"split": "kfold", "fold": fold}
+        folds.append(entry)
+    save(tmp_path, record("standard", 0, 0.4), *folds)
+    table = write_tables(tmp_path)
+    assert sorted(table["split"]) == ["kfold 0 of 4", "kfold 1 of 4", "zero_shot"]
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert text.index("kfold 1 of 4") < text.index("70.00")
+
+
+def test_a_choice_that_an_old_record_lacks_does_not_differ(tmp_path: Path) -> None:
+    old = record("frozen", 0, 0.4)
+    for name in ("fold", "folds", "stored", "reader"):
+        del old["config"]["data"][name]
+    shown = readable(build_table([record("standard", 0, 0.5), old]))
+    assert not {"fold", "folds", "stored", "reader"} & set(shown)

@@ -51,7 +51,10 @@ def test_record_holds_all_that_is_promised(tmp_path: Path) -> None:
     assert record["metrics"].keys() >= {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "queries"}
     assert record["cost"].keys() >= {"parameters", "macs", "images_seen", "train_seconds", "test_seconds", "peak_memory_mb"}
     assert record["environment"].keys() >= {"device", "threads", "git_revision", "versions"}
-    assert record["data"] == {"images": 128, "train_images": 64, "train_classes": 8, "test_images": 64, "test_classes": 8}
+    assert record["data"] == {"images": 128, "train_images": 64, "train_classes": 8, "test_images": 64, "test_classes": 8} | {
+        "query_images": 64,
+        "gallery_images": 64,
+    }
     assert len(record["config"]["data"]["files_fingerprint"]) == 64
     assert len(record["training"]["loss_per_epoch"]) == 1
     assert str(tmp_path) not in json.dumps(record), "no path of the machine"

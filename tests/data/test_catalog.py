@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from dataclasses import replace
@@ -9,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_checks import refused
+from fake_cub import MANIFESTS, read_manifest
 
 from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.splits import manifest, zero_shot
-
-MANIFESTS = Path(__file__).parents[2] / "datasets"
+from retrieval_bench.data.splits import PROTOCOLS, manifest, zero_shot
 
 
 def test_unknown_data_set_gets_the_nearest_name() -> None:
@@ -36,28 +34,69 @@ def test_validation_protocol_stays_inside_the_training_classes() -> None:
     assert train | held_out == set(range(8))
 
 
+PUBLISHED = {name: dataset.counts for name, dataset in DATASETS.items() if dataset.counts}
+
+
+def test_kfold_of_the_catalogue_takes_its_fold_and_number() -> None:
+    table, split = open_dataset("synthetic", None, "kfold", 2, 8)
+    assert split.query.tolist() == split.gallery.tolist()
+    assert len(set(table.labels[split.test].tolist())) == 1
+    assert len(split.train_classes) == 7
+
+
 def test_published_counts_add_up() -> None:
-    published = [dataset.counts for dataset in DATASETS.values() if dataset.counts]
-    assert len(published) >= 4
-    assert all(counts.train + counts.test == counts.images for counts in published)
+    """Every image is on one side of every published split."""
+    assert {"cub", "cars", "sop", "inshop", "flowers", "emoji", "emoji_mini", "synthetic"} <= PUBLISHED.keys()
+    for name, counts in PUBLISHED.items():
+        assert "zero_shot" in counts.splits, name
+        assert counts.splits.keys() <= PROTOCOLS.keys()
+        assert {sum(sides.values()) for sides in counts.splits.values()} == {counts.images}, name
 
 
-@pytest.mark.parametrize("name", ["cub", "emoji", "emoji_mini"])
+PAPERS = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30, 40, 50)}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_k_are_those_of_the_papers(name: str) -> None:
+    assert DATASETS[name].ks == PAPERS.get(name, (1, 2, 4, 8))
+
+
+@pytest.mark.parametrize("name", [name for name, dataset in DATASETS.items() if dataset.counts and name != "synthetic"])
+def test_every_published_set_has_its_card_with_its_counts(name: str) -> None:
+    card = (MANIFESTS / f"{name.removesuffix('_mini')}.md").read_text(encoding="utf-8")
+    assert f"{PUBLISHED[name].images:,}" in card
+    for sides in PUBLISHED[name].splits.values():
+        assert all(f"{count:,}" in card for count in sides.values())
+
+
+@pytest.mark.parametrize("name", ["cub", "emoji", "emoji_mini", "flowers"])
 def test_committed_manifest_has_the_published_counts(name: str) -> None:
-    committed = MANIFESTS / f"{name}.csv"
-    dataset = DATASETS[name]
-    assert hashlib.sha256(committed.read_bytes()).hexdigest() == dataset.manifest_sha256
-    with committed.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_manifest(name)
     classes = {side: {row["class"] for row in rows if row["split"] == side} for side in ("train", "test")}
     assert classes["train"].isdisjoint(classes["test"])
-    sides = Counter(row["split"] for row in rows)
-    assert Counts(len(classes["train"] | classes["test"]), len(rows), sides["train"], sides["test"]) == dataset.counts
-    assert len(classes["train"]) == dataset.zero_shot_classes
+    found = Counter(row["split"] for row in rows)
+    assert (len(classes["train"] | classes["test"]), len(rows)) == (PUBLISHED[name].classes, PUBLISHED[name].images)
+    assert dict(found) == PUBLISHED[name].splits["zero_shot"]
     assert len({row["path"] for row in rows}) == len(rows)
 
 
-RIGHT = Counts(classes=4, images=8, train=4, test=4)
+@pytest.mark.parametrize("name", ["cub", "emoji", "emoji_mini"])
+def test_committed_manifest_is_the_one_that_is_insisted_on(name: str) -> None:
+    assert hashlib.sha256((MANIFESTS / f"{name}.csv").read_bytes()).hexdigest() == DATASETS[name].manifest_sha256
+
+
+def test_committed_closed_set_has_the_published_counts_and_the_same_images() -> None:
+    rows, zero_shot_rows = read_manifest("cub.closed_set"), read_manifest("cub")
+    assert dict(Counter(row["split"] for row in rows)) == PUBLISHED["cub"].splits["closed_set"]
+    assert [(row["path"], row["class"]) for row in rows] == [(row["path"], row["class"]) for row in zero_shot_rows]
+
+
+SIDES = ["train", "test"] * 2 + ["train", "query", "train", "gallery"]
+RIGHT = Counts(4, 8, {"zero_shot": {"train": 4, "test": 2, "query": 1, "gallery": 1}, "closed_set": {"train": 4, "test": 2}})
+
+
+def with_count(protocol: str, side: str, count: int) -> Counts:
+    return replace(RIGHT, splits=RIGHT.splits | {protocol: RIGHT.splits[protocol] | {side: count}})  # pyright: ignore[reportOperatorIssue]
 
 
 @pytest.mark.parametrize(
@@ -65,16 +104,28 @@ RIGHT = Counts(classes=4, images=8, train=4, test=4)
     [
         (replace(RIGHT, images=9), "found 8 images, expected 9"),
         (replace(RIGHT, classes=5), "found 4 classes, expected 5"),
-        (replace(RIGHT, train=5), "found 4 training images, expected 5"),
-        (replace(RIGHT, test=3), "found 4 test images, expected 3"),
+        (with_count("zero_shot", "train", 5), "found 4 training images (zero_shot), expected 5"),
+        (with_count("zero_shot", "test", 3), "found 2 test images (zero_shot), expected 3"),
+        (with_count("zero_shot", "query", 0), "found 1 query images (zero_shot), expected 0"),
+        (with_count("zero_shot", "gallery", 2), "found 1 gallery images (zero_shot), expected 2"),
+        (with_count("closed_set", "train", 3), "found 4 training images (closed_set), expected 3"),
     ],
 )
 def test_each_count_and_name_is_checked(counts: Counts, word: str, tmp_path: Path) -> None:
-    table = ImageTable(tmp_path, tuple("abcdefgh"), np.repeat(np.arange(4), 2), ("w", "x", "y", "z"))
-    split = zero_shot(table.labels, 2)
-    dataset = Dataset("", lambda root: table, RIGHT, manifest_sha256=hashlib.sha256(manifest(table, split).encode()).hexdigest())
+    table = ImageTable(tmp_path, tuple("abcdefgh"), np.repeat(np.arange(4), 2), ("w", "x", "y", "z"), sides=np.array(SIDES))
+    dataset = Dataset("", lambda root: table, counts=RIGHT)
+    dataset = replace(dataset, manifest_sha256=hashlib.sha256(manifest(zero_shot(table)).encode()).hexdigest())
     dataset.check(table)
     with refused(tmp_path, word):
         replace(dataset, counts=counts).check(table)
-    with refused(tmp_path, "manifest"):
-        dataset.check(replace(table, paths=tuple("abcdefgi")))
+    for changed in (replace(table, paths=tuple("abcdefgi")), replace(table, class_names=("w", "x", "y", "q"))):
+        with refused(tmp_path, "manifest"):
+            dataset.check(changed)
+
+
+def test_copy_without_official_lists_is_held_to_the_other_counts(tmp_path: Path) -> None:
+    table = ImageTable(tmp_path, tuple("abcdefgh"), np.repeat(np.arange(4), 2), ("w", "x", "y", "z"))
+    splits = {"zero_shot": {"train": 4, "test": 4}, "closed_set": {"train": 5, "test": 3}}
+    Dataset("", lambda root: table, counts=Counts(4, 8, splits)).check(table)
+    with refused("zero_shot"):
+        Dataset("", lambda root: table, counts=Counts(4, 8, splits | {"zero_shot": {"train": 5, "test": 3}})).check(table)

@@ -10,7 +10,7 @@ import pytest
 from data_checks import files_below, noise, refused
 from local_server import LocalServer
 
-from retrieval_bench.data.download import Archive, fetch
+from retrieval_bench.data.download import Archive, fetch, fetch_all
 from retrieval_bench.errors import UserError
 
 CONTENT = noise(5 << 20)
@@ -185,3 +185,22 @@ def test_part_longer_than_the_file_does_not_stand_in_the_way_for_ever(
     with suppress(UserError):
         fetch(mirrors)
     assert fetch(mirrors).read_bytes() == CONTENT
+
+
+def test_reason_why_a_mirror_failed_is_told(server: LocalServer, empty_cache: Path) -> None:
+    # BUG: _reason gives the kind of the downloader's own ConnectionErrors ("ConnectionError") in place of their words
+    server.files["set.tgz"] = CONTENT
+    server.drop_after["set.tgz"] = HALF
+    with refused(server.url("set.tgz"), "connection closed after"):
+        fetch(archive(server.url("set.tgz")))
+
+
+def test_every_archive_that_only_a_person_can_fetch_is_asked_for_before_any_download(server: LocalServer, empty_cache: Path) -> None:
+    # BUG: only the first one's source is told, and where there is none the line reads "cannot be downloaded ;"
+    server.files["set.tgz"] = CONTENT
+    others = (Archive("lists.txt", by_hand="from the web page"), Archive("img.zip", by_hand="by mail"))
+    with refused("lists.txt", "from the web page", "img.zip", "by mail", "--from-archive"):
+        fetch_all((archive(server.url("set.tgz")), *others))
+    assert server.log == []
+    with pytest.raises(UserError, match="img.zip cannot be downloaded;"):
+        fetch_all((Archive("img.zip"),))

@@ -1,75 +1,218 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from data_checks import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.splits import Split, make_split, manifest, zero_shot, zero_shot_val
+from retrieval_bench.data.images import SIDES, ImageTable
+from retrieval_bench.data.splits import PROTOCOLS, Split, closed_set, kfold, make_split, manifest, rows_of, zero_shot, zero_shot_val
 
 
-def shuffled_labels(classes: int, per_class: int = 3) -> np.ndarray:
-    return np.random.default_rng(classes).permutation(np.repeat(np.arange(classes), per_class))
+def make_table(labels: list[int] | np.ndarray, train_classes: int = 0, sides: list[str] | None = None) -> ImageTable:
+    """A table of no images; class names are made from the labels."""
+    labels = np.asarray(labels, dtype=np.int64)
+    names = tuple(f"c{number}" for number in range(int(labels.max(initial=-1)) + 1))
+    paths = tuple(f"{row}.jpg" for row in range(len(labels)))
+    return ImageTable(Path("set"), paths, labels, names, train_classes, None if sides is None else np.array(sides, dtype="U7"))
 
 
-def classes_of(labels: np.ndarray, split: Split) -> tuple[set[int], set[int]]:
-    return set(labels[split.train].tolist()), set(labels[split.test].tolist())
+def shuffled(classes: int, train_classes: int = 0, per_class: int = 3) -> ImageTable:
+    return make_table(np.random.default_rng(classes).permutation(np.repeat(np.arange(classes), per_class)), train_classes)
+
+
+def classes_of(table: ImageTable, frame: pd.DataFrame, side: str) -> set[int]:
+    return set(table.labels[(frame["split"] == side).to_numpy()].tolist())
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> ImageTable:
+    """Tables whose rows are in no order, with or without lists of their own that say anything at all."""
+    classes = draw(st.integers(4, 12))
+    labels = draw(st.permutations(list(range(classes)) * draw(st.integers(1, 3))))
+    row_sides = st.lists(st.sampled_from(SIDES), min_size=len(labels), max_size=len(labels))
+    return make_table(list(labels), draw(st.integers(0, classes - 1)), draw(st.none() | row_sides))
+
+
+@given(tables(), st.integers(0, 3))
+def test_every_row_has_one_side_and_its_own_path_and_class(table: ImageTable, fold: int) -> None:
+    for protocol in ("zero_shot", "zero_shot_val", "kfold"):
+        frame = PROTOCOLS[protocol](table, fold, 4)
+        assert list(frame.columns) == ["path", "class", "label", "split"]
+        assert frame["path"].tolist() == list(table.paths)
+        assert frame["class"].tolist() == [table.class_names[label] for label in table.labels]
+        assert frame["label"].tolist() == table.labels.tolist()
+        assert frame["split"].isin(SIDES).all()
+
+
+@given(tables(), st.integers(0, 3))
+def test_no_class_is_both_trained_on_and_tested(table: ImageTable, fold: int) -> None:
+    first = set(range(table.train_classes))
+    for protocol in ("zero_shot", "zero_shot_val", "kfold"):
+        split = rows_of(PROTOCOLS[protocol](table, fold, 4))
+        trained, tested = set(table.labels[split.train].tolist()), set(table.labels[split.test].tolist())
+        assert trained.isdisjoint(tested)
+        assert trained <= first
+        assert tested.isdisjoint(first) if protocol == "zero_shot" else tested <= first
+
+
+@given(tables())
+def test_row_left_out_by_the_lists_is_left_out_of_every_split(table: ImageTable) -> None:
+    left_out = np.zeros(len(table), dtype=bool) if table.sides is None else table.sides == ""
+    for protocol in ("zero_shot", "zero_shot_val", "kfold"):
+        frame = PROTOCOLS[protocol](table, 0, 4)
+        assert (frame["split"][left_out] == "").all()
+    assert ((zero_shot(table)["split"] == "") == left_out).all()
+
+
+@given(tables())
+def test_zero_shot_keeps_the_roles_of_the_lists(table: ImageTable) -> None:
+    tested = table.labels >= table.train_classes
+    found = zero_shot(table)["split"].to_numpy()[tested]
+    own = np.full(len(found), "test") if table.sides is None else table.sides[tested]
+    assert found.tolist() == ["test" if side == "train" else side for side in own.tolist()]
 
 
 def test_zero_shot_trains_on_the_first_classes_and_tests_on_the_rest() -> None:
-    labels = shuffled_labels(10)
-    split = zero_shot(labels, 4)
-    assert classes_of(labels, split) == (set(range(4)), set(range(4, 10)))
-    assert sorted([*split.train, *split.test]) == list(range(len(labels)))
+    table = shuffled(10, 4)
+    frame = zero_shot(table)
+    assert (classes_of(table, frame, "train"), classes_of(table, frame, "test")) == (set(range(4)), set(range(4, 10)))
+    assert classes_of(shuffled(11), zero_shot(shuffled(11)), "train") == set(range(5))
 
 
-@given(classes=st.integers(3, 40), data=st.data())
-def test_validation_split_stays_inside_the_training_classes(classes: int, data: st.DataObject) -> None:
-    train_classes = data.draw(st.integers(2, classes - 1))
-    labels = shuffled_labels(classes)
-    split = zero_shot_val(labels, train_classes, seed=data.draw(st.integers(0, 9)))
-    train, held_out = classes_of(labels, split)
-    assert train
+@given(st.integers(2, 40), st.integers(2, 10), st.integers(0, 9))
+def test_folds_hold_every_training_class_once(train_classes: int, folds: int, seed: int) -> None:
+    table = shuffled(train_classes + 3, train_classes)
+    frames = [kfold(table, fold, folds, seed) for fold in range(folds)]
+    validated = [classes_of(table, frame, "test") for frame in frames]
+    assert sorted(label for labels in validated for label in labels) == list(range(train_classes))
+    assert max(map(len, validated)) - min(map(len, validated)) <= 1
+    for frame, labels in zip(frames, validated, strict=True):
+        assert classes_of(table, frame, "train") == set(range(train_classes)) - labels
+        assert classes_of(table, frame, "") == set(range(train_classes, train_classes + 3))
+
+
+def test_folds_mix_the_classes() -> None:
+    """Neighbouring classes are often alike, so a fold is no run of them."""
+    table = shuffled(200, 100)
+    labels = sorted(classes_of(table, kfold(table, 0, 4), "test"))
+    assert len(labels) == 25
+    assert labels != list(range(25))
+    assert labels != list(range(0, 100, 4))
+
+
+@given(st.integers(2, 40), st.integers(0, 9))
+def test_validation_split_stays_inside_the_training_classes(train_classes: int, seed: int) -> None:
+    table = shuffled(train_classes + 2, train_classes)
+    frame = zero_shot_val(table, seed)
+    trained, held_out = classes_of(table, frame, "train"), classes_of(table, frame, "test")
+    assert trained
     assert held_out
-    assert train.isdisjoint(held_out)
-    assert train | held_out == set(range(train_classes))
-    assert len(split.train) + len(split.test) == int((labels < train_classes).sum())
+    assert trained.isdisjoint(held_out)
+    assert trained | held_out == set(range(train_classes))
 
 
 def test_validation_split_holds_out_its_share() -> None:
-    labels = shuffled_labels(200)
-    assert len(classes_of(labels, zero_shot_val(labels, 100))[1]) == 20
-    assert len(classes_of(labels, zero_shot_val(labels, 100, share=0.4))[1]) == 40
+    table = shuffled(200, 100)
+    assert len(classes_of(table, zero_shot_val(table), "test")) == 20
+    assert len(classes_of(table, zero_shot_val(table, share=0.4), "test")) == 40
 
 
-def test_validation_split_is_fixed_by_its_seed() -> None:
-    labels = shuffled_labels(40)
-    first, again, other = (zero_shot_val(labels, 20, seed=seed) for seed in (3, 3, 4))
-    assert np.array_equal(first.train, again.train)
-    assert np.array_equal(first.test, again.test)
-    assert classes_of(labels, first) != classes_of(labels, other)
+@pytest.mark.parametrize("draw", [zero_shot_val, kfold])
+def test_held_out_classes_are_fixed_by_the_seed(draw: type) -> None:
+    table = shuffled(40, 20)
+    first, again, other = (draw(table, seed=seed) for seed in (3, 3, 4))
+    assert first.equals(again)
+    assert not first.equals(other)
 
 
-@pytest.mark.parametrize("protocol", ["zero_shot", "zero_shot_val"])
+def test_held_out_classes_never_change() -> None:
+    """Records of different dates are compared, so these draws may not change."""
+    table = make_table(np.arange(20), 10)
+    held_out = [sorted(classes_of(table, frame, "test")) for frame in (zero_shot_val(table), kfold(table, 0), kfold(table, 3))]
+    assert held_out == [[2, 4], [2, 3, 5], [1, 7]]
+
+
+ROLES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(SIDES)), min_size=1, max_size=20)
+
+
+@given(ROLES)
+def test_closed_set_is_the_lists_own_and_every_tested_class_is_trained_on(rows: list[tuple[int, str]]) -> None:
+    table = make_table([label for label, _ in rows], sides=[side for _, side in rows])
+    trained = {label for label, side in rows if side == "train"}
+    unseen = {label for label, side in rows if side not in ("train", "")} - trained
+    if unseen:
+        with refused("set", f"'c{min(unseen)}'", "tested but not trained on", "zero_shot"):
+            closed_set(table)
+    else:
+        assert closed_set(table)["split"].tolist() == [side for _, side in rows]
+
+
+def test_closed_set_needs_official_lists() -> None:
+    with refused("set", "no official training and test images", "closed_set"):
+        make_split("closed_set", shuffled(8))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(SIDES)), max_size=30))
+def test_row_numbers_follow_the_sides(rows: list[tuple[int, str]]) -> None:
+    frame = pd.DataFrame(
+        {"path": "", "class": "", "label": [label for label, _ in rows], "split": [side for _, side in rows]}, dtype=object
+    )
+    split = rows_of(frame)
+    where = {side: [row for row, (_, found) in enumerate(rows) if found == side] for side in SIDES}
+    assert split.train.tolist() == where["train"]
+    assert split.query.tolist() == sorted(where["test"] + where["query"])
+    assert split.gallery.tolist() == sorted(where["test"] + where["gallery"])
+    assert split.test.tolist() == sorted(where["test"] + where["query"] + where["gallery"])
+    assert split.train_classes.tolist() == sorted({rows[row][0] for row in where["train"]})
+
+
+def test_row_numbers_are_int64() -> None:
+    split = make_split("zero_shot", shuffled(6))
+    assert {rows.dtype for rows in (split.train, split.query, split.gallery, split.test)} == {np.dtype(np.int64)}
+
+
+@pytest.mark.parametrize("protocol", ["zero_shot", "zero_shot_val", "kfold"])
 def test_train_labels_number_the_training_classes_from_zero(protocol: str) -> None:
-    labels = shuffled_labels(20)
-    split = make_split(protocol, labels, 10)
-    numbers = split.train_labels(labels)
+    table = shuffled(20, 10)
+    split: Split = make_split(protocol, table)
+    numbers = split.train_labels(table.labels)
     assert set(numbers.tolist()) == set(range(len(split.train_classes)))
-    assert np.array_equal(split.train_classes[numbers], labels[split.train])
+    assert np.array_equal(split.train_classes[numbers], table.labels[split.train])
 
 
-@pytest.mark.parametrize(("protocol", "train_classes"), [("zero_shot", 0), ("zero_shot", 5), ("zero_shot_val", 0), ("zero_shot_val", 1)])
-def test_empty_side_is_refused(protocol: str, train_classes: int) -> None:
-    with refused(protocol, "both sides"):
-        make_split(protocol, shuffled_labels(5), train_classes)
+@pytest.mark.parametrize(
+    ("protocol", "table"),
+    [
+        ("zero_shot", shuffled(1)),
+        ("zero_shot", shuffled(5, 5)),
+        ("zero_shot", make_table([0, 0, 1, 1], sides=["train", "train", "query", "query"])),
+        ("zero_shot", make_table([0, 0, 1, 1], sides=["train", "train", "gallery", ""])),
+        ("zero_shot_val", shuffled(5, 1)),
+        ("kfold", shuffled(9, 1)),
+        ("closed_set", make_table([0, 0], sides=["train", "train"])),
+    ],
+    ids=["no training class", "no test class", "no gallery", "no query", "one class to divide", "one class to fold", "nothing tested"],
+)
+def test_empty_side_is_refused(protocol: str, table: ImageTable) -> None:
+    with refused("set", protocol, "all sides"):
+        make_split(protocol, table)
+
+
+def test_fold_without_a_class_is_refused() -> None:
+    table = shuffled(6, 3)
+    assert len(make_split("kfold", table, 2, 5).test) == 3
+    with refused("kfold", "0 queries"):
+        make_split("kfold", table, 3, 5)
 
 
 def test_manifest_has_path_class_and_side_of_each_image() -> None:
-    table = ImageTable(Path(), ("a/1.png", "b/1.png", "a/2.png"), np.array([0, 1, 0]), ("wren", "robin"))
-    expected = "path,class,split\na/1.png,wren,train\nb/1.png,robin,test\na/2.png,wren,train\n"
-    assert manifest(table, zero_shot(table.labels, 1)) == expected
+    table = ImageTable(Path(), ("a/1.png", "b/1.png", "a/2, small.png"), np.array([0, 1, 0]), ("wren", "robin"), 1)
+    assert manifest(zero_shot(table)) == 'path,class,split\na/1.png,wren,train\nb/1.png,robin,test\n"a/2, small.png",wren,train\n'
+    roles = replace(table, sides=np.array(["", "query", "train"]))
+    assert manifest(zero_shot(roles)) == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'

@@ -4,14 +4,9 @@ from pathlib import Path
 
 import pytest
 from data_checks import refused
+from layouts import paths_of, touch
 
 from retrieval_bench.data.catalog import open_dataset
-
-
-def touch(root: Path, *paths: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"x")
 
 
 @pytest.fixture
@@ -78,6 +73,54 @@ def test_too_few_classes_are_refused(classes: int, tmp_path: Path) -> None:
     touch(tmp_path, *(f"c{number}/{image}.png" for number in range(classes) for image in range(2)))
     with refused(tmp_path, f"found {classes} class"):
         open_dataset("folder", tmp_path)
+
+
+def sides(root: Path, test: str = "test", **classes: str) -> Path:
+    """Two images of each of the classes (by letter) below ``train`` and the folder called `test`."""
+    for side, names in (("train", classes["train"]), (test, classes["tested"])):
+        touch(root / side, *(f"{name}/{image}.jpg" for name in names for image in range(2)))
+    return root
+
+
+@pytest.mark.parametrize("test", ["test", "val", "valid", "validation"])
+def test_disjoint_train_and_test_folders_are_the_zero_shot_split(test: str, tmp_path: Path) -> None:
+    table, split = open_dataset("folder", sides(tmp_path, test, train="bdf", tested="ac"))
+    assert table.class_names == ("b", "d", "f", "a", "c")
+    assert {path.split("/")[0] for path in paths_of(table, split.train)} == {"train"}
+    assert paths_of(table, split.test) == [f"{test}/{name}/{image}.jpg" for name in "ac" for image in range(2)]
+    with refused(tmp_path, "'a'", "zero_shot"):
+        open_dataset("folder", tmp_path, "closed_set")
+
+
+def test_train_and_test_folders_with_the_same_classes_are_a_closed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, split = open_dataset("folder", sides(tmp_path, train="abcde", tested="abcd"), "closed_set")
+    assert {path.split("/")[0] for path in paths_of(table, split.train)} == {"train"}
+    assert {path.split("/")[0] for path in paths_of(table, split.query)} == {"test"}
+    assert (len(split.train), len(split.test)) == (10, 8)
+    assert "share classes" in capsys.readouterr().err
+    table, split = open_dataset("folder", tmp_path)
+    assert {path.split("/")[1] for path in paths_of(table, split.train)} == {"a", "b"}
+
+
+def test_tested_class_without_a_training_image_is_no_closed_set(tmp_path: Path) -> None:
+    with refused(tmp_path, "class 'x' is tested but not trained on"):
+        open_dataset("folder", sides(tmp_path, train="abcd", tested="abcx"), "closed_set")
+
+
+def test_one_folder_per_class_has_no_closed_set(root: Path) -> None:
+    with refused(root, "no official training and test images"):
+        open_dataset("folder", root, "closed_set")
+
+
+def test_classes_called_train_and_test_beside_others_are_classes(root: Path) -> None:
+    touch(root, *(f"{name}/{image}.jpg" for name in ("train", "test") for image in range(2)))
+    assert open_dataset("folder", root)[0].class_names == ("crow", "finch", "robin", "test", "train", "wren")
+
+
+def test_empty_image_is_refused_when_the_folder_is_opened(root: Path) -> None:
+    (root / "wren" / "2.jpg").write_bytes(b"")
+    with refused(root / "wren" / "2.jpg", "empty"):
+        open_dataset("folder", root)
 
 
 def test_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:

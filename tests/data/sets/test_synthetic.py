@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from data_checks import refused
 
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.loading import verify_images
 from retrieval_bench.data.sets.synthetic import draw
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.verify import verify
 
 
 def test_drawing_is_the_same_each_time_and_differs_by_class_and_image() -> None:
@@ -41,7 +42,12 @@ def test_pattern_tells_the_class_and_colour_does_not() -> None:
 def test_counts_and_files(synthetic: tuple[ImageTable, Split]) -> None:
     table, split = synthetic
     assert (len(table), len(split.train), len(split.test)) == (128, 64, 64)
-    verify_images(table)
+    assert verify(table, split)[0] == "all 128 images decode"
+
+
+def test_there_is_no_other_copy(tmp_path: Path) -> None:
+    with refused(tmp_path, "takes no --data-root"):
+        open_dataset("synthetic", tmp_path)
 
 
 def test_interrupted_writing_is_completed(empty_cache: Path) -> None:

@@ -1,0 +1,206 @@
+"""The exact engine: blocks of the similarity matrix in float32, from which only counts are kept.
+
+What ranks before a positive is all that any metric needs, so nothing is sorted. In self-retrieval one triangle of the matrix is computed and
+every block is read twice, by rows and by columns. A pair that float32 cannot decide (within the rounding bound of a positive) is decided in
+float64; nothing depends on the size of the blocks or the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrieval_bench.evaluation.buckets import Buckets
+from retrieval_bench.evaluation.matching import Matching
+from retrieval_bench.evaluation.vectors import Vectors
+
+Goal = Literal["first", "top", "all"]
+"""How far counts must be right: for each query's best positive; for it, and for every positive among the first R; for every positive."""
+TIE = 1e-12
+"""Similarities this close are equal: far above the rounding of float64, far below what float32 embeddings can express."""
+BLOCK = {"cpu": 1024, "cuda": 8192}
+PIECE = 1 << 22
+
+
+def count_blocked(matching: Matching, goal: Goal, device: str = "cpu", memory: float = 1e9) -> np.ndarray:
+    """How many negatives rank before each positive; a negative of equal similarity (within ``TIE``) ranks before it.
+
+    Args:
+        matching: the search.
+        goal: see :data:`Goal`; a count that the goal does not ask for is at least R.
+        device: ``cpu`` or ``cuda``.
+        memory: bytes that float32 copies of the embeddings may take; beyond it, blocks are converted whenever they are needed.
+
+    Returns:
+        int64 (sum of R,), in the order of :attr:`Matching.positives`.
+    """
+    counter = Counter(matching, goal, device, memory)
+    size = BLOCK[device]
+    with full_precision():
+        for top in range(0, len(matching.query_order), size):
+            rows = slice(top, min(top + size, len(matching.query_order)))
+            left = counter.queries.block(rows)
+            for first in range(top if matching.symmetric else 0, len(matching.gallery_order), size):
+                columns = slice(first, min(first + size, len(matching.gallery_order)))
+                similarity = left @ counter.gallery.block(columns).T
+                hide_positives(similarity, matching, rows, columns)
+                counter.add(similarity, rows, columns)
+                if matching.symmetric and columns != rows:
+                    counter.add(similarity.T, columns, rows)
+    return counter.result()
+
+
+class Counter:
+    """Adds up, block by block, how many negatives rank before the positives."""
+
+    def __init__(self, matching: Matching, goal: Goal, device: str, memory: float):
+        self.matching = matching
+        self.device = torch.device(device)
+        share = memory if matching.queries is matching.gallery else memory / 2
+        self.queries = Blocks(matching.queries, matching.query_order, "left", self.device, share)
+        alike = matching.symmetric and matching.queries.distance == "cosine"
+        self.gallery = self.queries if alike else Blocks(matching.gallery, matching.gallery_order, "right", self.device, share)
+        self.error = matching.gallery.error + TIE
+        has_positive = matching.counts > 0
+        first = np.full(len(has_positive), np.inf)
+        first[has_positive] = matching.positives[matching.starts[:-1][has_positive]]
+        self.first = first
+        self.low, self.high = (self._limits(first + shift) for shift in (-self.error, self.error))
+        self.counts = np.zeros(len(first), dtype=np.int64)
+        self.buckets = None if goal == "first" else Buckets(matching, self.error, TIE, lambda query, item: exact(matching, query, item))
+        if self.buckets is not None:
+            self.floor = self._limits(self._worst() if goal == "all" else np.maximum(self._worst(), self._sampled()))
+
+    def add(self, similarity: Tensor, queries: slice, items: slice) -> None:
+        """Takes in a block of similarities (queries by items), with positives hidden."""
+        surely = count_at_least(similarity, self.high[queries])
+        maybe = count_at_least(similarity, self.low[queries])
+        self.counts[queries] += surely
+        unsure = np.flatnonzero(surely != maybe)
+        if len(unsure):
+            self._decide(similarity, unsure, queries.start, items.start)
+        if self.buckets is not None:
+            query, item, value = above(similarity, self.floor[queries])
+            self.buckets.add(query + queries.start, item + items.start, value)
+
+    def result(self) -> np.ndarray:
+        """int64 (sum of R,) counts."""
+        matching = self.matching
+        ahead = np.full(len(matching.positives), len(matching.gallery_order)) if self.buckets is None else self.buckets.ahead()
+        has_positive = matching.counts > 0
+        ahead[matching.starts[:-1][has_positive]] = self.counts[has_positive]
+        return ahead
+
+    def _decide(self, similarity: Tensor, unsure: np.ndarray, first_query: int, first_item: int) -> None:
+        """Counts, in float64, the pairs of a block that are too close to a query's best positive for float32."""
+        for start in range(0, len(unsure), 64):
+            rows = torch.from_numpy(unsure[start : start + 64]).to(self.device)
+            chosen = similarity[rows]
+            places = rows + first_query
+            close = (chosen >= self.low[places, None]) & (chosen < self.high[places, None])
+            row, item = (found.cpu().numpy() for found in close.nonzero(as_tuple=True))
+            query = unsure[start + row] + first_query
+            ahead = exact(self.matching, query, item + first_item) >= self.first[query] - TIE
+            np.add.at(self.counts, query[ahead], 1)
+
+    def _worst(self) -> np.ndarray:
+        """float64 (Q,): a similarity surely below each query's worst positive."""
+        matching = self.matching
+        worst = np.full(len(matching.counts), np.inf)
+        has_positive = matching.counts > 0
+        worst[has_positive] = matching.positives[matching.starts[1:][has_positive] - 1]
+        return worst - self.error
+
+    def _sampled(self) -> np.ndarray:
+        """float64 (Q,): a similarity that at least R negatives surely reach, from a sample of the gallery; -inf where it is too small."""
+        matching, size = self.matching, len(self.matching.gallery_order)
+        sample = np.unique(np.linspace(0, size - 1, min(size, max(1024, size // 32))).astype(np.int64))
+        items = torch.from_numpy(matching.gallery.right(matching.gallery_order[sample]).astype(np.float32)).to(self.device)
+        classes = torch.from_numpy(np.searchsorted(matching.gallery_starts, sample, side="right") - 1).to(self.device)
+        asked, counts = (torch.from_numpy(values).to(self.device) for values in (matching.classes, matching.counts))
+        reached = torch.empty(len(counts), device=self.device)
+        with full_precision():
+            for start in range(0, len(counts), 1024):
+                rows = slice(start, min(start + 1024, len(counts)))
+                similarity = self.queries.block(rows) @ items.T
+                similarity.masked_fill_(asked[rows, None] == classes, -torch.inf)
+                depth = int(counts[rows].max().clamp(1, len(sample)))
+                best = similarity.topk(depth).values
+                place = (counts[rows] - 1).clamp(0, depth - 1)
+                found = best.gather(1, place[:, None])[:, 0]
+                reached[rows] = torch.where(counts[rows] > depth, -torch.inf, found)
+        return reached.double().cpu().numpy() - 2 * self.error
+
+    def _limits(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.maximum(values, -8).astype(np.float32)).to(self.device)  # -8: below all, above a hidden positive
+
+
+class Blocks:
+    """float32 blocks of vectors in a given order: converted once if they fit into `memory` bytes, else whenever they are asked for."""
+
+    def __init__(self, vectors: Vectors, order: np.ndarray, side: Literal["left", "right"], device: torch.device, memory: float):
+        self.convert = getattr(vectors, side)
+        self.order = order
+        self.device = device
+        self.kept: Tensor | None = None
+        if 4 * len(order) * vectors.size <= memory:
+            self.kept = torch.empty(len(order), vectors.size, device=device)
+            step = max(1, PIECE // vectors.size)
+            for start in range(0, len(order), step):
+                self.kept[start : start + step] = self._converted(slice(start, start + step))
+
+    def block(self, rows: slice) -> Tensor:
+        """float32 (n, size): the vectors at places `rows`."""
+        return self._converted(rows) if self.kept is None else self.kept[rows]
+
+    def _converted(self, rows: slice) -> Tensor:
+        return torch.from_numpy(self.convert(self.order[rows]).astype(np.float32)).to(self.device)
+
+
+def count_at_least(similarity: Tensor, limits: Tensor) -> np.ndarray:
+    """int64 (n,): how many of each row are at least the row's limit."""
+    return (similarity >= limits[:, None]).view(torch.uint8).sum(1, dtype=torch.int32).cpu().numpy().astype(np.int64)
+
+
+def above(similarity: Tensor, floor: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and values of all entries that are at least their row's floor."""
+    rows, columns = (similarity >= floor[:, None]).nonzero(as_tuple=True)
+    return rows.cpu().numpy(), columns.cpu().numpy(), similarity[rows, columns].cpu().numpy()
+
+
+def hide_positives(similarity: Tensor, matching: Matching, rows: slice, columns: slice) -> None:
+    """Puts -inf where query and item are of one class: what remains are negatives."""
+    first = max(np.searchsorted(matching.query_starts, rows.start, side="right"), np.searchsorted(matching.gallery_starts, columns.start, side="right"))
+    last = min(np.searchsorted(matching.query_starts, rows.stop), np.searchsorted(matching.gallery_starts, columns.stop))
+    for label in range(first - 1, last):
+        asked, items = matching.query_range(label), matching.gallery_range(label)
+        here = slice(max(asked.start, rows.start) - rows.start, max(asked.stop - rows.start, 0))
+        there = slice(max(items.start, columns.start) - columns.start, max(items.stop - columns.start, 0))
+        similarity[here, there] = -torch.inf
+
+
+def exact(matching: Matching, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """float64 (n,): similarities of pairs of places."""
+    out = np.empty(len(query))
+    step = max(1, PIECE // matching.queries.size)
+    for start in range(0, len(query), step):
+        part = slice(start, start + step)
+        left = matching.queries.left(matching.query_order[query[part]])
+        out[part] = np.einsum("nd,nd->n", left, matching.gallery.right(matching.gallery_order[item[part]]))
+    return out
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 products in float32, whatever the process has set for training."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,139 @@
+"""Embeddings as rows whose inner products rank neighbours: float64 for decisions, float32 for speed.
+
+Cosine similarity is the inner product of unit rows. The Euclidean distance becomes one too: with all rows centred and scaled to a largest
+norm of 1, ``-|a - b|^2 / 2 = <(a, -|a|^2 / 2, 1), (b, 1, -|b|^2 / 2)>``, which ranks as the negative distance does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from retrieval_bench.errors import UserError
+
+Distance = Literal["cosine", "l2"]
+Rows = np.ndarray | slice
+PIECE = 1 << 23
+"""Numbers that are converted at once, which bounds memory."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """N embeddings as given (any number type, possibly memory-mapped); rows are converted when they are asked for.
+
+    Attributes:
+        raw: (N, D).
+        centre: float64 (D,), subtracted from each row (0 for cosine).
+        scale: float64 (N, 2); a row is divided by the one and then by the other, so that squares neither overflow nor vanish.
+        distance: ``cosine`` or ``l2``.
+    """
+
+    raw: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+    distance: Distance
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @property
+    def size(self) -> int:
+        """Length of the rows that :meth:`left` and :meth:`right` give."""
+        return self.raw.shape[1] + (2 if self.distance == "l2" else 0)
+
+    @property
+    def error(self) -> float:
+        """Bound on what rounding rows to float32 and summing products in float32, in any order, changes a similarity by.
+
+        ``(n + 2) u |a| |b|`` for n products (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), with some room.
+        """
+        largest = 2.25 if self.distance == "l2" else 1.0
+        return 1.01 * largest * (self.size + 6) * 2.0**-24
+
+    def left(self, rows: Rows) -> np.ndarray:
+        """float64 (n, size): the rows as queries."""
+        return self._converted(rows, (1, 0))
+
+    def right(self, rows: Rows) -> np.ndarray:
+        """float64 (n, size): the rows as gallery; similarities are ``left @ right.T``."""
+        return self._converted(rows, (0, 1))
+
+    def _converted(self, rows: Rows, places: tuple[int, int]) -> np.ndarray:
+        scale = self.scale[rows]
+        converted = (self.raw[rows].astype(np.float64) - self.centre) / scale[:, :1] / scale[:, 1:]
+        if self.distance == "cosine":
+            return converted
+        more = np.ones((len(converted), 2))
+        more[:, places[1]] = -0.5 * np.einsum("nd,nd->n", converted, converted)
+        return np.concatenate([converted, more], axis=1)
+
+
+def as_vectors(given: np.ndarray, distance: Distance = "cosine", what: str = "embeddings") -> Vectors:
+    """Checks one set of embeddings, which is queries and gallery at once.
+
+    Raises:
+        UserError: another shape than (N, D), NaN or infinite values, or (cosine) a zero row; the line names the first such row.
+    """
+    return _scaled([(given, what)], distance)[0]
+
+
+def as_pair(queries: np.ndarray, gallery: np.ndarray, distance: Distance = "cosine") -> tuple[Vectors, Vectors]:
+    """Checks queries and a separate gallery, which share centre and scale under the Euclidean distance; raises as :func:`as_vectors`."""
+    if queries.ndim == gallery.ndim == 2 and queries.shape[1] != gallery.shape[1]:
+        raise UserError(f"query_embeddings have {queries.shape[1]} dimensions, embeddings have {gallery.shape[1]}")
+    first, second = _scaled([(queries, "query_embeddings"), (gallery, "embeddings")], distance)
+    return first, second
+
+
+def _scaled(given: list[tuple[np.ndarray, str]], distance: Distance) -> list[Vectors]:
+    measured = [_measure(vectors, what) for vectors, what in given]
+    size = given[0][0].shape[1]
+    if distance == "cosine":
+        return [_cosine(vectors, what, largest, np.zeros(size)) for (vectors, what), (largest, _) in zip(given, measured, strict=True)]
+    total = sum(len(vectors) for vectors, _ in given)
+    highest = max(float(largest.max(initial=0.0)) for largest, _ in measured) or 1.0
+    centre = sum(means * len(vectors) for (vectors, _), (_, means) in zip(given, measured, strict=True)) / max(total, 1)
+    norm = max(_largest_norm(vectors, centre, highest) for vectors, _ in given) or 1.0
+    return [Vectors(vectors, centre, np.tile([highest, norm], (len(vectors), 1)), distance) for vectors, _ in given]
+
+
+def _cosine(vectors: np.ndarray, what: str, largest: np.ndarray, centre: np.ndarray) -> Vectors:
+    empty = np.flatnonzero(largest == 0)
+    if len(empty):
+        raise UserError(f"{what}: row {empty[0]} is a zero vector, which has no cosine similarity ({len(empty)} such rows)")
+    norms = np.empty(len(vectors))
+    for rows in _pieces(vectors):
+        scaled = vectors[rows].astype(np.float64) / largest[rows, None]
+        norms[rows] = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))
+    return Vectors(vectors, centre, np.stack([largest, norms], axis=1), "cosine")
+
+
+def _measure(vectors: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's largest absolute value, and the mean row; refuses what is no embedding."""
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or vectors.shape[1] == 0:
+        raise UserError(f"{what}: expected numbers of shape (images, dimensions), found {vectors.dtype} {vectors.shape}")
+    largest, total = np.empty(len(vectors)), np.zeros(vectors.shape[1])
+    broken: list[int] = []
+    for rows in _pieces(vectors):
+        piece = vectors[rows].astype(np.float64)
+        bad = np.flatnonzero(~np.isfinite(piece).all(axis=1))
+        broken += (bad + rows.start).tolist()
+        largest[rows] = np.abs(piece).max(axis=1, initial=0.0)
+        total += (piece / len(vectors)).sum(axis=0)
+    if broken:
+        raise UserError(f"{what}: row {broken[0]} has NaN or infinite values ({len(broken)} such rows)")
+    return largest, total
+
+
+def _largest_norm(vectors: np.ndarray, centre: np.ndarray, highest: float) -> float:
+    return max(
+        (float(np.sqrt((((vectors[rows].astype(np.float64) - centre) / highest) ** 2).sum(axis=1)).max()) for rows in _pieces(vectors)),
+        default=0.0,
+    )
+
+
+def _pieces(vectors: np.ndarray) -> list[slice]:
+    step = max(1, PIECE // max(1, vectors.shape[1]))
+    return [slice(start, min(start + step, len(vectors))) for start in range(0, len(vectors), step)]

@@ -86,13 +86,11 @@ def parse(words: Sequence[str]) -> Any:
 
 def one_line(box: str) -> str:
     """What tyro says in a framed box, as one line without the frame."""
-    rows = [re.sub(r"[│╭╮╰╯─━]+", " ", row).strip() for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    rows = [
-        row
-        for row in rows
-        if row and "--help" not in row and not re.fullmatch(r"(Parsing|Unrecognized|Invalid|Required).*(error|options|input)", row)
-    ]
-    rows = [row for row in rows if not row.startswith("For full helptext")]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    frame = re.compile(r"[│╭╮╰╯─━]+|^[|+]|[|+]$|-{3,}")  # the last three where the terminal is not UTF-8
+    title = re.compile(r"(Parsing|Unrecognized|Invalid|Required).*(error|options|input)|.* --help")
+    rows = [frame.sub(" ", row).strip() for row in plain.splitlines()]
+    rows = [row for row in rows if row and not title.fullmatch(row)]
     return re.sub(r"\s+", " ", " ".join(rows).split("Argument helptext:")[0]).strip() or "the arguments cannot be understood"
 
 

@@ -114,10 +114,10 @@ class Show:
         if not (1 <= self.classes <= 100 and 1 <= self.images <= 20):
             raise UserError(f"--classes {self.classes} --images {self.images}: at most 100 classes of 20 images, and at least one")
         output = self.output or Path(f"{self.name}.png")
-        check_writable(output.parent, "--output")
         table, split = open_dataset(self.name, self.data_root, self.split)
+        check_writable(output.parent, "--output")
         write_sheet(draw_sheet(table, split, f"{self.name}, {self.split}", self.classes, self.images), output)
-        print(f"{output}: {self.classes} classes of each side, {self.images} images of each")
+        print(output)
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,17 @@ class Manifest:
     folds: int = 4
     """kfold: how many"""
     output: Path | None = None
-    """the CSV file; <name>.csv by default, <name>.<split>.csv for another split than zero_shot"""
+    """the CSV file; <name>.csv by default, with the split in its name for another one than zero_shot"""
 
     def execute(self) -> None:
-        from retrieval_bench.data.splits import PROTOCOLS, manifest
+        from retrieval_bench.data.splits import PROTOCOLS, check_fold, make_split, manifest
         from retrieval_bench.files import digest, write_text
 
-        if not 0 <= self.fold < self.folds:
-            raise UserError(f"--fold {self.fold}: must be from 0 to {self.folds - 1} (--folds {self.folds})")
-        frame = PROTOCOLS[self.split](open_table(self.name, self.data_root), self.fold, self.folds)
-        suffix = "" if self.split == "zero_shot" else f".{self.split}"
+        check_fold(self.split, self.fold, self.folds)
+        table = open_table(self.name, self.data_root)
+        make_split(self.split, table, self.fold, self.folds)  # refuses an empty side
+        frame = PROTOCOLS[self.split](table, self.fold, self.folds)
+        suffix = {"zero_shot": "", "kfold": f".fold_{self.fold}_of_{self.folds}"}.get(self.split, f".{self.split}")
         output = self.output or Path(f"{self.name}{suffix}.csv")
         write_text(output, manifest(frame))
         sides = ", ".join(f"{count:,} {side or 'left out'}" for side, count in frame["split"].value_counts().items())
@@ -206,6 +207,10 @@ class Speed:
         from retrieval_bench.experiments.data_speed import measure_speed, report
         from retrieval_bench.run import resolve_device
 
+        if self.batch_size < 2 or self.stored < 0 or self.image_size < 8:
+            raise UserError(
+                f"--batch-size {self.batch_size} --stored {self.stored} --image-size {self.image_size}: must be at least 2, 0 and 8"
+            )
         device = resolve_device(self.device)
         workers = resolve_workers(self.workers, device)
         table, split = open_dataset(self.name, self.data_root)

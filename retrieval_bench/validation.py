@@ -6,8 +6,9 @@ import math
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from retrieval_bench.config import DataConfig, RunConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import DATASETS
+from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.cutoffs import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
@@ -57,7 +58,6 @@ def _check_ranges(config: RunConfig) -> None:
     least(config, 0, "seed")
     least(config.data, 8, "image_size")
     least(config.data, 0, "resize", "stored")
-    least(config.data, 2, "folds")
     least(config.model, 0, "embedding_dim")
     least(config.loss, 0, "loss_lr")
     least(config.train, 0, "epochs", "lr", "weight_decay")
@@ -69,9 +69,5 @@ def _check_ranges(config: RunConfig) -> None:
         raise UserError(f"--crop-scale {config.data.crop_scale}: must be above 0 and at most 1")
     if config.data.resize and config.data.resize < config.data.image_size:
         raise UserError(f"--resize {config.data.resize} is smaller than --image-size {config.data.image_size}: nothing to crop from")
-    data = config.data
-    if not 0 <= data.fold < data.folds:
-        raise UserError(f"--fold {data.fold}: must be from 0 to {data.folds - 1} (--folds {data.folds})")
-    if data.split != "kfold" and (data.fold, data.folds) != (DataConfig.fold, DataConfig.folds):
-        raise UserError(f"--fold and --folds belong to --split kfold; --split is {data.split}")
+    check_fold(config.data.split, config.data.fold, config.data.folds)
     check_ks(config.ks)

@@ -80,17 +80,11 @@ def test_verify_refuses_a_damaged_image(tmp_path: Path, capsys: Printed) -> None
 def test_show_writes_a_png(output: str | None, capsys: Printed) -> None:
     said = done(capsys, "show", "synthetic", "--classes", "3", "--images", "2", *(["--output", output] if output else []))
     path = Path(output or "synthetic.png")
-    assert said.startswith(f"{path}: 3 classes of each side, 2 images of each")
+    assert said == f"{path}\n"
     with Image.open(path) as sheet:
         assert sheet.format == "PNG"
 
 
-# BUG: the line repeats what was asked, not what there is.
-def test_show_says_how_many_classes_it_drew(capsys: Printed) -> None:
-    assert "8 classes of each side, 8 images of each" in done(capsys, "show", "synthetic", "--classes", "90", "--images", "20")
-
-
-# BUG: the output's folder is made before the name is looked up.
 def test_show_of_an_unknown_set_makes_no_folder(capsys: Printed) -> None:
     assert main(["data", "show", "cup", "--output", "new/x.png"]) == 2
     assert not Path("new").exists()
@@ -101,7 +95,7 @@ def test_show_of_an_unknown_set_makes_no_folder(capsys: Printed) -> None:
     [
         ([], "synthetic.csv", {"train": 64, "test": 64}),
         (["--split", "zero_shot_val"], "synthetic.zero_shot_val.csv", {"train": 48, "test": 16, "": 64}),
-        (["--split", "kfold", "--fold", "1"], "synthetic.kfold.csv", {"train": 48, "test": 16, "": 64}),
+        (["--split", "kfold", "--fold", "1"], "synthetic.fold_1_of_4.csv", {"train": 48, "test": 16, "": 64}),
         (["--split", "kfold", "--folds", "8", "--output", "sub/my.csv"], "sub/my.csv", {"train": 56, "test": 8, "": 64}),
     ],
 )
@@ -158,13 +152,13 @@ def test_speed_prints_a_table(capsys: Printed) -> None:
         ([*SPEED, "--workers", "-5"], "--workers -5"),
         ([*SPEED, "--backbone", "resnet10q"], "did you mean"),
         ([*SPEED, "--cache-limit-gb", "1e-6", "--stored", "19"], "--cache-limit-gb is 1e-06"),
-        ([*SPEED, "--batch-size", "0"], "--batch-size"),  # BUG: ZeroDivisionError
-        ([*SPEED, "--batch-size", "-3"], "--batch-size"),  # BUG: RuntimeError from torch
-        ([*SPEED, "--batch-size", "1"], "--batch-size"),  # BUG: ValueError from batch normalisation
-        ([*SPEED, "--stored", "-3"], "--stored"),  # BUG: builds a second full cache under another name
-        (["data", "manifest", "synthetic", "--fold", "1"], "--split kfold"),  # BUG: ignored, though `run` refuses it
-        (["data", "manifest", "synthetic", "--split", "kfold", "--folds", "1"], "--folds"),  # BUG: nothing would be trained on
-        (["data", "manifest", "synthetic", "--split", "kfold", "--fold", "8", "--folds", "9"], "fold"),  # BUG: an empty fold of 8 classes
+        ([*SPEED, "--batch-size", "0"], "--batch-size"),
+        ([*SPEED, "--batch-size", "-3"], "--batch-size"),
+        ([*SPEED, "--batch-size", "1"], "--batch-size"),
+        ([*SPEED, "--stored", "-3"], "--stored"),
+        (["data", "manifest", "synthetic", "--fold", "1"], "--split kfold"),
+        (["data", "manifest", "synthetic", "--split", "kfold", "--folds", "1"], "--folds"),
+        (["data", "manifest", "synthetic", "--split", "kfold", "--fold", "8", "--folds", "9"], "fold"),
     ],
 )
 def test_bad_values_are_one_line_and_exit_code_2(words: list[str], message: str, capsys: Printed) -> None:

@@ -11,6 +11,7 @@ import torch
 from retrieval_bench.config import DataConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.splits import Split
+from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import data_speed
 from retrieval_bench.experiments.data_speed import Rate, measure_speed, report, training_step
 
@@ -41,7 +42,7 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("batch_size", [16, 64, 100])  # BUG: 100, more than there are: 64 images are read and 100 counted
+@pytest.mark.parametrize("batch_size", [16, 64])
 def test_rates_count_the_images_that_were_read(batch_size: int, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     views = data_speed.Batches.__iter__
@@ -57,6 +58,11 @@ def test_rates_count_the_images_that_were_read(batch_size: int, synthetic: Synth
     rates, _ = measure_speed(*synthetic, CONFIG, "resnet10t", batch_size, "cpu", 0, 1.0)
     per_pass = sum(read) / 12  # six rounds of two readers, each taking one second
     assert rates[0].median == rates[2].median == per_pass
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(synthetic: Synthetic) -> None:
+    with pytest.raises(UserError, match="--batch-size 100"):
+        measure_speed(*synthetic, CONFIG, "resnet10t", 100, "cpu", 0, 1.0)
 
 
 def test_training_step_changes_the_network_and_takes_no_data() -> None:

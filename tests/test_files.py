@@ -142,24 +142,25 @@ def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
     FileLock(tmp_path / "new" / ".set.lock").acquire(timeout=0).lock.release()
 
 
-def test_who_has_to_wait_for_a_lock_says_so_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The holder lets go as soon as the other says that it waits."""
-    order: list[str] = []
+def test_who_has_to_wait_for_a_lock_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder lets go once the other has said that it waits."""
+    events: list[str] = []
+    waiting = threading.Event()
+    monkeypatch.setattr("retrieval_bench.files.announce", lambda message: (events.append(message), waiting.set()))
     held = FileLock(tmp_path / ".set.lock", thread_local=False)
     held.acquire()
 
-    def wait() -> None:
+    def work() -> None:
         with locked(tmp_path / "set", "extracting set.tgz"):
-            order.append("second")
+            events.append("worked")
 
-    other = threading.Thread(target=wait)
+    other = threading.Thread(target=work)
     other.start()
-    other.join(0.1)
-    order.append("first")
+    assert waiting.wait(timeout=30)
+    events.append("let go")
     held.release()
     other.join()
-    assert order == ["first", "second"]
-    assert capsys.readouterr().err == "waiting for another process that is extracting set.tgz\n"
+    assert events == ["waiting for another process that is extracting set.tgz", "let go", "worked"]
 
 
 def test_different_things_are_not_locked_together(tmp_path: Path) -> None:

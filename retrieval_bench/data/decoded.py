@@ -78,8 +78,8 @@ def _key(table: ImageTable, stored: int) -> str:
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:
-    ends = np.cumsum(3 * sizes.prod(axis=1))
-    return np.concatenate([[0], ends[:-1]])
+    lengths = 3 * sizes.prod(axis=1)
+    return np.cumsum(lengths) - lengths
 
 
 def _build(table: ImageTable, stored: int, limit_gb: float, folder: Path) -> None:
@@ -106,8 +106,8 @@ def _build(table: ImageTable, stored: int, limit_gb: float, folder: Path) -> Non
 
 def _check_limit(needed: int, limit_gb: float, folder: Path, stored: int) -> None:
     """Raises :class:`UserError` if a cache of `needed` bytes would not fit under the limit or on the disk."""
-    others = sum(path.stat().st_size for path in folder.glob(f"*/{PIXELS}"))
-    if needed + others > limit_gb * 1e9:
+    others = sum(path.stat().st_size for path in folder.glob(f"[!.]*/{PIXELS}"))
+    if not needed + others <= limit_gb * 1e9:
         beside = f", beside {gigabytes(others)} of other caches in {folder}," if others else ""
         smaller = f"--stored below {stored}" if stored else "--stored 256"
         raise UserError(

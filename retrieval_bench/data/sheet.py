@@ -31,10 +31,10 @@ def draw_sheet(table: ImageTable, split: Split, title: str, classes: int = 8, im
     for column, (side, rows) in enumerate(columns.items()):
         left = column * (width + GAP) + 2 * GAP
         total = len(np.unique(table.labels[rows]))
-        pen.text((left, HEADING + 4), f"{side}: {len(rows):,} images of {total:,} classes", fill=GREY, font=_font(15))
+        pen.text((left, HEADING + 4), _shortened(f"{side}: {len(rows):,} images of {total:,} classes", width, 15), fill=GREY, font=_font(15))
         for place, label in enumerate(chosen[side]):
             top = 2 * HEADING + place * height
-            pen.text((left, top), _shortened(table.class_names[label], width), fill=INK, font=_font(12))
+            pen.text((left, top), _shortened(table.class_names[label], width, 12), fill=INK, font=_font(12))
             for number, row in enumerate(rows[table.labels[rows] == label][:images]):
                 thumbnail = ImageOps.fit(read_image(table.root / table.paths[row]), (THUMBNAIL, THUMBNAIL))
                 sheet.paste(thumbnail, (left + number * (THUMBNAIL + GAP), top + CAPTION))
@@ -52,8 +52,8 @@ def _spaced(values: np.ndarray, count: int) -> np.ndarray:
     return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
 
 
-def _shortened(text: str, width: int) -> str:
-    font = _font(12)
+def _shortened(text: str, width: int, size: int) -> str:
+    font = _font(size)
     while font.getlength(text) > width - 4 * GAP:
         text = text.rstrip("…")[:-1] + "…"
     return text

@@ -123,6 +123,16 @@ def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4) 
     return split
 
 
+def check_fold(protocol: str, fold: int, folds: int) -> None:
+    """Raises :class:`UserError` unless `fold` is one of `folds`, and both are as by default where the protocol has no folds."""
+    if folds < 2:
+        raise UserError(f"--folds {folds}: must be at least 2")
+    if not 0 <= fold < folds:
+        raise UserError(f"--fold {fold}: must be from 0 to {folds - 1} (--folds {folds})")
+    if protocol != "kfold" and (fold, folds) != (0, 4):
+        raise UserError(f"--fold and --folds belong to --split kfold; --split is {protocol}")
+
+
 def manifest(frame: pd.DataFrame) -> str:
     """The split as CSV text, ``path,class,split`` with a row per image: what is committed under ``datasets/``."""
     return frame[["path", "class", "split"]].to_csv(index=False, lineterminator="\n")

@@ -175,7 +175,10 @@ def above(similarity: Tensor, floor: Tensor) -> tuple[np.ndarray, np.ndarray, np
 
 def hide_positives(similarity: Tensor, matching: Matching, rows: slice, columns: slice) -> None:
     """Puts -inf where query and item are of one class: what remains are negatives."""
-    first = max(np.searchsorted(matching.query_starts, rows.start, side="right"), np.searchsorted(matching.gallery_starts, columns.start, side="right"))
+    first = max(
+        np.searchsorted(matching.query_starts, rows.start, side="right"),
+        np.searchsorted(matching.gallery_starts, columns.start, side="right"),
+    )
     last = min(np.searchsorted(matching.query_starts, rows.stop), np.searchsorted(matching.gallery_starts, columns.stop))
     for label in range(first - 1, last):
         asked, items = matching.query_range(label), matching.gallery_range(label)

@@ -49,7 +49,9 @@ def evaluate(
         asked = _labels(query_labels, len(queries), "query_labels")
         if queries.shape[1] != gallery.shape[1]:
             raise UserError(f"query_embeddings have {queries.shape[1]} dimensions, embeddings have {gallery.shape[1]}")
-        itself = np.full(len(queries), -1) if same_item is None else same_item
+        itself = np.full(len(queries), -1) if same_item is None else _same_item(same_item, len(queries), len(gallery))
+    elif same_item is not None:
+        raise UserError("same_item: without query_embeddings every row is its own query, and is left out by itself")
     if (gallery_labels.dtype.kind in "US") != (asked.dtype.kind in "US"):
         raise UserError("labels and query_labels: one is text and the other numbers; give both in the same form")
     codes = np.unique(np.concatenate([gallery_labels, asked]), return_inverse=True)[1]
@@ -78,6 +80,13 @@ def evaluate_file(path: Path, ks: tuple[int, ...]) -> dict[str, Any]:
         if name not in known:
             raise UserError(f"{path}: array '{name}' is missing (save with np.savez(path, embeddings=..., labels=...))")
     return evaluate(**known, ks=ks)
+
+
+def _same_item(rows: Any, queries: int, gallery: int) -> np.ndarray:
+    rows = np.asarray(rows)
+    if rows.shape != (queries,) or rows.dtype.kind not in "iu" or (len(rows) and not -1 <= rows.min() <= rows.max() < gallery):
+        raise UserError(f"same_item: expected {queries} row numbers of embeddings (-1 to {gallery - 1}), found {rows.dtype} {rows.shape}")
+    return rows.astype(np.int64)
 
 
 def _labels(labels: Any, count: int, what: str) -> np.ndarray:

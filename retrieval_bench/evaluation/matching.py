@@ -92,7 +92,10 @@ def match(queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_c
     query_order, gallery_order = np.argsort(query_codes, kind="stable"), np.argsort(gallery_codes, kind="stable")
     place = np.empty(len(gallery_order) + 1, dtype=np.int64)
     place[gallery_order], place[-1] = np.arange(len(gallery_order)), -1
-    starts = [np.searchsorted(codes[order], np.arange(classes + 1)) for codes, order in ((query_codes, query_order), (gallery_codes, gallery_order))]
+    starts = [
+        np.searchsorted(codes[order], np.arange(classes + 1))
+        for codes, order in ((query_codes, query_order), (gallery_codes, gallery_order))
+    ]
     return Matching(queries, gallery, query_order, gallery_order, starts[0], starts[1], place[itself[query_order]])
 
 

@@ -17,6 +17,7 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Rate:
 def measure_speed(
     table: ImageTable, split: Split, config: DataConfig, backbone: str, batch_size: int, device: str, workers: int, limit_gb: float
 ) -> tuple[list[Rate], float]:
-    """Rates of reading training views in five ways of growing completeness, the last being the bare training step of a backbone.
+    """Rates of reading training views in ways of growing completeness, the last being the bare training step of a backbone.
 
     Each is repeated on the same few batches in turn with the others, so that a slower moment of the machine meets all of them. No other
     work may run beside it.
@@ -61,6 +62,8 @@ def measure_speed(
         chosen = decoded if cached else None
         return Batches(table, split.train, labels, config, workers, sampler, decoded=chosen, device=device)
 
+    if len(labels) < batch_size:
+        raise UserError(f"--batch-size {batch_size}: the training split has {len(labels)} images only")
     pil, cache = batches(False), batches(True)
     count = max(1, min(8, len(cache) - 1))
     rows = [[int(split.train[index]) for index, _ in items] for items in islice(cache.order, count)]

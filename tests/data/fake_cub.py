@@ -11,6 +11,7 @@ Images = list[tuple[str, int]]
 """(file name, class number from 1) of each image."""
 
 
+@cache
 def read_manifest(name: str) -> list[dict[str, str]]:
     """The rows of ``datasets/<name>.csv``."""
     with (MANIFESTS / f"{name}.csv").open(encoding="utf-8", newline="") as stream:

@@ -74,23 +74,17 @@ def test_three_ways_of_cutting_differ_by_rounding_only(case: tuple[np.ndarray, D
     assert max(compare(*case).values()) <= 1
 
 
-# BUG: bicubic overshoots 0..255. PIL rounds and clamps to 0..255 between its two passes; by_matrices does so only at the end, and differs
-# by up to 31 of 255 on noise and at sharp edges.
+# Bicubic values overshoot, so that it matters in which order the passes are made and that each is rounded and clamped.
 @settings(max_examples=120, derandomize=True)
 @given(cases("squash"))
 def test_squashed_by_matrices_differs_by_rounding_only(case: tuple[np.ndarray, DataConfig, int | None]) -> None:
-    image, config, seed = case
-    height, width = image.shape[:2]
-    if height <= width:  # where every version of PIL resizes the rows first
-        assert compare(image, config, seed)["by_matrices"] <= 1
+    assert compare(*case)["by_matrices"] <= 2
 
 
-# BUG: for the same reason the order of the passes matters: torch's kernel always goes along the rows first, Pillow 13 along the columns
-# first where the height shrinks more (Pillow pull request 9549); differs by up to 30 of 255 on upright images.
 @settings(max_examples=120, derandomize=True)
 @given(cases("squash"))
 def test_squashed_one_by_one_differs_by_rounding_only(case: tuple[np.ndarray, DataConfig, int | None]) -> None:
-    assert compare(*case)["one_by_one"] <= 1
+    assert compare(*case)["one_by_one"] <= 2
 
 
 @pytest.mark.parametrize("way", [one_by_one, by_matrices])

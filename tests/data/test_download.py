@@ -202,5 +202,5 @@ def test_every_archive_that_only_a_person_can_fetch_is_asked_for_before_any_down
     with refused("lists.txt", "from the web page", "img.zip", "by mail", "--from-archive"):
         fetch_all((archive(server.url("set.tgz")), *others))
     assert server.log == []
-    with pytest.raises(UserError, match="img.zip cannot be downloaded;"):
+    with pytest.raises(UserError, match=r"img\.zip cannot be downloaded;"):
         fetch_all((Archive("img.zip"),))

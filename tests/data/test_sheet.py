@@ -77,13 +77,12 @@ def test_long_and_strange_class_names_stay_in_their_column(name: str, images: Im
     assert sheet.crop(right).tobytes() == plain.crop(right).tobytes()
 
 
-# BUG: the headings ("train: 6 images of 3 classes") are wider than a column of one image and run into each other.
 def test_headings_stay_in_their_columns_when_there_is_one_image(images: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[tuple[float, float]] = []
     text = ImageDraw.ImageDraw.text
 
     def note(pen: ImageDraw.ImageDraw, place: tuple[float, float], words: str, **options: object) -> None:
-        if "images of" in words:
+        if words.startswith(("train:", "test:")):
             ends.append((place[0], pen.textbbox(place, words, font=options["font"])[2]))  # pyright: ignore[reportArgumentType]
         text(pen, place, words, **options)  # pyright: ignore[reportArgumentType]
 

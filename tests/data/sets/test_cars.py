@@ -27,14 +27,14 @@ def small(miniature: Callable[[str, Counts], None]) -> None:
     miniature("cars", Counts(196, len(IMAGES), SPLITS))
 
 
-def annotations(images: list[tuple[int, int]] = IMAGES) -> np.ndarray:
+def annotated(images: list[tuple[int, int]]) -> np.ndarray:
     rows = [(f"car_ims/{row:06d}.jpg", 1, 2, 3, 4, np.uint8(model), np.uint8(test)) for row, (model, test) in enumerate(images, start=1)]
     return structs(("relative_im_path", *BOX, "class", "test"), rows)
 
 
-def original(root: Path) -> Path:
-    save_mat(root / "cars_annos.mat", annotations=annotations(), class_names=cells(MODELS))
-    return touch(root, *(f"car_ims/{row:06d}.jpg" for row in range(1, len(IMAGES) + 1)))
+def original(root: Path, images: list[tuple[int, int]] = IMAGES) -> Path:
+    save_mat(root / "cars_annos.mat", annotations=annotated(images), class_names=cells(MODELS))
+    return touch(root, *(f"car_ims/{row:06d}.jpg" for row in range(1, len(images) + 1)))
 
 
 def original_packed(root: Path) -> Path:
@@ -119,30 +119,27 @@ def test_packed_images_beside_the_list_are_found_in_the_folder_below(tmp_path: P
 @pytest.mark.parametrize("change", ["one more", "one less"])
 def test_count_off_by_one_is_refused(change: str, tmp_path: Path) -> None:
     images = [*IMAGES, (196, 1)] if change == "one more" else IMAGES[:-1]
-    save_mat(original(tmp_path) / "cars_annos.mat", annotations=annotations(images), class_names=cells(MODELS))
-    with refused(tmp_path, f"found {len(images)} images, expected 784"):
+    with refused(original(tmp_path, images), f"found {len(images)} images, expected 784"):
         open_dataset("cars", tmp_path)
 
 
 def test_image_on_the_wrong_side_is_refused(tmp_path: Path) -> None:
     images = [(1, 0), *IMAGES[1:]]
-    save_mat(original(tmp_path) / "cars_annos.mat", annotations=annotations(images), class_names=cells(MODELS))
-    with refused(tmp_path, "found 393 training images (closed_set), expected 392"):
+    with refused(original(tmp_path, images), "found 393 training images (closed_set), expected 392"):
         open_dataset("cars", tmp_path)
 
 
 @pytest.mark.parametrize("number", [0, 197])
 def test_class_number_that_does_not_fit_is_refused(number: int, tmp_path: Path) -> None:
     images = [(number, 0), *IMAGES[1:]]
-    save_mat(original(tmp_path) / "cars_annos.mat", annotations=annotations(images), class_names=cells(MODELS))
-    with refused(tmp_path, "class numbers"):
+    with refused(original(tmp_path, images), "class numbers"):
         open_cars(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cars_test_annos_withlabels.mat", "devkit/cars_train_annos.mat", "devkit/cars_meta.mat"])
 def test_missing_list_of_torchvisions_layout_is_named(name: str, tmp_path: Path) -> None:
     (torchvision(tmp_path) / name).unlink()
-    with refused(tmp_path / name, "missing"):
+    with refused(tmp_path / name, "is missing"):
         open_dataset("cars", tmp_path)
 
 
@@ -156,7 +153,7 @@ def test_test_annotations_without_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_list_without_class_names_is_refused(tmp_path: Path) -> None:
-    save_mat(original(tmp_path) / "cars_annos.mat", annotations=annotations())
+    save_mat(touch(tmp_path, "car_ims/000001.jpg") / "cars_annos.mat", annotations=annotated(IMAGES[:4]))
     with refused(tmp_path / "cars_annos.mat", "class_names"):
         open_dataset("cars", tmp_path)
 
@@ -175,7 +172,7 @@ def test_missing_folder_of_images_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kept", "missing"), [("car_ims", "cars_annos.mat"), ("cars_annos.mat", "car_ims")])
 def test_half_of_the_original_files_is_refused(kept: str, missing: str, tmp_path: Path) -> None:
-    (original(tmp_path / "whole") / kept).rename(tmp_path / kept)
+    (original(tmp_path / "whole", IMAGES[:4]) / kept).rename(tmp_path / kept)
     shutil.rmtree(tmp_path / "whole")
     with refused(tmp_path, f"{missing} is missing", "car_ims.tgz"):
         open_dataset("cars", tmp_path)

@@ -15,6 +15,7 @@ from retrieval_bench.data.dataset import Counts
 from retrieval_bench.data.sets.flowers import FLOWERS, open_flowers
 from retrieval_bench.data.splits import manifest, zero_shot
 
+Sets = dict[str, np.ndarray]
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(1, 103), 4))
 """Species of each image of the miniature; the images are in no order, as the true ones."""
 SPLITS = {"zero_shot": {"train": 204, "test": 204}, "closed_set": {"train": 204, "test": 204}}
@@ -30,11 +31,11 @@ def numbers(labels: np.ndarray, start: int, stop: int) -> np.ndarray:
     return np.concatenate([1 + np.flatnonzero(labels == label)[start:stop] for label in np.unique(labels)]).astype(np.uint16)
 
 
-def write_lists(folder: Path, labels: np.ndarray = LABELS, each: int = 1, **change: np.ndarray) -> Path:
+def write_lists(folder: Path, labels: np.ndarray = LABELS, each: int = 1, change: Sets | None = None) -> Path:
     """`each` images per species train, as many validate, the rest is tested; MATLAB rows, as in the official files."""
     save_mat(folder / "imagelabels.mat", labels=labels.astype(np.uint8).reshape(1, -1))
     sets = {"trnid": numbers(labels, 0, each), "valid": numbers(labels, each, 2 * each), "tstid": numbers(labels, 2 * each, len(labels))}
-    save_mat(folder / "setid.mat", **{name: values.reshape(1, -1) for name, values in (sets | change).items()})
+    save_mat(folder / "setid.mat", **{name: values.reshape(1, -1) for name, values in (sets | (change or {})).items()})
     return folder
 
 
@@ -91,8 +92,8 @@ def test_zero_shot_follows_the_committed_labels() -> None:
     ],
     ids=["test image lost", "training image lost", "image 0", "image 409"],
 )
-def test_sets_that_do_not_fit_are_refused(change: dict[str, np.ndarray], word: str, tmp_path: Path) -> None:
-    write_lists(official(tmp_path), **change)
+def test_sets_that_do_not_fit_are_refused(change: Sets, word: str, tmp_path: Path) -> None:
+    write_lists(official(tmp_path), change=change)
     with refused(tmp_path, word):
         open_dataset("flowers", tmp_path)
 
@@ -117,7 +118,7 @@ def test_labels_that_do_not_fit_are_refused(labels: np.ndarray, word: str, tmp_p
 @pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat", "jpg"])
 def test_missing_part_is_named(name: str, tmp_path: Path) -> None:
     (official(tmp_path / "data") / name).rename(tmp_path / "elsewhere")
-    with refused(tmp_path / "data", name, "missing"):
+    with refused(tmp_path / "data", name, "is missing"):
         open_dataset("flowers", tmp_path / "data")
 
 

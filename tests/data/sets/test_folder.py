@@ -119,7 +119,7 @@ def test_classes_called_train_and_test_beside_others_are_classes(root: Path) -> 
 
 def test_empty_image_is_refused_when_the_folder_is_opened(root: Path) -> None:
     (root / "wren" / "2.jpg").write_bytes(b"")
-    with refused(root / "wren" / "2.jpg", "empty"):
+    with refused(root / "wren" / "2.jpg", "is empty"):
         open_dataset("folder", root)
 
 

@@ -81,7 +81,7 @@ def test_there_is_no_closed_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Ebay_train.txt", "Ebay_test.txt"])
 def test_missing_list_is_named(name: str, tmp_path: Path) -> None:
     (official(tmp_path) / name).unlink()
-    with refused(tmp_path, name, "missing"):
+    with refused(tmp_path, name, "is missing"):
         open_dataset("sop", tmp_path)
 
 

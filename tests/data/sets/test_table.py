@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from data_checks import refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import class_of, paths_of, touch
 
@@ -121,6 +121,7 @@ def test_label_that_reads_like_a_missing_value_is_a_label(tmp_path: Path) -> Non
     assert open_dataset("table", write(tmp_path, "path,label\n0.jpg,NA\n1.jpg,null\n"))[0].class_names == ("NA", "null")
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["train", "test", ""]), st.booleans(), st.booleans()), min_size=2))
 def test_flags_and_split_are_kept_row_by_row(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool, bool]]) -> None:
     """The closed-set roles are what the table says; nothing is asked of the images."""

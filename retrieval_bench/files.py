@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import math
 import os
@@ -51,7 +52,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     What a killed process left behind is removed first, so two processes must not make the same folder at once (:func:`locked`).
     """
     prefix = f".{target.name}.partial-"
-    for left in target.parent.glob(f"{prefix}*"):
+    for left in target.parent.glob(f"{glob.escape(prefix)}*"):
         shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
     try:

@@ -109,7 +109,6 @@ def test_an_interrupted_folder_leaves_nothing(tmp_path: Path, kind: type[BaseExc
 
 @pytest.mark.parametrize("name", ["set", "set[1]", "a*b"])
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path, name: str) -> None:
-    # BUG: the name is taken as a pattern, so that nothing of `set[1]` is found and `a*b` takes the work of `axb` away
     for other in ("set-2", "axb"):
         (tmp_path / f".{other}.partial-x").mkdir()
     (tmp_path / f".{name}.partial-x" / "half").mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import lzma
 import stat
@@ -45,7 +46,13 @@ def extracted(archive: Path) -> Path:
 def _extract_to(archive: Path, target: Path) -> None:
     announce(f"extracting {archive}")
     with whole_folder(target) as temporary:
-        (_unzip if zipfile.is_zipfile(archive) else untar)(archive, temporary)
+        (_unzip if _is_zip(archive) else untar)(archive, temporary)
+
+
+def _is_zip(archive: Path) -> bool:
+    """By its first bytes: a tar may hold a zip, whose directory would be found at its end."""
+    with archive.open("rb") as stream:
+        return stream.read(2) == b"PK"
 
 
 def untar(archive: Path, folder: Path) -> None:
@@ -73,8 +80,12 @@ def _unzip(archive: Path, folder: Path) -> None:
                 _check_member(archive, member)
             check_space(folder, sum(member.file_size for member in members.infolist()), f"extracting {archive.name}")
             members.extractall(folder)
-    except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, ValueError) as error:
         raise UserError(f"{archive}: truncated or damaged zip ({first_line(error)}); fetch it again") from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the disk's word, not that of a damaged directory
+            raise
+        raise UserError(f"{archive}: damaged ({first_line(error)}); fetch it again") from None
 
 
 def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:

@@ -41,7 +41,7 @@ class Dataset:
         archives: the files that `open` fetches.
         counts: published sizes, or None for data of one's own.
         ks: the K of Recall@K that papers report on this set.
-        manifest_sha256: digest of the committed ``datasets/<name>.csv``, every image with class and side; empty for none.
+        manifests: by protocol, the digest of the committed ``datasets/<name>[.<protocol>].csv``, every image with class and side.
     """
 
     about: str
@@ -49,7 +49,7 @@ class Dataset:
     archives: tuple[Archive, ...] = ()
     counts: Counts | None = None
     ks: tuple[int, ...] = (1, 2, 4, 8)
-    manifest_sha256: str = ""
+    manifests: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, table: ImageTable) -> None:
         """Raises :class:`UserError` if a count differs from the published one, or any name, class or side from the committed manifest.
@@ -66,10 +66,9 @@ class Dataset:
             found = Counter(PROTOCOLS[protocol](table, 0, 1)["split"])
             for side, expected in sides.items():
                 expect_count(f"{SIDE_NAMES[side]} ({protocol})", found[side], expected, table.root)
-        if self.manifest_sha256 and manifest_digest(table) != self.manifest_sha256:
-            raise UserError(f"{table.root}: the counts are right but names or classes differ from the data set's manifest; fetch it again")
-
-
-def manifest_digest(table: ImageTable) -> str:
-    """SHA-256 of the zero-shot manifest, as committed under ``datasets/``."""
-    return hashlib.sha256(manifest(PROTOCOLS["zero_shot"](table, 0, 1)).encode()).hexdigest()
+        for protocol, expected in self.manifests.items():
+            if hashlib.sha256(manifest(PROTOCOLS[protocol](table, 0, 1)).encode()).hexdigest() != expected:
+                raise UserError(
+                    f"{table.root}: the counts are right but names, classes or sides differ from the data set's {protocol} manifest; "
+                    "fetch it again"
+                )

@@ -35,6 +35,14 @@ class Archive:
         """Where it is kept in the cache."""
         return cache_dir() / "downloads" / self.name
 
+    @property
+    def part(self) -> Path:
+        """What has been downloaded of it so far."""
+        return self.place.with_name(self.name + ".part")
+
+
+SHORTER = "its file is shorter than the part fetched so far"
+
 
 class ResumingDownloader:
     """A pooch downloader that continues a partial download (HTTP ``Range``) and refuses an HTML page in place of a file.
@@ -54,10 +62,12 @@ class ResumingDownloader:
             if response.status_code != 416:
                 self._receive(response, have)
             elif response.headers.get("content-range", "").removeprefix("bytes */") not in ("", str(have)):  # else nothing is left to send
-                raise ConnectionError("its file is shorter than the part fetched so far")
+                raise ConnectionError(SHORTER)
         self.part.replace(output_file)
 
     def _receive(self, response: Any, have: int) -> None:
+        from requests.exceptions import ChunkedEncodingError
+
         response.raise_for_status()
         if response.headers.get("content-type", "").startswith("text/html"):
             raise ValueError("the server answered with an HTML page")
@@ -65,13 +75,17 @@ class ResumingDownloader:
         remaining = int(response.headers.get("content-length", 0))
         check_space(self.part.parent, remaining, f"downloading {self.part.stem}")
         total = remaining + (have if resumed else 0)
+        broken = False
         with self.part.open("ab" if resumed else "wb") as stream, download_bar(self.part.stem, total, have if resumed else 0) as advance:
-            for chunk in response.iter_content(1 << 20):
-                stream.write(chunk)
-                advance(len(chunk))
+            try:
+                for chunk in response.iter_content(1 << 20):
+                    stream.write(chunk)
+                    advance(len(chunk))
+            except ChunkedEncodingError:
+                broken = True
         size = self.part.stat().st_size
-        if total and size < total:
-            raise ConnectionError(f"connection closed after {size:,} of {total:,} bytes")
+        if broken or size < total:
+            raise ConnectionError(f"connection closed after {size:,}{f' of {total:,}' if total else ''} bytes")
 
 
 def fetch_all(archives: Sequence[Archive]) -> None:
@@ -79,8 +93,9 @@ def fetch_all(archives: Sequence[Archive]) -> None:
     missing = [archive for archive in archives if not archive.urls and not archive.place.exists()]
     if missing:
         names = " and ".join(archive.name for archive in missing)
+        sources = " and ".join(dict.fromkeys(archive.by_hand for archive in missing if archive.by_hand))
         raise UserError(
-            f"{names} cannot be downloaded {missing[0].by_hand}; put what you have into {missing[0].place.parent}, "
+            f"{names} cannot be downloaded{sources and f' {sources}'}; put what you have into {missing[0].place.parent}, "
             "give it to `data fetch NAME` with --from-archive, or give its folder with --data-root"
         )
     for archive in archives:
@@ -111,6 +126,9 @@ def _download(archive: Archive) -> None:
         if not (failure := _try(archive, url)):
             return
         failures.append(failure)
+    if failures and all(failure.endswith(SHORTER) for failure in failures):  # no mirror can continue this part
+        archive.part.unlink(missing_ok=True)
+        failures.append("that part is removed: the same command starts anew")
     tried = f" ({'; '.join(failures)})" if failures else ""
     ways = f"give it to `data fetch` with --from-archive, or put it at {archive.place}"
     raise UserError(f"cannot download {archive.name}{tried}; fetch it by hand{archive.by_hand and f' {archive.by_hand}'} and {ways}")
@@ -123,9 +141,11 @@ def _try(archive: Archive, url: str) -> str:
 
     pooch.get_logger().setLevel("WARNING")  # the line below says it
     announce(f"downloading {url}")
-    downloader: Any = ResumingDownloader(archive.place.with_name(archive.name + ".part"))
+    downloader: Any = ResumingDownloader(archive.part)
     try:
-        pooch.retrieve(url, f"md5:{archive.md5}", fname=archive.name, path=archive.place.parent, downloader=downloader)
+        pooch.retrieve(
+            url, f"md5:{archive.md5}" if archive.md5 else None, fname=archive.name, path=archive.place.parent, downloader=downloader
+        )
     except (requests.RequestException, ConnectionError) as error:
         return f"{url}: {_reason(error)}"
     except ValueError as error:  # an HTML page, or pooch's word that the checksum differs
@@ -150,18 +170,19 @@ def install(archives: Sequence[Archive], given: Path) -> Archive:
     for archive in archives:
         if found == archive.md5 or (not archive.md5 and given.name == archive.name):
             with locked(archive.place, f"installing {archive.name}"):
-                _place(given, archive.place)
+                if not archive.place.exists() or digest(archive.place, "md5") != found:
+                    _place(given.resolve(), archive.place)
             return archive
     expected = ", ".join(f"{archive.name}{archive.md5 and f' (md5 {archive.md5})'}" for archive in archives)
     raise UserError(f"{given}: md5 is {found}, expected {expected}; a re-packaged copy can be opened with --data-root")
 
 
 def _place(given: Path, place: Path) -> None:
-    if place.exists() and place.samefile(given):
-        return
+    link = place.with_name(f".{place.name}.link")
+    link.unlink(missing_ok=True)
     try:
-        place.unlink(missing_ok=True)
-        os.link(given, place)
+        os.link(given, link)
+        link.replace(place)
     except OSError:  # another disk, or one that knows no links
         check_space(place.parent, given.stat().st_size, f"a copy of {given.name}")
         with atomic_path(place) as temporary:
@@ -169,5 +190,7 @@ def _place(given: Path, place: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ConnectionError):
+        return str(error)
     response = getattr(error, "response", None)
     return f"HTTP {response.status_code}" if response is not None else type(error).__name__

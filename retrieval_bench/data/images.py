@@ -66,6 +66,8 @@ class ImageTable:
 
 
 def _status(path: Path) -> tuple[int, int]:
+    if not str(path).isprintable() and str(path) != str(path).encode(errors="replace").decode():
+        raise UserError(f"{str(path)!a}: the file's name is no UTF-8 text; rename it")
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

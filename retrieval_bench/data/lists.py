@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retrieval_bench.errors import UserError, first_line
 
 
@@ -35,15 +37,23 @@ def read_matlab(path: Path, *names: str) -> list[Any]:
     """
     from scipy.io import loadmat
 
+    if not path.is_file():
+        raise UserError(f"{path}: file is missing; the data set is incomplete")
     try:
         content = loadmat(path, squeeze_me=True, struct_as_record=False, mat_dtype=False)
         return [content[name] for name in names]
-    except FileNotFoundError:
-        raise UserError(f"{path}: file is missing; the data set is incomplete") from None
     except KeyError as error:
         raise UserError(f"{path}: not the official file (it has no variable {error}); fetch it again") from None
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise UserError(f"{path}: not a MATLAB file ({first_line(error)}); fetch it again") from None
+
+
+def read_fields(path: Path, structs: Any, *names: str) -> list[tuple[Any, ...]]:
+    """The named fields of each MATLAB struct; raises :class:`UserError` naming `path` and the field that is missing."""
+    try:
+        return [tuple(getattr(struct, name) for name in names) for struct in np.atleast_1d(structs)]
+    except AttributeError as error:
+        raise UserError(f"{path}: not the right file ({first_line(error)}); fetch it again") from None
 
 
 def whole_numbers(path: Path, values: list[str]) -> list[int]:

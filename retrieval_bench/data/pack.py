@@ -54,6 +54,9 @@ def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_
     if target.exists():
         raise UserError(f"{target}: exists already; remove it or choose another folder with --output")
     check_writable(target.parent, "--output")
+    outside = next((path for path in table.paths if _leads_out(path)), None)
+    if outside:
+        raise UserError(f"{outside}: lies outside the data set's folder; name it by a path below that folder to pack it")
     limit = int(max_shard_mb * (1 << 20))
     with whole_folder(target) as temporary:
         images = in_threads(lambda path: _scaled_bytes(table.root / path, size), table.paths, "packing", len(table))
@@ -74,31 +77,43 @@ def _scaled_bytes(path: Path, size: int) -> bytes:
     if small is image:
         return path.read_bytes()
     stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=QUALITY)
+    try:
+        small.save(stream, "JPEG", quality=QUALITY)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be saved as JPEG at {small.width} x {small.height} pixels ({first_line(error)})") from None
     return stream.getvalue()
 
 
 def _shards(paths: tuple[str, ...], images: Iterator[bytes], limit: int) -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
     """(number, [(name, content)]) of each shard; a tar's headers and padding count."""
-    number, room, files = 0, 0, []
+    number, used, files = 0, 0, []
     for path, content in zip(paths, images, strict=True):
-        needed = BLOCK * (4 if len(path) > tarfile.LENGTH_NAME or not path.isascii() else 1) + -(-len(content) // BLOCK) * BLOCK
-        if needed + tarfile.RECORDSIZE > limit:
+        needed = len(_member(path, content).tobuf(tarfile.PAX_FORMAT)) + -(-len(content) // BLOCK) * BLOCK
+        if _tar_size(needed) > limit:
             raise UserError(f"{path}: takes {needed / (1 << 20):.1f} MB, more than --max-shard-mb allows; raise it or lower --size")
-        if files and needed > room:
+        if files and _tar_size(used + needed) > limit:
             yield number, files
-            number, files = number + 1, []
-        room = (room if files else limit - tarfile.RECORDSIZE) - needed
+            number, used, files = number + 1, 0, []
+        used += needed
         files.append((path, content))
     yield number, files
+
+
+def _tar_size(used: int) -> int:
+    """Bytes of a tar whose members take `used`: two empty blocks end it, and it is filled up to a whole record."""
+    return -(-(used + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def _member(name: str, content: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    return member
 
 
 def _write_shard(path: Path, files: list[tuple[str, bytes]]) -> Path:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in files:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+            tar.addfile(_member(name, content), io.BytesIO(content))
     return path
 
 
@@ -132,7 +147,13 @@ def _read_index(root: Path) -> dict[str, Any]:
         index = json.loads((root / INDEX).read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
-        return {key: index[key] for key in ("name", "images", "zero_shot_classes", "class_names", "sha256")}
+        kinds = {"name": str, "images": int, "zero_shot_classes": int, "class_names": list, "sha256": dict}
+        for key, kind in kinds.items():
+            if not isinstance(index[key], kind):
+                raise ValueError(f"'{key}' is no {kind.__name__}")
+        if "manifest.csv" not in index["sha256"]:
+            raise ValueError("it has no digest of manifest.csv")
+        return {key: index[key] for key in kinds}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / INDEX}: not the index of a pack ({first_line(error)}); copy the pack again") from None
 
@@ -155,10 +176,20 @@ def _read_table(root: Path, index: dict[str, Any], folder: Path) -> ImageTable:
     import pandas as pd
 
     check_digest(root / "manifest.csv", index["sha256"]["manifest.csv"], "sha256")
-    rows = pd.read_csv(root / "manifest.csv", keep_default_na=False, dtype={"path": str, "class": str, "side": str})
-    sides = rows["side"].to_numpy().astype("U7") if "side" in rows else None
-    strange = sides is not None and not np.isin(sides, SIDES).all()
-    if strange or any(os.path.isabs(path) or ".." in path.split("/") for path in rows["path"]):
-        raise UserError(f"{root / 'manifest.csv'}: not the manifest of a pack; copy the pack again")
-    labels = rows["label"].to_numpy(dtype=np.int64)
-    return ImageTable(folder, tuple(rows["path"]), labels, tuple(index["class_names"]), index["zero_shot_classes"], sides)
+    try:
+        rows = pd.read_csv(root / "manifest.csv", keep_default_na=False, dtype={"path": str, "class": str, "side": str})
+        labels = rows["label"].to_numpy(dtype=np.int64)
+        sides = rows["side"].to_numpy().astype("U7") if "side" in rows else None
+        paths, classes = tuple(rows["path"]), tuple(index["class_names"])
+        fits = (
+            len(paths) == index["images"] and ((labels >= 0) & (labels < len(classes))).all() and index["zero_shot_classes"] <= len(classes)
+        )
+        if not fits or any(map(_leads_out, paths)) or (sides is not None and not np.isin(sides, SIDES).all()):
+            raise ValueError("its rows do not fit the index")
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{root / 'manifest.csv'}: not the manifest of a pack ({first_line(error)}); copy the pack again") from None
+    return ImageTable(folder, paths, labels, classes, index["zero_shot_classes"], sides)
+
+
+def _leads_out(path: str) -> bool:
+    return os.path.isabs(path) or ".." in path.split("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from retrieval_bench.data.archive import extracted, is_archive
@@ -18,12 +19,14 @@ class Places:
             given by hand may be a re-packed one, so only a download is held to its MD5; counts are asserted for all.
         archives: the files that make up the data set.
         title: the data set's name, for messages.
+        folders: folders below `root` where the archives may lie too.
     """
 
-    def __init__(self, root: Path | None, archives: tuple[Archive, ...], title: str):
+    def __init__(self, root: Path | None, archives: tuple[Archive, ...], title: str, folders: tuple[str, ...] = ()):
         self.root = root
         self.archives = archives
         self.title = title
+        self.folders = folders
 
     def __iter__(self) -> Iterator[Path]:
         """The folders, each obtained when the ones before it did not hold what is sought; no archive is extracted in vain."""
@@ -35,15 +38,19 @@ class Places:
             else:
                 yield path.parent
 
+    @cached_property
+    def _fetched(self) -> list[Path]:
+        fetch_all(self.archives)
+        return [archive.place for archive in self.archives]
+
     def _files(self) -> Iterator[Path]:
         if self.root is None:
-            fetch_all(self.archives)
-            yield from (archive.place for archive in self.archives)
+            yield from self._fetched
         elif self.root.is_file():
             yield self.root
         else:
-            for name in (archive.name for archive in self.archives):
-                yield from (path for path in (self.root / name, self.root / "Img" / name) if path.is_file())
+            for folder in (self.root, *(self.root / name for name in self.folders)):
+                yield from (path for archive in self.archives if (path := folder / archive.name).is_file())
 
     def find(self, *names: str) -> Path:
         """The first of `names` (paths below a place, the usual one first) that exists in any place.

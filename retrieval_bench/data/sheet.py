@@ -31,7 +31,9 @@ def draw_sheet(table: ImageTable, split: Split, title: str, classes: int = 8, im
     for column, (side, rows) in enumerate(columns.items()):
         left = column * (width + GAP) + 2 * GAP
         total = len(np.unique(table.labels[rows]))
-        pen.text((left, HEADING + 4), _shortened(f"{side}: {len(rows):,} images of {total:,} classes", width, 15), fill=GREY, font=_font(15))
+        pen.text(
+            (left, HEADING + 4), _shortened(f"{side}: {len(rows):,} images of {total:,} classes", width, 15), fill=GREY, font=_font(15)
+        )
         for place, label in enumerate(chosen[side]):
             top = 2 * HEADING + place * height
             pen.text((left, top), _shortened(table.class_names[label], width, 12), fill=INK, font=_font(12))

@@ -1,8 +1,8 @@
 """The exact engine: blocks of the similarity matrix in float32, from which only counts are kept.
 
-What ranks before a positive is all that any metric needs, so nothing is sorted. In self-retrieval one triangle of the matrix is computed and
-every block is read twice, by rows and by columns. A pair that float32 cannot decide (within the rounding bound of a positive) is decided in
-float64; nothing depends on the size of the blocks or the number of threads.
+What ranks before a positive is all that any metric needs, so nothing is sorted. In self-retrieval one triangle of the matrix is computed
+and every block is read twice, by rows and by columns. A pair that float32 cannot decide (within the rounding bound of a positive) is
+decided in float64; nothing depends on the size of the blocks or the number of threads.
 """
 
 from __future__ import annotations

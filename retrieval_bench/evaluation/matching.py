@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,7 +57,7 @@ class Matching:
     def positives(self) -> np.ndarray:
         """float64 (sum of R,): similarities of each query's positives, best first."""
         flat = np.empty(self.starts[-1])
-        for label in np.flatnonzero(np.diff(self.query_starts)):
+        for label in np.flatnonzero(np.diff(self.query_starts)).tolist():
             asked, items = self.query_range(label), self.gallery_range(label)
             if items.start == items.stop:
                 continue
@@ -105,7 +106,7 @@ def portions(matching: Matching, limit: int) -> list[Matching]:
         return [matching]
     cuts = np.searchsorted(matching.starts, np.arange(limit, matching.starts[-1], limit))
     edges = np.unique(np.concatenate([[0], cuts, [len(matching.query_order)]]))
-    return [_portion(matching, int(start), int(stop)) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [_portion(matching, int(start), int(stop)) for start, stop in itertools.pairwise(edges)]
 
 
 def _portion(whole: Matching, start: int, stop: int) -> Matching:

@@ -94,7 +94,8 @@ def _scaled(given: list[tuple[np.ndarray, str]], distance: Distance) -> list[Vec
         return [_cosine(vectors, what, largest, np.zeros(size)) for (vectors, what), (largest, _) in zip(given, measured, strict=True)]
     total = sum(len(vectors) for vectors, _ in given)
     highest = max(float(largest.max(initial=0.0)) for largest, _ in measured) or 1.0
-    centre = sum(means * len(vectors) for (vectors, _), (_, means) in zip(given, measured, strict=True)) / max(total, 1)
+    weighted = [means * len(vectors) for (vectors, _), (_, means) in zip(given, measured, strict=True)]
+    centre = np.sum(weighted, axis=0) / max(total, 1)
     norm = max(_largest_norm(vectors, centre, highest) for vectors, _ in given) or 1.0
     return [Vectors(vectors, centre, np.tile([highest, norm], (len(vectors), 1)), distance) for vectors, _ in given]
 

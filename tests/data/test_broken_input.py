@@ -177,7 +177,6 @@ def output_that_cannot_be_written(world: World) -> tuple[list[str], str]:
 
 
 def name_that_is_not_text(world: World) -> tuple[list[str], str]:
-    # BUG: UnicodeEncodeError, a traceback, for a file name in another encoding than UTF-8 (pack; fingerprint, so runs, too)
     os.rename(world.images / NAMES[0], os.fsencode(world.images / "a") + b"/caf\xe9.jpg")
     return [*own("pack", "folder", world.images), "--output", str(world.folder / "pack")], "caf"
 

@@ -84,7 +84,7 @@ def test_committed_manifest_has_the_published_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cub", "emoji", "emoji_mini"])
 def test_committed_manifest_is_the_one_that_is_insisted_on(name: str) -> None:
-    assert hashlib.sha256((MANIFESTS / f"{name}.csv").read_bytes()).hexdigest() == DATASETS[name].manifest_sha256
+    assert hashlib.sha256((MANIFESTS / f"{name}.csv").read_bytes()).hexdigest() == DATASETS[name].manifests["zero_shot"]
 
 
 def test_committed_closed_set_has_the_published_counts_and_the_same_images() -> None:
@@ -116,7 +116,7 @@ def with_count(protocol: str, side: str, count: int) -> Counts:
 def test_each_count_and_name_is_checked(counts: Counts, word: str, tmp_path: Path) -> None:
     table = ImageTable(tmp_path, tuple("abcdefgh"), np.repeat(np.arange(4), 2), ("w", "x", "y", "z"), sides=np.array(SIDES))
     dataset = Dataset("", lambda root: table, counts=RIGHT)
-    dataset = replace(dataset, manifest_sha256=hashlib.sha256(manifest(zero_shot(table)).encode()).hexdigest())
+    dataset = replace(dataset, manifests={"zero_shot": hashlib.sha256(manifest(zero_shot(table)).encode()).hexdigest()})
     dataset.check(table)
     with refused(tmp_path, word):
         replace(dataset, counts=counts).check(table)

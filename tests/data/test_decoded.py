@@ -137,7 +137,6 @@ def test_what_a_killed_build_left_is_removed(root: Path, empty_cache: Path) -> N
     assert folders(empty_cache) == [name]
 
 
-# BUG: the limit is checked before whole_folder removes what a killed build left, which so counts as "other caches".
 def test_what_a_killed_build_left_does_not_count_against_the_limit(root: Path, empty_cache: Path) -> None:
     open_decoded(table(root), 0, 10_000e-9)
     (name,) = folders(empty_cache)
@@ -196,6 +195,5 @@ def test_head_that_lies_about_the_size_is_refused(root: Path, empty_cache: Path,
     assert folders(empty_cache) == []
 
 
-# BUG: _starts gives one start for no images, so an empty table has one image of no pixels: [0] is joined even to an empty list.
 def test_empty_table_is_an_empty_cache(root: Path) -> None:
     assert len(open_decoded(ImageTable(root, (), np.zeros(0, np.int64), ()), 0, 1.0)) == 0

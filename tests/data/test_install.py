@@ -187,25 +187,32 @@ def test_a_file_on_another_disk_is_copied(given: Path, empty_cache: Path, monkey
 
 
 def test_a_copy_given_again_is_not_extracted_again(given: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: the second call replaces the copy by an equal, newer one, whose contents are extracted beside the old ones
     monkeypatch.setattr(os, "link", no_links)
     folders = {extracted(install(ARCHIVES, given / "tiny (1).tar").place) for _ in range(2)}
     assert len(folders) == 1
 
 
-def test_a_failed_copy_does_not_cost_the_good_one(given: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: the old file is removed before it is known that the new one can be written
-    place = install(ARCHIVES, given / "tiny (1).tar").place
-    (given / "copy.tar").write_bytes(IMAGES)
+def test_a_failed_copy_does_not_cost_the_good_one(given: Path, tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = install(ARCHIVES, given / "lists.txt").place
+    (tmp_path / "lists.txt").write_bytes(LISTS[::-1])
     monkeypatch.setattr(os, "link", no_links)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
-    with refused("copy.tar", "RETRIEVAL_BENCH_CACHE"):
-        install(ARCHIVES, given / "copy.tar")
-    assert place.read_bytes() == IMAGES
+    with refused("lists.txt", "RETRIEVAL_BENCH_CACHE"):
+        install(ARCHIVES, tmp_path / "lists.txt")
+    assert place.read_bytes() == LISTS
+    assert kept(empty_cache) == ["lists.txt"]
+
+
+def test_a_newer_file_without_md5_takes_the_place_of_the_old_one(given: Path, tmp_path: Path, empty_cache: Path) -> None:
+    place = install(ARCHIVES, given / "lists.txt").place
+    (tmp_path / "lists.txt").write_bytes(LISTS[::-1])
+    install(ARCHIVES, tmp_path / "lists.txt")
+    assert place.read_bytes() == LISTS[::-1]
+    assert (given / "lists.txt").read_bytes() == LISTS
+    assert kept(empty_cache) == ["lists.txt"]
 
 
 def test_a_link_to_the_file_may_be_given(given: Path, empty_cache: Path) -> None:
-    # BUG: on Linux os.link makes a hard link to the symbolic link itself, whose relative target is nothing in the cache
     (given / "link.tar").symlink_to("tiny (1).tar")
     install(ARCHIVES, given / "link.tar")
     assert fetch(ARCHIVES[1]).read_bytes() == IMAGES

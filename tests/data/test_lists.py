@@ -40,7 +40,6 @@ def test_missing_text_file_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_matlab_file_is_named(tmp_path: Path) -> None:
-    # BUG: given a Path, scipy raises a plain OSError: 'not a MATLAB file (Reader needs file name or open file-like object)'.
     with refused(tmp_path / "list.mat", "file is missing"):
         read_matlab(tmp_path / "list.mat", "labels")
 

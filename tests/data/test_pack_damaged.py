@@ -118,7 +118,6 @@ def test_foreign_index_is_refused(content: bytes, pack: Path) -> None:
     ids=["no digests", "no digest of the manifest", "digests as a list", "too few classes", "classes in words", "other number of images"],
 )
 def test_index_that_does_not_fit_is_refused(change: Change, pack: Path) -> None:
-    # BUG: KeyError or AttributeError for the digests; the other three open, and fail later or never
     rewrite(pack, change)
     with refused(pack):
         open_table("folder", pack)
@@ -134,7 +133,6 @@ def test_path_that_leads_out_is_refused(path: str, pack: Path) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("path,", "file,"), ("label", "number"), (",0,0\n", ",0,zero\n")])
 def test_manifest_with_other_columns_is_refused(old: str, new: str, pack: Path) -> None:
-    # BUG: KeyError or ValueError, a traceback
     (pack / "manifest.csv").write_text((pack / "manifest.csv").read_text().replace(old, new))
     reseal(pack, "manifest.csv")
     with refused(pack / "manifest.csv"):
@@ -162,7 +160,6 @@ def test_image_removed_from_the_cache_is_named(pack: Path) -> None:
 def test_image_outside_the_tables_folder_is_refused_when_packing_not_after_the_journey(
     outside: str, tmp_path: Path, empty_cache: Path
 ) -> None:
-    # BUG: a table may name images with .. or an absolute path; such a pack is written and then cannot be opened
     (tmp_path / "lists").mkdir()
     for name in "abcdefgh":
         random_image(9, 9, ord(name)).save(tmp_path / f"{name}.png")

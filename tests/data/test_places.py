@@ -27,8 +27,8 @@ def write_tar(path: Path, *names: str) -> Path:
     return path
 
 
-def seeker(root: Path | None) -> Places:
-    return Places(root, ARCHIVES, "My Set")
+def seeker(root: Path | None, folders: tuple[str, ...] = ()) -> Places:
+    return Places(root, ARCHIVES, "My Set", folders)
 
 
 def extracted_folders(cache: Path) -> list[str]:
@@ -46,7 +46,7 @@ def test_extracted_files_are_found_and_no_archive_is_extracted_in_vain(tmp_path:
 def test_archive_in_the_folder_is_extracted_into_the_cache(below: str, tmp_path: Path, empty_cache: Path) -> None:
     write(tmp_path / "data" / "list.txt")
     write_tar(tmp_path / "data" / below / "images.tgz", "images/1.jpg")
-    places = seeker(tmp_path / "data")
+    places = seeker(tmp_path / "data", ("Img",))
     assert places.find("list.txt") == tmp_path / "data" / "list.txt"
     assert extracted_folders(empty_cache) == []
     found = places.find("images")

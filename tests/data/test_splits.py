@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from data_checks import refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.data.images import SIDES, ImageTable
@@ -86,6 +86,7 @@ def test_zero_shot_trains_on_the_first_classes_and_tests_on_the_rest() -> None:
     assert classes_of(shuffled(11), zero_shot(shuffled(11)), "train") == set(range(5))
 
 
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(2, 10), st.integers(0, 9))
 def test_folds_hold_every_training_class_once(train_classes: int, folds: int, seed: int) -> None:
     table = shuffled(train_classes + 3, train_classes)

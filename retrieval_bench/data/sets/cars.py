@@ -14,7 +14,7 @@ import numpy as np
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
 from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.lists import read_matlab
+from retrieval_bench.data.lists import read_fields, read_matlab
 from retrieval_bench.data.places import Places
 from retrieval_bench.data.sets.folder import open_folder, side_folders
 from retrieval_bench.errors import UserError
@@ -35,7 +35,7 @@ def open_cars(root: Path | None) -> ImageTable:
     - torchvision's: ``cars_train/``, ``cars_test/``, ``devkit/`` and ``cars_test_annos_withlabels.mat``;
     - a folder per class, below ``train/`` and ``test/`` or at once (the latter has no closed-set split).
     """
-    places = Places(root, ARCHIVES, "Cars-196")
+    places = Places(root, ARCHIVES, "Cars-196", ("stanford_cars",))
     if root is not None and root.is_dir():
         for folder in (root, root / "stanford_cars", root / "car_data", root / "car_data" / "car_data"):
             if (folder / "cars_train").is_dir():
@@ -54,7 +54,10 @@ def _open_original(places: Places) -> ImageTable:
     lists = places.find("cars_annos.mat", "stanford_cars/cars_annos.mat")
     images = places.find("car_ims", "stanford_cars/car_ims")
     annotations, names = read_matlab(lists, "annotations", "class_names")
-    rows = [(f"car_ims/{Path(row.relative_im_path).name}", int(getattr(row, "class")), bool(row.test)) for row in annotations]
+    rows = [
+        (f"car_ims/{Path(name).name}", int(number), bool(test))
+        for name, number, test in read_fields(lists, annotations, "relative_im_path", "class", "test")
+    ]
     return _table(images.parent, rows, names)
 
 
@@ -67,7 +70,9 @@ def _open_torchvision(folder: Path) -> ImageTable:
     for side, lists in (("cars_train", folder / "devkit" / "cars_train_annos.mat"), ("cars_test", test_labels)):
         below = f"{side}/{side}" if (folder / side / side).is_dir() else side  # as some copies nest it
         (annotations,) = read_matlab(lists, "annotations")
-        rows += [(f"{below}/{row.fname}", int(getattr(row, "class")), side == "cars_test") for row in annotations]
+        rows += [
+            (f"{below}/{name}", int(number), side == "cars_test") for name, number in read_fields(lists, annotations, "fname", "class")
+        ]
     return _table(folder, rows, names)
 
 

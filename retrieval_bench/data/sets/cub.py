@@ -66,5 +66,8 @@ CUB = Dataset(
         images=11_788,
         splits={"zero_shot": {"train": 5_864, "test": 5_924}, "closed_set": {"train": 5_994, "test": 5_794}},
     ),
-    manifest_sha256="486229dc9ff255c987c82041dd9210c23066f7b197edf5a1f5f0def66b4cbcc5",
+    manifests={
+        "zero_shot": "486229dc9ff255c987c82041dd9210c23066f7b197edf5a1f5f0def66b4cbcc5",
+        "closed_set": "dcbc9460b188275b587f2bf459578b9c0b0282afbe23f6b486afdc75f94ceeca",
+    },
 )

@@ -31,7 +31,9 @@ def open_folder(root: Path | None) -> ImageTable:
     if not root.is_dir():
         raise UserError(f"{root}: not a folder; give --data-root FOLDER with one sub-folder per class")
     parts = side_folders(root)
-    rows: list[Row] = [(path, name, side) for side, folder in parts.items() for path, name in _class_images(root / folder, root)]
+    rows: list[Row] = [
+        (path, name, side) for side, folder in parts.items() for path, name in _class_images(root / folder, root, 3 - len(parts))
+    ]
     names = {name for _, name, _ in rows}
     if len(names) < 4:
         raise UserError(f"{root}: found {len(names)} class folders; at least 4 are needed, two to train on and two to test on")
@@ -44,6 +46,8 @@ def side_folders(root: Path) -> dict[str, str]:
     folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     if test and folders == {"train", test}:
         return {"train": "train", "test": test}
+    if "train" in folders and folders <= {"train", *TEST_FOLDERS}:
+        raise UserError(f"{root}: holds {', '.join(sorted(folders))}; give a folder with 'train' and the one that is to be tested")
     return {"test": "."}
 
 
@@ -63,12 +67,12 @@ def tabulate(root: Path, rows: list[Row]) -> ImageTable:
     return ImageTable(root, tuple(path for path, *_ in rows), labels, tuple(classes), len(training) if disjoint else 0, sides)
 
 
-def _class_images(folder: Path, root: Path) -> list[tuple[str, str]]:
-    """(path below `root`, class name) of each image below `folder`."""
+def _class_images(folder: Path, root: Path, least: int) -> list[tuple[str, str]]:
+    """(path below `root`, class name) of each image below `folder`; refuses a class with fewer than `least`."""
     found: list[tuple[str, str]] = []
     for name in sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         images = sorted(path for path in (folder / name).rglob("*") if _is_image(path, folder / name))
-        if len(images) < 2:
+        if len(images) < least:
             raise UserError(
                 f"{folder / name}: class has {len(images)} image(s); add images or remove the folder (retrieval needs 2 per class)"
             )

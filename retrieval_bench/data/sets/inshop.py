@@ -24,7 +24,7 @@ BELOW = ("", "Img/", "In-shop Clothes Retrieval Benchmark/", "In-shop Clothes Re
 
 def open_inshop(root: Path | None) -> ImageTable:
     """Opens the official layout (``Eval/list_eval_partition.txt``, ``Img/img``), or list and ``img`` (or ``img.zip``) in one folder."""
-    places = Places(root, ARCHIVES, "In-Shop")
+    places = Places(root, ARCHIVES, "In-Shop", BELOW[1:])
     lists = places.find("Eval/list_eval_partition.txt", "list_eval_partition.txt", f"{BELOW[2]}Eval/list_eval_partition.txt")
     images = places.find(*(f"{below}img" for below in BELOW))
     rows = read_columns(lists, columns=3, skip=2)

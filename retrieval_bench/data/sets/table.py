@@ -6,6 +6,7 @@ for left out), ``query`` and ``gallery`` (0 or 1, for test rows: searched with, 
 
 from __future__ import annotations
 
+import posixpath
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,11 @@ def open_listed(root: Path | None) -> ImageTable:
     if root is None or not root.is_file():
         raise UserError("data set 'table' is your own images: give --data-root FILE, a CSV or Parquet file with columns path,label")
     frame = _read(root)
-    missing = [name for name in COLUMNS[:2] if name not in frame]
-    if missing:
-        raise UserError(f"{root}: column '{missing[0]}' is missing; its columns are {', '.join(map(str, frame.columns))}")
     for name in COLUMNS[:2]:
         empty = frame[name] == ""
         if empty.any():
             raise UserError(f"{root}: row {_row(empty)} has no {name}")
-    paths = frame["path"].str.replace("\\", "/")
+    paths = frame["path"].str.replace("\\", "/").map(posixpath.normpath)
     if paths.duplicated().any():
         raise UserError(f"{root}: row {_row(paths.duplicated())} names an image a second time ({paths[paths.duplicated()].iloc[0]})")
     if frame["label"].nunique() < 2:
@@ -56,8 +54,14 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: reading Parquet needs the package pyarrow (pip install pyarrow); CSV needs nothing") from None
     except (ValueError, OSError) as error:  # pandas and pyarrow raise kinds of both
         raise UserError(f"{path}: not a CSV or Parquet table ({first_line(error)})") from None
-    whole = frame.select_dtypes("float").columns.intersection(["label"])  # a whole number column with gaps comes as 3.0
-    frame[whole] = frame[whole].astype("Int64")
+    missing = [name for name in COLUMNS[:2] if name not in frame]
+    if missing:
+        raise UserError(f"{path}: column '{missing[0]}' is missing; its columns are {', '.join(map(str, frame.columns))}")
+    if path.suffix.lower() != ".parquet" and not isinstance(frame.index, pd.RangeIndex):  # pandas took a row's first piece as its name
+        raise UserError(f"{path}: rows have more columns than the heading; put quotes around values that hold a comma")
+    if frame["label"].dtype.kind == "f" and (frame["label"].dropna() % 1 == 0).all():
+        frame["label"] = frame["label"].astype("Int64")  # a column of whole numbers with gaps comes as 3.0
+    frame = frame[[name for name in COLUMNS if name in frame]]
     frame = frame.astype("string").fillna("").apply(lambda column: column.str.strip()).astype(object)
     frame.index = range(1, len(frame) + 1)
     return frame

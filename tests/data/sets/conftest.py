@@ -18,6 +18,6 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> Miniature:
     """Gives a data set other published counts and no manifest, so that a small copy of it can be opened."""
 
     def shrink(name: str, counts: Counts) -> None:
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], counts=counts, manifest_sha256=""))
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], counts=counts, manifests={}))
 
     return shrink

@@ -111,7 +111,6 @@ def test_models_in_one_place_have_no_closed_set(tmp_path: Path) -> None:
 
 def test_packed_images_beside_the_list_are_found_in_the_folder_below(tmp_path: Path, empty_cache: Path) -> None:
     """The card accepts the archive in ``stanford_cars`` too."""
-    # BUG: Places looks for archives in the root alone.
     original_packed(tmp_path / "data" / "stanford_cars")
     assert len(open_dataset("cars", tmp_path / "data")[0]) == len(IMAGES)
 
@@ -145,7 +144,6 @@ def test_missing_list_of_torchvisions_layout_is_named(name: str, tmp_path: Path)
 
 def test_test_annotations_without_classes_are_refused(tmp_path: Path) -> None:
     """The development kit's own ``cars_test_annos.mat``, renamed."""
-    # BUG: AttributeError: 'mat_struct' object has no attribute 'class'
     labels = torchvision(tmp_path) / "cars_test_annos_withlabels.mat"
     save_mat(labels, annotations=structs((*BOX, "fname"), [(1, 2, 3, 4, f"{row:05d}.jpg") for row in range(1, 393)]))
     with refused(labels, "class"):

@@ -62,7 +62,6 @@ def test_table_is_refused(text: str, words: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", ["./0.jpg", "sub/../0.jpg", "sub//1.jpg"])
 def test_image_named_twice_in_two_spellings_is_refused(other: str, tmp_path: Path) -> None:
     """A query would find itself in the gallery."""
-    # BUG: paths are compared as text.
     touch(tmp_path, "sub/1.jpg")
     path = write(tmp_path, f"path,label\n0.jpg,a\nsub/1.jpg,b\n{other},c\n")
     with refused(path, "row 3", "second time"):
@@ -71,7 +70,6 @@ def test_image_named_twice_in_two_spellings_is_refused(other: str, tmp_path: Pat
 
 def test_rows_all_longer_than_the_heading_are_refused(tmp_path: Path) -> None:
     """An unquoted comma in every path; pandas would take the first piece as an index and shift the others."""
-    # BUG: opened with paths '0.jpg' and '1.jpg', which may exist.
     path = write(tmp_path, "path,label\nbirds,0.jpg,wren\nbirds,1.jpg,crow\n")
     with refused(path):
         open_dataset("table", path)
@@ -86,7 +84,6 @@ def test_file_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_other_columns_of_a_parquet_table_are_no_matter(tmp_path: Path) -> None:
     """Tables often hold the images' bytes, boxes or vectors too."""
-    # BUG: all columns are made text: UnicodeDecodeError.
     touch(tmp_path, "0.jpg", "1.jpg")
     columns = {"path": ["0.jpg", "1.jpg"], "label": ["a", "b"], "bytes": [b"\xff\xd8\xff", b"\xfe"], "box": [[1, 2], [3, 4]]}
     pd.DataFrame(columns).to_parquet(tmp_path / "mine.parquet")
@@ -101,7 +98,6 @@ def test_gap_in_whole_number_labels_is_a_missing_label(tmp_path: Path) -> None:
 
 def test_fractional_labels_are_kept_or_refused_in_one_line(tmp_path: Path) -> None:
     """A column of measurements is hardly meant as classes, but CSV takes it."""
-    # BUG: TypeError: cannot safely cast non-equivalent float64 to int64
     columns = {"path": ["0.jpg", "1.jpg"], "label": [0.5, 2.0]}
     pd.DataFrame(columns).to_csv(tmp_path / "mine.csv", index=False)
     pd.DataFrame(columns).to_parquet(tmp_path / "mine.parquet")

@@ -174,7 +174,7 @@ class Pack:
         if self.size < 8 or not self.max_shard_mb > 0:
             raise UserError(f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels and more than 0 MB are needed")
         table = open_table(self.name, self.data_root)
-        shards = write_pack(self.name, table, self.output, self.size, self.max_shard_mb)
+        shards = write_pack(self.name, table, self.output.expanduser(), self.size, self.max_shard_mb)
         total = gigabytes(sum(path.stat().st_size for path in shards))
         print(f"{len(table):,} images in {len(shards)} shards, {total}; open with --dataset {self.name} --data-root {self.output}")
 

@@ -52,7 +52,7 @@ def _extract_to(archive: Path, target: Path) -> None:
 def _is_zip(archive: Path) -> bool:
     """By its first bytes: a tar may hold a zip, whose directory would be found at its end."""
     with archive.open("rb") as stream:
-        return stream.read(2) == b"PK"
+        return stream.read(4) in (b"PK\3\4", b"PK\5\6")
 
 
 def untar(archive: Path, folder: Path) -> None:

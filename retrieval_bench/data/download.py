@@ -164,7 +164,7 @@ def install(archives: Sequence[Archive], given: Path) -> Archive:
     if not given.is_file():
         raise UserError(f"{given}: no such file (--from-archive)")
     with given.open("rb") as stream:
-        if stream.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        if stream.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
             raise UserError(f"{given}: an HTML page, not an archive: the server answered with a page in place of the file; fetch it again")
     found = digest(given, "md5")
     for archive in archives:

@@ -90,7 +90,7 @@ def _shards(paths: tuple[str, ...], images: Iterator[bytes], limit: int) -> Iter
     for path, content in zip(paths, images, strict=True):
         needed = len(_member(path, content).tobuf(tarfile.PAX_FORMAT)) + -(-len(content) // BLOCK) * BLOCK
         if _tar_size(needed) > limit:
-            raise UserError(f"{path}: takes {needed / (1 << 20):.1f} MB, more than --max-shard-mb allows; raise it or lower --size")
+            raise UserError(f"{path}: takes {needed:,} bytes, more than --max-shard-mb allows; raise it or lower --size")
         if files and _tar_size(used + needed) > limit:
             yield number, files
             number, used, files = number + 1, 0, []
@@ -151,6 +151,8 @@ def _read_index(root: Path) -> dict[str, Any]:
         for key, kind in kinds.items():
             if not isinstance(index[key], kind):
                 raise ValueError(f"'{key}' is no {kind.__name__}")
+        if index["zero_shot_classes"] < 0:
+            raise ValueError("'zero_shot_classes' is negative")
         if "manifest.csv" not in index["sha256"]:
             raise ValueError("it has no digest of manifest.csv")
         return {key: index[key] for key in kinds}

@@ -45,7 +45,6 @@ def test_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path, empty_cache: Path) ->
 
 def test_tar_whose_first_name_begins_as_a_zip_does_is_a_tar(tmp_path: Path, empty_cache: Path) -> None:
     """PKU VehicleID is such a data set."""
-    # BUG: the first two bytes, PK, are taken for a zip; four (PK 3 4, or PK 5 6 of an empty one) are needed
     folder = extracted(write_tar(tmp_path / "set.tar", {"PKU/a.txt": b"a"}))
     assert files_below(folder) == ["PKU", "PKU/a.txt"]
 

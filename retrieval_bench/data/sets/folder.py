@@ -57,6 +57,8 @@ def tabulate(root: Path, rows: list[Row]) -> ImageTable:
     Where training and test images share classes, the sides are a closed-set split, and a zero-shot split takes half of the classes.
     """
     training, tested = ({name for _, name, side in rows if side and (side == "train") is train} for train in (True, False))
+    if tested and not training:
+        announce(f"{root}: no image is marked as train, so zero_shot trains on half of the classes by name")
     disjoint = bool(training) and training.isdisjoint(tested)
     if training and not disjoint:
         announce(f"{root}: training and test images share classes: closed_set takes this split, zero_shot half of the classes by name")

@@ -6,12 +6,13 @@ import json
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine, Metric
 from retrieval_bench.experiments import Bench
 
 Positional = tyro.conf.Positional
@@ -74,24 +75,92 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Recall@K of your own embeddings: an .npz file with embeddings, labels[, query_embeddings, query_labels]."""
+    """Retrieval metrics of your own embeddings (.npz, .npy with --labels, .parquet), searched among themselves or queries in a gallery."""
 
-    file: Positional[Path]
-    """the .npz file"""
+    file: Positional[Path | None] = None
+    """embeddings and labels; every row is searched among all the others (or use --query and --gallery)"""
+    labels: Path | None = None
+    """labels of FILE: .npy, or text with one per line"""
+    query: Path | None = None
+    """embeddings and labels to search with"""
+    query_labels: Path | None = None
+    """labels of --query"""
+    gallery: Path | None = None
+    """embeddings and labels to search in"""
+    gallery_labels: Path | None = None
+    """labels of --gallery"""
     k: tuple[int, ...] = (1, 2, 4, 8)
-    """the K of Recall@K"""
+    """the K of Recall@K and precision@K"""
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    """what is computed; precision, map and curve need every rank and take longer"""
+    distance: Literal["cosine", "l2"] = "cosine"
+    """cosine similarity or Euclidean distance"""
+    engine: Engine = "auto"
+    """blocked (auto) and flat (FAISS) are exact; ivf and hnsw (FAISS) are approximate, for millions of images"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """of the blocked engine"""
+    memory_gb: float = 1.0
+    """10^9 bytes that float32 copies of the embeddings may take"""
+    intervals: bool = False
+    """95 % bootstrap intervals, over queries and over classes"""
+    per_query: Path | None = None
+    """table with a row per query (.csv or .parquet)"""
+    per_class: Path | None = None
+    """table with a row per class"""
+    curve: Path | None = None
+    """table of the precision-recall curve"""
     json: bool = False
     """print JSON"""
 
     def execute(self) -> None:
-        from retrieval_bench.evaluation.evaluate import evaluate_file
+        from retrieval_bench.evaluation.evaluate import evaluate_in_detail
+        from retrieval_bench.evaluation.files import check_table_name, write_frame
+        from retrieval_bench.evaluation.statistics import intervals
 
-        metrics = evaluate_file(self.file, self.k)
-        if self.json:
-            print(json.dumps(metrics))
-            return
-        for name, value in metrics.items():
-            print(f"{name:26}{value:>10}" if isinstance(value, int) else f"{name:26}{value:>10.4f}")
+        for path in (self.per_query, self.per_class, self.curve):
+            check_table_name(path)
+        metrics = self.metrics if self.curve is None or "curve" in self.metrics else (*self.metrics, "curve")
+        found = evaluate_in_detail(
+            **self._given(),
+            ks=self.k,
+            metrics=metrics,
+            distance=self.distance,
+            engine=self.engine,
+            device=self.device,
+            memory_gb=self.memory_gb,
+        )
+        for path, frame in ((self.per_query, found.per_query), (self.per_class, found.per_class), (self.curve, found.curve_frame)):
+            if path is not None:
+                write_frame(frame(), path)
+        ranges = intervals(found.columns) if self.intervals else {}
+        print(json.dumps({**found.metrics, **ranges}) if self.json else _listed(found.metrics, ranges))
+
+    def _given(self) -> dict[str, Any]:
+        """The embeddings and labels, as arguments of the evaluator."""
+        from retrieval_bench.evaluation.files import read_embeddings, read_set
+
+        if self.file is not None:
+            if self.query or self.gallery:
+                raise UserError(f"{self.file}: give one file, or --query and --gallery, not both")
+            return read_set(self.file, self.labels)
+        if self.query is None or self.gallery is None:
+            raise UserError("give a file with embeddings and labels, or --query FILE and --gallery FILE")
+        queries, query_labels = read_embeddings(self.query, self.query_labels)
+        gallery, labels = read_embeddings(self.gallery, self.gallery_labels)
+        return {"embeddings": gallery, "labels": labels, "query_embeddings": queries, "query_labels": query_labels}
+
+
+def _listed(metrics: dict[str, Any], ranges: dict[str, Any]) -> str:
+    """Figures a line each, with the interval over queries and the one over classes."""
+    lines = []
+    for name, value in metrics.items():
+        line = f"{name:26}{value:>10}" if isinstance(value, int) else f"{name:26}{value:>10.4f}"
+        for over in ("queries", "classes"):
+            if f"{name}_over_{over}" in ranges:
+                low, high = ranges[f"{name}_over_{over}"]
+                line += f"   [{low:.4f}, {high:.4f}] over {over}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)

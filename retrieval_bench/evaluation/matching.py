@@ -38,10 +38,15 @@ class Matching:
         """Whether queries and gallery are the same rows, so that half of the similarities tell the other half."""
         return self.queries is self.gallery and np.array_equal(self.query_order, self.gallery_order)
 
-    @property
+    @cached_property
     def classes(self) -> np.ndarray:
         """int64 (Q,): the class of each query."""
         return np.repeat(np.arange(len(self.query_starts) - 1), np.diff(self.query_starts))
+
+    @cached_property
+    def gallery_classes(self) -> np.ndarray:
+        """int64 (G,): the class of each gallery item."""
+        return np.repeat(np.arange(len(self.gallery_starts) - 1), np.diff(self.gallery_starts))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -106,10 +111,12 @@ def portions(matching: Matching, limit: int) -> list[Matching]:
         return [matching]
     cuts = np.searchsorted(matching.starts, np.arange(limit, matching.starts[-1], limit))
     edges = np.unique(np.concatenate([[0], cuts, [len(matching.query_order)]]))
-    return [_portion(matching, int(start), int(stop)) for start, stop in itertools.pairwise(edges)]
+    return [subset(matching, np.arange(start, stop)) for start, stop in itertools.pairwise(edges)]
 
 
-def _portion(whole: Matching, start: int, stop: int) -> Matching:
-    starts = np.clip(whole.query_starts - start, 0, stop - start)
-    order, itself = whole.query_order[start:stop], whole.itself[start:stop]
-    return Matching(whole.queries, whole.gallery, order, whole.gallery_order, starts, whole.gallery_starts, itself)
+def subset(whole: Matching, places: np.ndarray) -> Matching:
+    """The search for some of the queries, at ascending `places`."""
+    starts = np.searchsorted(places, whole.query_starts)
+    return Matching(
+        whole.queries, whole.gallery, whole.query_order[places], whole.gallery_order, starts, whole.gallery_starts, whole.itself[places]
+    )

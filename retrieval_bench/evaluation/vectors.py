@@ -52,6 +52,11 @@ class Vectors:
         largest = 2.25 if self.distance == "l2" else 1.0
         return 1.01 * largest * (self.size + 6) * 2.0**-24
 
+    def rows(self, rows: Rows) -> np.ndarray:
+        """float64 (n, D): unit rows; for ``l2`` centred ones with a largest norm of 1."""
+        scale = self.scale[rows]
+        return (self.raw[rows].astype(np.float64) - self.centre) / scale[:, :1] / scale[:, 1:]
+
     def left(self, rows: Rows) -> np.ndarray:
         """float64 (n, size): the rows as queries."""
         return self._converted(rows, (1, 0))
@@ -61,8 +66,7 @@ class Vectors:
         return self._converted(rows, (0, 1))
 
     def _converted(self, rows: Rows, places: tuple[int, int]) -> np.ndarray:
-        scale = self.scale[rows]
-        converted = (self.raw[rows].astype(np.float64) - self.centre) / scale[:, :1] / scale[:, 1:]
+        converted = self.rows(rows)
         if self.distance == "cosine":
             return converted
         more = np.ones((len(converted), 2))

@@ -10,6 +10,8 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retrieval_bench.data.dataset import Dataset
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.sets.folder import tabulate
@@ -59,8 +61,7 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: column '{missing[0]}' is missing; its columns are {', '.join(map(str, frame.columns))}")
     if path.suffix.lower() != ".parquet" and not isinstance(frame.index, pd.RangeIndex):  # pandas took a row's first piece as its name
         raise UserError(f"{path}: rows have more columns than the heading; put quotes around values that hold a comma")
-    whole = frame["label"].dtype.kind == "f" and not (frame["label"].dropna() % 1).any()
-    if whole:
+    if frame["label"].dtype.kind == "f" and not np.mod(frame["label"].dropna().to_numpy(), 1).any():
         frame["label"] = frame["label"].astype("Int64")  # a column of whole numbers with gaps comes as 3.0
     frame = frame[[name for name in COLUMNS if name in frame]]
     frame = frame.astype("string").fillna("").apply(lambda column: column.str.strip()).astype(object)

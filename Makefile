@@ -10,7 +10,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data leaderboard test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval leaderboard test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench-smoke: setup ## The same on drawn patterns: shows within a minute that eve
 
 bench-data: setup ## Time reading images beside a training step, on an idle machine (NAME=<data set>, DATA=<folder or archive>)
 	$(BENCH) data speed $(NAME) $(ROOT) $(ARGS)
+
+bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (about half an hour)
+	$(VENV)/bin/python -m retrieval_bench.experiments.eval_speed $(ARGS)
 
 leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)
 	$(BENCH) leaderboard --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS))

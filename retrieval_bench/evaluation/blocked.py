@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrieval_bench.evaluation.buckets import Buckets
+from retrieval_bench.evaluation.buckets import BATCH, Buckets
 from retrieval_bench.evaluation.matching import Matching
 from retrieval_bench.evaluation.vectors import Vectors
 
@@ -67,74 +67,100 @@ class Counter:
         self.gallery = self.queries if alike else Blocks(matching.gallery, matching.gallery_order, "right", self.device, share)
         self.error = matching.gallery.error + TIE
         has_positive = matching.counts > 0
-        first = np.full(len(has_positive), np.inf)
-        first[has_positive] = matching.positives[matching.starts[:-1][has_positive]]
-        self.first = first
-        self.low, self.high = (self._limits(first + shift) for shift in (-self.error, self.error))
-        self.counts = np.zeros(len(first), dtype=np.int64)
-        self.buckets = None if goal == "first" else Buckets(matching, self.error, TIE, lambda query, item: exact(matching, query, item))
+        self.first = np.full(len(has_positive), np.inf)
+        self.first[has_positive] = matching.positives[matching.starts[:-1][has_positive]]
+        self.low, self.high = (self._limits(self.first + shift) for shift in (-self.error, self.error))
+        self.counts = np.zeros(len(self.first), dtype=np.int64)
+        self.close: list[tuple[np.ndarray, np.ndarray]] = []
+        self.buckets = None if goal == "first" else self._buckets(deep=goal == "all")
+        self.floor = self.low.clone()
         if self.buckets is not None:
-            self.floor = self._limits(self._worst() if goal == "all" else np.maximum(self._worst(), self._sampled()))
+            if goal == "top":
+                self._look_ahead()
+            self._lift(slice(0, len(self.first)))
 
     def add(self, similarity: Tensor, queries: slice, items: slice) -> None:
-        """Takes in a block of similarities (queries by items), with positives hidden."""
-        surely = count_at_least(similarity, self.high[queries])
-        maybe = count_at_least(similarity, self.low[queries])
-        self.counts[queries] += surely
+        """Takes in a block of similarities (queries by items), with positives hidden.
+
+        Most queries have nothing in a block that ranks before their best positive, which their largest similarity tells.
+        """
+        reached = similarity.amax(1) >= torch.minimum(self.low[queries], self.floor[queries])
+        rows = reached.nonzero()[:, 0]
+        if not len(rows):
+            return
+        if len(rows) < 0.7 * len(reached):
+            similarity = similarity.index_select(0, rows)
+        else:
+            rows = torch.arange(len(reached), device=self.device)
+        places = rows + queries.start
+        low, high = self.low[places], self.high[places]
+        surely, maybe = count_at_least(similarity, high), count_at_least(similarity, low)
+        query = places.cpu().numpy()
+        self.counts[query] += surely
         unsure = np.flatnonzero(surely != maybe)
         if len(unsure):
-            self._decide(similarity, unsure, queries.start, items.start)
+            self._set_aside(similarity, unsure, query, items.start)
         if self.buckets is not None:
-            query, item, value = above(similarity, self.floor[queries])
-            self.buckets.add(query + queries.start, item + items.start, value)
+            row, item, value = above(similarity, self.floor[places])
+            self.buckets.add(query[row], item + items.start, value)
+            if len(row) > len(reached) // 2:
+                self._lift(queries)
 
     def result(self) -> np.ndarray:
         """int64 (sum of R,) counts."""
+        self._decide()
         matching = self.matching
         ahead = np.full(len(matching.positives), len(matching.gallery_order)) if self.buckets is None else self.buckets.ahead()
         has_positive = matching.counts > 0
         ahead[matching.starts[:-1][has_positive]] = self.counts[has_positive]
         return ahead
 
-    def _decide(self, similarity: Tensor, unsure: np.ndarray, first_query: int, first_item: int) -> None:
-        """Counts, in float64, the pairs of a block that are too close to a query's best positive for float32."""
+    def _set_aside(self, similarity: Tensor, unsure: np.ndarray, query: np.ndarray, first_item: int) -> None:
+        """Keeps the pairs of a block that are too close to a query's best positive for float32."""
         for start in range(0, len(unsure), 64):
-            rows = torch.from_numpy(unsure[start : start + 64]).to(self.device)
-            chosen = similarity[rows]
-            places = rows + first_query
+            rows = unsure[start : start + 64]
+            chosen, places = similarity[torch.from_numpy(rows).to(self.device)], torch.from_numpy(query[rows]).to(self.device)
             close = (chosen >= self.low[places, None]) & (chosen < self.high[places, None])
             row, item = (found.cpu().numpy() for found in close.nonzero(as_tuple=True))
-            query = unsure[start + row] + first_query
-            ahead = exact(self.matching, query, item + first_item) >= self.first[query] - TIE
+            self.close.append((query[rows[row]], item + first_item))
+        if sum(len(asked) for asked, _ in self.close) > BATCH:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Counts, in float64, the pairs that were set aside."""
+        if self.close:
+            query, item = (np.concatenate(parts) for parts in zip(*self.close, strict=True))
+            self.close = []
+            ahead = exact(self.matching, query, item) >= self.first[query] - TIE
             np.add.at(self.counts, query[ahead], 1)
 
-    def _worst(self) -> np.ndarray:
-        """float64 (Q,): a similarity surely below each query's worst positive."""
-        matching = self.matching
-        worst = np.full(len(matching.counts), np.inf)
-        has_positive = matching.counts > 0
-        worst[has_positive] = matching.positives[matching.starts[1:][has_positive] - 1]
-        return worst - self.error
+    def _buckets(self, deep: bool) -> Buckets:
+        return Buckets(self.matching, self.error, TIE, lambda query, item: exact(self.matching, query, item), deep)
 
-    def _sampled(self) -> np.ndarray:
-        """float64 (Q,): a similarity that at least R negatives surely reach, from a sample of the gallery; -inf where it is too small."""
+    def _look_ahead(self) -> None:
+        """Gives up, by a sample of the gallery, positives that surely are not among the first R."""
         matching, size = self.matching, len(self.matching.gallery_order)
-        sample = np.unique(np.linspace(0, size - 1, min(size, max(1024, size // 32))).astype(np.int64))
+        assert self.buckets is not None
+        sample = np.unique(np.linspace(0, size - 1, min(size, max(512, size // 64))).astype(np.int64))
         items = torch.from_numpy(matching.gallery.right(matching.gallery_order[sample]).astype(np.float32)).to(self.device)
-        classes = torch.from_numpy(np.searchsorted(matching.gallery_starts, sample, side="right") - 1).to(self.device)
-        asked, counts = (torch.from_numpy(values).to(self.device) for values in (matching.classes, matching.counts))
-        reached = torch.empty(len(counts), device=self.device)
+        classes = torch.from_numpy(matching.gallery_classes[sample]).to(self.device)
+        asked = torch.from_numpy(matching.classes).to(self.device)
+        seen = self._buckets(deep=False)
+        self.buckets.alive = seen.alive
         with full_precision():
-            for start in range(0, len(counts), 1024):
-                rows = slice(start, min(start + 1024, len(counts)))
+            for start in range(0, len(self.first), BLOCK[self.device.type]):
+                rows = slice(start, min(start + BLOCK[self.device.type], len(self.first)))
                 similarity = self.queries.block(rows) @ items.T
                 similarity.masked_fill_(asked[rows, None] == classes, -torch.inf)
-                depth = int(counts[rows].max().clamp(1, len(sample)))
-                best = similarity.topk(depth).values
-                place = (counts[rows] - 1).clamp(0, depth - 1)
-                found = best.gather(1, place[:, None])[:, 0]
-                reached[rows] = torch.where(counts[rows] > depth, -torch.inf, found)
-        return reached.double().cpu().numpy() - 2 * self.error
+                floor = self._limits(seen.floor(rows) - self.error)
+                row, item, value = above(similarity, floor)
+                seen.add(row + start, sample[item], value)
+                seen.floor(rows)
+
+    def _lift(self, queries: slice) -> None:
+        """Raises the floor, below which negatives are not counted, of some queries."""
+        if self.buckets is not None:
+            self.floor[queries] = self._limits(self.buckets.floor(queries) - self.error)
 
     def _limits(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.maximum(values, -8).astype(np.float32)).to(self.device)  # -8: below all, above a hidden positive

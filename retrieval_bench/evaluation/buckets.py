@@ -8,6 +8,8 @@ import numpy as np
 
 from retrieval_bench.evaluation.matching import Matching
 
+BATCH = 1 << 18
+"""Pairs that are sorted into buckets at a time."""
 Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -21,33 +23,75 @@ class Buckets:
         error: how far a given similarity may be from the true one; a pair that close to a positive is computed in float64.
         tie: similarities this close are equal.
         exact: float64 similarities of pairs of places.
+        deep: count for all positives; otherwise a positive is given up once it cannot be among the first R any more.
     """
 
-    def __init__(self, matching: Matching, error: float, tie: float, exact: Exact):
+    def __init__(self, matching: Matching, error: float, tie: float, exact: Exact, deep: bool):
         self.matching = matching
         self.error = error
         self.tie = tie
         self.exact = exact
         self.histogram = np.zeros(len(matching.positives) + len(matching.counts), dtype=np.int64)
+        self.deep = deep
+        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.alive = np.ones(len(matching.positives), dtype=bool)
         self.depth = int(matching.counts.max(initial=0)).bit_length()
 
     def add(self, query: np.ndarray, item: np.ndarray, similarity: np.ndarray) -> None:
         """Takes in negatives: places of query and item, and their similarities (float32)."""
+        self.waiting.append((query, item, similarity))
+        if sum(len(given) for given, *_ in self.waiting) > BATCH:
+            self._sort_in()
+
+    def _sort_in(self) -> None:
+        """Puts what was taken in into its buckets; many pairs at a time, since few cost as much."""
+        if not self.waiting:
+            return
+        query, item, similarity = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
+        self.waiting = []
         values = similarity.astype(np.float64)
         close = np.flatnonzero(self._beaten(query, values - self.error) != self._beaten(query, values + self.error))
         values[close] = self.exact(query[close], item[close])
         bucket = self._beaten(query, values + self.tie)
         np.add.at(self.histogram, self.matching.starts[query] + query + bucket, 1)
 
-    def ahead(self) -> np.ndarray:
-        """int64 (sum of R,): negatives before each positive, in the order of :attr:`Matching.positives` (best first)."""
+    def floor(self, queries: slice) -> np.ndarray:
+        """float64 (n,): the similarity of each query's worst positive that still counts; inf if none does. Gives positives up."""
+        self._sort_in()
         matching = self.matching
-        query = np.repeat(np.arange(len(matching.counts)), matching.counts)
-        place = np.arange(len(query)) - matching.starts[query]
-        summed = np.concatenate([[0], np.cumsum(self.histogram)])
-        first = matching.starts[query] + query
+        part = slice(int(matching.starts[queries.start]), int(matching.starts[queries.stop]))
+        counts = matching.counts[queries]
+        query = np.repeat(np.arange(queries.start, queries.stop), counts)
+        if not self.deep:
+            self.alive[part] &= self._ahead(query, part) + self._place(query, part) < matching.counts[query]
+        lowest = np.full(len(counts), np.inf)
+        chosen = np.flatnonzero(self.alive[part])
+        lowest[query[chosen] - queries.start] = matching.positives[part][chosen]  # best first: the last one written is the worst
+        return lowest
+
+    def ahead(self) -> np.ndarray:
+        """int64 (sum of R,): negatives before each positive, in the order of :attr:`Matching.positives` (best first).
+
+        A positive that was given up counts as behind the whole gallery.
+        """
+        self._sort_in()
+        whole = slice(0, len(self.alive))
+        query = np.repeat(np.arange(len(self.matching.counts)), self.matching.counts)
+        return np.where(self.alive, self._ahead(query, whole), len(self.matching.gallery_order))
+
+    def _ahead(self, query: np.ndarray, part: slice) -> np.ndarray:
+        """int64: negatives so far before each positive of consecutive queries, `part` of all positives."""
+        if not len(query):
+            return np.empty(0, dtype=np.int64)
+        counts, begin = self.matching.counts[query], part.start + int(query[0])
+        summed = np.concatenate([[0], np.cumsum(self.histogram[begin : part.stop + int(query[-1]) + 1])])
+        first = self.matching.starts[query] + query - begin
         # positive i (0 the best) is beaten by the negatives in buckets R - i .. R
-        return summed[first + matching.counts[query] + 1] - summed[first + matching.counts[query] - place]
+        return summed[first + counts + 1] - summed[first + counts - self._place(query, part)]
+
+    def _place(self, query: np.ndarray, part: slice) -> np.ndarray:
+        """int64: 0 for a query's best positive, 1 for the next, ..."""
+        return np.arange(part.start, part.stop) - self.matching.starts[query]
 
     def _beaten(self, query: np.ndarray, values: np.ndarray) -> np.ndarray:
         """int64: how many of its query's positives are at most each value (binary search, all at once)."""

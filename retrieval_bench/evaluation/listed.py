@@ -30,7 +30,7 @@ def count_flat(matching: Matching, goal: Goal, depth: int, beyond: bool = True) 
         beyond: count the best positive exactly however far behind it is; without, a count of at least `depth` is only known to be that.
     """
     error = matching.gallery.error + TIE
-    buckets = Buckets(matching, error, TIE, lambda query, item: exact(matching, query, item))
+    buckets = Buckets(matching, error, TIE, lambda query, item: exact(matching, query, item), deep=True)
     index = build_index(matching, "flat")
     size = len(matching.gallery_order)
     length = min(size, max(depth, 2 * int(matching.counts.max(initial=0))) + 1)

@@ -10,6 +10,9 @@ import numpy as np
 
 from retrieval_bench.evaluation.vectors import Vectors
 
+PIECE = 1 << 20
+"""Numbers that are multiplied at once."""
+
 
 @dataclass(frozen=True)
 class Matching:
@@ -62,18 +65,26 @@ class Matching:
     def positives(self) -> np.ndarray:
         """float64 (sum of R,): similarities of each query's positives, best first."""
         flat = np.empty(self.starts[-1])
-        for label in np.flatnonzero(np.diff(self.query_starts)).tolist():
-            asked, items = self.query_range(label), self.gallery_range(label)
-            if items.start == items.stop:
-                continue
-            similarity = self.queries.left(self.query_order[asked]) @ self.gallery.right(self.gallery_order[items]).T
-            own = self.itself[asked]
-            has_own = np.flatnonzero(own >= 0)
-            similarity[has_own, own[has_own] - items.start] = -np.inf
-            similarity[:, ::-1].sort(axis=1)
-            wanted = np.arange(similarity.shape[1]) < self.counts[asked, None]
-            flat[self.starts[asked.start] : self.starts[asked.stop]] = similarity[wanted]
+        sizes = np.stack([np.diff(self.query_starts), np.diff(self.gallery_starts)], axis=1)
+        for asked, items in np.unique(sizes[(sizes > 0).all(axis=1)], axis=0).tolist():  # classes of one size together
+            alike = np.flatnonzero((sizes == (asked, items)).all(axis=1))
+            step = max(1, PIECE // ((asked + items) * self.queries.size + asked * items))
+            for start in range(0, len(alike), step):
+                self._fill(flat, alike[start : start + step], asked, items)
         return flat
+
+    def _fill(self, flat: np.ndarray, labels: np.ndarray, asked: int, items: int) -> None:
+        """The part of :attr:`positives` of some classes that have the same numbers of queries and items."""
+        queries = self.query_starts[labels, None] + np.arange(asked)
+        gallery = self.gallery_starts[labels, None] + np.arange(items)
+        left = self.queries.left(self.query_order[queries.ravel()]).reshape(len(labels), asked, -1)
+        right = self.gallery.right(self.gallery_order[gallery.ravel()]).reshape(len(labels), items, -1)
+        similarity = left @ right.transpose(0, 2, 1)
+        similarity[self.itself[queries][:, :, None] == gallery[:, None]] = -np.inf
+        similarity[..., ::-1].sort(axis=2)
+        places = self.starts[queries][:, :, None] + np.arange(items)
+        wanted = np.arange(items) < self.counts[queries][:, :, None]
+        flat[places[wanted]] = similarity[wanted]
 
     def query_range(self, label: int) -> slice:
         """Places of the queries of a class."""

@@ -15,8 +15,10 @@ from retrieval_bench.errors import UserError
 
 Distance = Literal["cosine", "l2"]
 Rows = np.ndarray | slice
-PIECE = 1 << 23
-"""Numbers that are converted at once, which bounds memory."""
+PIECE = 1 << 18
+"""Numbers that are converted at once: few enough to stay in a processor's cache."""
+SAFE = 1e100
+"""Largest values up to here, and down to its inverse, have squares that neither overflow nor vanish."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,18 @@ def as_pair(queries: np.ndarray, gallery: np.ndarray, distance: Distance = "cosi
 
 
 def _scaled(given: list[tuple[np.ndarray, str]], distance: Distance) -> list[Vectors]:
-    measured = [_measure(vectors, what) for vectors, what in given]
+    largest = [_largest_values(vectors, what) for vectors, what in given]
     size = given[0][0].shape[1]
     if distance == "cosine":
-        return [_cosine(vectors, what, largest, np.zeros(size)) for (vectors, what), (largest, _) in zip(given, measured, strict=True)]
-    total = sum(len(vectors) for vectors, _ in given)
-    highest = max(float(largest.max(initial=0.0)) for largest, _ in measured) or 1.0
-    weighted = [means * len(vectors) for (vectors, _), (_, means) in zip(given, measured, strict=True)]
-    centre = np.sum(weighted, axis=0) / max(total, 1)
-    norm = max(_largest_norm(vectors, centre, highest) for vectors, _ in given) or 1.0
+        return [_cosine(vectors, what, values, np.zeros(size)) for (vectors, what), values in zip(given, largest, strict=True)]
+    highest = max(float(values.max(initial=0.0)) for values in largest) or 1.0
+    total = max(1, sum(len(vectors) for vectors, _ in given))
+    centre = np.zeros(size)
+    for vectors, _ in given:
+        for rows in _pieces(vectors):
+            centre += (vectors[rows].astype(np.float64) / total).sum(axis=0)
+    norms = [_norms(vectors, np.full(len(vectors), highest), centre) for vectors, _ in given]
+    norm = max(float(values.max(initial=0.0)) for values in norms) or 1.0
     return [Vectors(vectors, centre, np.tile([highest, norm], (len(vectors), 1)), distance) for vectors, _ in given]
 
 
@@ -108,35 +113,31 @@ def _cosine(vectors: np.ndarray, what: str, largest: np.ndarray, centre: np.ndar
     empty = np.flatnonzero(largest == 0)
     if len(empty):
         raise UserError(f"{what}: row {empty[0]} is a zero vector, which has no cosine similarity ({len(empty)} such rows)")
-    norms = np.empty(len(vectors))
-    for rows in _pieces(vectors):
-        scaled = vectors[rows].astype(np.float64) / largest[rows, None]
-        norms[rows] = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))
-    return Vectors(vectors, centre, np.stack([largest, norms], axis=1), "cosine")
+    first = np.where((largest < SAFE) & (largest > 1 / SAFE), 1.0, largest)
+    return Vectors(vectors, centre, np.stack([first, _norms(vectors, first, centre)], axis=1), "cosine")
 
 
-def _measure(vectors: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's largest absolute value, and the mean row; refuses what is no embedding."""
+def _largest_values(vectors: np.ndarray, what: str) -> np.ndarray:
+    """float64 (N,): each row's largest absolute value; refuses what is no embedding."""
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or vectors.shape[1] == 0:
         raise UserError(f"{what}: expected numbers of shape (images, dimensions), found {vectors.dtype} {vectors.shape}")
-    largest, total = np.empty(len(vectors)), np.zeros(vectors.shape[1])
-    broken: list[int] = []
+    largest = np.empty(len(vectors))
     for rows in _pieces(vectors):
-        piece = vectors[rows].astype(np.float64)
-        bad = np.flatnonzero(~np.isfinite(piece).all(axis=1))
-        broken += (bad + rows.start).tolist()
+        piece = vectors[rows] if vectors.dtype.kind == "f" else vectors[rows].astype(np.float64)
         largest[rows] = np.abs(piece).max(axis=1, initial=0.0)
-        total += (piece / len(vectors)).sum(axis=0)
-    if broken:
+    broken = np.flatnonzero(~np.isfinite(largest))
+    if len(broken):
         raise UserError(f"{what}: row {broken[0]} has NaN or infinite values ({len(broken)} such rows)")
-    return largest, total
+    return largest
 
 
-def _largest_norm(vectors: np.ndarray, centre: np.ndarray, highest: float) -> float:
-    return max(
-        (float(np.sqrt((((vectors[rows].astype(np.float64) - centre) / highest) ** 2).sum(axis=1)).max()) for rows in _pieces(vectors)),
-        default=0.0,
-    )
+def _norms(vectors: np.ndarray, divisor: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """float64 (N,): norms of the centred rows, divided by their divisors."""
+    norms = np.empty(len(vectors))
+    for rows in _pieces(vectors):
+        scaled = (vectors[rows].astype(np.float64) - centre) / divisor[rows, None]
+        norms[rows] = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))
+    return norms
 
 
 def _pieces(vectors: np.ndarray) -> list[slice]:

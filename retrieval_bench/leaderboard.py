@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
+from retrieval_bench.evaluation.statistics import t_interval
 from retrieval_bench.files import write_text
 from retrieval_bench.records import read_records
 
 FIRST_COLUMNS = ("dataset", "split", "backbone", "weights", "dim", "image_size", "loss", "strategy", "epochs", "seeds")
 COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb")
 LAST_COLUMNS = ("device", "threads", "config_hash")
-METRIC = re.compile(r"recall_at_(\d+)")
+METRIC = re.compile(r"recall_at_(\d+)|map_at_r")
 
 
 def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
         return pd.DataFrame()
     newest = sorted(records, key=lambda record: str(record.get("finished", "")))
     runs = pd.DataFrame(list({_key(record): _flat(record) for record in newest}.values()))
-    metrics = sorted((name for name in map(str, runs) if METRIC.fullmatch(name)), key=lambda name: int(name.rsplit("_", 1)[1]))
+    metrics = sorted((name for name in map(str, runs) if METRIC.fullmatch(name)), key=_depth)
     table = pd.DataFrame([_summary(group, metrics) for _, group in runs.groupby(["config_hash", "kind"], sort=False, dropna=False)])
     table = table.drop(columns=["seed", "kind"])
     for name in COST_COLUMNS:
@@ -42,6 +42,12 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     table = table.reindex(columns=[*front, *choices, *LAST_COLUMNS])
     order = [*PROTOCOL, metrics[0], "config_hash"]
     return table.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True)
+
+
+def _depth(metric: str) -> int:
+    """K of Recall@K; MAP@R comes after all of them."""
+    found = METRIC.fullmatch(metric)
+    return int(found[1]) if found and found[1] else 1 << 62
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str, int]:
@@ -95,10 +101,7 @@ PROTOCOL = ("dataset", "split", "backbone", "weights", "image_size")
 
 def half_width(values: Any) -> float:
     """Half width of the 95 % t-interval of the mean; NaN for a single value, which shows no spread."""
-    count = values.count()
-    if count < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, count - 1) * values.sem())
+    return t_interval(values.dropna().to_numpy())[1]
 
 
 def write_tables(results: Path) -> pd.DataFrame:
@@ -122,15 +125,15 @@ def readable(table: Any) -> pd.DataFrame:
     """What people compare in rows of one protocol, as text: every choice that differs between them, percentages (Recall@1 with its
     interval), and costs. Options need no column of their own, since the strategy's label shows those that differ from their defaults."""
     hidden = {*PROTOCOL, *COST_COLUMNS, *LAST_COLUMNS, "dim", "strategy", "seeds", "options"}
-    choices = [name for name in map(str, table) if name not in hidden and not name.startswith("recall_at_")]
+    choices = [name for name in map(str, table) if name not in hidden and not METRIC.fullmatch(name.removesuffix("_ci95"))]
     varying = [name for name in choices if table[name].astype(str).nunique() > 1]
     shown = pd.DataFrame({name: table[name].astype(str) for name in dict.fromkeys(["strategy", "loss", "epochs", *varying, "seeds"])})
     shown.loc[table["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
-    for name in (str(name) for name in table if METRIC.fullmatch(str(name))):
+    for name in (str(name) for name in table if METRIC.fullmatch(str(name)) and table[name].notna().any()):
         text = (100 * table[name]).map("{:.2f}".format)
         if name == "recall_at_1":
             text += table[f"{name}_ci95"].map(lambda half: f" ± {100 * half:.2f}" if half == half else "")
-        shown["R@" + name.rsplit("_", 1)[1]] = text.where(table[name].notna(), "")
+        shown["MAP@R" if name == "map_at_r" else "R@" + name.rsplit("_", 1)[1]] = text.where(table[name].notna(), "")
     shown["params"] = _scaled(table["parameters"], 1e6, "{:.2f} M")
     shown["MACs"] = _scaled(table["macs"], 1e6, "{:.0f} M")
     shown["images seen"] = _scaled(table["images_seen"], 1, "{:,.0f}")
@@ -145,7 +148,7 @@ def _scaled(values: Any, unit: float, form: str) -> Any:
 def to_markdown(table: pd.DataFrame) -> str:
     """The readable tables in Markdown, one per protocol."""
     parts = [
-        "Recall@K in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind of device.\n"
+        "Recall@K and MAP@R in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind of device.\n"
         "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n"
     ]
     for name, shown in by_protocol(table):

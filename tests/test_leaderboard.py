@@ -188,3 +188,12 @@ def test_a_choice_that_an_old_record_lacks_does_not_differ(tmp_path: Path) -> No
         del old["config"]["data"][name]
     shown = readable(build_table([record("standard", 0, 0.5), old]))
     assert not {"fold", "folds", "stored", "reader"} & set(shown)
+
+
+def test_map_at_r_stands_after_recall_where_it_was_measured() -> None:
+    older, newer = record("frozen", 0, 0.4), record("standard", 0, 0.5)
+    newer["metrics"]["map_at_r"] = 0.25
+    shown = readable(build_table([older, newer]))
+    assert shown.columns.tolist().index("MAP@R") == shown.columns.tolist().index("R@10") + 1
+    assert shown["MAP@R"].tolist() == ["25.00", ""]
+    assert "MAP@R" not in readable(build_table([older]))

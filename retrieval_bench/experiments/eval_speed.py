@@ -1,6 +1,6 @@
-"""How fast the evaluator is, beside its peers: every competitor in a process of its own, on the same input, with the same number of threads.
+"""How fast the evaluator is, beside its peers: each in a process of its own, on the same input, with the same number of threads.
 
-``make bench-eval`` prints, for each size, seconds (median over rounds in which the competitors take turns), peak memory of the whole process
+``make bench-eval`` prints, for each size, seconds (median over rounds in which the competitors take turns), peak memory of the process
 and ratios; then how the cost grows, and an approximate index at a million rows. The input is drawn: Gaussian clusters, noise chosen so
 that Recall@1 is about 0.85. Run it on an idle machine.
 """
@@ -56,7 +56,7 @@ def half_products(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     rows = torch.nn.functional.normalize(torch.from_numpy(embeddings))
     for top in range(0, len(rows), 1024):
         for left in range(top, len(rows), 1024):
-            rows[top : top + 1024] @ rows[left : left + 1024].T
+            torch.mm(rows[top : top + 1024], rows[left : left + 1024].T)
     return {}
 
 
@@ -76,11 +76,12 @@ def similarity_matrix(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, A
     import torch
 
     rows = torch.nn.functional.normalize(torch.from_numpy(embeddings))
-    found = np.empty((len(rows), max(KS)), dtype=np.int64)
+    depth = min(max(KS), len(rows) - 1)
+    found = np.empty((len(rows), depth), dtype=np.int64)
     for start in range(0, len(rows), 500):
         similarity = rows[start : start + 500] @ rows.T
         similarity[torch.arange(len(similarity)), torch.arange(start, start + len(similarity))] = -2.0
-        found[start : start + 500] = similarity.topk(max(KS)).indices.numpy()
+        found[start : start + 500] = similarity.topk(depth).indices.numpy()
     return _recalls(found, labels)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -68,7 +69,7 @@ def faiss_flat(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     index: Any = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
     found = index.search(rows, max(KS) + 1)[1]
-    return _recalls(found, labels)
+    return _recalls(found, labels, itself=True)
 
 
 def similarity_matrix(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -97,9 +98,20 @@ def pml(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {"recall_at_1": float(found["precision_at_1"]), "map_at_r": float(found["mean_average_precision_at_r"])}
 
 
-def _recalls(found: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def oml(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """open-metric-learning's batched neighbours (torch topk over query chunks, the query left out by id), and Recall@K from them."""
+    import torch
+    from oml.functional.knn import batched_knn_qg  # pyright: ignore[reportMissingImports]
+
+    rows, ids = torch.nn.functional.normalize(torch.from_numpy(embeddings)), torch.arange(len(embeddings))
+    found = batched_knn_qg(rows, rows, top_n=max(KS), ids_query=ids, ids_gallery=ids)[1]
+    return _recalls(np.stack([row.numpy()[: len(rows) - 1] for row in found]), labels)
+
+
+def _recalls(found: np.ndarray, labels: np.ndarray, itself: bool = False) -> dict[str, Any]:
+    """Recall@K from lists of neighbours, which hold the query too if `itself`."""
     hits = (labels[found] == labels[:, None]) & (found != np.arange(len(labels))[:, None])
-    return {f"recall_at_{k}": float(hits[:, : k + 1].any(axis=1).mean()) for k in KS}
+    return {f"recall_at_{k}": float(hits[:, : k + itself].any(axis=1).mean()) for k in KS}
 
 
 COMPETITORS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, Any]]] = {
@@ -109,6 +121,7 @@ COMPETITORS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, Any]]] = {
     "FAISS flat, k=1001": faiss_flat,
     "similarity matrix + topk": similarity_matrix,
     "pytorch-metric-learning": pml,
+    "open-metric-learning": oml,
 }
 
 
@@ -127,16 +140,21 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def in_own_process(*words: str) -> dict[str, Any]:
+def in_own_process(*words: str, python: str = sys.executable) -> dict[str, Any]:
     """What this module prints when it is run with `words`."""
-    answer = subprocess.run([sys.executable, "-m", __spec__.name, *words], capture_output=True, text=True, check=False)
+    around = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [python, "-m", "retrieval_bench.experiments.eval_speed", *words]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=around)
     if answer.returncode:
         return {"error": (answer.stderr.strip().splitlines() or ["no word"])[-1]}
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-def compare(rows: int, size: int, classes: int, rounds: int) -> list[dict[str, Any]]:
-    """Each competitor's median seconds, range, peak memory and result, `rounds` times in turn."""
+def compare(rows: int, size: int, classes: int, rounds: int, oml_python: str = sys.executable) -> list[dict[str, Any]]:
+    """Each competitor's median seconds, range, peak memory and result, `rounds` times in turn.
+
+    `oml_python` is the interpreter of an environment with open-metric-learning, which is no dependency of this package.
+    """
     with tempfile.TemporaryDirectory() as folder:
         embeddings, labels = draw(rows, size, classes)
         np.save(Path(folder) / "embeddings.npy", embeddings)
@@ -144,7 +162,8 @@ def compare(rows: int, size: int, classes: int, rounds: int) -> list[dict[str, A
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in COMPETITORS}
         for _ in range(rounds):
             for name in COMPETITORS:
-                found[name].append(in_own_process("--competitor", name, "--folder", folder))
+                python = oml_python if name == "open-metric-learning" else sys.executable
+                found[name].append(in_own_process("--competitor", name, "--folder", folder, python=python))
     return [_joined(name, runs) for name, runs in found.items()]
 
 
@@ -176,6 +195,7 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=ROUNDS)
     words.add_argument("--only", choices=[*SIZES, "growth", "million"], help="one part instead of all")
     words.add_argument("--output", type=Path, default=Path("results/local/eval_speed.json"))
+    words.add_argument("--oml-python", default=sys.executable, help="interpreter that has open-metric-learning")
     words.add_argument("--competitor", choices=list(COMPETITORS), help=argparse.SUPPRESS)
     words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     words.add_argument("--drawn", type=int, help=argparse.SUPPRESS)
@@ -185,7 +205,7 @@ def main() -> None:
         return
     from retrieval_bench.experiments.eval_speed_report import run_all
 
-    run_all(given.only, given.rounds, given.output)
+    run_all(given.only, given.rounds, given.output, given.oml_python)
 
 
 def _one(given: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from retrieval_bench.progress import announce
 from retrieval_bench.records import environment
 
 
-def run_all(only: str | None, rounds: int, output: Path) -> None:
+def run_all(only: str | None, rounds: int, output: Path, oml_python: str) -> None:
     """Runs all parts, or one; results of earlier parts in `output` are kept."""
     kept: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
     kept["environment"] = environment("cpu")
@@ -26,7 +26,7 @@ def run_all(only: str | None, rounds: int, output: Path) -> None:
                 "size": size,
                 "classes": classes,
                 "rounds": rounds,
-                "competitors": compare(rows, size, classes, rounds),
+                "competitors": compare(rows, size, classes, rounds, oml_python),
             }
             _save(kept, output)
             print(f"\n{rows:,} x {size}, {classes:,} classes, K = 1, 10, 100, 1000\n{table(kept[name]['competitors'])}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from retrieval_bench.cli import COMMANDS, main
@@ -74,8 +72,6 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--workers", "-5"], "--workers -5"),
         (["data", "fetch"], "the data set"),
         (["data", "fetch", "cup"], "did you mean 'cub'"),
-        (["evaluate", "missing.npz"], "missing.npz: no such file"),
-        (["evaluate"], "the .npz file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,14 +97,6 @@ def test_a_misspelt_flag_that_begins_like_help_is_named(capsys: pytest.CaptureFi
 def test_no_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "usage:" in capsys.readouterr().out
-
-
-def test_evaluate_prints_fractions_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez(tmp_path / "e.npz", embeddings=np.eye(4)[[0, 0, 1, 2]], labels=[0, 0, 1, 1])
-    assert main(["evaluate", str(tmp_path / "e.npz"), "--json", "--k", "1", "3"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"recall_at_1": 0.5, "recall_at_3": 1.0, "queries": 4, "queries_without_positive": 0}
-    assert main(["evaluate", str(tmp_path / "e.npz")]) == 0
-    assert "recall_at_8" in capsys.readouterr().out
 
 
 def test_strategies_and_data_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Recall@K against an exact oracle, on cases full of ties, and against pytorch-metric-learning where there are none."""
+"""The metrics: by hand, against other libraries, and what must not change them."""
 
 from __future__ import annotations
 
@@ -7,64 +7,97 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from sklearn.metrics import average_precision_score
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation import metrics
-from retrieval_bench.evaluation.evaluate import evaluate
-from retrieval_bench.evaluation.search import unit_rows
-from tests.oracles.recall import recall_at_k
+from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
+from retrieval_bench.evaluation.vectors import Distance
+from tests.evaluation.retrieval_cases import EVERY, TOP, Case, integers
+from tests.oracles import retrieval
 
-Case = tuple[list[list[int]], list[int]]
-
-
-@st.composite
-def tied_cases(draw: st.DrawFn, dim: int | None = None) -> Case:
-    """Integer vectors with few distinct values (duplicates, opposite and collinear vectors) and few classes."""
-    dim = dim or draw(st.integers(1, 4))
-    vector = st.lists(st.integers(-2, 2), min_size=dim, max_size=dim).filter(any)
-    vectors = draw(st.lists(vector, min_size=2, max_size=24))
-    labels = draw(st.lists(st.integers(0, 4), min_size=len(vectors), max_size=len(vectors)))
-    return vectors, labels
+KS = (1, 2, 4, 8)
 
 
-@settings(max_examples=200, deadline=None)
-@given(tied_cases(), st.integers(1, 30))
-def test_equals_the_oracle_on_ties_and_duplicates(case: Case, k: int) -> None:
-    vectors, labels = case
-    expected = recall_at_k(vectors, labels, k)
-    if expected is None:
-        return
-    assert evaluate(np.array(vectors), np.array(labels), ks=(k,))[f"recall_at_{k}"] == pytest.approx(expected, abs=1e-12)
+def drawn(seed: int, rows: int = 60, classes: int = 12, dim: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping classes without ties."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    return rng.normal(size=(classes, dim))[labels] + rng.normal(size=(rows, dim)), labels
 
 
-@settings(max_examples=100, deadline=None)
-@given(tied_cases(dim=3), tied_cases(dim=3), st.integers(1, 8))
-def test_equals_the_oracle_with_a_separate_gallery(queries: Case, gallery: Case, k: int) -> None:
-    expected = recall_at_k(*gallery, k, *queries)
-    if expected is None:
-        return
-    found = evaluate(np.array(gallery[0]), np.array(gallery[1]), np.array(queries[0]), np.array(queries[1]), ks=(k,))
-    assert found[f"recall_at_{k}"] == pytest.approx(expected, abs=1e-12)
+def test_each_metric_by_hand() -> None:
+    """The query's neighbours: wrong, right, right, wrong, right."""
+    angles = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    gallery, labels = np.stack([np.cos(angles), np.sin(angles)], axis=1), np.array([9, 7, 7, 9, 7])
+    found = evaluate_in_detail(gallery, labels, np.array([[1.0, 0.0]]), np.array([7]), ks=(1, 2, 4, 10), metrics=EVERY)
+    expected = {"recall_at_1": 0, "recall_at_2": 1, "recall_at_4": 1, "recall_at_10": 1, "mrr": 1 / 2, "r_precision": 2 / 3}
+    expected |= {"map_at_r": (1 / 2 + 2 / 3) / 3, "map": (1 / 2 + 2 / 3 + 3 / 5) / 3, "queries": 1, "queries_without_positive": 0}
+    expected |= {"precision_at_1": 0, "precision_at_2": 1 / 2, "precision_at_4": 1 / 2, "precision_at_10": 3 / 10}
+    assert found.metrics == pytest.approx(expected)
+    assert found.curve is not None
+    assert found.curve[[0, 33, 66, 67, 100], 1] == pytest.approx([2 / 3, 2 / 3, 2 / 3, 3 / 5, 3 / 5])
 
 
-@settings(max_examples=200, deadline=None)
-@given(tied_cases(), st.integers(1, 12), st.data())
-def test_equals_the_oracle_when_some_queries_are_in_the_gallery(case: Case, k: int, data: st.DataObject) -> None:
-    vectors, labels = np.array(case[0]), np.array(case[1])
-    roles = np.array(data.draw(st.lists(st.sampled_from(["query", "gallery", "both"]), min_size=len(labels), max_size=len(labels))))
-    query, gallery = (np.array(data.draw(st.permutations(np.flatnonzero(roles != other).tolist())), int) for other in ("gallery", "query"))
-    if not len(query) or not len(gallery):
-        return
-    place = {row: index for index, row in enumerate(gallery.tolist())}
-    itself = [place.get(row, -1) for row in query.tolist()]
-    one, other = (vectors[rows].tolist() for rows in (gallery, query))
-    expected = recall_at_k(one, labels[gallery].tolist(), k, other, labels[query].tolist(), itself)
-    if expected is None:
-        with pytest.raises(UserError, match="no query has an item of its class"):
-            evaluate(vectors[gallery], labels[gallery], vectors[query], labels[query], np.array(itself), ks=(k,))
-        return
-    found = evaluate(vectors[gallery], labels[gallery], vectors[query], labels[query], np.array(itself), ks=(k,))
-    assert found[f"recall_at_{k}"] == pytest.approx(expected, abs=1e-12)
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_agrees_with_pytorch_metric_learning_without_ties(dtype: type, distance: Distance) -> None:
+    vectors, labels = drawn(1, 400, 40, 16)
+    given = vectors.astype(dtype).astype(np.float32)
+    if distance == "cosine":
+        given /= np.linalg.norm(given, axis=1, keepdims=True)
+    peer = AccuracyCalculator(include=("precision_at_1", "r_precision", "mean_average_precision_at_r"), k="max_bin_count")
+    expected = peer.get_accuracy(given, labels, given, labels, ref_includes_query=True)
+    found = evaluate(vectors.astype(dtype), labels, distance=distance)
+    assert found["recall_at_1"] == pytest.approx(expected["precision_at_1"], abs=1e-9)
+    assert found["r_precision"] == pytest.approx(expected["r_precision"], abs=1e-9)
+    assert found["map_at_r"] == pytest.approx(expected["mean_average_precision_at_r"], abs=1e-9)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_average_precision_agrees_with_scikit_learn_without_ties(distance: Distance) -> None:
+    vectors, labels = drawn(2, 120)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    score = unit @ unit.T if distance == "cosine" else -np.linalg.norm(vectors[:, None] - vectors, axis=2)
+    others = ~np.eye(len(labels), dtype=bool)
+    expected = [average_precision_score(labels[mask] == labels[row], score[row, mask]) for row, mask in enumerate(others)]
+    found = evaluate_in_detail(vectors, labels, metrics=("map",), distance=distance)
+    np.testing.assert_allclose(found.columns["map"], expected, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 100), st.sampled_from(["cosine", "l2"]))
+def test_permutation_scaling_rotation_and_new_names_change_nothing(seed: int, scale: float, distance: Distance) -> None:
+    vectors, labels = drawn(seed)
+    rng = np.random.default_rng(seed)
+    order, names = rng.permutation(60), rng.permutation(12)
+    rotation, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+    moved = (scale * vectors @ rotation + (5.0 if distance == "l2" else 0.0))[order]
+    plain = evaluate_in_detail(vectors, labels, metrics=EVERY, distance=distance)
+    for other in (names[labels], np.array([f"class {name}" for name in names])[labels]):
+        again = evaluate_in_detail(moved, other[order], metrics=EVERY, distance=distance)
+        assert again.metrics == pytest.approx(plain.metrics, abs=1e-12)
+        for name in plain.columns.keys() - {"query", "label"}:
+            np.testing.assert_array_equal(again.columns[name], plain.columns[name][order])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_each_row_may_have_its_own_length_under_cosine(seed: int) -> None:
+    vectors, labels = drawn(seed)
+    lengths = 10 ** np.random.default_rng(seed).uniform(-90, 90, (60, 1))
+    assert evaluate(vectors * lengths, labels, metrics=EVERY) == evaluate(vectors, labels, metrics=EVERY)
+
+
+@settings(max_examples=40, deadline=None)
+@given(integers(20, 2), integers(12, 2), st.data())
+def test_order_of_queries_and_of_the_gallery_change_nothing_even_among_ties(
+    gallery: np.ndarray, queries: np.ndarray, data: st.DataObject
+) -> None:
+    labels, asked = np.arange(20) % 4, np.arange(12) % 5
+    plain = Case(gallery, labels, queries, asked).evaluated(metrics=EVERY)
+    items, order = (np.array(data.draw(st.permutations(range(size)))) for size in (20, 12))
+    again = Case(gallery[items], labels[items], queries[order], asked[order]).evaluated(metrics=EVERY)
+    for name in plain.columns.keys() - {"query"}:
+        np.testing.assert_array_equal(again.columns[name], plain.columns[name][order])
 
 
 def test_every_row_both_query_and_gallery_is_self_retrieval() -> None:
@@ -72,43 +105,34 @@ def test_every_row_both_query_and_gallery_is_self_retrieval() -> None:
     vectors, labels = rng.integers(-2, 3, (40, 3)) + 0.5, rng.integers(0, 6, 40)
     order = rng.permutation(40)
     asked = evaluate(vectors, labels, vectors[order], labels[order], same_item=order)
-    assert asked == evaluate(vectors, labels)
+    assert asked == pytest.approx(evaluate(vectors, labels), abs=1e-12)
     assert asked != evaluate(vectors, labels, vectors[order], labels[order]), "found itself"
 
 
-@pytest.mark.parametrize("same_item", [np.array([0]), np.array([0, 1, 99]), np.array([0.0, 1.0, 2.0])])
-def test_same_item_that_does_not_fit_is_one_line(same_item: np.ndarray) -> None:
-    with pytest.raises(UserError, match="same_item"):
-        evaluate(np.eye(3), np.array([0, 0, 1]), np.eye(3), np.array([0, 0, 1]), same_item)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0.01, 100))
-def test_permutation_scaling_and_rotation_change_nothing(seed: int, scale: float) -> None:
-    rng = np.random.default_rng(seed)
-    vectors, labels = rng.normal(size=(60, 8)), rng.integers(0, 12, 60)
-    order = rng.permutation(60)
-    rotation, _ = np.linalg.qr(rng.normal(size=(8, 8)))
-    assert evaluate(vectors, labels) == evaluate((scale * vectors @ rotation)[order], labels[order])
-
-
 def test_recall_grows_with_k_and_reaches_one() -> None:
-    rng = np.random.default_rng(0)
-    found = evaluate(rng.normal(size=(50, 4)), rng.integers(0, 5, 50), ks=(1, 2, 4, 8, 50))
-    values = [found[f"recall_at_{k}"] for k in (1, 2, 4, 8, 50)]
+    vectors, labels = drawn(0, 50, 5, 4)
+    found = evaluate(vectors, labels, ks=(1, 2, 4, 8, 49, 50, 1000))
+    values = [found[f"recall_at_{k}"] for k in (1, 2, 4, 8, 49, 50, 1000)]
     assert values == sorted(values)
-    assert values[-1] == 1.0
+    assert values[0] < values[-3] == values[-1] == 1.0
 
 
-def test_a_positive_that_ties_with_a_negative_ranks_behind_it() -> None:
-    vectors, labels = np.ones((4, 3)), np.array([0, 0, 1, 1])
-    assert evaluate(vectors, labels, ks=(1, 2, 3)) == {
-        "recall_at_1": 0.0,
-        "recall_at_2": 0.0,
-        "recall_at_3": 1.0,
-        "queries": 4,
-        "queries_without_positive": 0,
-    }
+def test_metrics_are_bounded_by_each_other() -> None:
+    columns = evaluate_in_detail(*drawn(4, 200, 20), metrics=EVERY).columns
+    assert (columns["map_at_r"] <= columns["r_precision"] + 1e-12).all()
+    assert (columns["map_at_r"] <= columns["map"] + 1e-12).all()
+    assert (columns["recall_at_1"] <= columns["mrr"]).all()
+    assert (columns["precision_at_1"] == columns["recall_at_1"]).all()
+
+
+def test_perfect_and_worst_orders() -> None:
+    labels = np.repeat([0, 1], 5)
+    perfect = np.repeat(np.eye(2), 5, axis=0)
+    assert set(evaluate(perfect, labels, metrics=TOP, ks=KS).values()) == {1.0, 10, 0}
+    worst = evaluate(np.array([[1.0], [-1.0]]), np.array([0, 0]), metrics=TOP, ks=(1,))
+    assert worst["map_at_r"] == 1.0, "the only item is the nearest, however far"
+    none = evaluate(perfect, np.tile([0, 1, 2, 3, 4], 2), metrics=TOP, ks=(4,))
+    assert (none["recall_at_4"], none["r_precision"], none["map_at_r"]) == (0.0, 0.0, 0.0)
 
 
 def test_self_is_left_out_by_index_even_among_exact_copies() -> None:
@@ -123,31 +147,10 @@ def test_classes_with_one_image_are_left_out_and_counted() -> None:
     assert (found["recall_at_1"], found["queries"], found["queries_without_positive"]) == (1.0, 2, 1)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_agrees_with_pytorch_metric_learning_without_ties(dtype: type) -> None:
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 40, 400)
-    vectors = (rng.normal(size=(40, 16))[labels] + 2 * rng.normal(size=(400, 16))).astype(dtype)
-    peer = AccuracyCalculator(include=("precision_at_1",), k=5)
-    unit = unit_rows(vectors).astype(np.float32)
-    expected = peer.get_accuracy(unit, labels, unit, labels, ref_includes_query=True)["precision_at_1"]
-    assert evaluate(vectors, labels)["recall_at_1"] == pytest.approx(expected, abs=1e-9)
-
-
-def test_near_ties_beyond_float32_are_decided_in_float64() -> None:
-    """Twelve negatives and one positive within 1e-9 of each other: FAISS's float32 ranking among them is arbitrary."""
-    angle = np.array([0.0, 0.5] + [0.5 + 1e-9 * step for step in range(1, 13)])
-    vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    labels = np.array([0, 0, *range(1, 13)])
-    ahead = metrics.negatives_ahead(vectors, labels, vectors, labels, limit=1, itself=np.arange(14))
-    assert ahead[0] == 0, "the positive is nearer by 1e-9"
-    vectors[1] = [np.cos(0.5 + 13e-9), np.sin(0.5 + 13e-9)]
-    ahead = metrics.negatives_ahead(vectors, labels, vectors, labels, limit=13, itself=np.arange(14))
-    assert ahead[0] == 12, "the positive is farther by 1e-9"
-
-
-def test_pieces_of_the_gathered_products_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(2)
-    queries, gallery, index = rng.normal(size=(9, 4)), rng.normal(size=(7, 4)), rng.integers(0, 7, (9, 3))
-    monkeypatch.setattr(metrics, "PIECE", 24)
-    np.testing.assert_allclose(metrics.gathered_products(queries, gallery, index), np.einsum("qd,qkd->qk", queries, gallery[index]))
+def test_the_oracle_orders_as_float64_does_without_ties() -> None:
+    vectors, labels = drawn(5, 30, 4)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for distance, score in (("cosine", unit @ unit.T), ("l2", -np.linalg.norm(vectors[:, None] - vectors, axis=2))):
+        for row, ranked in enumerate(retrieval.relevance(vectors, labels.tolist(), distance=distance)):
+            order = [item for item in np.argsort(-score[row]) if item != row]
+            assert ranked == (labels[order] == labels[row]).tolist()

@@ -116,9 +116,13 @@ class Evaluate:
         from retrieval_bench.evaluation.evaluate import evaluate_in_detail
         from retrieval_bench.evaluation.files import check_table_name, write_frame
         from retrieval_bench.evaluation.statistics import intervals
+        from retrieval_bench.records import finite
 
-        for path in (self.per_query, self.per_class, self.curve):
+        tables = [path for path in (self.per_query, self.per_class, self.curve) if path is not None]
+        for path in tables:
             check_table_name(path)
+        if len(set(tables)) < len(tables):
+            raise UserError(f"{tables[0]}: two tables cannot be written to one file")
         metrics = self.metrics if self.curve is None or "curve" in self.metrics else (*self.metrics, "curve")
         found = evaluate_in_detail(
             **self._given(),
@@ -133,18 +137,22 @@ class Evaluate:
             if path is not None:
                 write_frame(frame(), path)
         ranges = intervals(found.columns) if self.intervals else {}
-        print(json.dumps({**found.metrics, **ranges}) if self.json else _listed(found.metrics, ranges))
+        print(json.dumps(finite({**found.metrics, **ranges}), allow_nan=False) if self.json else _listed(found.metrics, ranges))
 
     def _given(self) -> dict[str, Any]:
         """The embeddings and labels, as arguments of the evaluator."""
         from retrieval_bench.evaluation.files import read_embeddings, read_set
 
         if self.file is not None:
+            if self.query_labels or self.gallery_labels:
+                raise UserError("--query-labels and --gallery-labels belong to --query and --gallery; the labels of a file are --labels")
             if self.query or self.gallery:
                 raise UserError(f"{self.file}: give one file, or --query and --gallery, not both")
             return read_set(self.file, self.labels)
         if self.query is None or self.gallery is None:
             raise UserError("give a file with embeddings and labels, or --query FILE and --gallery FILE")
+        if self.labels:
+            raise UserError("--labels belongs to a single file; use --query-labels and --gallery-labels")
         queries, query_labels = read_embeddings(self.query, self.query_labels)
         gallery, labels = read_embeddings(self.gallery, self.gallery_labels)
         return {"embeddings": gallery, "labels": labels, "query_embeddings": queries, "query_labels": query_labels}

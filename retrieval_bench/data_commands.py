@@ -204,8 +204,8 @@ class Speed:
 
     def execute(self) -> None:
         from retrieval_bench.data.loading import resolve_workers
+        from retrieval_bench.device import resolve_device
         from retrieval_bench.experiments.data_speed import measure_speed, report
-        from retrieval_bench.run import resolve_device
 
         if self.batch_size < 2 or self.stored < 0 or self.image_size < 8:
             raise UserError(

@@ -51,15 +51,15 @@ def record_path(results: Path, run_id: str) -> Path:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes the record atomically; NaN and infinities, which JSON lacks, become null."""
-    write_text(path, json.dumps(_finite(record), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(record), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with None in place of NaN and infinities, at any depth."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -23,6 +23,7 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed
 from retrieval_bench.evaluation.evaluate import evaluate
@@ -85,13 +86,6 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     if config.model.weights not in ("imagenet", "none"):
         identity["model"]["weights"] = f"sha256:{digest(Path(config.model.weights).expanduser())}"
     return identity
-
-
-def resolve_device(device: str) -> str:
-    """``cpu`` or ``cuda``; raises :class:`UserError` if a GPU is asked for and there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU on this machine; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches]) -> dict[str, Any]:

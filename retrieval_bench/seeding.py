@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def derive(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed that depends on the run's `seed` and on every part of `purpose`, the same on every machine."""
-    text = repr((seed, *purpose)).encode()
+    text = repr((int(seed), *purpose)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 
 

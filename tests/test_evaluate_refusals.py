@@ -77,19 +77,16 @@ def test_other_endings_are_refused_before_any_work(flag: str, name: str, refusal
 
 @pytest.mark.parametrize("name", ["folder.csv", "labels.txt/table.csv"])
 def test_places_that_cannot_be_written_are_refused_before_any_work(name: str, refusal: Run, no_work: None) -> None:
-    # BUG: found only after the search, and for a folder named with a temporary file's name
     Path("folder.csv").mkdir()
     assert f"error: {name}: " in refusal("e.npz", "--per-query", name)
 
 
 def test_two_tables_in_one_file_are_refused(refusal: Run, no_work: None) -> None:
-    # BUG: the second replaces the first
     assert "q.csv" in refusal("e.npz", "--per-query", "q.csv", "--per-class", "q.csv")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_one_line(refusal: Run) -> None:
-    # BUG: RuntimeError of torch with a traceback
     assert "--device" in refusal("e.npz", "--device", "cuda")
 
 
@@ -103,7 +100,6 @@ def test_a_device_that_is_not_there_is_one_line(refusal: Run) -> None:
     ids=" ".join,
 )
 def test_labels_of_a_file_that_is_not_given_are_refused(words: list[str], refusal: Run) -> None:
-    # BUG: ignored in silence
     assert "labels" in refusal(*words)
 
 

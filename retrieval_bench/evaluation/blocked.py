@@ -21,14 +21,14 @@ from retrieval_bench.evaluation.vectors import Vectors
 
 Goal = Literal["first", "top", "all"]
 """How far counts must be right: for each query's best positive; for it, and for every positive among the first R; for every positive."""
-TIE = 1e-12
-"""Similarities this close are equal: far above the rounding of float64, far below what float32 embeddings can express."""
 BLOCK = {"cpu": 1024, "cuda": 8192}
 PIECE = 1 << 22
 
 
 def count_blocked(matching: Matching, goal: Goal, device: str = "cpu", memory: float = 1e9) -> np.ndarray:
-    """How many negatives rank before each positive; a negative of equal similarity (within ``TIE``) ranks before it.
+    """How many negatives rank before each positive; a negative of equal similarity ranks before it.
+
+    Equal means: not told apart by float64 (:func:`retrieval_bench.evaluation.vectors.tolerance`).
 
     Args:
         matching: the search.
@@ -61,18 +61,17 @@ class Counter:
     def __init__(self, matching: Matching, goal: Goal, device: str, memory: float):
         self.matching = matching
         self.device = torch.device(device)
-        share = memory if matching.queries is matching.gallery else memory / 2
-        self.queries = Blocks(matching.queries, matching.query_order, "left", self.device, share)
         alike = matching.symmetric and matching.queries.distance == "cosine"
+        share = memory if alike else memory / 2
+        self.queries = Blocks(matching.queries, matching.query_order, "left", self.device, share)
         self.gallery = self.queries if alike else Blocks(matching.gallery, matching.gallery_order, "right", self.device, share)
-        self.error = matching.gallery.error + TIE
         has_positive = matching.counts > 0
         self.first = np.full(len(has_positive), np.inf)
-        self.first[has_positive] = matching.positives[matching.starts[:-1][has_positive]]
-        self.low, self.high = (self._limits(self.first + shift) for shift in (-self.error, self.error))
+        self.first[has_positive] = matching.limits[matching.starts[:-1][has_positive]]
+        self.low, self.high = (self._limits(self.first + shift) for shift in (-matching.gallery.error, matching.gallery.error))
         self.counts = np.zeros(len(self.first), dtype=np.int64)
         self.close: list[tuple[np.ndarray, np.ndarray]] = []
-        self.buckets = None if goal == "first" else self._buckets(deep=goal == "all")
+        self.buckets = None if goal == "first" else Buckets(matching, deep=goal == "all")
         self.floor = self.low.clone()
         if self.buckets is not None:
             if goal == "top":
@@ -123,19 +122,15 @@ class Counter:
             close = (chosen >= self.low[places, None]) & (chosen < self.high[places, None])
             row, item = (found.cpu().numpy() for found in close.nonzero(as_tuple=True))
             self.close.append((query[rows[row]], item + first_item))
-        if sum(len(asked) for asked, _ in self.close) > BATCH:
-            self._decide()
+            if sum(len(asked) for asked, _ in self.close) > BATCH:
+                self._decide()
 
     def _decide(self) -> None:
         """Counts, in float64, the pairs that were set aside."""
         if self.close:
             query, item = (np.concatenate(parts) for parts in zip(*self.close, strict=True))
             self.close = []
-            ahead = exact(self.matching, query, item) >= self.first[query] - TIE
-            np.add.at(self.counts, query[ahead], 1)
-
-    def _buckets(self, deep: bool) -> Buckets:
-        return Buckets(self.matching, self.error, TIE, lambda query, item: exact(self.matching, query, item), deep)
+            np.add.at(self.counts, query[self.matching.exact(query, item) >= self.first[query]], 1)
 
     def _look_ahead(self) -> None:
         """Gives up, by a sample of the gallery, positives that surely are not among the first R."""
@@ -145,14 +140,14 @@ class Counter:
         items = torch.from_numpy(matching.gallery.right(matching.gallery_order[sample]).astype(np.float32)).to(self.device)
         classes = torch.from_numpy(matching.gallery_classes[sample]).to(self.device)
         asked = torch.from_numpy(matching.classes).to(self.device)
-        seen = self._buckets(deep=False)
+        seen = Buckets(matching, deep=False)
         self.buckets.alive = seen.alive
         with full_precision():
             for start in range(0, len(self.first), BLOCK[self.device.type]):
                 rows = slice(start, min(start + BLOCK[self.device.type], len(self.first)))
                 similarity = self.queries.block(rows) @ items.T
                 similarity.masked_fill_(asked[rows, None] == classes, -torch.inf)
-                floor = self._limits(seen.floor(rows) - self.error)
+                floor = self._limits(seen.floor(rows) - matching.gallery.error)
                 row, item, value = above(similarity, floor)
                 seen.add(row + start, sample[item], value)
                 seen.floor(rows)
@@ -160,9 +155,11 @@ class Counter:
     def _lift(self, queries: slice) -> None:
         """Raises the floor, below which negatives are not counted, of some queries."""
         if self.buckets is not None:
-            self.floor[queries] = self._limits(self.buckets.floor(queries) - self.error)
+            self.floor[queries] = self._limits(self.buckets.floor(queries) - self.matching.gallery.error)
 
     def _limits(self, values: np.ndarray) -> Tensor:
+        """float32 on the device: similarities as inner products."""
+        values = values + self.matching.gallery.offset
         return torch.from_numpy(np.maximum(values, -8).astype(np.float32)).to(self.device)  # -8: below all, above a hidden positive
 
 
@@ -213,21 +210,20 @@ def hide_positives(similarity: Tensor, matching: Matching, rows: slice, columns:
         similarity[here, there] = -torch.inf
 
 
-def exact(matching: Matching, query: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """float64 (n,): similarities of pairs of places."""
-    out = np.empty(len(query))
-    step = max(1, PIECE // matching.queries.size)
-    for start in range(0, len(query), step):
-        part = slice(start, start + step)
-        left = matching.queries.left(matching.query_order[query[part]])
-        out[part] = np.einsum("nd,nd->n", left, matching.gallery.right(matching.gallery_order[item[part]]))
-    return out
-
-
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 products in float32, whatever the process has set for training."""
-    before = torch.get_float32_matmul_precision()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the process uses torch's newer setting, which forbids to ask for the older one
+        matmul = torch.backends.cuda.matmul
+        newer = matmul.fp32_precision
+        matmul.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = newer
+        return
     torch.set_float32_matmul_precision("highest")
     try:
         yield

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from retrieval_bench.evaluation.matching import Matching
 
 BATCH = 1 << 18
 """Pairs that are sorted into buckets at a time."""
-Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Buckets:
@@ -20,26 +17,20 @@ class Buckets:
 
     Args:
         matching: the search.
-        error: how far a given similarity may be from the true one; a pair that close to a positive is computed in float64.
-        tie: similarities this close are equal.
-        exact: float64 similarities of pairs of places.
         deep: count for all positives; otherwise a positive is given up once it cannot be among the first R any more.
     """
 
-    def __init__(self, matching: Matching, error: float, tie: float, exact: Exact, deep: bool):
+    def __init__(self, matching: Matching, deep: bool):
         self.matching = matching
-        self.error = error
-        self.tie = tie
-        self.exact = exact
-        self.histogram = np.zeros(len(matching.positives) + len(matching.counts), dtype=np.int64)
         self.deep = deep
-        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.alive = np.ones(len(matching.positives), dtype=bool)
-        self.depth = int(matching.counts.max(initial=0)).bit_length()
+        self.histogram = np.zeros(len(matching.positives) + len(matching.counts), dtype=np.int64)
+        self.steps = int(matching.counts.max(initial=0)).bit_length() + 1
+        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def add(self, query: np.ndarray, item: np.ndarray, similarity: np.ndarray) -> None:
-        """Takes in negatives: places of query and item, and their similarities (float32)."""
-        self.waiting.append((query, item, similarity))
+    def add(self, query: np.ndarray, item: np.ndarray, product: np.ndarray) -> None:
+        """Takes in negatives: places of query and item, and their inner products (float32)."""
+        self.waiting.append((query, item, product))
         if sum(len(given) for given, *_ in self.waiting) > BATCH:
             self._sort_in()
 
@@ -47,16 +38,15 @@ class Buckets:
         """Puts what was taken in into its buckets; many pairs at a time, since few cost as much."""
         if not self.waiting:
             return
-        query, item, similarity = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
+        query, item, product = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
         self.waiting = []
-        values = similarity.astype(np.float64)
-        close = np.flatnonzero(self._beaten(query, values - self.error) != self._beaten(query, values + self.error))
-        values[close] = self.exact(query[close], item[close])
-        bucket = self._beaten(query, values + self.tie)
-        np.add.at(self.histogram, self.matching.starts[query] + query + bucket, 1)
+        values, error = product.astype(np.float64) - self.matching.gallery.offset, self.matching.gallery.error
+        close = np.flatnonzero(self._beaten(query, values - error) != self._beaten(query, values + error))
+        values[close] = self.matching.exact(query[close], item[close])
+        np.add.at(self.histogram, self.matching.starts[query] + query + self._beaten(query, values), 1)
 
     def floor(self, queries: slice) -> np.ndarray:
-        """float64 (n,): the similarity of each query's worst positive that still counts; inf if none does. Gives positives up."""
+        """float64 (n,): the limit of each query's worst positive that still counts; inf if none does. Gives positives up."""
         self._sort_in()
         matching = self.matching
         part = slice(int(matching.starts[queries.start]), int(matching.starts[queries.stop]))
@@ -66,7 +56,7 @@ class Buckets:
             self.alive[part] &= self._ahead(query, part) + self._place(query, part) < matching.counts[query]
         lowest = np.full(len(counts), np.inf)
         chosen = np.flatnonzero(self.alive[part])
-        lowest[query[chosen] - queries.start] = matching.positives[part][chosen]  # best first: the last one written is the worst
+        lowest[query[chosen] - queries.start] = matching.limits[part][chosen]  # best first: the last one written is the worst
         return lowest
 
     def ahead(self) -> np.ndarray:
@@ -94,14 +84,16 @@ class Buckets:
         return np.arange(part.start, part.stop) - self.matching.starts[query]
 
     def _beaten(self, query: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """int64: how many of its query's positives are at most each value (binary search, all at once)."""
-        positives, starts = self.matching.positives, self.matching.starts
-        low, high = np.zeros(len(query), dtype=np.int64), self.matching.counts[query]
-        for _ in range(self.depth + 1):
+        """int64: before how many of its query's positives each value ranks (binary search, all at once)."""
+        limits, starts, counts = self.matching.limits, self.matching.starts, self.matching.counts
+        low, high = np.zeros(len(query), dtype=np.int64), counts[query]
+        if not len(limits):
+            return low
+        for _ in range(self.steps):
             open_ = low < high
             middle = (low + high) // 2
-            inside = np.where(open_, starts[query] + self.matching.counts[query] - 1 - middle, 0)  # positives are best first
-            smaller = open_ & (positives[inside] <= values)
+            inside = np.where(open_, starts[query] + counts[query] - 1 - middle, 0)  # positives are best first
+            smaller = open_ & (limits[inside] <= values)
             low = np.where(smaller, middle + 1, low)
             high = np.where(open_ & ~smaller, middle, high)
         return low

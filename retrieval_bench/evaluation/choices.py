@@ -13,5 +13,5 @@ DEFAULT_METRICS: tuple[Metric, ...] = ("recall", "mrr", "r_precision", "map_at_r
 
 def check_ks(ks: tuple[int, ...]) -> None:
     """Raises :class:`UserError` unless `ks` are distinct whole numbers from 1 up."""
-    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+    if not ks or any(int(k) != k for k in ks) or min(ks) < 1 or len(set(ks)) < len(ks):
         raise UserError(f"--k {' '.join(map(str, ks))}: give distinct whole numbers from 1 up")

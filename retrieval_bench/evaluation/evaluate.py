@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import torch
 
+from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation import metrics as measures
 from retrieval_bench.evaluation.blocked import Goal, count_blocked
@@ -130,15 +130,15 @@ def evaluate_in_detail(
         queries, gallery = as_pair(np.asanyarray(query_embeddings), embeddings, distance)
         names, asked = _labels(labels, len(gallery), "labels"), _labels(query_labels, len(queries), "query_labels")
         itself = np.full(len(queries), -1) if same_item is None else _same_item(same_item, len(queries), len(gallery))
-    if (names.dtype.kind in "US") != (asked.dtype.kind in "US"):
-        raise UserError("labels and query_labels: one is text and the other numbers; give both in the same form")
+    _check_alike(names, asked)
     codes = np.unique(np.concatenate([names, asked]), return_inverse=True)[1]
     matching = match(queries, codes[len(names) :], gallery, codes[: len(names)], itself)
     if not (matching.counts > 0).any():
         raise UserError("no query has an item of its class in the gallery: every class needs two images (or one in the gallery)")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    search = Search(ks, metrics, engine, device, memory_gb)
+    if ((own := matching.itself) >= 0).any() and (matching.gallery_classes[own[own >= 0]] != matching.classes[own >= 0]).any():
+        raise UserError("same_item: a query's own item has another label than the query")
+    depth = max(*ks, 2 * int(matching.counts.max()))
+    search = Search(ks, metrics, engine, resolve_device(device), memory_gb, depth)
     found = [search.run(part) for part in portions(matching, POSITIVES)]
     evaluation = _summary(found, asked, ks)
     if "clustering" in metrics:
@@ -157,6 +157,7 @@ class Search:
     engine: Engine
     device: str
     memory_gb: float
+    depth: int
 
     @property
     def goal(self) -> Goal:
@@ -176,9 +177,9 @@ class Search:
 
     def _ranks(self, matching: Matching) -> tuple[np.ndarray, dict[str, float]]:
         if self.engine in ("ivf", "hnsw"):
-            return rank_approximately(matching, self.engine, max(*self.ks, 2 * int(matching.counts.max())))  # pyright: ignore[reportArgumentType]
+            return rank_approximately(matching, self.engine, self.depth)  # pyright: ignore[reportArgumentType]
         if self.engine == "flat" and self.goal != "all":
-            ahead = count_flat(matching, self.goal, max(self.ks), beyond="mrr" in self.metrics)
+            ahead = count_flat(matching, self.goal, max(self.ks))
         else:
             ahead = count_blocked(matching, self.goal, self.device, self.memory_gb * 1e9)
         return ahead + np.arange(len(ahead)) - np.repeat(matching.starts[:-1], matching.counts) + 1, {}
@@ -232,6 +233,16 @@ def _check_names(metrics: tuple[str, ...], engine: str, distance: str) -> None:
             raise UserError(f"unknown {what} '{given}' (known: {', '.join(known)})")
 
 
+def _check_alike(names: np.ndarray, asked: np.ndarray) -> None:
+    """Refuses labels of two kinds, or of two number types that only meet in floats which cannot hold them."""
+    if (names.dtype.kind == "U") != (asked.dtype.kind == "U"):
+        raise UserError("labels and query_labels: one is text and the other numbers; give both in the same form")
+    if names.dtype.kind != "U" and np.result_type(names, asked).kind == "f":
+        largest = max(float(np.abs(values.astype(np.float64)).max(initial=0.0)) for values in (names, asked))
+        if largest >= 2.0**53 and names.dtype != asked.dtype:
+            raise UserError(f"labels and query_labels: {names.dtype} and {asked.dtype} numbers above 2^53; give both in the same type")
+
+
 def _same_item(rows: Any, queries: int, gallery: int) -> np.ndarray:
     rows = np.asarray(rows)
     if rows.shape != (queries,) or rows.dtype.kind not in "iu" or (len(rows) and not -1 <= rows.min() <= rows.max() < gallery):
@@ -243,6 +254,8 @@ def _labels(labels: Any, count: int, what: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (count,):
         raise UserError(f"{what}: expected shape ({count},) to match its embeddings, found {labels.shape}")
-    if labels.dtype.kind not in "iubfUS" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "surrogateescape")
+    if labels.dtype.kind not in "iubfU" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
         raise UserError(f"{what}: expected whole numbers or text, found {labels.dtype} (or values that are not finite)")
     return labels

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.files import atomic_path
+from retrieval_bench.files import atomic_path, check_writable
 
 TABLES = (".csv", ".parquet")
 
@@ -37,7 +37,11 @@ def read_embeddings(path: Path, labels: Path | None = None) -> tuple[np.ndarray,
 def read_set(path: Path, labels: Path | None = None) -> dict[str, np.ndarray]:
     """:func:`read_embeddings` as arguments of ``evaluate``, with the ``query_`` arrays that an ``.npz`` file holds."""
     embeddings, own = read_embeddings(path, labels)
-    queries = {name: values for name, values in _read(path).items() if name.startswith("query_")} if path.suffix == ".npz" else {}
+    queries = (
+        {name: values for name, values in _read(path).items() if name.startswith("query_")}
+        if path.suffix not in (".npy", ".parquet")
+        else {}
+    )
     return {"embeddings": embeddings, "labels": own, **queries}
 
 
@@ -46,7 +50,7 @@ def read_labels(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         return _load(path)
     try:
-        return np.array(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        return np.array(path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
@@ -57,6 +61,13 @@ def check_table_name(path: Path | None) -> None:
     """Raises :class:`UserError` now, rather than after the work, for a table that cannot be written."""
     if path is not None and path.suffix not in TABLES:
         raise UserError(f"{path}: a table is written as {' or '.join(TABLES)}")
+    if path is not None:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name a file")
+        try:
+            check_writable(path.parent)
+        except UserError:
+            raise UserError(f"{path}: cannot be written there; choose another place") from None
 
 
 def write_frame(frame: Any, path: Path) -> None:
@@ -109,8 +120,7 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a Parquet file ({first_line(error)})") from None
     found: dict[str, np.ndarray] = {}
     if "label" in frame:
-        labels = frame.pop("label").to_numpy()
-        found["labels"] = labels.astype(str) if labels.dtype == object else labels
+        found["labels"] = _parquet_labels(path, frame.pop("label"))
     try:
         if "embedding" in frame:
             found["embeddings"] = np.stack([np.asarray(row, dtype=np.float64) for row in frame["embedding"]])
@@ -119,3 +129,14 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: column 'embedding' does not hold lists of numbers of one length ({first_line(error)})") from None
     return found
+
+
+def _parquet_labels(path: Path, column: Any) -> np.ndarray:
+    if column.isna().any():
+        raise UserError(f"{path}: row {int(column.isna().to_numpy().argmax()) + 1} has no label")
+    labels = column.to_numpy()
+    if labels.dtype != object:
+        return labels
+    if not all(isinstance(label, str) for label in labels):
+        raise UserError(f"{path}: column 'label' holds something else than numbers or text")
+    return labels.astype(str)

@@ -20,7 +20,8 @@ def health(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
         ``intra_distance``: mean Euclidean distance of two rows of a class, averaged over classes with two rows or more;
         ``inter_distance``: mean distance of two class means; ``density``: the first over the second (pi_density);
         ``spectral_decay``: Kullback-Leibler divergence from the uniform distribution to the singular values of the rows, scaled to sum
-        1 (rho): 0 when all directions are used alike, larger when few are. NaN where there is nothing to measure.
+        1 (rho): 0 when all directions are used alike, larger when few are (a share counts as 10^-6 at least). Distances are those of
+        unit rows, or of the embeddings themselves under ``l2``. NaN where there is nothing to measure.
     """
     order = np.argsort(codes, kind="stable")
     edges = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
@@ -33,8 +34,13 @@ def health(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
             within.append(_mean_distance(rows))
     inside = float(np.mean(within)) if within else float("nan")
     between = _mean_distance(np.array(means)) if len(means) > 1 else float("nan")
-    density = inside / between if between > 0 else float("nan")
-    return {"intra_distance": inside, "inter_distance": between, "density": density, "spectral_decay": _spectral_decay(vectors)}
+    unit = float(vectors.scale[0].prod()) if vectors.distance == "l2" and len(vectors) else 1.0
+    return {
+        "intra_distance": unit * inside,
+        "inter_distance": unit * between,
+        "density": inside / between if between > 1e-7 else float("nan"),
+        "spectral_decay": _spectral_decay(vectors),
+    }
 
 
 def _mean_distance(rows: np.ndarray) -> float:
@@ -55,5 +61,7 @@ def _spectral_decay(vectors: Vectors) -> float:
         rows = vectors.rows(slice(start, start + step))
         gram += rows.T @ rows
     values = np.sqrt(np.linalg.eigvalsh(gram).clip(0))[-min(size, len(vectors)) :]
-    shares = (values / values.sum()).clip(1e-12) if values.sum() > 0 else values + 1 / len(values)
-    return float(-np.log(shares * len(shares)).mean())
+    if not values.sum() > 0:
+        return float("nan")
+    shares = (values / values.sum()).clip(1e-6)
+    return max(0.0, float(-np.log(shares * len(shares)).mean()))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 
-from retrieval_bench.evaluation.blocked import TIE, Goal, count_blocked, exact
+from retrieval_bench.evaluation.blocked import Goal, count_blocked
 from retrieval_bench.evaluation.buckets import Buckets
 from retrieval_bench.evaluation.matching import Matching, subset
 from retrieval_bench.evaluation.vectors import PIECE
@@ -17,7 +17,7 @@ SAMPLE, SAMPLE_DEPTH = 1000, 10
 """How many queries, and how many neighbours of each, an approximate index is compared with the exact one on."""
 
 
-def count_flat(matching: Matching, goal: Goal, depth: int, beyond: bool = True) -> np.ndarray:
+def count_flat(matching: Matching, goal: Goal, depth: int) -> np.ndarray:
     """As :func:`retrieval_bench.evaluation.blocked.count_blocked`, from FAISS's flat lists.
 
     Pairs that float32 cannot decide are decided in float64; queries whose list ends too early for a decision are counted by the blocked
@@ -27,10 +27,8 @@ def count_flat(matching: Matching, goal: Goal, depth: int, beyond: bool = True) 
         matching: the search.
         goal: ``first`` or ``top``.
         depth: length of the lists, but for the positives of a class.
-        beyond: count the best positive exactly however far behind it is; without, a count of at least `depth` is only known to be that.
     """
-    error = matching.gallery.error + TIE
-    buckets = Buckets(matching, error, TIE, lambda query, item: exact(matching, query, item), deep=True)
+    buckets = Buckets(matching, deep=True)
     index = build_index(matching, "flat")
     size = len(matching.gallery_order)
     length = min(size, max(depth, 2 * int(matching.counts.max(initial=0))) + 1)
@@ -46,8 +44,9 @@ def count_flat(matching: Matching, goal: Goal, depth: int, beyond: bool = True) 
         return ahead
     query = np.repeat(np.arange(len(matching.counts)), matching.counts)
     best = np.arange(len(ahead)) == matching.starts[query]
-    enough = np.where(best & beyond, size, np.maximum(depth, matching.counts[query]))
-    open_ = (best | (goal != "first")) & (matching.positives <= ends[query] + error) & (ahead < enough)
+    enough = np.where(best, size, np.maximum(depth, matching.counts[query]))
+    listed = matching.limits + matching.gallery.offset > ends[query] + matching.gallery.error
+    open_ = (best | (goal != "first")) & ~listed & (ahead < enough)
     unsure = np.unique(query[open_])
     if len(unsure):
         again = subset(matching, unsure)
@@ -87,6 +86,7 @@ def build_index(matching: Matching, kind: Literal["flat", "ivf", "hnsw"], probes
     """A FAISS index of inner products over the gallery, in the matching's order."""
     size, dimension = len(matching.gallery_order), matching.gallery.size
     cells = max(1, min(round(4 * size**0.5), size // 39))  # FAISS asks for 39 training points per cell
+    index: Any
     if kind == "flat":
         index = faiss.IndexFlatIP(dimension)
     elif kind == "ivf":
@@ -97,6 +97,7 @@ def build_index(matching: Matching, kind: Literal["flat", "ivf", "hnsw"], probes
         index.hnsw.efSearch = 4 * probes
     step = max(1, PIECE // dimension)
     if not index.is_trained:
+        index.cp.min_points_per_centroid = 1  # no warning for small galleries
         chosen = np.linspace(0, size - 1, min(size, 64 * cells)).astype(np.int64)
         index.train(matching.gallery.right(matching.gallery_order[np.unique(chosen)]).astype(np.float32))  # pyright: ignore[reportCallIssue]
     for start in range(0, size, step):

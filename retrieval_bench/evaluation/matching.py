@@ -8,10 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from retrieval_bench.evaluation.vectors import Vectors
-
-PIECE = 1 << 20
-"""Numbers that are multiplied at once."""
+from retrieval_bench.evaluation.vectors import Vectors, paired_similarities, similarities, tolerance
 
 
 @dataclass(frozen=True)
@@ -65,26 +62,32 @@ class Matching:
     def positives(self) -> np.ndarray:
         """float64 (sum of R,): similarities of each query's positives, best first."""
         flat = np.empty(self.starts[-1])
-        sizes = np.stack([np.diff(self.query_starts), np.diff(self.gallery_starts)], axis=1)
-        for asked, items in np.unique(sizes[(sizes > 0).all(axis=1)], axis=0).tolist():  # classes of one size together
-            alike = np.flatnonzero((sizes == (asked, items)).all(axis=1))
-            step = max(1, PIECE // ((asked + items) * self.queries.size + asked * items))
-            for start in range(0, len(alike), step):
-                self._fill(flat, alike[start : start + step], asked, items)
+        for label in np.flatnonzero((np.diff(self.query_starts) > 0) & (np.diff(self.gallery_starts) > 0)).tolist():
+            asked, items = self.query_range(label), self.gallery_range(label)
+            similarity = similarities(self.queries, self.query_order[asked], self.gallery, self.gallery_order[items])
+            similarity[self.itself[asked, None] == np.arange(items.start, items.stop)] = -np.inf
+            similarity[:, ::-1].sort(axis=1)
+            wanted = np.arange(similarity.shape[1]) < self.counts[asked, None]
+            flat[self.starts[asked.start] : self.starts[asked.stop]] = similarity[wanted]
         return flat
 
-    def _fill(self, flat: np.ndarray, labels: np.ndarray, asked: int, items: int) -> None:
-        """The part of :attr:`positives` of some classes that have the same numbers of queries and items."""
-        queries = self.query_starts[labels, None] + np.arange(asked)
-        gallery = self.gallery_starts[labels, None] + np.arange(items)
-        left = self.queries.left(self.query_order[queries.ravel()]).reshape(len(labels), asked, -1)
-        right = self.gallery.right(self.gallery_order[gallery.ravel()]).reshape(len(labels), items, -1)
-        similarity = left @ right.transpose(0, 2, 1)
-        similarity[self.itself[queries][:, :, None] == gallery[:, None]] = -np.inf
-        similarity[..., ::-1].sort(axis=2)
-        places = self.starts[queries][:, :, None] + np.arange(items)
-        wanted = np.arange(items) < self.counts[queries][:, :, None]
-        flat[places[wanted]] = similarity[wanted]
+    @cached_property
+    def limits(self) -> np.ndarray:
+        """float64 (sum of R,): a negative of at least this similarity ranks before the positive; equal ones do."""
+        return self.positives - tolerance(self.positives)
+
+    def exact(self, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """float64 (n,): similarities of pairs of places; of queries with items all at once where the pairs are most of those."""
+        asked, row = np.unique(query, return_inverse=True)
+        items, column = np.unique(item, return_inverse=True)
+        if len(query) < len(asked) * len(items) / 16:
+            return paired_similarities(self.queries, self.query_order[query], self.gallery, self.gallery_order[item])
+        out = np.empty(len(query))
+        for start in range(0, len(asked), 64):
+            here = np.flatnonzero((row >= start) & (row < start + 64))
+            block = similarities(self.queries, self.query_order[asked[start : start + 64]], self.gallery, self.gallery_order[items])
+            out[here] = block[row[here] - start, column[here]]
+        return out
 
     def query_range(self, label: int) -> slice:
         """Places of the queries of a class."""
@@ -103,7 +106,7 @@ def match(queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_c
         query_codes: int (Q,), classes 0..C-1.
         gallery: G vectors, the same object in self-retrieval.
         gallery_codes: int (G,).
-        itself: int (Q,), gallery row that is the query itself, -1 for none.
+        itself: int (Q,), gallery row that is the query itself, -1 for none; of the query's class.
     """
     classes = int(max(query_codes.max(initial=-1), gallery_codes.max(initial=-1))) + 1
     query_order, gallery_order = np.argsort(query_codes, kind="stable"), np.argsort(gallery_codes, kind="stable")

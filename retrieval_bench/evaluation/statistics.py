@@ -46,7 +46,7 @@ def bootstrap_interval(
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return math.nan, math.nan
-    codes = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    codes = _codes(values, groups)
     sums, sizes = np.bincount(codes, weights=values), np.bincount(codes)
     draws = np.random.Generator(np.random.PCG64(derive(seed, "bootstrap")))
     means, step = np.empty(resamples), max(1, DRAWS // len(sums))
@@ -93,7 +93,9 @@ def paired_permutation_test(
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise UserError(f"a paired test needs the same queries in both runs: found {first.shape} and {second.shape}")
-    codes = np.arange(len(first)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if not np.isfinite(first - second).all():
+        raise UserError("a paired test needs a value of every query in both runs: some are NaN or infinite")
+    codes = _codes(first, groups)
     sums = np.bincount(codes, weights=first - second)
     sums = sums[sums != 0]
     observed = abs(sums.sum())
@@ -105,6 +107,15 @@ def paired_permutation_test(
     draws = np.random.Generator(np.random.PCG64(derive(seed, "permutation")))
     reached, step = 0, max(1, DRAWS // len(sums))
     for start in range(0, resamples, step):
-        signs = draws.integers(0, 2, (min(step, resamples - start), len(sums)), dtype=np.int8)
+        signs = draws.integers(0, 2, (min(step, resamples - start), len(sums)))
         reached += int((np.abs(sums.sum() - 2 * (signs @ sums)) >= bound).sum())
     return difference, (reached + 1) / (resamples + 1)
+
+
+def _codes(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """int64 (Q,): numbers of the units that are drawn: queries, or the classes that `groups` names."""
+    if groups is None:
+        return np.arange(len(values))
+    if np.shape(groups) != values.shape:
+        raise UserError(f"groups: expected a class for each of {len(values)} queries, found shape {np.shape(groups)}")
+    return np.unique(groups, return_inverse=True)[1]

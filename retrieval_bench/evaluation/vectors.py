@@ -1,7 +1,8 @@
-"""Embeddings as rows whose inner products rank neighbours: float64 for decisions, float32 for speed.
+"""Embeddings as rows whose neighbours are ranked: by inner products in float32 for speed, by differences in float64 for decisions.
 
-Cosine similarity is the inner product of unit rows. The Euclidean distance becomes one too: with all rows centred and scaled to a largest
-norm of 1, ``-|a - b|^2 / 2 = <(a, -|a|^2 / 2, 1), (b, 1, -|b|^2 / 2)>``, which ranks as the negative distance does.
+Rows are scaled to length 1 for the cosine, and centred with a largest norm of 1 for the Euclidean distance. Both then rank as
+``-|a - b|^2 / 2`` does, which is the similarity in all decisions: differences of rows keep their precision however close the rows are. In
+float32 it is an inner product (less 1, for the cosine): ``<(a, -|a|^2 / 2, 1), (b, 1, -|b|^2 / 2)>`` for the Euclidean distance.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class Vectors:
         return self.raw.shape[1] + (2 if self.distance == "l2" else 0)
 
     @property
+    def offset(self) -> float:
+        """What the inner products of :meth:`left` and :meth:`right` have more than the similarity."""
+        return 1.0 if self.distance == "cosine" else 0.0
+
+    @property
     def error(self) -> float:
         """Bound on what rounding rows to float32 and summing products in float32, in any order, changes a similarity by.
 
@@ -64,7 +70,7 @@ class Vectors:
         return self._converted(rows, (1, 0))
 
     def right(self, rows: Rows) -> np.ndarray:
-        """float64 (n, size): the rows as gallery; similarities are ``left @ right.T``."""
+        """float64 (n, size): the rows as gallery; ``left @ right.T`` are the similarities, but for :attr:`offset`."""
         return self._converted(rows, (0, 1))
 
     def _converted(self, rows: Rows, places: tuple[int, int]) -> np.ndarray:
@@ -74,6 +80,31 @@ class Vectors:
         more = np.ones((len(converted), 2))
         more[:, places[1]] = -0.5 * np.einsum("nd,nd->n", converted, converted)
         return np.concatenate([converted, more], axis=1)
+
+
+def similarities(queries: Vectors, asked: Rows, gallery: Vectors, items: Rows) -> np.ndarray:
+    """float64 (n, m): ``-|a - b|^2 / 2`` of some queries and some gallery rows, each with each."""
+    from scipy.spatial.distance import cdist
+
+    return -0.5 * cdist(queries.rows(asked), gallery.rows(items), "sqeuclidean")
+
+
+def paired_similarities(queries: Vectors, asked: np.ndarray, gallery: Vectors, items: np.ndarray) -> np.ndarray:
+    """float64 (n,): ``-|a - b|^2 / 2`` of the first query and the first item, the second and the second, ..."""
+    out = np.empty(len(asked))
+    step = max(1, PIECE // queries.size)
+    for start in range(0, len(asked), step):
+        difference = queries.rows(asked[start : start + step]) - gallery.rows(items[start : start + step])
+        out[start : start + step] = -0.5 * np.einsum("nd,nd->n", difference, difference)
+    return out
+
+
+def tolerance(similarity: np.ndarray) -> np.ndarray:
+    """What rounding in float64 may change similarities by, with some room: two that are closer are equal.
+
+    A part in 10^12, what errors of 10^-15 in the rows make of it, and the distance 10^-14 between rows that are the same but for rounding.
+    """
+    return 1e-12 * np.abs(similarity) + 1e-15 * np.sqrt(2 * np.abs(similarity)) + 1e-28
 
 
 def as_vectors(given: np.ndarray, distance: Distance = "cosine", what: str = "embeddings") -> Vectors:

@@ -144,7 +144,6 @@ def test_small_galleries_work(kind: Kind, rows: int) -> None:
 
 
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: the depth of the lists follows from the largest class of the portion, not of the search (Search._ranks)
     vectors, labels = drawn(300, 20)
     whole = evaluate_in_detail(vectors, labels, engine="ivf")
     monkeypatch.setattr(listed, "PIECE", 500)

@@ -76,7 +76,6 @@ def test_npy_is_mapped_and_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["a\nb\nc d\n", "a\nb\nc d", "a\r\nb\r\nc d\r\n", b"\xef\xbb\xbfa\nb\nc d\n"])
 def test_labels_are_lines_of_text(content: str | bytes, tmp_path: Path) -> None:
-    # BUG: with a byte order mark, which Windows editors write, the first label is a class of its own; encoding="utf-8-sig" drops it
     assert read_labels(text(tmp_path / "labels.txt", content)).tolist() == ["a", "b", "c d"]
 
 
@@ -89,7 +88,6 @@ def test_queries_of_an_npz_file_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["E.NPZ", "embeddings.zip", "embeddings"])
 def test_queries_are_read_whatever_the_file_is_called(name: str, tmp_path: Path) -> None:
-    # BUG: the queries of any name but .npz are dropped in silence, and the gallery is searched among itself
     saved(tmp_path / "e.npz", embeddings=ROWS, labels=LABELS, query_embeddings=ROWS[:2], query_labels=LABELS[:2]).rename(tmp_path / name)
     assert "query_embeddings" in read_set(tmp_path / name)
 
@@ -131,10 +129,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "text": (lambda folder: table(folder / "e.parquet", label=LABELS, embedding=["x"] * 6), "lists of numbers"),
     "a row without": (lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[*ROWS[:5], None]), "lists of numbers"),
     "lists of lists": (lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[[[1.0], [2.0]]] * 6), "lists of numbers"),
-    # BUG: AttributeError or ValueError out of labels.astype(str)
     "labels that are lists": (lambda folder: table(folder / "e.parquet", label=[[1]] * 6, embedding=list(ROWS)), "label"),
     "labels that are bytes": (lambda folder: table(folder / "e.parquet", label=[b"\xff"] * 6, embedding=list(ROWS)), "label"),
-    # BUG: images without a label become the class 'nan' (or 'None') and are scored
     "labels that are missing": (lambda folder: table(folder / "e.parquet", label=[*"aabb", None, None], embedding=list(ROWS)), "label"),
 }
 

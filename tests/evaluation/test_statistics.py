@@ -88,7 +88,6 @@ def test_bootstrap_repeats_with_its_seed() -> None:
 
 
 def test_seed_may_be_a_numpy_number() -> None:
-    # BUG: derive() hashes repr(seed), which is 'np.int64(1)' for a NumPy seed, so the same seed gives another stream
     assert bootstrap_interval(scores(40), seed=np.int64(1)) == bootstrap_interval(scores(40), seed=1)  # pyright: ignore[reportArgumentType]
 
 
@@ -222,7 +221,6 @@ def test_permutation_test_repeats_with_its_seed() -> None:
 
 @pytest.mark.parametrize("draws", [1, 37, 1000])
 def test_permutation_test_does_not_depend_on_how_many_numbers_are_drawn_at_once(draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # BUG: int8 draws come four to a 32-bit word, whose rest each call throws away; int64 draws keep the stream
     expected = paired_permutation_test(scores(37), scores(37, 1))
     monkeypatch.setattr(statistics, "DRAWS", draws)
     assert paired_permutation_test(scores(37), scores(37, 1)) == expected
@@ -235,13 +233,11 @@ def test_runs_on_different_queries_are_refused(first: tuple[int, ...], second: t
 
 
 def test_queries_without_a_value_are_refused() -> None:
-    # BUG: a NaN, which the column of a metric has for a query without a positive, makes any two runs differ with p = 0
     with refused("NaN"):
         paired_permutation_test(np.array([0.5, np.nan, 0.25]), np.array([0.5, np.nan, 0.5]))
 
 
 def test_groups_of_another_number_of_queries_are_refused() -> None:
-    # BUG: ValueError of numpy.bincount
     with refused("groups"):
         paired_permutation_test(np.ones(4), np.zeros(4), np.zeros(3))
     with refused("groups"):

@@ -166,7 +166,6 @@ def test_a_memory_mapped_file_is_never_read_as_a_whole(
     mapped = np.load(tmp_path / "e.npy", mmap_mode="r").view(Watched)
     monkeypatch.setattr(module, "PIECE", 6 * 100)
     with pieces(100):
-        monkeypatch.setattr("retrieval_bench.evaluation.matching.PIECE", 6 * 100)
         found = evaluate_in_detail(mapped, labels, metrics=metrics, distance=distance, memory_gb=0.0, device="cpu")
     assert 0 < max(mapped.most) <= 520, "rows at once; 512 are the sample that gives positives up"
     assert found.metrics == pytest.approx(evaluate_in_detail(given, labels, metrics=metrics, distance=distance).metrics, abs=1e-12)

@@ -63,7 +63,7 @@ class Vectors:
     def rows(self, rows: Rows) -> np.ndarray:
         """float64 (n, D): unit rows; for ``l2`` centred ones with a largest norm of 1."""
         scale = self.scale[rows]
-        return (self.raw[rows].astype(np.float64) - self.centre) / scale[:, :1] / scale[:, 1:]
+        return (np.asarray(self.raw[rows], dtype=np.float64) - self.centre) / scale[:, :1] / scale[:, 1:]
 
     def left(self, rows: Rows) -> np.ndarray:
         """float64 (n, size): the rows as queries."""

@@ -6,7 +6,7 @@ Layout (``schema`` 1)::
     config       the whole configuration (paths replaced by the names and digests of what they hold)
     labels       what tables show: strategy, weights, dim
     data         images and classes in all and on each side of the split
-    metrics      recall_at_1, ... as fractions; queries; queries_without_positive
+    metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive
     cost         parameters, trained parameters, macs, images seen, seconds, peak memory
     training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs)
     facts        what the strategy learned

@@ -49,6 +49,8 @@ def test_cub_has_the_published_counts_and_the_committed_manifest(cub: Path) -> N
     table, split = open_dataset("cub", cub)
     assert (len(table), len(split.train), len(split.test)) == (11_788, 5_864, 5_924)
     table.fingerprint()
+    closed = open_dataset("cub", cub, "closed_set")[1]
+    assert (len(closed.train), len(closed.test), len(closed.train_classes)) == (5_994, 5_794, 200)
 
 
 def test_pretrained_features_tell_two_species_apart(cub: Path) -> None:

@@ -59,6 +59,9 @@ def draw_growth(points: list[dict[str, Any]], path: Path) -> str:
     left.loglog(rows, seconds, "o", color="C0", label="measured")
     left.set(xlabel="embeddings (N x 512)", ylabel="seconds", title="Recall@K and MAP@R, self-retrieval")
     left.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_xticks(rows, [f"{count / 1000:g}k" for count in rows])
+        axes.minorticks_off()
     right.plot(rows, memory, "o-", color="C0")
     right.set(xlabel="embeddings (N x 512)", ylabel="peak memory of the process, MB", ylim=(0, None), title="Memory")
     with atomic_path(path) as temporary:

@@ -16,6 +16,7 @@ from retrieval_bench.evaluation.blocked import Goal, count_blocked
 from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine, Metric, check_ks
 from retrieval_bench.evaluation.clustering import clustering_metrics
 from retrieval_bench.evaluation.health import health
+from retrieval_bench.evaluation.labels import as_labels, as_rows, check_alike
 from retrieval_bench.evaluation.listed import count_flat, rank_approximately
 from retrieval_bench.evaluation.matching import Matching, match, portions
 from retrieval_bench.evaluation.metrics import Ranking
@@ -124,13 +125,13 @@ def evaluate_in_detail(
         if same_item is not None:
             raise UserError("same_item: without query_embeddings every row is its own query, and is left out by itself")
         gallery = queries = as_vectors(embeddings, distance)
-        names = asked = _labels(labels, len(gallery), "labels")
+        names = asked = as_labels(labels, len(gallery), "labels")
         itself = np.arange(len(gallery))
     else:
         queries, gallery = as_pair(np.asanyarray(query_embeddings), embeddings, distance)
-        names, asked = _labels(labels, len(gallery), "labels"), _labels(query_labels, len(queries), "query_labels")
-        itself = np.full(len(queries), -1) if same_item is None else _same_item(same_item, len(queries), len(gallery))
-    _check_alike(names, asked)
+        names, asked = as_labels(labels, len(gallery), "labels"), as_labels(query_labels, len(queries), "query_labels")
+        itself = np.full(len(queries), -1) if same_item is None else as_rows(same_item, len(queries), len(gallery))
+    check_alike(names, asked)
     codes = np.unique(np.concatenate([names, asked]), return_inverse=True)[1]
     matching = match(queries, codes[len(names) :], gallery, codes[: len(names)], itself)
     if not (matching.counts > 0).any():
@@ -231,31 +232,3 @@ def _check_names(metrics: tuple[str, ...], engine: str, distance: str) -> None:
     ):
         if given not in known:
             raise UserError(f"unknown {what} '{given}' (known: {', '.join(known)})")
-
-
-def _check_alike(names: np.ndarray, asked: np.ndarray) -> None:
-    """Refuses labels of two kinds, or of two number types that only meet in floats which cannot hold them."""
-    if (names.dtype.kind == "U") != (asked.dtype.kind == "U"):
-        raise UserError("labels and query_labels: one is text and the other numbers; give both in the same form")
-    if names.dtype.kind != "U" and np.result_type(names, asked).kind == "f":
-        largest = max(float(np.abs(values.astype(np.float64)).max(initial=0.0)) for values in (names, asked))
-        if largest >= 2.0**53 and names.dtype != asked.dtype:
-            raise UserError(f"labels and query_labels: {names.dtype} and {asked.dtype} numbers above 2^53; give both in the same type")
-
-
-def _same_item(rows: Any, queries: int, gallery: int) -> np.ndarray:
-    rows = np.asarray(rows)
-    if rows.shape != (queries,) or rows.dtype.kind not in "iu" or (len(rows) and not -1 <= rows.min() <= rows.max() < gallery):
-        raise UserError(f"same_item: expected {queries} row numbers of embeddings (-1 to {gallery - 1}), found {rows.dtype} {rows.shape}")
-    return rows.astype(np.int64)
-
-
-def _labels(labels: Any, count: int, what: str) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.shape != (count,):
-        raise UserError(f"{what}: expected shape ({count},) to match its embeddings, found {labels.shape}")
-    if labels.dtype.kind == "S":
-        labels = np.char.decode(labels, "utf-8", "surrogateescape")
-    if labels.dtype.kind not in "iubfU" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
-        raise UserError(f"{what}: expected whole numbers or text, found {labels.dtype} (or values that are not finite)")
-    return labels

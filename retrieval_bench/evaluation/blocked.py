@@ -22,7 +22,7 @@ from retrieval_bench.evaluation.vectors import Vectors
 Goal = Literal["first", "top", "all"]
 """How far counts must be right: for each query's best positive; for it, and for every positive among the first R; for every positive."""
 BLOCK = {"cpu": 1024, "cuda": 8192}
-PIECE = 1 << 22
+PIECE = 1 << 18
 
 
 def count_blocked(matching: Matching, goal: Goal, device: str = "cpu", memory: float = 1e9) -> np.ndarray:
@@ -41,13 +41,16 @@ def count_blocked(matching: Matching, goal: Goal, device: str = "cpu", memory: f
     """
     counter = Counter(matching, goal, device, memory)
     size = BLOCK[device]
+    buffer = torch.empty(size * size, device=device)  # one for all blocks, which so stays in the processor's cache
     with full_precision():
         for top in range(0, len(matching.query_order), size):
             rows = slice(top, min(top + size, len(matching.query_order)))
             left = counter.queries.block(rows)
             for first in range(top if matching.symmetric else 0, len(matching.gallery_order), size):
                 columns = slice(first, min(first + size, len(matching.gallery_order)))
-                similarity = left @ counter.gallery.block(columns).T
+                right = counter.gallery.block(columns)
+                similarity = buffer[: len(left) * len(right)].view(len(left), len(right))
+                torch.mm(left, right.T, out=similarity)
                 hide_positives(similarity, matching, rows, columns)
                 counter.add(similarity, rows, columns)
                 if matching.symmetric and columns != rows:

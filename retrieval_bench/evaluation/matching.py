@@ -10,6 +10,9 @@ import numpy as np
 
 from retrieval_bench.evaluation.vectors import Vectors, paired_similarities, similarities, tolerance
 
+ROWS = 1024
+"""Queries whose classes are looked at together."""
+
 
 @dataclass(frozen=True)
 class Matching:
@@ -33,7 +36,7 @@ class Matching:
     gallery_starts: np.ndarray
     itself: np.ndarray
 
-    @property
+    @cached_property
     def symmetric(self) -> bool:
         """Whether queries and gallery are the same rows, so that half of the similarities tell the other half."""
         return self.queries is self.gallery and np.array_equal(self.query_order, self.gallery_order)
@@ -62,14 +65,25 @@ class Matching:
     def positives(self) -> np.ndarray:
         """float64 (sum of R,): similarities of each query's positives, best first."""
         flat = np.empty(self.starts[-1])
-        for label in np.flatnonzero((np.diff(self.query_starts) > 0) & (np.diff(self.gallery_starts) > 0)).tolist():
+        both = np.flatnonzero((np.diff(self.query_starts) > 0) & (np.diff(self.gallery_starts) > 0))
+        for group in np.split(both, np.flatnonzero(np.diff(self.query_starts[both] // ROWS)) + 1):  # converted together
+            if len(group):
+                self._fill(flat, group)
+        return flat
+
+    def _fill(self, flat: np.ndarray, labels: np.ndarray) -> None:
+        """The part of :attr:`positives` of some classes that follow each other."""
+        first_query, first_item = int(self.query_starts[labels[0]]), int(self.gallery_starts[labels[0]])
+        queries = self.queries.rows(self.query_order[first_query : self.query_starts[labels[-1] + 1]])
+        gallery = queries if self.symmetric else self.gallery.rows(self.gallery_order[first_item : self.gallery_starts[labels[-1] + 1]])
+        for label in labels.tolist():
             asked, items = self.query_range(label), self.gallery_range(label)
-            similarity = similarities(self.queries, self.query_order[asked], self.gallery, self.gallery_order[items])
+            there = slice(items.start - first_item, items.stop - first_item)
+            similarity = similarities(queries[asked.start - first_query : asked.stop - first_query], gallery[there])
             similarity[self.itself[asked, None] == np.arange(items.start, items.stop)] = -np.inf
             similarity[:, ::-1].sort(axis=1)
             wanted = np.arange(similarity.shape[1]) < self.counts[asked, None]
             flat[self.starts[asked.start] : self.starts[asked.stop]] = similarity[wanted]
-        return flat
 
     @cached_property
     def limits(self) -> np.ndarray:
@@ -85,7 +99,8 @@ class Matching:
         out = np.empty(len(query))
         for start in range(0, len(asked), 64):
             here = np.flatnonzero((row >= start) & (row < start + 64))
-            block = similarities(self.queries, self.query_order[asked[start : start + 64]], self.gallery, self.gallery_order[items])
+            left = self.queries.rows(self.query_order[asked[start : start + 64]])
+            block = similarities(left, self.gallery.rows(self.gallery_order[items]))
             out[here] = block[row[here] - start, column[here]]
         return out
 

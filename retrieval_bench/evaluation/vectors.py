@@ -63,7 +63,13 @@ class Vectors:
     def rows(self, rows: Rows) -> np.ndarray:
         """float64 (n, D): unit rows; for ``l2`` centred ones with a largest norm of 1."""
         scale = self.scale[rows]
-        return (np.asarray(self.raw[rows], dtype=np.float64) - self.centre) / scale[:, :1] / scale[:, 1:]
+        converted = np.array(self.raw[rows], dtype=np.float64, subok=False)  # a copy, changed in place
+        if self.distance == "l2":
+            converted -= self.centre
+        if (scale[:, 0] != 1).any():
+            converted /= scale[:, :1]
+        converted /= scale[:, 1:]
+        return converted
 
     def left(self, rows: Rows) -> np.ndarray:
         """float64 (n, size): the rows as queries."""
@@ -82,11 +88,11 @@ class Vectors:
         return np.concatenate([converted, more], axis=1)
 
 
-def similarities(queries: Vectors, asked: Rows, gallery: Vectors, items: Rows) -> np.ndarray:
-    """float64 (n, m): ``-|a - b|^2 / 2`` of some queries and some gallery rows, each with each."""
+def similarities(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """float64 (n, m): ``-|a - b|^2 / 2`` of float64 rows, each with each."""
     from scipy.spatial.distance import cdist
 
-    return -0.5 * cdist(queries.rows(asked), gallery.rows(items), "sqeuclidean")
+    return -0.5 * cdist(queries, gallery, "sqeuclidean")
 
 
 def paired_similarities(queries: Vectors, asked: np.ndarray, gallery: Vectors, items: np.ndarray) -> np.ndarray:

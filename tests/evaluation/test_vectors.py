@@ -165,6 +165,7 @@ def test_a_memory_mapped_file_is_never_read_as_a_whole(
     given, labels = stored(tmp_path / "e.npy")
     mapped = np.load(tmp_path / "e.npy", mmap_mode="r").view(Watched)
     monkeypatch.setattr(module, "PIECE", 6 * 100)
+    monkeypatch.setattr("retrieval_bench.evaluation.matching.ROWS", 100)
     with pieces(100):
         found = evaluate_in_detail(mapped, labels, metrics=metrics, distance=distance, memory_gb=0.0, device="cpu")
     assert 0 < max(mapped.most) <= 520, "rows at once; 512 are the sample that gives positives up"

@@ -35,7 +35,7 @@ bench-cars: setup ## The same on Cars-196 (DATA=<folder or archive> is needed: t
 bench-sop: setup ## The same on Stanford Online Products (DATA=<folder or archive>; downloads without)
 bench-inshop: setup ## The same on In-Shop Clothes, queries and gallery apart (DATA=<folder> is needed: its licence asks a person)
 bench-flowers: setup ## The same on Oxford Flowers 102 (DATA=<folder>; downloads without)
-bench-emoji: setup ## The same on all emoji: about half an hour on 2 cores
+bench-emoji: setup ## The same on all emoji
 bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji: bench-%:
 	$(BENCH) bench $* --results $(RESULTS) $(ROOT) $(ARGS)
 
@@ -45,7 +45,7 @@ bench-smoke: setup ## The same on drawn patterns: shows within a minute that eve
 bench-data: setup ## Time reading images beside a training step, on an idle machine (NAME=<data set>, DATA=<folder or archive>)
 	$(BENCH) data speed $(NAME) $(ROOT) $(ARGS)
 
-bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (about half an hour)
+bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (tens of minutes)
 	$(VENV)/bin/python -m retrieval_bench.experiments.eval_speed $(ARGS)
 
 leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)

@@ -37,6 +37,16 @@ class List:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A data set, as most actions take it."""
+
+    name: Name
+    """the data set"""
+    data_root: Path | None = None
+    """its folder or archive; without it the data set is downloaded"""
+
+
+@dataclass(frozen=True)
 class Fetch:
     """Fetch a data set into the cache, check it, and say what it holds."""
 
@@ -71,13 +81,9 @@ class Fetch:
 
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(Chosen):
     """Check counts, decode every image, and report sizes and copies."""
 
-    name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
     split: Protocol = "zero_shot"
     """copies across the two sides of this split are reported"""
 
@@ -91,13 +97,9 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Show:
+class Show(Chosen):
     """Draw a contact sheet of classes of both sides of the split (PNG)."""
 
-    name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
     split: Protocol = "zero_shot"
     """which split"""
     classes: int = 8
@@ -121,13 +123,9 @@ class Show:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Chosen):
     """Write the split as CSV (path, class, split) and print its SHA-256."""
 
-    name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
     split: Protocol = "zero_shot"
     """which split"""
     fold: int = 0
@@ -180,13 +178,9 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Speed:
+class Speed(Chosen):
     """Time reading beside the training step of a backbone, in one process; the machine must be idle."""
 
-    name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
     backbone: str = "mobilenetv2_100"
     """the backbone to compare with"""
     image_size: int = 128

@@ -17,7 +17,7 @@ EMOJI = DataConfig(dataset="emoji", image_size=72, flip=False, crop_scale=0.6)
 
 PHOTOS = DataConfig(image_size=112, stored=256, reader="cache")
 """Photographs at a size that a CPU can train on. The cache keeps a shorter side of 256 pixels: well above what the network sees, since an
-image that is resized twice in small steps is blurred (at 160 pixels and a bilinear filter, frozen features on CUB lost 1.6 points of R@1)."""
+image that is resized twice in small steps is blurred (160 pixels and a bilinear filter cost frozen CUB features 1.6 points of R@1)."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ BENCHES: dict[str, tuple[str, Bench]] = {
         Bench(base=RunConfig(data=replace(EMOJI, dataset="emoji_mini"), train=TrainConfig(epochs=3))),
     ),
     "emoji": (
-        "all emoji at 72 px; about half an hour on 2 CPU cores",
+        "all emoji at 72 px",
         Bench(base=RunConfig(data=EMOJI)),
     ),
-    "cub": ("CUB-200-2011 at 112 px, one seed; about 40 minutes on 2 CPU cores", _photos("cub")),
+    "cub": ("CUB-200-2011 at 112 px, one seed; about 35 minutes on 2 CPU cores", _photos("cub")),
     "cars": ("Cars-196 at 112 px, one seed", _photos("cars")),
     "flowers": ("Flowers 102 at 112 px, one seed", _photos("flowers")),
     "sop": ("Stanford Online Products at 112 px, two epochs, one seed; large for a CPU", _photos("sop", epochs=2)),

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from retrieval_bench.evaluation.buckets import BATCH, Buckets
 from retrieval_bench.evaluation.matching import Matching
-from retrieval_bench.evaluation.vectors import Vectors
+from retrieval_bench.evaluation.vectors import Side, Vectors
 
 Goal = Literal["first", "top", "all"]
 """How far counts must be right: for each query's best positive; for it, and for every positive among the first R; for every positive."""
 BLOCK = {"cpu": 1024, "cuda": 8192}
 PIECE = 1 << 18
+STRETCH = 128
+"""Neighbouring items of a block that are passed over together."""
 
 
 def count_blocked(matching: Matching, goal: Goal, device: str = "cpu", memory: float = 1e9) -> np.ndarray:
@@ -84,28 +86,27 @@ class Counter:
     def add(self, similarity: Tensor, queries: slice, items: slice) -> None:
         """Takes in a block of similarities (queries by items), with positives hidden.
 
-        Most queries have nothing in a block that ranks before their best positive, which their largest similarity tells.
+        Most stretches of a row have nothing that ranks before the query's best positive, which their largest similarity tells.
         """
-        reached = similarity.amax(1) >= torch.minimum(self.low[queries], self.floor[queries])
-        rows = reached.nonzero()[:, 0]
+        wide = STRETCH if similarity.shape[1] % STRETCH == 0 else similarity.shape[1]
+        stretches = similarity.unflatten(1, (-1, wide))
+        reached = largest(similarity, wide) >= torch.minimum(self.low[queries], self.floor[queries])[:, None]
+        rows, parts = reached.nonzero(as_tuple=True)
         if not len(rows):
             return
-        if len(rows) < 0.7 * len(reached):
-            similarity = similarity.index_select(0, rows)
-        else:
-            rows = torch.arange(len(reached), device=self.device)
+        similarity = stretches[rows, parts] if len(rows) < reached.numel() else stretches.reshape(-1, wide)
         places = rows + queries.start
         low, high = self.low[places], self.high[places]
         surely, maybe = count_at_least(similarity, high), count_at_least(similarity, low)
-        query = places.cpu().numpy()
-        self.counts[query] += surely
+        query, first_item = places.cpu().numpy(), items.start + wide * parts.cpu().numpy()
+        self.counts[queries] += np.bincount(rows.cpu().numpy(), surely, queries.stop - queries.start).astype(np.int64)
         unsure = np.flatnonzero(surely != maybe)
         if len(unsure):
-            self._set_aside(similarity, unsure, query, items.start)
+            self._set_aside(similarity, unsure, query, first_item)
         if self.buckets is not None:
             row, item, value = above(similarity, self.floor[places])
-            self.buckets.add(query[row], item + items.start, value)
-            if len(row) > len(reached) // 2:
+            self.buckets.add(query[row], item + first_item[row], value)
+            if len(row) > (queries.stop - queries.start) // 2:
                 self._lift(queries)
 
     def result(self) -> np.ndarray:
@@ -117,14 +118,14 @@ class Counter:
         ahead[matching.starts[:-1][has_positive]] = self.counts[has_positive]
         return ahead
 
-    def _set_aside(self, similarity: Tensor, unsure: np.ndarray, query: np.ndarray, first_item: int) -> None:
+    def _set_aside(self, similarity: Tensor, unsure: np.ndarray, query: np.ndarray, first_item: np.ndarray) -> None:
         """Keeps the pairs of a block that are too close to a query's best positive for float32."""
         for start in range(0, len(unsure), 64):
             rows = unsure[start : start + 64]
             chosen, places = similarity[torch.from_numpy(rows).to(self.device)], torch.from_numpy(query[rows]).to(self.device)
             close = (chosen >= self.low[places, None]) & (chosen < self.high[places, None])
             row, item = (found.cpu().numpy() for found in close.nonzero(as_tuple=True))
-            self.close.append((query[rows[row]], item + first_item))
+            self.close.append((query[rows[row]], item + first_item[rows[row]]))
             if sum(len(asked) for asked, _ in self.close) > BATCH:
                 self._decide()
 
@@ -140,7 +141,7 @@ class Counter:
         matching, size = self.matching, len(self.matching.gallery_order)
         assert self.buckets is not None
         sample = np.unique(np.linspace(0, size - 1, min(size, max(512, size // 64))).astype(np.int64))
-        items = torch.from_numpy(matching.gallery.right(matching.gallery_order[sample]).astype(np.float32)).to(self.device)
+        items = torch.from_numpy(matching.gallery.single(matching.gallery_order[sample], "right")).to(self.device)
         classes = torch.from_numpy(matching.gallery_classes[sample]).to(self.device)
         asked = torch.from_numpy(matching.classes).to(self.device)
         seen = Buckets(matching, deep=False)
@@ -169,8 +170,8 @@ class Counter:
 class Blocks:
     """float32 blocks of vectors in a given order: converted once if they fit into `memory` bytes, else whenever they are asked for."""
 
-    def __init__(self, vectors: Vectors, order: np.ndarray, side: Literal["left", "right"], device: torch.device, memory: float):
-        self.convert = getattr(vectors, side)
+    def __init__(self, vectors: Vectors, order: np.ndarray, side: Side, device: torch.device, memory: float):
+        self.vectors, self.side = vectors, side
         self.order = order
         self.device = device
         self.kept: Tensor | None = None
@@ -185,7 +186,14 @@ class Blocks:
         return self._converted(rows) if self.kept is None else self.kept[rows]
 
     def _converted(self, rows: slice) -> Tensor:
-        return torch.from_numpy(self.convert(self.order[rows]).astype(np.float32)).to(self.device)
+        return torch.from_numpy(self.vectors.single(self.order[rows], self.side)).to(self.device)
+
+
+def largest(similarity: Tensor, wide: int) -> Tensor:
+    """(n, m / wide): the largest value of each stretch of `wide` entries of a row, read in the order of memory."""
+    if similarity.is_contiguous():
+        return similarity.unflatten(1, (-1, wide)).amax(2)
+    return similarity.T.unflatten(0, (-1, wide)).amax(1).T
 
 
 def count_at_least(similarity: Tensor, limits: Tensor) -> np.ndarray:
@@ -201,16 +209,14 @@ def above(similarity: Tensor, floor: Tensor) -> tuple[np.ndarray, np.ndarray, np
 
 def hide_positives(similarity: Tensor, matching: Matching, rows: slice, columns: slice) -> None:
     """Puts -inf where query and item are of one class: what remains are negatives."""
-    first = max(
-        np.searchsorted(matching.query_starts, rows.start, side="right"),
-        np.searchsorted(matching.gallery_starts, columns.start, side="right"),
-    )
-    last = min(np.searchsorted(matching.query_starts, rows.stop), np.searchsorted(matching.gallery_starts, columns.stop))
-    for label in range(first - 1, last):
-        asked, items = matching.query_range(label), matching.gallery_range(label)
-        here = slice(max(asked.start, rows.start) - rows.start, max(asked.stop - rows.start, 0))
-        there = slice(max(items.start, columns.start) - columns.start, max(items.stop - columns.start, 0))
-        similarity[here, there] = -torch.inf
+    classes = matching.classes[rows]
+    first = np.clip(matching.gallery_starts[classes], columns.start, columns.stop)
+    counts = np.clip(matching.gallery_starts[classes + 1], columns.start, columns.stop) - first
+    if not counts.any():
+        return
+    begins = np.arange(len(classes)) * similarity.shape[1] + first - columns.start  # of each row's positives, in flat memory
+    flat = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    similarity.view(-1).index_fill_(0, torch.from_numpy(flat).to(similarity.device), -torch.inf)
 
 
 @contextmanager

@@ -27,11 +27,13 @@ class Buckets:
         self.histogram = np.zeros(len(matching.positives) + len(matching.counts), dtype=np.int64)
         self.steps = int(matching.counts.max(initial=0)).bit_length() + 1
         self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.pairs = 0
 
     def add(self, query: np.ndarray, item: np.ndarray, product: np.ndarray) -> None:
         """Takes in negatives: places of query and item, and their inner products (float32)."""
         self.waiting.append((query, item, product))
-        if sum(len(given) for given, *_ in self.waiting) > BATCH:
+        self.pairs += len(query)
+        if self.pairs > BATCH:
             self._sort_in()
 
     def _sort_in(self) -> None:
@@ -39,7 +41,7 @@ class Buckets:
         if not self.waiting:
             return
         query, item, product = (np.concatenate(parts) for parts in zip(*self.waiting, strict=True))
-        self.waiting = []
+        self.waiting, self.pairs = [], 0
         values, error = product.astype(np.float64) - self.matching.gallery.offset, self.matching.gallery.error
         close = np.flatnonzero(self._beaten(query, values - error) != self._beaten(query, values + error))
         values[close] = self.matching.exact(query[close], item[close])

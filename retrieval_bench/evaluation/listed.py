@@ -99,15 +99,15 @@ def build_index(matching: Matching, kind: Literal["flat", "ivf", "hnsw"], probes
     if not index.is_trained:
         index.cp.min_points_per_centroid = 1  # no warning for small galleries
         chosen = np.linspace(0, size - 1, min(size, 64 * cells)).astype(np.int64)
-        index.train(matching.gallery.right(matching.gallery_order[np.unique(chosen)]).astype(np.float32))  # pyright: ignore[reportCallIssue]
+        index.train(matching.gallery.single(matching.gallery_order[np.unique(chosen)], "right"))  # pyright: ignore[reportCallIssue]
     for start in range(0, size, step):
-        index.add(matching.gallery.right(matching.gallery_order[start : start + step]).astype(np.float32))  # pyright: ignore[reportCallIssue]
+        index.add(matching.gallery.single(matching.gallery_order[start : start + step], "right"))  # pyright: ignore[reportCallIssue]
     return index
 
 
 def search(index: Any, matching: Matching, rows: slice | np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """float32 similarities (n, length), descending, and int64 places in the gallery; -1 where an approximate index has no more."""
-    return index.search(matching.queries.left(matching.query_order[rows]).astype(np.float32), length)
+    return index.search(matching.queries.single(matching.query_order[rows], "left"), length)
 
 
 def _index_recall(index: Any, matching: Matching) -> float:

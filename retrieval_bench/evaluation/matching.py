@@ -11,7 +11,7 @@ import numpy as np
 from retrieval_bench.evaluation.vectors import Vectors, paired_similarities, similarities, tolerance
 
 ROWS = 1024
-"""Queries whose classes are looked at together."""
+"""Rows of classes of one size that are compared together."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ class Matching:
     def positives(self) -> np.ndarray:
         """float64 (sum of R,): similarities of each query's positives, best first."""
         flat = np.empty(self.starts[-1])
-        both = np.flatnonzero((np.diff(self.query_starts) > 0) & (np.diff(self.gallery_starts) > 0))
-        for group in np.split(both, np.flatnonzero(np.diff(self.query_starts[both] // ROWS)) + 1):  # converted together
-            if len(group):
-                self._fill(flat, group)
+        sizes = np.stack([np.diff(self.query_starts), np.diff(self.gallery_starts)], axis=1)
+        for asked, items in np.unique(sizes[(sizes > 0).all(axis=1)], axis=0).tolist():
+            labels = np.flatnonzero((sizes == (asked, items)).all(axis=1))
+            step = max(1, ROWS // max(asked, items))
+            for start in range(0, len(labels), step):
+                self._fill(flat, labels[start : start + step], asked, items)
         return flat
 
-    def _fill(self, flat: np.ndarray, labels: np.ndarray) -> None:
-        """The part of :attr:`positives` of some classes that follow each other."""
-        first_query, first_item = int(self.query_starts[labels[0]]), int(self.gallery_starts[labels[0]])
-        queries = self.queries.rows(self.query_order[first_query : self.query_starts[labels[-1] + 1]])
-        gallery = queries if self.symmetric else self.gallery.rows(self.gallery_order[first_item : self.gallery_starts[labels[-1] + 1]])
-        for label in labels.tolist():
-            asked, items = self.query_range(label), self.gallery_range(label)
-            there = slice(items.start - first_item, items.stop - first_item)
-            similarity = similarities(queries[asked.start - first_query : asked.stop - first_query], gallery[there])
-            similarity[self.itself[asked, None] == np.arange(items.start, items.stop)] = -np.inf
-            similarity[:, ::-1].sort(axis=1)
-            wanted = np.arange(similarity.shape[1]) < self.counts[asked, None]
-            flat[self.starts[asked.start] : self.starts[asked.stop]] = similarity[wanted]
+    def _fill(self, flat: np.ndarray, labels: np.ndarray, asked: int, items: int) -> None:
+        """The part of :attr:`positives` of some classes with `asked` queries and `items` gallery rows each."""
+        query = self.query_starts[labels, None] + np.arange(asked)
+        item = self.gallery_starts[labels, None] + np.arange(items)
+        left = self.queries.rows(self.query_order[query.ravel()]).reshape(len(labels), asked, -1)
+        right = left if self.symmetric else self.gallery.rows(self.gallery_order[item.ravel()]).reshape(len(labels), items, -1)
+        similarity = similarities(left, right)
+        similarity[self.itself[query][:, :, None] == item[:, None, :]] = -np.inf
+        similarity[..., ::-1].sort(axis=-1)
+        wanted = np.arange(items) < self.counts[query][:, :, None]
+        flat[(self.starts[query][:, :, None] + np.arange(items))[wanted]] = similarity[wanted]
 
     @cached_property
     def limits(self) -> np.ndarray:

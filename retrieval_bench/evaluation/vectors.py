@@ -16,6 +16,7 @@ from retrieval_bench.errors import UserError
 
 Distance = Literal["cosine", "l2"]
 Rows = np.ndarray | slice
+Side = Literal["left", "right"]
 PIECE = 1 << 18
 """Numbers that are converted at once: few enough to stay in a processor's cache."""
 SAFE = 1e100
@@ -79,6 +80,17 @@ class Vectors:
         """float64 (n, size): the rows as gallery; ``left @ right.T`` are the similarities, but for :attr:`offset`."""
         return self._converted(rows, (0, 1))
 
+    def single(self, rows: Rows, side: Side) -> np.ndarray:
+        """float32 (n, size): :meth:`left` or :meth:`right` rounded to single precision.
+
+        Rows that come in half or single precision are scaled as they are: two roundings instead of one, which :attr:`error` allows for.
+        """
+        scale = self.scale[rows]
+        plain = self.distance == "cosine" and self.raw.dtype in (np.float16, np.float32)
+        if plain and (scale[:, 0] == 1).all() and ((scale[:, 1] > 1e-30) & (scale[:, 1] < 1e30)).all():
+            return np.multiply(self.raw[rows], (1 / scale[:, 1:]).astype(np.float32), dtype=np.float32, order="C", subok=False)
+        return (self.left if side == "left" else self.right)(rows).astype(np.float32)
+
     def _converted(self, rows: Rows, places: tuple[int, int]) -> np.ndarray:
         converted = self.rows(rows)
         if self.distance == "cosine":
@@ -89,10 +101,12 @@ class Vectors:
 
 
 def similarities(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """float64 (n, m): ``-|a - b|^2 / 2`` of float64 rows, each with each."""
-    from scipy.spatial.distance import cdist
+    """float64 (..., n, m): ``-|a - b|^2 / 2`` of float64 rows (..., n, D) and (..., m, D), each with each."""
+    import torch
 
-    return -0.5 * cdist(queries, gallery, "sqeuclidean")
+    exactly = "donot_use_mm_for_euclid_dist"  # differences of rows, never a product expanded
+    distances = torch.cdist(torch.from_numpy(queries), torch.from_numpy(gallery), compute_mode=exactly)
+    return distances.square_().mul_(-0.5).numpy()
 
 
 def paired_similarities(queries: Vectors, asked: np.ndarray, gallery: Vectors, items: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from retrieval_bench.evaluation.vectors import Side, Vectors
 
 Goal = Literal["first", "top", "all"]
 """How far counts must be right: for each query's best positive; for it, and for every positive among the first R; for every positive."""
-BLOCK = {"cpu": 1024, "cuda": 8192}
+BLOCK = {"cpu": 2048, "cuda": 8192}
 PIECE = 1 << 18
 STRETCH = 128
 """Neighbouring items of a block that are passed over together."""

@@ -34,6 +34,8 @@ class DataConfig:
     """kfold: which fold validates, from 0"""
     folds: int = 4
     """kfold: how many"""
+    classes: int = 0
+    """use only the first so many classes on each side of the split; 0 uses all"""
     image_size: int = 72
     """side of the square that the network sees, pixels"""
     preprocessing: Literal["crop", "squash"] = "crop"
@@ -85,6 +87,8 @@ class LossConfig:
     """pairs NAME VALUE passed to the loss, such as margin 0.1 alpha 32"""
     loss_lr: float = 1e-2
     """learning rate of the loss's own parameters (proxies, classifier)"""
+    loss_weight_decay: float = 0.0
+    """weight decay of the loss's own parameters"""
     head: Literal["linear", "autolr"] = "linear"
     """classifier of the softmax loss: one linear layer, or AutoLR's 512-unit bottleneck"""
 
@@ -104,9 +108,18 @@ class TrainConfig:
     lr: float = 3e-4
     """learning rate of the backbone and the embedding layer"""
     weight_decay: float = 1e-4
-    """weight decay of the network; the loss's parameters have none"""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """factor on all learning rates, by step"""
+    """weight decay of the network; --loss-weight-decay is that of the loss's parameters"""
+    schedule: Literal["constant", "cosine", "step", "triangular", "warm_restarts"] = "cosine"
+    """factor on all learning rates, by step; step: --decay-factor from --decay-at on; triangular (Smith 2017) and warm_restarts (Loshchilov
+    and Hutter 2016): --cycles equal cycles between --low-rate and 1"""
+    decay_at: float = 0.8
+    """step: share of the training after which the rates fall"""
+    decay_factor: float = 0.2
+    """step: factor from then on"""
+    cycles: int = 4
+    """triangular, warm_restarts: how many"""
+    low_rate: float = 0.0
+    """triangular, warm_restarts: lowest factor of a cycle"""
     freeze_bn: bool = True
     """keep batch normalisation (statistics, scale and shift) as pretrained"""
 

@@ -14,7 +14,7 @@ from retrieval_bench.evaluation.statistics import t_interval
 from retrieval_bench.files import write_text
 from retrieval_bench.records import read_records
 
-FIRST_COLUMNS = ("dataset", "split", "backbone", "weights", "dim", "image_size", "loss", "strategy", "epochs", "seeds")
+FIRST_COLUMNS = ("dataset", "split", "classes", "backbone", "weights", "dim", "image_size", "loss", "strategy", "epochs", "seeds")
 COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb")
 LAST_COLUMNS = ("device", "threads", "config_hash")
 METRIC = re.compile(r"recall_at_(\d+)|map_at_r")
@@ -65,6 +65,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     for section, values in config.items():
         if isinstance(values, dict) and section != "options":
             row |= {name: json.dumps(value) if isinstance(value, list) else value for name, value in values.items()}
+    row.setdefault("classes", 0)  # records from before there was the choice
     if row.get("split") == "kfold":
         row["split"] = f"kfold {row['fold']} of {row['folds']}"
     row["options"] = json.dumps(config.get("options", {}), sort_keys=True)
@@ -95,7 +96,7 @@ def _summary(group: Any, metrics: list[str]) -> dict[str, Any]:
     return row
 
 
-PROTOCOL = ("dataset", "split", "backbone", "weights", "image_size")
+PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
 
 
@@ -116,8 +117,9 @@ def write_tables(results: Path) -> pd.DataFrame:
 def by_protocol(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of each protocol, as :func:`readable` shows them, under its name."""
     groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
-    for (dataset, split, backbone, weights, image_size), group in groups:
-        name = f"{dataset}, {split}, {backbone} ({weights}), {image_size} px"
+    for (dataset, split, classes, backbone, weights, image_size), group in groups:
+        part = f", first {classes:.0f} classes" if classes and classes == classes else ""
+        name = f"{dataset}, {split}{part}, {backbone} ({weights}), {image_size} px"
         yield name, readable(group)
 
 

@@ -22,7 +22,7 @@ from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
-from retrieval_bench.data.splits import Split
+from retrieval_bench.data.splits import Split, first_classes
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed
@@ -33,6 +33,7 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, environment, read_record, record_path, write_record
 from retrieval_bench.seeding import derive
+from retrieval_bench.selection import choose
 from retrieval_bench.strategies import build_strategy
 from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.loop import Training
@@ -57,6 +58,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     workers = resolve_workers(machine.workers, device)
     data = config.data
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds)
+    split = first_classes(split, table.labels, data.classes)
     identity = identify(config, table)
     run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
     path = record_path(machine.results, run_id)
@@ -69,9 +71,16 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
     check_writable(path.parent)
     announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
+    choice = choose(config, partial(run, machine=replace(machine, force=False)))
     decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
     read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
-    record = _execute(config, table, split, device, read)
+    record = _execute(choice.config, table, split, device, read)
+    record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
+    record["command"] = _command(config)
+    if choice.facts:
+        record["facts"]["selection"] = choice.facts
+        record["cost"]["images_seen"] += choice.images_seen
+        record["cost"]["train_seconds"] = round(record["cost"]["train_seconds"] + choice.train_seconds, 2)
     record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
     write_record(path, record)
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {path}")
@@ -86,6 +95,17 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     if config.model.weights not in ("imagenet", "none"):
         identity["model"]["weights"] = f"sha256:{digest(Path(config.model.weights).expanduser())}"
     return identity
+
+
+def _weights_name(config: RunConfig) -> str:
+    """The weights without the path of a file."""
+    return config.model.weights if config.model.weights in ("imagenet", "none") else Path(config.model.weights).name
+
+
+def _command(config: RunConfig) -> str:
+    """The command that repeats a run, where the machine's paths are filled in."""
+    portable = replace(config, model=replace(config.model, weights=_weights_name(config)))
+    return shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(portable)])
 
 
 def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches]) -> dict[str, Any]:
@@ -112,12 +132,9 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
     seconds = {"train_seconds": round(training.seconds, 2), "test_seconds": round(time.perf_counter() - test_started, 2)}
     seconds["total_seconds"] = round(time.perf_counter() - started, 2)
     peak_memory = round(cost.peak_memory_mb(device))
-    weights = config.model.weights if config.model.weights in ("imagenet", "none") else Path(config.model.weights).name
-    portable = replace(config, model=replace(config.model, weights=weights))
     losses = training.history
     return {
-        "command": shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(portable)]),
-        "labels": {"strategy": config.strategy_label, "weights": weights, "dim": embedder.dim},
+        "labels": {"dim": embedder.dim},
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": {
             "images": len(table),

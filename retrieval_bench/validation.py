@@ -6,7 +6,7 @@ import math
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from retrieval_bench.config import RunConfig
+from retrieval_bench.config import RunConfig, TrainConfig
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
@@ -57,17 +57,38 @@ def _check_ranges(config: RunConfig) -> None:
 
     least(config, 0, "seed")
     least(config.data, 8, "image_size")
-    least(config.data, 0, "resize", "stored")
+    least(config.data, 0, "resize", "stored", "classes")
     least(config.model, 0, "embedding_dim")
-    least(config.loss, 0, "loss_lr")
+    least(config.loss, 0, "loss_lr", "loss_weight_decay")
     least(config.train, 0, "epochs", "lr", "weight_decay")
     least(config.train, -1, "samples_per_class")
     least(config.train, 2, "batch_size")
+    least(config.train, 1, "cycles")
+    least(config.train, 0, "decay_at", "decay_factor", "low_rate")
     if config.model.std is not None and min(config.model.std) <= 0:
         raise UserError(f"--std {' '.join(map(str, config.model.std))}: must be above 0")
     if not 0 < config.data.crop_scale <= 1:
         raise UserError(f"--crop-scale {config.data.crop_scale}: must be above 0 and at most 1")
     if config.data.resize and config.data.resize < config.data.image_size:
         raise UserError(f"--resize {config.data.resize} is smaller than --image-size {config.data.image_size}: nothing to crop from")
+    _refuse_unused_schedule(config)
     check_fold(config.data.split, config.data.fold, config.data.folds)
     check_ks(config.ks)
+
+
+SCHEDULE_OPTIONS = {
+    "decay_at": ("step",),
+    "decay_factor": ("step",),
+    "cycles": ("triangular", "warm_restarts"),
+    "low_rate": ("triangular", "warm_restarts"),
+}
+"""The schedules that each option of a schedule belongs to."""
+
+
+def _refuse_unused_schedule(config: RunConfig) -> None:
+    for name, schedules in SCHEDULE_OPTIONS.items():
+        flag = f"--{name.replace('_', '-')} {getattr(config.train, name)}"
+        if getattr(config.train, name) != getattr(TrainConfig, name) and config.train.schedule not in schedules:
+            raise UserError(f"{flag} belongs to --schedule {' or '.join(schedules)}; --schedule is {config.train.schedule}")
+    if config.train.decay_at > 1 or config.train.low_rate > 1:
+        raise UserError(f"--decay-at {config.train.decay_at} --low-rate {config.train.low_rate}: must be at most 1")

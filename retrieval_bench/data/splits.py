@@ -123,6 +123,25 @@ def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4) 
     return split
 
 
+def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
+    """The split with only the first `count` training classes and the first `count` tested classes; 0 keeps all.
+
+    Raises:
+        UserError: a side has fewer classes.
+    """
+    if not count:
+        return split
+    tested = np.unique(labels[split.test])
+    fewest = min(len(split.train_classes), len(tested))
+    if count > fewest:
+        raise UserError(f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} tested ones")
+    kept = split.train_classes[:count]
+    query, gallery = (rows[np.isin(labels[rows], tested[:count])] for rows in (split.query, split.gallery))
+    if not len(query) or not len(gallery):
+        raise UserError(f"--classes {count}: leaves {len(query)} queries and {len(gallery)} gallery images; use more classes")
+    return Split(split.train[np.isin(labels[split.train], kept)], query, gallery, kept)
+
+
 def check_fold(protocol: str, fold: int, folds: int) -> None:
     """Raises :class:`UserError` unless `fold` is one of `folds`, and both are as by default where the protocol has no folds."""
     if folds < 2:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 STEM, TAIL = "stem", "tail"
 RESNET = {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}
+SHORTCUTS = ("downsample", "shortcut")
+"""Names of the modules that project a block's input past its main path."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,23 @@ class Backbone(nn.Module):
         """The parameters that `block` owns now, also after surgery: a parameter belongs to the block that owns its longest path prefix."""
         owner = {path: entry.name for entry in self.blocks for path in entry.owns}
         return [parameter for name, parameter in self.net.named_parameters() if _owner(name, owner) == block.name]
+
+    @property
+    def body(self) -> tuple[Block, ...]:
+        """The repeated blocks in order, without stem and tail."""
+        return tuple(block for block in self.blocks if block.is_body)
+
+    def kernels(self, block: Block) -> dict[str, nn.Parameter]:
+        """The weights of two or more dimensions (convolutions, matrices) on the block's main path that are trained, by their name in `net`.
+
+        The projection of a shortcut, norms and biases are left out.
+        """
+        own = {id(parameter) for parameter in self.block_parameters(block)}
+        return {
+            name: parameter
+            for name, parameter in self.net.named_parameters()
+            if id(parameter) in own and parameter.requires_grad and parameter.ndim > 1 and not set(name.split(".")) & set(SHORTCUTS)
+        }
 
 
 def _owner(parameter: str, owner: dict[str, str]) -> str | None:

@@ -27,6 +27,13 @@ class Embedder(nn.Module):
         """Size D of the vectors, also after a strategy has changed the network."""
         return self.embedding.out_features if isinstance(self.embedding, nn.Linear) else self.backbone.feature_dim
 
+    def resize_feature(self, dim: int) -> None:
+        """Takes note that the backbone now gives features of size `dim`; a linear layer of another width is drawn anew, from torch's global
+        generator."""
+        if isinstance(self.embedding, nn.Linear) and self.embedding.in_features != dim:
+            self.embedding = nn.Linear(dim, self.embedding.out_features).to(self.embedding.weight.device)
+        self.backbone.feature_dim = dim
+
     def forward(self, images: Tensor) -> Tensor:
         """Float (B, D) from uint8 0..255 or float 0..1 images (B, 3, H, W)."""
         return self.embedding(self.backbone(images))

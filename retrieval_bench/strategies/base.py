@@ -9,7 +9,7 @@ Files of this package import torch inside functions: their options are read by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
@@ -37,10 +37,14 @@ class EpochState(Protocol):
     criterion: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def snapshot(self) -> Any:
-        """A copy of weights, buffers (BN statistics included) and optimiser state of model and loss."""
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of weights, buffers (BN statistics included) and optimiser state, as state dictionaries.
 
-    def restore(self, snapshot: Any) -> None:
+        Its keys are ``model``, ``criterion`` and ``optimizer``.
+        """
+        ...
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
         """Puts a snapshot back, bit for bit, learning rates included; it may be restored any number of times."""
 
     def rates(self) -> dict[str, float]:
@@ -71,6 +75,14 @@ class Strategy:
 
     def __init__(self, options: Any = None):
         self.options = self.Options() if options is None else options
+
+    @classmethod
+    def candidates(cls, options: Any) -> list[Any]:
+        """The options to choose from on validation classes (see ``retrieval_bench.selection``), preferred ones first.
+
+        Mostly `options` alone.
+        """
+        return [options]
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         """Edits the network before the optimiser sees it: freeze, cut blocks, add gates, twin blocks.
@@ -119,3 +131,8 @@ def freeze(parameters: Iterable[nn.Parameter]) -> None:
     """Takes `parameters` out of training; the loop keeps a module with no trainable parameter in eval mode (no BN drift)."""
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def scale_rates(groups: Iterable[ParameterGroup], factors: Mapping[str, float]) -> list[ParameterGroup]:
+    """`groups` with the learning rates of those that `factors` names multiplied."""
+    return [{**group, "lr": group["lr"] * factors.get(group["name"], 1.0)} for group in groups]

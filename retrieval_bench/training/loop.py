@@ -50,7 +50,9 @@ class Training:
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
-        self.model = strategy.prepare(model, self._probe())
+        probe = self._probe()
+        torch.manual_seed(derive(config.seed, "prepare"))
+        self.model = strategy.prepare(model, probe)
         self.criterion = make_criterion(self.model.dim).to(self.device)
         groups = parameter_groups(self.model, self.criterion, config.train, config.loss)
         self.optimizer = build_optimizer(config.train.optimizer, strategy.parameter_groups(self.model, groups))
@@ -88,7 +90,7 @@ class Training:
         total, images, steps = 0.0, 0, len(self.batches)
         title = f"epoch {self.epoch + 1}/{train.epochs}"
         for step, (pixels, labels) in enumerate(track(self.batches, title, self.batches.images, size=lambda batch: len(batch[1]))):
-            factor = schedule_factor(train.schedule, (self.epoch + step / steps) / train.epochs)
+            factor = schedule_factor(train, (self.epoch + step / steps) / train.epochs)
             loss = self._step(pixels.to(self.device), labels.to(self.device), factor)
             self.images_seen += len(labels)
             if not math.isfinite(loss):

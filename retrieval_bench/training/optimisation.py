@@ -31,7 +31,7 @@ def parameter_groups(model: Embedder, criterion: nn.Module, train: TrainConfig, 
     backbone = model.backbone
     groups = [group(block.name, backbone.block_parameters(block), train.lr, train.weight_decay) for block in backbone.blocks]
     groups.append(group("embedding", list(model.parameters()), train.lr, train.weight_decay))
-    groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, 0.0))
+    groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, loss.loss_weight_decay))
     return [entry for entry in groups if entry["params"]]
 
 
@@ -40,6 +40,23 @@ def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Opti
     return OPTIMIZERS[name]([{**group, "base_lr": group["lr"]} for group in groups] or [{"params": []}])
 
 
-def schedule_factor(schedule: str, progress: float) -> float:
-    """Factor on every learning rate at `progress` in 0..1 of the training: 1, or half a cosine from 1 to 0 (Loshchilov and Hutter 2016)."""
-    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
+def schedule_factor(train: TrainConfig, progress: float) -> float:
+    """Factor on every learning rate at `progress` in 0..1 of the training.
+
+    ``constant`` 1; ``cosine`` half a cosine from 1 to 0; ``step`` 1, then ``decay_factor``; ``warm_restarts`` (Loshchilov and Hutter, SGDR,
+    ICLR 2017, equation 5) one half cosine per cycle; ``triangular`` (Smith, Cyclical Learning Rates, WACV 2017) up and down once per
+    cycle, from ``low_rate`` to 1 and back. Cycles are of equal length.
+    """
+    cycle = progress * train.cycles % 1
+    span = 1 - train.low_rate
+    match train.schedule:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        case "step":
+            return 1.0 if progress < train.decay_at - 1e-9 else train.decay_factor
+        case "warm_restarts":
+            return train.low_rate + span * 0.5 * (1 + math.cos(math.pi * cycle))
+        case "triangular":
+            return train.low_rate + span * (1 - abs(2 * cycle - 1))
+        case _:
+            return 1.0

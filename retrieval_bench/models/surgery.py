@@ -1,0 +1,67 @@
+"""Depth pruning: whole blocks leave a backbone, and its feature takes the width that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.models.backbone import Backbone
+
+
+def drop_blocks(backbone: Backbone, names: Collection[str], probe: Tensor) -> int:
+    """Removes the named blocks in place, with all that they own.
+
+    What follows the blocks (the tail) stays where it fits the last block that is left, and leaves with them where it does not: an
+    EfficientNet's final convolution is made for the width of its last block.
+
+    Args:
+        backbone: is changed, ``blocks`` too.
+        names: of body blocks.
+        probe: uint8 (B, 3, H, W), passed through to see what fits.
+
+    Returns:
+        The size of the feature that is left.
+
+    Raises:
+        UserError: a block that stays needs what a dropped one would have given; the backbone is of no use then.
+    """
+    before = backbone.blocks
+    backbone.blocks = tuple(block for block in before if block.name not in names)
+    for block in before:
+        if block.name in names:
+            _remove(backbone.net, block.owns)
+    try:
+        return _feature_dim(backbone, probe)
+    except RuntimeError as error:
+        reason = error
+    tail = [block for block in backbone.blocks if block is before[-1] and not block.is_body]
+    if tail:
+        _remove(backbone.net, tail[0].owns)
+        backbone.blocks = backbone.blocks[:-1]
+        try:
+            return _feature_dim(backbone, probe)
+        except RuntimeError as error:
+            reason = error
+    raise UserError(f"without {', '.join(sorted(names))} the other blocks do not fit each other ({first_line(reason)}): drop the last ones")
+
+
+def _remove(net: nn.Module, paths: tuple[str, ...]) -> None:
+    """Takes modules out of `net`: out of their sequence, or by an identity where they are called by name."""
+    for path in paths:
+        parent_path, _, name = path.rpartition(".")
+        parent = net.get_submodule(parent_path)
+        if name not in dict(parent.named_children()):
+            continue  # a parameter of the network itself, or a part of a module that is gone
+        if isinstance(parent, nn.Sequential | nn.ModuleList):
+            delattr(parent, name)  # the others keep their names
+        else:
+            setattr(parent, name, nn.Identity())
+
+
+def _feature_dim(backbone: Backbone, probe: Tensor) -> int:
+    backbone.eval()
+    with torch.no_grad():
+        return backbone(probe[:1]).shape[1]

@@ -1,0 +1,70 @@
+"""Choices that a strategy leaves open, made on validation classes inside the training classes, never on the test classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from retrieval_bench.config import RunConfig
+from retrieval_bench.errors import UserError
+from retrieval_bench.progress import announce
+from retrieval_bench.strategies import STRATEGIES, split_names
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration with nothing left open, and what it took to get there.
+
+    Attributes:
+        config: the configuration to train and test.
+        facts: per candidate its Recall@1 on the validation classes and the id of its record; which one was chosen. Empty without a choice.
+        images_seen: training images that the candidates saw, which count as cost of the run.
+        train_seconds: time of their training.
+    """
+
+    config: RunConfig
+    facts: dict[str, Any] = field(default_factory=dict)
+    images_seen: int = 0
+    train_seconds: float = 0.0
+
+
+def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Choice:
+    """Runs every candidate of the strategy's options on the ``zero_shot_val`` split; the best Recall@1 wins, of equal ones the first.
+
+    Args:
+        config: a configuration that may leave options of its strategies open (``Strategy.candidates``).
+        run: trains, evaluates and records one configuration; a candidate that has a record costs no time.
+
+    Raises:
+        UserError: something is open, but the split is another one than ``zero_shot``.
+    """
+    choice = Choice(config)
+    for name in split_names(config.strategy):
+        candidates = STRATEGIES[name].candidates(getattr(config.options, name))
+        if len(candidates) == 1:
+            continue
+        if config.data.split != "zero_shot":
+            raise UserError(
+                f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
+            )
+        announce(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
+        open_ = choice.config
+        trials = [replace(open_, options=replace(open_.options, **{name: candidate})) for candidate in candidates]
+        records = [run(replace(trial, data=replace(trial.data, split="zero_shot_val"))) for trial in trials]
+        recalls = [record["metrics"]["recall_at_1"] for record in records]
+        best = recalls.index(max(recalls))
+        choice = Choice(
+            trials[best],
+            {
+                **choice.facts,
+                name: {
+                    "chosen": trials[best].strategy_label,
+                    "validation_recall_at_1": {trial.strategy_label: recall for trial, recall in zip(trials, recalls, strict=True)},
+                    "records": [record["id"] for record in records],
+                },
+            },
+            choice.images_seen + sum(record["cost"]["images_seen"] for record in records),
+            choice.train_seconds + sum(record["cost"]["train_seconds"] for record in records),
+        )
+    return choice

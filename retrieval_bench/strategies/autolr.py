@@ -1,0 +1,208 @@
+"""AutoLR: every epoch is repeated with other layer-wise learning rates until the weight variations ascend from the first block to the last.
+
+Ro and Choi, AutoLR: Layer-wise Pruning and Auto-tuning of Learning Rates in Fine-tuning of Deep Networks (AAAI 2021, arXiv 2002.06048),
+algorithm 2. An epoch is a loop of passes from the same weights. After each, the variation v_k of every block is measured and with it the
+sorting quality Q (``weight_variation.py``). If Q reaches the threshold the pass is kept. If not it is undone, and the rates become
+``rate_k * target_k / v_k`` for ascending targets (``autolr_rules.py``): a line in the first epoch, the sorted variations later. The stem
+gets half of the first block's rate, a tail that of the last block; embedding and loss keep theirs. Pair it with ``layer_pruning``.
+
+Defaults are those of the authors' code: low 2, high 0.4, threshold 0.94 times 0.99 per epoch while above 0.8, a fresh momentum for every
+pass, new order and augmentation for every pass. ``--autolr.rules paper`` takes the paper's letter where it differs: the first line starts
+at min v, Q has to exceed the threshold, and the target is renewed after every failed pass (the code keeps that of the first).
+
+Deviations. The original's loop may never end, and its rates may turn negative. Here: at most ``max_trials`` passes an epoch and
+``max_rejected`` undone ones in all, after which the pass with the best Q is repeated and kept (``converged`` false); a first line that
+would descend is replaced, targets stay above 0, rates within bounds; blocks that do not move keep their rates and are left out of the
+sorting; a pass that diverged is undone and all rates halved. ``bounds`` in the facts counts each. The code resets the head's rate when a
+pass fails after the drop of the schedule; not here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from retrieval_bench.errors import Diverged, UserError
+from retrieval_bench.strategies.autolr_rules import (
+    Rules,
+    initial_target,
+    is_sorted_enough,
+    later_target,
+    raised,
+    target_rates,
+    threshold_at,
+)
+from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.weight_variation import History, Normalizer, sorting_quality, weight_variation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+SMALLEST_RATE = 1e-3
+"""Least rate of a block, as a share of the rate that it began with."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pass: the rates it was made with, and what came of it (NaN and nothing if it diverged).
+
+    `measured` has the variation of every block, `variation` that of the blocks that moved.
+    """
+
+    number: int
+    rates: dict[str, float]
+    loss: float
+    measured: dict[str, float]
+    variation: dict[str, float]
+    quality: float
+
+
+class AutoLR(Strategy):
+    """Tunes the learning rate of every block. Raises :class:`UserError` for a backbone that names fewer than two blocks."""
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        low: float = 2.0
+        """the first target begins at this multiple of the smallest variation (the code's min_f, the paper's alpha)"""
+        high: float = 0.4
+        """the first target ends at this multiple of the largest variation (max_f, beta)"""
+        threshold: float = 0.94
+        """sorting quality that the first epoch must reach"""
+        threshold_decay: float = 0.99
+        """factor on the threshold per later epoch"""
+        threshold_floor: float = 0.8
+        """the threshold is lowered as long as it is above this"""
+        stem_factor: float = 0.5
+        """the stem's rate as a multiple of the first block's"""
+        normalizer: Normalizer = "n"
+        """what a block's change is divided by: n (paper), sqrt_n, or relative (the norm of its weights)"""
+        rules: Rules = "code"
+        """where the paper and its code differ: code or paper"""
+        optimizer_state: Literal["fresh", "kept"] = "fresh"
+        """momentum at the beginning of a pass: none (fresh), or what the last kept pass left"""
+        paired_trials: bool = False
+        """repeat an epoch with the same order and augmentation"""
+        max_trials: int = 10
+        """most passes per epoch"""
+        max_rejected: int = 200
+        """most passes that are undone in the whole training"""
+        max_ratio: float = 100.0
+        """a rate changes at most by this factor from one pass to the next"""
+        max_rise: float = 100.0
+        """highest rate of a block, as a multiple of the rate that it began with"""
+
+    options: Options
+
+    def __init__(self, options: Options | None = None):
+        super().__init__(options)
+        self._history = History()
+        self._first: dict[str, float] = {}
+        self._rejected = 0
+        self._bounds: Counter[str] = Counter()
+        for name in ("max_trials", "max_ratio", "max_rise"):
+            if getattr(self.options, name) < 1:
+                raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be at least 1")
+        for name in ("low", "high", "threshold_decay", "stem_factor"):
+            if getattr(self.options, name) <= 0:
+                raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be above 0")
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        if len(model.backbone.body) < 2:
+            raise UserError("autolr needs a backbone that names two or more blocks; use standard with this one")
+        return model
+
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        options = self.options
+        self._first = self._first or state.rates()
+        threshold = threshold_at(state.epoch, options.threshold, options.threshold_decay, options.threshold_floor)
+        limit = min(options.max_trials, options.max_rejected - self._rejected + 1)
+        before = state.snapshot()
+        target: dict[str, float] = {}
+        trials = [self._try(train_once, state, before, 0)]
+        while not (enough := is_sorted_enough(trials[-1].quality, threshold, options.rules)) and len(trials) < limit:
+            if not target or options.rules == "paper":
+                target = self._target(trials[-1], state.epoch)
+            rates = self._next_rates(trials[-1], target)
+            state.restore(before)
+            state.set_rates(rates)
+            trials.append(self._try(train_once, state, before, len(trials)))
+        kept = trials[-1] if enough else self._best(trials)
+        if kept is not trials[-1]:
+            state.restore(before)
+            state.set_rates(kept.rates)
+            kept = self._try(train_once, state, before, kept.number)
+        passes = len(trials) + (kept.number < len(trials) - 1)
+        self._rejected += passes - 1
+        self._history.add(
+            kept.measured,
+            kept.rates,
+            quality=kept.quality,
+            threshold=threshold,
+            target=[target.get(name) for name in kept.measured],
+            trials=len(trials),
+            passes=passes,
+            qualities=[trial.quality if trial.quality == trial.quality else None for trial in trials],
+            converged=enough,
+        )
+        return kept.loss
+
+    def facts(self) -> dict[str, Any]:
+        return {**self._history.facts(), "rejected": self._rejected, "bounds": dict(sorted(self._bounds.items()))}
+
+    def _try(self, train_once: TrainOnce, state: EpochState, before: dict[str, Any], number: int) -> Trial:
+        """One pass with the rates that are set."""
+        rates = state.rates()
+        if self.options.optimizer_state == "fresh":
+            state.optimizer.state.clear()
+        try:
+            loss = train_once(0 if self.options.paired_trials else number)
+        except Diverged:
+            self._bounds["diverged"] += 1
+            return Trial(number, rates, float("nan"), {}, {}, float("nan"))
+        measured = weight_variation(before["model"], state.model, self.options.normalizer)
+        moving = {name: value for name, value in measured.items() if value != 0}
+        self._bounds["still_blocks"] += len(measured) - len(moving)
+        return Trial(number, rates, loss, measured, moving, sorting_quality(list(moving.values())))
+
+    def _target(self, trial: Trial, epoch: int) -> dict[str, float]:
+        """What the next passes of the epoch aim at; nothing after a pass that diverged."""
+        variation = np.array(list(trial.variation.values()))
+        if not len(variation) or not np.isfinite(variation).all():
+            return {}
+        if epoch == 0:
+            target, replaced = initial_target(variation, self.options.low, self.options.high, self.options.rules)
+            self._bounds["descending_targets"] += replaced
+        else:
+            target = later_target(variation)
+        target, lifted = raised(target, variation)
+        self._bounds["lifted_targets"] += lifted
+        return dict(zip(trial.variation, target.tolist(), strict=True))
+
+    def _next_rates(self, trial: Trial, target: dict[str, float]) -> dict[str, float]:
+        """The rates of the next pass: by target, or half of all after a pass that diverged."""
+        if not np.isfinite(trial.quality):
+            return {name: rate / 2 for name, rate in trial.rates.items()}
+        names = [name for name in trial.variation if name in target]
+        rates, variation, wanted, first = (
+            np.array([given[name] for name in names]) for given in (trial.rates, trial.variation, target, self._first)
+        )
+        options = self.options
+        lowest, highest = SMALLEST_RATE * first, options.max_rise * first
+        found, bounded = target_rates(rates, variation, wanted, lowest, highest, options.max_ratio)
+        self._bounds["bounded_rates"] += bounded
+        rates_by_name = {**trial.rates, **dict(zip(names, found.tolist(), strict=True))}
+        blocks = list(trial.measured)
+        ends = {"stem": options.stem_factor * rates_by_name[blocks[0]], "tail": rates_by_name[blocks[-1]]}
+        return rates_by_name | {name: rate for name, rate in ends.items() if name in trial.rates}
+
+    def _best(self, trials: list[Trial]) -> Trial:
+        """The pass with the best quality; raises :class:`Diverged` if all diverged."""
+        finite = [trial for trial in trials if np.isfinite(trial.quality)]
+        if not finite:
+            raise Diverged(f"all {len(trials)} passes of an epoch diverged, rates halved each time: lower --lr or --loss-lr")
+        return max(finite, key=lambda trial: trial.quality)

@@ -1,0 +1,117 @@
+"""Weight variation: how far the weights of each block move in an epoch, measured and recorded; training itself is the standard one.
+
+The measure of Ro and Choi, AutoLR (AAAI 2021, arXiv 2002.06048), equation 2: block k varies by ``v_k = |w_t - w_(t-1)| / n_k`` in epoch t
+(Euclidean norm), n_k its number of weights. Counted are the kernels of its main path, as in the authors' code: no norms, no biases, no
+projection of a shortcut, and neither stem nor head. Their claim is that under one learning rate the variation falls from the first block
+to the last, the reverse of what general low layers and specific high layers would ask for.
+
+Dividing by n_k and not by its root makes wide blocks look still: if all weights of ResNet-50 moved equally, v would fall by a factor of 8
+from block 1 to 14. ``normalizer`` offers ``sqrt_n`` (root mean square of the changes) and ``relative`` (to the norm of the weights before).
+
+How well the variations ascend is the sorting quality, equation 9: ``Q = 1 - 2 / K^2 sum_k |k - rank(v_k)|``, 1 for ascending ones and 0
+for descending ones (K even). Deviation: equal variations rank in the order of the blocks, so that they cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+Normalizer = Literal["n", "sqrt_n", "relative"]
+
+
+def weight_variation(before: Mapping[str, Tensor], model: Embedder, normalizer: Normalizer = "n") -> dict[str, float]:
+    """How far each block's kernels are from where they were, by block name, in the order of the blocks.
+
+    Args:
+        before: state dictionary of the model at the beginning of the epoch.
+        model: the model now. Blocks without a trained kernel are left out.
+        normalizer: ``n`` divides the Euclidean distance by the number of weights (the paper), ``sqrt_n`` by its root, ``relative`` by the
+            norm of the weights before.
+    """
+    import torch
+
+    found = {}
+    for block in model.backbone.body:
+        moved = length = 0.0
+        count = 0
+        for name, kernel in model.backbone.kernels(block).items():
+            old = before[f"backbone.net.{name}"]
+            moved += float(torch.linalg.vector_norm(kernel.detach() - old, dtype=torch.float64)) ** 2
+            length += float(torch.linalg.vector_norm(old, dtype=torch.float64)) ** 2 if normalizer == "relative" else 0.0
+            count += kernel.numel()
+        if count:
+            divisor = {"n": count, "sqrt_n": count**0.5, "relative": length**0.5}[normalizer]
+            found[block.name] = moved**0.5 / divisor if divisor else float("inf")
+    return found
+
+
+def sorting_quality(variation: Sequence[float] | np.ndarray) -> float:
+    """Q of equation 9, in 0..1: 1 if and only if the variations ascend (equal neighbours do); NaN if one is not finite.
+
+    Without any variations there is nothing out of order, and Q is 1.
+    """
+    values = np.asarray(variation, dtype=np.float64)
+    if not np.isfinite(values).all():
+        return float("nan")
+    count = len(values)
+    order = np.argsort(values, kind="stable")
+    return 1.0 - 2.0 * float(np.abs(np.arange(count) - order).sum()) / count**2 if count else 1.0
+
+
+class History:
+    """What happened to variations and rates, epoch by epoch: the facts that the figure of AutoLR is drawn from."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, Any]] = []
+
+    def add(self, variation: Mapping[str, float], rates: Mapping[str, float], **more: Any) -> None:
+        """Takes in the pass of an epoch that was kept."""
+        self.epochs.append({"variation": list(variation.values()), "blocks": list(variation), "rates": dict(rates), **more})
+
+    def facts(self) -> dict[str, Any]:
+        """Lists over epochs, by key; ``blocks`` once; ``rates`` by group."""
+        if not self.epochs:
+            return {}
+        lists = {key: [epoch[key] for epoch in self.epochs] for key in self.epochs[0] if key != "blocks"}
+        groups = self.epochs[0]["rates"]
+        return {
+            "blocks": self.epochs[0]["blocks"],
+            **lists,
+            "rates": {name: [epoch["rates"][name] for epoch in self.epochs] for name in groups},
+        }
+
+
+class WeightVariation(Strategy):
+    """Standard fine-tuning that records each epoch's variation per block and their sorting quality."""
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        normalizer: Normalizer = "n"
+        """what a block's change is divided by: n (its number of weights), sqrt_n, or relative (the norm of its weights)"""
+
+    options: Options
+
+    def __init__(self, options: Options | None = None):
+        super().__init__(options)
+        self._history = History()
+
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        before = state.snapshot()["model"]
+        loss = train_once()
+        variation = weight_variation(before, state.model, self.options.normalizer)
+        self._history.add(variation, state.rates(), quality=sorting_quality(list(variation.values())), trials=1)
+        return loss
+
+    def facts(self) -> dict[str, Any]:
+        return self._history.facts()

@@ -5,17 +5,19 @@ VENV    := .venv
 BENCH   := $(VENV)/bin/python -m retrieval_bench
 RESULTS ?= results/local
 DATA    ?=
+PROFILE ?= cpu
 NAME    ?= $(if $(DATA),cub,emoji)
 ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval leaderboard test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval ablation-pruning figure-weight-variation table-autolr table-learning-rates leaderboard test known-answers lint types check clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: DATA=<folder or archive>  RESULTS=<folder, default results/local>  ARGS=\"<more flags>\""
+	@echo "  PROFILE=<paper, cpu (the default) or smoke> for the tables and figures of papers"
 
 setup: $(VENV)/installed ## Make .venv and install the package with its development tools
 
@@ -47,6 +49,17 @@ bench-data: setup ## Time reading images beside a training step, on an idle mach
 
 bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (tens of minutes)
 	$(VENV)/bin/python -m retrieval_bench.experiments.eval_speed $(ARGS)
+
+ablation-pruning: setup ## Regenerate the AutoLR paper's ablation of layer-wise pruning on CUB (PROFILE, DATA)
+figure-weight-variation: setup ## Its figure: weight variation, rates and passes, with one rate and with AutoLR (PROFILE, DATA)
+table-autolr: setup ## Frozen, standard, pruned, AutoLR and both, under three losses (PROFILE, DATA)
+table-learning-rates: setup ## AutoLR beside other ways to set learning rates (PROFILE, DATA)
+ablation-pruning: STUDY = ablation_pruning
+figure-weight-variation: STUDY = figure_weight_variation
+table-autolr: STUDY = table_autolr
+table-learning-rates: STUDY = learning_rates
+ablation-pruning figure-weight-variation table-autolr table-learning-rates:
+	$(BENCH) study $(STUDY) $(PROFILE) --results $(RESULTS) $(ROOT) $(ARGS)
 
 leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)
 	$(BENCH) leaderboard --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS))

@@ -14,10 +14,12 @@ import tyro
 from retrieval_bench import commands, data_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
+from retrieval_bench.experiments.autolr import PROFILES, STUDIES
 
 COMMANDS: dict[str, Any] = {
     "run": commands.Run,
     "bench": commands.BenchRuns,
+    "study": commands.StudyRuns,
     "leaderboard": commands.Leaderboard,
     "evaluate": commands.Evaluate,
     "data": data_commands.Data,
@@ -71,6 +73,10 @@ def parse(words: Sequence[str]) -> Any:
         program = f"{program} {rest[0]}"
         if name == "bench":
             options = {"default": kind(bench=BENCHES[rest[0]][1])}
+        elif name == "study":
+            size, rest = _profile(rest)
+            program = f"{program} {size}"
+            options = {"default": kind(rest[0], size, PROFILES[size].seeds, PROFILES[size].base)}
         else:
             kind = members[rest[0]]
         rest = rest[1:]
@@ -82,6 +88,15 @@ def parse(words: Sequence[str]) -> Any:
         if not stop.code:
             raise
         raise UserError(f"{one_line(said.getvalue())} (`{program} --help` lists all flags)") from None
+
+
+def _profile(words: list[str]) -> tuple[str, list[str]]:
+    """The profile that follows a study's name, ``cpu`` where a flag or nothing does, and the words without it."""
+    if len(words) < 2 or words[1].startswith("-"):
+        return "cpu", words
+    if words[1] not in PROFILES:
+        raise unknown("profile", words[1], PROFILES)
+    return words[1], [words[0], *words[2:]]
 
 
 def one_line(box: str) -> str:
@@ -104,18 +119,27 @@ def bench_usage() -> str:
     return _listing("bench NAME [--help] [flags of run]", "benchmarks", {name: about for name, (about, _) in BENCHES.items()})
 
 
+def study_usage() -> str:
+    """The text of ``study --help``."""
+    listed = _listing("study NAME [PROFILE] [--help] [flags of run]", "studies", {name: study.about for name, study in STUDIES.items()})
+    sizes = [f"  {name:25}{profile.about}{' (the default)' if name == 'cpu' else ''}" for name, profile in PROFILES.items()]
+    return "\n".join([listed, "", "profiles:", *sizes])
+
+
 def data_usage() -> str:
     """The text of ``data --help``."""
     return _listing("data ACTION [--help] [NAME]", "actions", {name: kind.__doc__ for name, kind in data_commands.ACTIONS.items()})
 
 
 def _listing(form: str, title: str, entries: dict[str, str]) -> str:
-    lines = [f"  {name:13}{about.splitlines()[0]}" for name, about in entries.items()]
+    width = max(13, *(len(name) + 2 for name in entries))
+    lines = [f"  {name:{width}}{about.splitlines()[0]}" for name, about in entries.items()]
     return "\n".join([f"usage: python -m retrieval_bench {form}", "", f"{title}:", *lines])
 
 
 GROUPS = {
     "bench": ("benchmark", BENCHES, bench_usage),
+    "study": ("study", STUDIES, study_usage),
     "data": ("action", data_commands.ACTIONS, data_usage),
 }
 """Commands whose second word is a name: what it names, the names, and the text that lists them."""

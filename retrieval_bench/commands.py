@@ -13,7 +13,8 @@ import tyro
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine, Metric
-from retrieval_bench.experiments import Bench
+from retrieval_bench.experiments import Bench, refuse_single_run
+from retrieval_bench.experiments.autolr import PROFILES, STUDIES
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")
@@ -56,6 +57,26 @@ class BenchRuns:
             if records:
                 write_tables(self.machine.results)
                 print_table(build_table(records))
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """Regenerate a table or figure of a paper, quoted and measured values side by side."""
+
+    name: tyro.conf.Suppress[str] = "ablation_pruning"
+    profile: tyro.conf.Suppress[str] = "cpu"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one run per row and seed"""
+    base: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
+    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
+
+    def execute(self) -> None:
+        from retrieval_bench.experiments.study_report import run_study
+
+        refuse_single_run(self.base, "study")
+        standing = f"{self.name}-{self.profile}" + ("" if self.base.data.dataset == "cub" else f"-{self.base.data.dataset}")
+        path = run_study(standing, STUDIES[self.name], PROFILES[self.profile], self.base, self.seeds, self.machine)
+        print(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

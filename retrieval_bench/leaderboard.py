@@ -154,10 +154,14 @@ def to_markdown(table: pd.DataFrame) -> str:
         "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n"
     ]
     for name, shown in by_protocol(table):
-        lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-        rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
-        parts.append("\n".join([f"## {name}", "", *rows, ""]))
+        parts.append("\n".join([f"## {name}", "", *markdown_rows(shown), ""]))
     return "\n".join(parts)
+
+
+def markdown_rows(shown: pd.DataFrame) -> list[str]:
+    """A table of text as the lines of a Markdown table."""
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def print_table(table: pd.DataFrame) -> None:

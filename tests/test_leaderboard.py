@@ -58,7 +58,9 @@ def test_csv_and_markdown_are_written_and_do_not_change_when_rebuilt(tmp_path: P
     write_tables(tmp_path)
     assert first == {name: (tmp_path / name).read_bytes() for name in first}
     header = first["leaderboard.csv"].decode().splitlines()[0]
-    assert header.startswith("dataset,split,backbone,weights,dim,image_size,loss,strategy,epochs,seeds,recall_at_1,recall_at_1_ci95,")
+    assert header.startswith(
+        "dataset,split,classes,backbone,weights,dim,image_size,loss,strategy,epochs,seeds,recall_at_1,recall_at_1_ci95,"
+    )
     assert header.index("recall_at_1,") < header.index("recall_at_10,")
     assert "| standard | proxy_anchor | 4 | 2 | 55.00 ± 63.53 |" in first["leaderboard.md"].decode()
 

@@ -1,4 +1,4 @@
-"""Named grids of runs: each is a base configuration, the strategies it compares and its seeds."""
+"""Named grids of runs. A benchmark is a base configuration, the strategies it compares and its seeds; studies have files of their own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ PHOTOS = DataConfig(image_size=112, stored=256, reader="cache")
 image that is resized twice in small steps is blurred (160 pixels and a bilinear filter cost frozen CUB features 1.6 points of R@1)."""
 
 
+def refuse_single_run(base: RunConfig, kind: str, instead: str = "") -> None:
+    """Raises :class:`UserError` for ``--strategy`` or ``--seed`` where several are compared."""
+    if (base.strategy, base.seed) != (RunConfig.strategy, RunConfig.seed):
+        raise UserError(f"a {kind} compares several runs: use{instead} --seeds in place of --strategy and --seed")
+
+
 @dataclass(frozen=True)
 class Bench:
     """A comparison of strategies under one protocol."""
@@ -36,8 +42,7 @@ class Bench:
         Raises :class:`UserError` for options of a strategy that is not compared, and for ``--strategy`` or ``--seed``.
         """
         base = self.base
-        if (base.strategy, base.seed) != (RunConfig.strategy, RunConfig.seed):
-            raise UserError("a benchmark compares several runs: use --strategies and --seeds in place of --strategy and --seed")
+        refuse_single_run(base, "benchmark", " --strategies and")
         refuse_unused_options(self.strategies, base.options)
         return [
             replace(base, strategy=strategy, seed=seed, options=only_used(strategy, base.options))

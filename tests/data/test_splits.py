@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.data.images import SIDES, ImageTable
-from retrieval_bench.data.splits import PROTOCOLS, Split, closed_set, kfold, make_split, manifest, rows_of, zero_shot, zero_shot_val
+from retrieval_bench.data.splits import (
+    PROTOCOLS,
+    Split,
+    closed_set,
+    first_classes,
+    kfold,
+    make_split,
+    manifest,
+    rows_of,
+    zero_shot,
+    zero_shot_val,
+)
+from retrieval_bench.errors import UserError
 
 
 def make_table(labels: list[int] | np.ndarray, train_classes: int = 0, sides: Sequence[str] | None = None) -> ImageTable:
@@ -216,3 +228,18 @@ def test_manifest_has_path_class_and_side_of_each_image() -> None:
     assert manifest(zero_shot(table)) == 'path,class,split\na/1.png,wren,train\nb/1.png,robin,test\n"a/2, small.png",wren,train\n'
     roles = replace(table, sides=np.array(["", "query", "train"]))
     assert manifest(zero_shot(roles)) == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'
+
+
+@pytest.mark.parametrize("protocol", ["zero_shot", "zero_shot_val", "closed_set"])
+def test_first_classes_keeps_whole_classes_of_both_sides(protocol: str) -> None:
+    table = make_table(np.repeat(np.arange(10), 4), 6, ["train", "train", "test", "test"] * 10)
+    whole = make_split(protocol, table)
+    assert first_classes(whole, table.labels, 0) is whole
+    part = first_classes(whole, table.labels, 1)
+    assert part.train_classes.tolist() == whole.train_classes[:1].tolist()
+    tested = np.unique(table.labels[part.test])
+    assert tested.tolist() == np.unique(table.labels[whole.test])[:1].tolist()
+    assert np.array_equal(part.query, whole.query[np.isin(table.labels[whole.query], tested)])
+    assert np.array_equal(part.train, whole.train[np.isin(table.labels[whole.train], part.train_classes)])
+    with pytest.raises(UserError, match="--classes 99"):
+        first_classes(whole, table.labels, 99)

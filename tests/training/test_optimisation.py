@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
+from retrieval_bench.config import TrainConfig
 from retrieval_bench.strategies.base import ParameterGroup
 from retrieval_bench.training.criterion import build_criterion
 from retrieval_bench.training.optimisation import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
@@ -47,6 +51,14 @@ def test_loss_has_its_own_rate_and_no_weight_decay() -> None:
         assert (group["lr"], group["weight_decay"]) == ((0.5, 0.0) if group["name"] == "loss" else (0.01, 0.1))
 
 
+def test_weight_decay_of_the_loss_is_its_own() -> None:
+    config = run_config(weight_decay=0.1)
+    config = replace(config, loss=replace(config.loss, loss_weight_decay=0.3))
+    model = tiny_embedder()
+    groups = parameter_groups(model, build_criterion(config.loss, 8, model.dim), config.train, config.loss)
+    assert {group["name"]: group["weight_decay"] for group in groups}["loss"] == 0.3
+
+
 def test_shared_parameter_is_in_one_group_only() -> None:
     config = run_config()
     model = tiny_embedder()
@@ -74,11 +86,30 @@ def test_sgd_is_nesterov_with_momentum() -> None:
     assert (group["momentum"], group["nesterov"]) == (0.9, True)
 
 
+def factors(progress: list[float], **train: Any) -> list[float]:
+    return [schedule_factor(TrainConfig(**train), place) for place in progress]
+
+
 def test_constant_schedule() -> None:
-    assert [schedule_factor("constant", progress) for progress in (0.0, 0.3, 1.0)] == [1, 1, 1]
+    assert factors([0.0, 0.3, 1.0], schedule="constant") == [1, 1, 1]
 
 
 def test_cosine_schedule() -> None:
-    assert [schedule_factor("cosine", progress) for progress in (0, 1 / 3, 0.5, 2 / 3, 1)] == pytest.approx(
-        [1, 0.75, 0.5, 0.25, 0], abs=1e-12
-    )
+    assert factors([0, 1 / 3, 0.5, 2 / 3, 1], schedule="cosine") == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=1e-12)
+
+
+def test_step_schedule_falls_at_the_end_of_epoch_40_of_50() -> None:
+    progress = [(epoch + step / 147) / 50 for epoch, step in ((0, 0), (39, 146), (40, 0), (49, 146))]
+    assert factors(progress, schedule="step") == [1, 1, 0.2, 0.2]
+    assert factors([0.4, 0.5], schedule="step", decay_at=0.5, decay_factor=0.1) == [1, 0.1]
+
+
+def test_triangular_schedule_goes_up_and_down_once_per_cycle() -> None:
+    assert factors([0, 0.125, 0.25, 0.375, 0.5], schedule="triangular", cycles=2) == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert factors([0, 0.25], schedule="triangular", cycles=2, low_rate=0.2) == pytest.approx([0.2, 1])
+
+
+def test_warm_restarts_begin_each_cycle_anew() -> None:
+    assert factors([0, 1 / 6, 0.25, 0.499999999, 0.5], schedule="warm_restarts", cycles=2) == pytest.approx([1, 0.75, 0.5, 0, 1], abs=1e-6)
+    assert factors([0.499999999], schedule="warm_restarts", cycles=2, low_rate=0.1) == pytest.approx([0.1])
+    assert factors([0.2, 0.7], schedule="warm_restarts", cycles=1) == factors([0.2, 0.7], schedule="cosine")

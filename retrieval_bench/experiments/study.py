@@ -1,0 +1,160 @@
+"""A study: named rows of runs that regenerate a table of a paper, quoted and measured values side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from retrieval_bench.config import RunConfig
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies import only_used
+
+PERCENT = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a study, run once per seed.
+
+    Attributes:
+        name: what the table calls it.
+        config: the run, without its seed.
+        quoted: what the paper reports: Recall@K in percent, for its first K.
+        against: name of the row that it is compared with, seed by seed.
+    """
+
+    name: str
+    config: RunConfig
+    quoted: tuple[float, ...] = ()
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table to regenerate.
+
+    Attributes:
+        about: one line for the list of studies.
+        rows: from the configuration that all rows share to the rows.
+        notes: what a reader of the table must know: where quoted values come from, what marks mean.
+        draws: whether a figure of weight variations belongs to it.
+    """
+
+    about: str
+    rows: Callable[[RunConfig], list[Row]]
+    notes: tuple[str, ...] = ()
+    draws: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large a study is.
+
+    Attributes:
+        about: one line; says what is not as in the paper.
+        base: the configuration that all rows share.
+        seeds: one run per row and seed.
+    """
+
+    about: str
+    base: RunConfig
+    seeds: tuple[int, ...]
+
+
+def row(base: RunConfig, name: str, strategy: str, quoted: Sequence[float] = (), against: str = "", **options: Any) -> Row:
+    """A row that differs from `base` in its strategy; `options` are the options of strategies that are part of it, by their names."""
+    config = replace(base, strategy=strategy, options=replace(base.options, **options))
+    return Row(name, replace(config, options=only_used(strategy, config.options)), tuple(quoted), against)
+
+
+def grid(rows: Sequence[Row], seeds: Sequence[int]) -> list[tuple[Row, RunConfig]]:
+    """All runs, seed by seed, so that an interrupted study still compares; raises :class:`UserError` for no seed, or one given twice."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: give at least one, each once")
+    return [(entry, replace(entry.config, seed=seed)) for seed in seeds for entry in rows]
+
+
+def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]) -> Any:
+    """A pandas table with a line per row, numbers only: what the CSV holds.
+
+    Columns: ``row``, ``strategy``, ``loss``, ``seeds``; per K ``recall_at_K`` (mean over seeds, fraction), ``recall_at_K_ci95`` (half of
+    the t-interval, empty for one seed) and ``recall_at_K_quoted`` (fraction); ``against``, ``recall_at_1_difference`` (mean over the
+    seeds that both rows have) and its ``_ci95``; ``parameters``, ``macs``; ``images_seen`` (of the training, rejected passes included)
+    and ``recall_at_1_per_1000_images``; ``train_seconds``.
+
+    Args:
+        rows: the study's rows.
+        records: the records of each row that was run, by the row's name.
+    """
+    import pandas as pd
+
+    lines = []
+    for entry in rows:
+        found = records.get(entry.name, [])
+        line: dict[str, Any] = {"row": entry.name, "strategy": entry.config.strategy_label, "loss": entry.config.loss.loss}
+        line["seeds"] = len(found)
+        for place, k in enumerate(entry.config.ks):
+            name = f"recall_at_{k}"
+            line[name], line[f"{name}_ci95"] = _mean([record["metrics"][name] for record in found])
+            line[f"{name}_quoted"] = round(entry.quoted[place] / PERCENT, 6) if place < len(entry.quoted) else None
+        line["against"] = entry.against
+        line["recall_at_1_difference"], line["recall_at_1_difference_ci95"] = _mean(_differences(found, records.get(entry.against, [])))
+        for name in ("parameters", "macs", "images_seen", "train_seconds"):
+            line[name] = _mean([record["cost"][name] for record in found])[0]
+        seen, recall = line["images_seen"], line["recall_at_1"]
+        line["recall_at_1_per_1000_images"] = round(1000 * recall / seen, 6) if seen and recall is not None else None
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _differences(found: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[float]:
+    """Recall@1 less that of the other row, for each seed that both have."""
+    other = {record["seed"]: record["metrics"]["recall_at_1"] for record in others}
+    return [record["metrics"]["recall_at_1"] - other[record["seed"]] for record in found if record["seed"] in other]
+
+
+def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and half of the 95 % t-interval; None for what too few values do not give."""
+    import numpy as np
+
+    from retrieval_bench.evaluation.statistics import t_interval
+
+    if not values:
+        return None, None
+    return round(float(np.mean(values)), 6), (round(float(t_interval(values)[1]), 6) if len(values) > 1 else None)
+
+
+def readable_table(table: Any) -> Any:
+    """The same for people: percentages, quoted values beside measured ones, only columns that say something."""
+    import pandas as pd
+
+    ks = [name for name in table if name.startswith("recall_at_") and name.removeprefix("recall_at_").isdecimal()]
+    shown = pd.DataFrame({"setting": table["row"]})
+    if table["loss"].nunique() > 1:
+        shown["loss"] = table["loss"].where(table["images_seen"] != 0, "-")
+    for name in ks:
+        shown["R@" + name.rsplit("_", 1)[1]] = [_percent(*pair) for pair in zip(table[name], table[f"{name}_ci95"], strict=True)]
+    for name in ks:
+        if table[f"{name}_quoted"].notna().any():
+            shown["quoted R@" + name.rsplit("_", 1)[1]] = [_percent(value) for value in table[f"{name}_quoted"]]
+    if table["recall_at_1_difference"].notna().any():
+        pairs = zip(table["recall_at_1_difference"], table["recall_at_1_difference_ci95"], strict=True)
+        shown["R@1 difference"] = [_percent(*pair, sign="+") for pair in pairs]
+    shown["params"] = [_scaled(value, 1e6, "{:.2f} M") for value in table["parameters"]]
+    shown["MACs"] = [_scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
+    shown["images seen"] = [_scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
+    shown["R@1 per 1,000 images"] = [_scaled(value, 0.01, "{:.2f}") for value in table["recall_at_1_per_1000_images"]]
+    shown["seeds"] = table["seeds"].astype(str)
+    return shown
+
+
+def _percent(value: float | None, half: float | None = None, sign: str = "") -> str:
+    if value is None or value != value:
+        return ""
+    text = f"{PERCENT * value:{sign}.2f}"
+    return text if half is None or half != half else f"{text} ± {PERCENT * half:.2f}"
+
+
+def _scaled(value: float | None, unit: float, form: str) -> str:
+    return "" if value is None or value != value else form.format(value / unit)

@@ -1,0 +1,73 @@
+"""The figure of weight variations: per block and epoch, with rates, passes and sorting quality, from the facts in records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval_bench.files import atomic_path
+
+STRATEGIES = ("weight_variation", "autolr")
+"""Strategies whose facts hold variations and rates."""
+
+
+def histories(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The facts on variations of each record that has them, by name."""
+    found = {name: next((record["facts"][key] for key in STRATEGIES if key in record["facts"]), None) for name, record in records.items()}
+    return {name: facts for name, facts in found.items() if facts and facts.get("variation")}
+
+
+def draw(records: dict[str, dict[str, Any]], path: Path, heading: str) -> None:
+    """Writes a PNG, a row per record: variation, learning rate, and sorting quality with passes per epoch. Without histories, nothing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = histories(records)
+    if not shown:
+        return
+    figure = Figure(figsize=(13, 3.4 * len(shown) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(shown), 3, squeeze=False)
+    for (name, facts), (left, middle, right) in zip(shown.items(), axes, strict=True):
+        _by_block(left, np.array(facts["variation"], dtype=float), f"{name}: weight variation", "v (per weight)")
+        rates = np.array([facts["rates"][block] for block in facts["blocks"]], dtype=float).T
+        _by_block(middle, rates, "learning rate", "rate")
+        _by_epoch(right, facts)
+    figure.suptitle(heading, fontsize=8, wrap=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def _by_block(axes: Any, values: np.ndarray, title: str, unit: str) -> None:
+    """A line per epoch (epochs, K) over the blocks, first epochs light."""
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis"](np.linspace(0.85, 0, len(values)))
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), 10)).round().astype(int))
+    for epoch in chosen:
+        axes.plot(np.arange(1, values.shape[1] + 1), values[epoch], "o-", ms=3, lw=1.2, color=colours[epoch], label=f"epoch {epoch + 1}")
+    if (values > 0).any():
+        axes.set_yscale("log")
+    axes.set(xlabel="block", ylabel=unit, title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+
+
+def _by_epoch(axes: Any, facts: dict[str, Any]) -> None:
+    """Sorting quality and threshold, and the number of passes as bars."""
+    epochs = np.arange(1, len(facts["quality"]) + 1)
+    bars = axes.twinx()
+    passes = facts.get("passes", facts["trials"])
+    bars.bar(epochs, passes, width=0.5, color="0.85", zorder=0)
+    bars.set(ylabel="passes (bars)", ylim=(0, max(passes) + 1))
+    bars.yaxis.get_major_locator().set_params(integer=True)
+    axes.set_zorder(bars.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    axes.plot(epochs, facts["quality"], "o-", ms=4, label="sorting quality of the kept pass")
+    if "threshold" in facts:
+        axes.plot(epochs, facts["threshold"], "--", color="C3", lw=1, label="threshold")
+    axes.set(xlabel="epoch", ylabel="sorting quality", ylim=(-0.03, 1.08), title="sorting quality and passes")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=7, loc="center right")

@@ -1,0 +1,146 @@
+"""Studies: their grids, the tables made of records, and the commands that carry them out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from retrieval_bench.cli import main
+from retrieval_bench.config import RunConfig
+from retrieval_bench.experiments.autolr import PROFILES, STUDIES
+from retrieval_bench.experiments.study import Row, grid, measured_table, readable_table
+from retrieval_bench.experiments.study_report import latex
+from retrieval_bench.experiments.variation_figure import histories
+from retrieval_bench.validation import validate
+
+SMALL = ["--backbone", "resnet26", "--image-size", "32", "--results"]
+
+
+def record(seed: int, recall: float, images: int = 1000) -> dict[str, Any]:
+    metrics = {f"recall_at_{k}": recall for k in (1, 2, 4, 8)}
+    return {"seed": seed, "metrics": metrics, "cost": {"parameters": 2e6, "macs": 3e9, "images_seen": images, "train_seconds": 1.0}}
+
+
+ROWS = [
+    Row("first", RunConfig(), (50.0, 60.0)),
+    Row("second", RunConfig(strategy="frozen"), against="first"),
+    Row("third", RunConfig(strategy="last_k"), against="first"),
+]
+RECORDS = {"first": [record(0, 0.5), record(1, 0.7)], "second": [record(1, 0.8, 0), record(0, 0.61, 0)]}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_run_of_every_study_is_valid_and_its_own(study: str, profile: str) -> None:
+    rows = STUDIES[study].rows(PROFILES[profile].base)
+    names = [entry.name for entry in rows]
+    assert len(set(names)) == len(names)
+    assert {entry.against for entry in rows} <= {*names, ""}
+    runs = grid(rows, PROFILES[profile].seeds)
+    assert len(runs) == len(set(map(repr, runs))) == len(rows) * len(PROFILES[profile].seeds)
+    for _, config in runs:
+        validate(config)
+
+
+def test_the_paper_s_setting() -> None:
+    base = PROFILES["paper"].base
+    assert (base.data.image_size, base.data.resize_to, base.data.preprocessing, base.evaluation.flip_sum) == (224, 256, "squash", True)
+    train = base.train
+    assert (train.epochs, train.batch_size, train.optimizer, train.lr, train.weight_decay) == (50, 40, "sgd", 0.001, 5e-4)
+    assert (train.schedule, train.decay_at, train.decay_factor, train.freeze_bn) == ("step", 0.8, 0.2, False)
+    assert (base.loss.loss, base.loss.head, base.loss.loss_lr, base.loss.loss_weight_decay) == ("softmax", "autolr", 0.01, 5e-4)
+    rows = STUDIES["ablation_pruning"].rows(base)
+    assert [entry.quoted[0] for entry in rows] == [63.49, 66.95, 67.00, 51.00, 67.15, 67.29, 68.33]
+
+
+def test_means_intervals_and_differences_paired_by_seed() -> None:
+    first, second, third = measured_table(ROWS, RECORDS).to_dict("records")
+    assert (first["recall_at_1"], first["recall_at_1_quoted"], first["recall_at_2_quoted"]) == pytest.approx((0.6, 0.5, 0.6))
+    assert first["recall_at_1_ci95"] == pytest.approx(12.7062 * 0.1, rel=1e-4), "t-interval of two values"
+    assert second["recall_at_1_difference"] == pytest.approx((0.11 + 0.10) / 2)
+    assert second["recall_at_1_difference_ci95"] == pytest.approx(12.7062 * 0.005, rel=1e-4)
+    assert first["recall_at_1_per_1000_images"] == pytest.approx(0.6)
+    assert pd.isna(second["recall_at_1_per_1000_images"]), "no image seen"
+    assert third["seeds"] == 0
+    assert pd.isna(third["recall_at_1"]), "a row that was not run stays empty"
+
+
+def test_table_for_people() -> None:
+    shown = readable_table(measured_table(ROWS, RECORDS))
+    assert list(shown["R@1"]) == ["60.00 ± 127.06", "70.50 ± 120.71", ""]
+    assert list(shown["quoted R@1"]) == ["50.00", "", ""]
+    assert "quoted R@4" not in shown
+    assert list(shown["R@1 difference"]) == ["", "+10.50 ± 6.35", ""]
+    assert list(shown["MACs"]) == ["3.000 G", "3.000 G", ""]
+    text = latex(shown, ["R@K in percent"])
+    assert r"$\pm$" in text
+    assert text.count(r"\\") == 4
+    assert text.startswith("% R@K in percent\n\\begin{tabular}{l" + "r" * (len(shown.columns) - 1) + "}")
+
+
+def test_one_seed_shows_no_interval() -> None:
+    shown = readable_table(measured_table(ROWS[:1], {"first": [record(0, 0.5)]}))
+    assert list(shown["R@1"]) == ["50.00"]
+
+
+def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "figure_weight_variation", "smoke", *SMALL, str(tmp_path), "--seeds", "0", "--image-size", "32"]
+    words[words.index("resnet26")] = "resnet50"
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    folder = tmp_path / "studies"
+    stem = "figure_weight_variation-smoke-synthetic"
+    assert {path.name for path in folder.iterdir()} == {f"{stem}.{kind}" for kind in ("csv", "md", "tex", "png")}
+    assert (folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / f"{stem}.md").read_text(encoding="utf-8").strip() == printed.out.strip()
+    assert "measures nothing" in printed.out
+    lines = list(csv.DictReader((folder / f"{stem}.csv").open(encoding="utf-8")))
+    assert [line["row"] for line in lines] == ["One learning rate", "Pruning 15, 16 and AutoLR"]
+    records = {path.name: json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir()}
+    assert len(histories(records)) == 2
+    assert main(words) == 0
+    assert capsys.readouterr().err.count("already recorded") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "ablation"], "did you mean 'ablation_pruning'"),
+        (["study", "ablation_pruning", "cpus"], "did you mean 'cpu'"),
+        (["study", "ablation_pruning", "smoke", "--strategy", "frozen"], "use --seeds in place of"),
+        (["study", "ablation_pruning", "smoke", "--seeds", "1", "1"], "each once"),
+        (["study", "ablation_pruning", "smoke", "--backbone", "resnet10t"], "the backbone has 4 blocks|numbered from 1 to 4"),
+        (["study", "ablation_pruning", "smoke", "--epoch", "1"], "--epoch"),
+        (["study", "table_autolr", "smoke", "--classes", "9"], "8 training classes"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--results", str(tmp_path)] if len(words) > 2 and words[2] == "smoke" else words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, error)
+    assert error.startswith("error: ")
+
+
+def test_help_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["study", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*STUDIES, *PROFILES))
+
+
+def test_classes_bound_every_side(tmp_path: Path) -> None:
+    from retrieval_bench.config import Machine
+    from retrieval_bench.run import run
+
+    base = PROFILES["smoke"].base
+    config = replace(base, strategy="frozen", data=replace(base.data, classes=3), model=replace(base.model, backbone="resnet10t"))
+    data = run(config, Machine(results=tmp_path))["data"]
+    assert (data["train_classes"], data["test_classes"], data["train_images"], data["test_images"]) == (3, 3, 24, 24)

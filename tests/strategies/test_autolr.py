@@ -1,0 +1,236 @@
+"""AutoLR's loop of passes: what is kept, what is undone, and the bounds where the original would run for ever."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from retrieval_bench.errors import Diverged, UserError
+from retrieval_bench.models.backbone import Backbone, Block
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies import StrategyOptions, build_strategy
+from retrieval_bench.strategies.autolr import AutoLR
+from retrieval_bench.strategies.weight_variation import WeightVariation, sorting_quality
+from tests.training.helpers import Data, differing, make_training, run_config, state_of, tiny_embedder
+
+Gradients = Callable[[int, int], Sequence[float]]
+"""From (epoch, number of the pass) to what block k moves by per unit of its rate; NaN for a pass that diverges."""
+
+
+class LinearState:
+    """A training without gradients: in a pass, the only weight of block k moves by rate times a number that is given."""
+
+    def __init__(self, gradients: Gradients, count: int, rate: float = 0.001):
+        net = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Conv2d(1, 1, 1, bias=False) for _ in range(count))).double()
+        blocks = (Block("stem", ("0",)), *(Block(str(place), (str(place),)) for place in range(1, count + 1)))
+        self.model = Embedder(Backbone(net, blocks, (0.5,), (0.5,), 1))
+        self.criterion = nn.Linear(1, 1)
+        groups = [{"params": self.model.backbone.block_parameters(block), "name": block.name} for block in blocks]
+        groups.append({"params": list(self.criterion.parameters()), "name": "loss"})
+        self.optimizer: Any = torch.optim.SGD(groups, lr=0.0)
+        self.rate = {group["name"]: rate for group in groups}
+        self.gradients = gradients
+        self.epoch = 0
+        self.attempts: list[list[int]] = []
+        self.passes = 0
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"model": copy.deepcopy(self.model.state_dict()), "rates": dict(self.rate)}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        self.model.load_state_dict(snapshot["model"])
+        self.rate = dict(snapshot["rates"])
+
+    def rates(self) -> dict[str, float]:
+        return dict(self.rate)
+
+    def set_rates(self, rates: dict[str, float]) -> None:
+        assert rates.keys() <= self.rate.keys()
+        self.rate |= rates
+
+    def train_once(self, attempt: int = 0) -> float:
+        self.attempts[-1].append(attempt)
+        moves = self.gradients(self.epoch, self.passes)
+        self.passes += 1
+        if any(math.isnan(move) for move in moves):
+            raise Diverged("the loss became nan")
+        with torch.no_grad():
+            for block, move in zip(self.model.backbone.body, moves, strict=True):
+                for parameter in self.model.backbone.block_parameters(block):
+                    parameter += self.rate[block.name] * move
+        return 1.0
+
+    def run(self, strategy: AutoLR, epochs: int) -> dict[str, Any]:
+        strategy.prepare(self.model, torch.zeros(1))
+        for self.epoch in range(epochs):
+            self.attempts.append([])
+            strategy.run_epoch(self.train_once, self)
+        return strategy.facts()
+
+
+def autolr(**options: Any) -> AutoLR:
+    return AutoLR(AutoLR.Options(**options))
+
+
+def test_two_epochs_worked_out_by_hand() -> None:
+    """Four blocks. First epoch: v = 8 4 2 1, Q = 0, aims at 2 2.4 2.8 3.2. Second: v = 4 2.4 1.4 3.2, Q = 1/4, step 2.6/3, middle
+    block 3: -1/3 8/15 1.4 3.2, of which the first is raised to a tenth of 1.4."""
+    moves = {0: (8000, 4000, 2000, 1000), 1: (16000, 4000, 1000, 1000)}
+    state = LinearState(lambda epoch, _: moves[epoch], 4)
+    facts = state.run(autolr(), 2)
+    first, second = [0.00025, 0.0006, 0.0014, 0.0032], [0.00025 * 0.14 / 4, 0.0006 * (8 / 15) / 2.4, 0.0014, 0.0032]
+    assert pytest.approx(np.array([first, second])) == np.array([facts["rates"][str(block)] for block in range(1, 5)]).T
+    assert facts["rates"]["stem"] == pytest.approx([0.000125, second[0] / 2])
+    assert facts["rates"]["loss"] == [0.001, 0.001]
+    assert facts["target"] == [pytest.approx([2, 2.4, 2.8, 3.2]), pytest.approx([0.14, 8 / 15, 1.4, 3.2])]
+    assert facts["variation"] == [pytest.approx([2, 2.4, 2.8, 3.2]), pytest.approx([0.14, 8 / 15, 1.4, 3.2])]
+    assert facts["qualities"] == [[0, 1], [0.25, 1]]
+    assert facts["threshold"] == pytest.approx([0.94, 0.9306])
+    assert (facts["trials"], facts["passes"], facts["converged"], facts["rejected"]) == ([2, 2], [2, 2], [True, True], 2)
+    assert facts["bounds"] == {"bounded_rates": 0, "descending_targets": 0, "lifted_targets": 1, "still_blocks": 0}
+    assert state.attempts == [[0, 1], [0, 1]], "each pass draws its own order"
+
+
+def test_a_sorted_first_pass_is_kept_as_it_is() -> None:
+    state = LinearState(lambda *_: (1, 2, 3), 3)
+    facts = state.run(autolr(), 1)
+    assert (facts["passes"], facts["rates"]["stem"], facts["target"]) == ([1], [0.001], [[None] * 3])
+
+
+def test_after_the_last_trial_the_best_is_repeated_and_kept() -> None:
+    """Qualities 0, 0.5, 0: the second pass wins, and is made again from the same weights with its own rates and order."""
+    outcomes = [(9, 3, 2, 1), (2, 1, 4, 3), (9, 3, 2, 1)]
+    state = LinearState(
+        lambda _, number: (np.array(outcomes[min(number, 2) if number < 3 else 1]) / list(state.rate.values())[1:5]).tolist(), 4
+    )
+    facts = state.run(autolr(max_trials=3), 1)
+    assert facts["qualities"] == [[0, 0.5, 0]]
+    assert (facts["quality"], facts["trials"], facts["passes"], facts["converged"]) == ([0.5], [3], [4], [False])
+    assert state.attempts == [[0, 1, 2, 1]]
+    assert facts["variation"] == [pytest.approx([2, 1, 4, 3])]
+
+
+def test_rejected_passes_are_limited_in_all() -> None:
+    random = np.random.default_rng(0)
+    state = LinearState(lambda *_: random.permutation([1e3, 1e2, 10, 1]), 4)
+    facts = state.run(autolr(threshold=1.0, threshold_floor=1.0, max_trials=3, max_rejected=4), 6)
+    assert max(facts["trials"]) <= 3
+    assert facts["trials"][-1] == 1
+    assert facts["rejected"] == sum(facts["passes"]) - 6
+
+
+def test_paired_trials_repeat_order_and_augmentation() -> None:
+    state = LinearState(lambda *_: (4, 3, 2, 1), 4)
+    state.run(autolr(paired_trials=True), 1)
+    assert set(state.attempts[0]) == {0}
+    assert len(state.attempts[0]) > 1
+
+
+def test_the_paper_renews_its_target_after_every_failed_pass() -> None:
+    noise = iter([(9, 8, 2, 1), (10, 1, 1, 1), (1, 20, 1, 1), (1, 1, 9, 1)])
+    moves = list(noise)
+    runs = {
+        rules: LinearState(lambda _, number: moves[min(number, 3)], 4).run(autolr(rules=rules, max_trials=4), 1)
+        for rules in ("code", "paper")
+    }
+    assert runs["code"]["target"] != runs["paper"]["target"]
+
+
+def test_a_pass_that_diverged_is_undone_and_all_rates_halved() -> None:
+    state = LinearState(lambda _, number: (math.nan,) * 3 if number < 2 else (1, 2, 3), 3)
+    facts = state.run(autolr(), 1)
+    assert facts["bounds"]["diverged"] == 2
+    assert facts["qualities"] == [[None, None, 1]]
+    assert {name: rate[0] for name, rate in facts["rates"].items()} == dict.fromkeys(state.rate, 0.00025)
+
+
+def test_only_diverging_passes_end_the_run() -> None:
+    state = LinearState(lambda *_: (math.nan,) * 3, 3)
+    with pytest.raises(Diverged, match="all 4 passes"):
+        state.run(autolr(max_trials=4), 1)
+
+
+def test_blocks_that_do_not_move_keep_their_rates() -> None:
+    state = LinearState(lambda *_: (9, 0, 3, 1), 4)
+    facts = state.run(autolr(), 1)
+    assert facts["rates"]["2"] == [0.001]
+    assert facts["converged"] == [True]
+    assert facts["bounds"]["still_blocks"] >= 1
+
+
+def test_nothing_moves() -> None:
+    facts = LinearState(lambda *_: (0, 0, 0), 3).run(autolr(), 2)
+    assert (facts["passes"], facts["quality"]) == ([1, 1], [1, 1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.floats(0.001, 1000), min_size=5, max_size=5), min_size=1, max_size=12), st.integers(1, 6))
+def test_rates_stay_positive_and_bounded_and_trials_are_limited(moves: list[list[float]], limit: int) -> None:
+    state = LinearState(lambda _, number: moves[number % len(moves)], 5)
+    facts = state.run(autolr(max_trials=limit, max_rise=20.0), 3)
+    rates = np.array([facts["rates"][str(block)] for block in range(1, 6)])
+    assert ((rates >= 0.999e-6) & (rates <= 0.02001)).all()
+    assert max(facts["trials"]) <= limit
+    assert all(passes <= trials + 1 for passes, trials in zip(facts["passes"], facts["trials"], strict=True))
+
+
+@pytest.mark.parametrize("option", ["max_trials", "max_ratio", "max_rise", "low", "high", "threshold_decay", "stem_factor"])
+def test_options_that_cannot_work_are_refused(option: str) -> None:
+    with pytest.raises(UserError, match=option.replace("_", "-")):
+        autolr(**{option: 0})
+
+
+def test_needs_two_blocks() -> None:
+    with pytest.raises(UserError, match="two or more blocks"):
+        LinearState(lambda *_: (1,), 1).run(autolr(), 1)
+
+
+@pytest.mark.parametrize("optimizer_state", ["fresh", "kept"])
+def test_undone_passes_leave_no_trace(synthetic: Data, optimizer_state: str) -> None:
+    """The state after an epoch is that of its kept pass alone, made with the same rates from the same weights: also BN and loss."""
+    config = run_config("softmax", head="autolr", optimizer="sgd", lr=0.01, weight_decay=1e-3)
+    strategy = autolr(optimizer_state=optimizer_state, threshold=1.0, max_trials=3)
+    training = make_training(synthetic, strategy, config)
+    training.train_once()
+    training.epoch = 1
+    strategy.run_epoch(training.train_once, training)
+    facts = strategy.facts()
+    assert facts["passes"][0] > 1
+    assert training.images_seen == 64 * (1 + facts["passes"][0]), "undone passes count"
+
+    alone = make_training(synthetic, autolr(), config)
+    alone.train_once()
+    alone.epoch = 1
+    if optimizer_state == "fresh":
+        alone.optimizer.state.clear()
+    alone.set_rates({name: values[0] for name, values in facts["rates"].items()})
+    kept = facts["qualities"][0].index(facts["quality"][0])
+    alone.train_once(kept)
+    assert not differing(state_of(training.model, training.criterion), state_of(alone.model, alone.criterion))
+
+
+def test_autolr_sorts_what_one_rate_leaves_unsorted(synthetic: Data) -> None:
+    """The paper's observation and its cure, on a small network: the variation falls from first to last block, until rates are tuned."""
+    config = run_config("softmax", optimizer="sgd", lr=0.01, epochs=3)
+    single = WeightVariation()
+    make_training(synthetic, single, config).fit()
+    assert max(single.facts()["quality"]) < 0.5
+    options = StrategyOptions()
+    chain = build_strategy("layer_pruning+autolr", options)
+    training = make_training(synthetic, chain, config, tiny_embedder())
+    training.fit()
+    facts = chain.facts()["autolr"]
+    assert len(facts["blocks"]) == 6, "two of eight are gone"
+    assert all(quality >= threshold for quality, threshold in zip(facts["quality"], facts["threshold"], strict=True))
+    assert all(facts["converged"])
+    assert training.images_seen == 64 * sum(facts["passes"])
+    assert facts["quality"] == [sorting_quality(values) for values in facts["variation"]]

@@ -1,0 +1,169 @@
+"""Layer pruning: which blocks go, what is left, and the choice of how many on validation classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from retrieval_bench import cost
+from retrieval_bench.config import DataConfig, Machine, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.run import run
+from retrieval_bench.strategies import StrategyOptions
+from retrieval_bench.strategies.layer_pruning import LayerPruning, blocks_to_drop
+from tests.training.helpers import random_images, tiny_embedder
+
+
+def pruned(name: str, drop: str, dim: int = 0, side: int = 32) -> tuple[Embedder, LayerPruning]:
+    model = build_embedder(ModelConfig(backbone=name, weights="none", embedding_dim=dim), side)
+    strategy = LayerPruning(LayerPruning.Options(drop=drop))
+    return strategy.prepare(model, random_images(2, side)), strategy
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "torchvision/resnet50"])
+def test_resnet50_without_15_and_16_costs_what_the_paper_s_network_costs(backbone: str) -> None:
+    model, strategy = pruned(backbone, "15,16", side=224)
+    assert (cost.parameters(model), round(cost.macs(model, 224) / 1e9, 3)) == (14_582_848, 3.650)
+    facts = strategy.facts()
+    assert facts["dropped_blocks"] == ["layer4.1", "layer4.2"]
+    assert len(facts["kept_blocks"]) == 14
+    assert facts["parameters_saved"] == 23_508_032 - 14_582_848
+    assert facts["macs_saved"] == 4_087_136_256 - cost.macs(model, 224)
+    assert model.dim == facts["feature_dim"] == 2048
+
+
+@pytest.mark.parametrize(
+    ("drop", "parameters", "dim"), [("16", 19_045_440, 2048), ("last:2", 14_582_848, 2048), ("14,15,16", 8_543_296, 1024)]
+)
+def test_parameters_and_width_of_shorter_resnets(drop: str, parameters: int, dim: int) -> None:
+    model, _ = pruned("resnet50", drop)
+    assert (cost.parameters(model), model.dim) == (parameters, dim)
+
+
+def test_what_stays_computes_what_it_computed_before() -> None:
+    whole, cut = tiny_embedder(), tiny_embedder()
+    LayerPruning(LayerPruning.Options(drop="last:3")).prepare(cut, random_images(2))
+    net = whole.backbone.net
+    images = random_images(3, seed=5)
+    with torch.no_grad():
+        scaled = (images.float() / 255 - whole.backbone.mean) / whole.backbone.std
+        features = net.maxpool(net.act1(net.bn1(net.conv1(scaled))))  # pyright: ignore[reportCallIssue]
+        for stage in (net.layer1, net.layer2):
+            features = stage(features)  # pyright: ignore[reportCallIssue]
+        expected = net.layer3[0](features).mean(dim=(2, 3))  # pyright: ignore[reportIndexIssue]
+        assert torch.allclose(cut.eval()(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "mobilenetv2_100", "test_vit", "test_convnext", "regnetx_002"])
+@pytest.mark.parametrize("dim", [0, 7])
+def test_any_backbone_with_blocks_can_be_shortened_and_trained(name: str, dim: int) -> None:
+    model, strategy = pruned(name, "last:1", dim, side=64)
+    whole = build_embedder(ModelConfig(backbone=name, weights="none"), 64)
+    assert [block.name for block in model.backbone.body] == [block.name for block in whole.backbone.body][:-1]
+    assert cost.parameters(model.backbone) < cost.parameters(whole.backbone)
+    assert strategy.facts()["parameters_saved"] == cost.parameters(whole.backbone) - cost.parameters(model.backbone)
+    embeddings = model.train()(random_images(4, 64))
+    assert embeddings.shape == (4, dim or strategy.facts()["feature_dim"])
+    embeddings.sum().backward()
+    owned = [id(parameter) for block in model.backbone.blocks for parameter in model.backbone.block_parameters(block)]
+    assert sorted(owned) == sorted(map(id, model.backbone.net.parameters())), "blocks still own every parameter once"
+
+
+def test_the_tail_goes_where_it_does_not_fit() -> None:
+    """EfficientNet's last convolution takes 320 channels; without the last block there are 192."""
+    model, _ = pruned("efficientnet_lite0", "last:1", side=64)
+    assert model.dim == 192
+    assert model.backbone.blocks[-1].is_body
+    assert pruned("efficientnet_lite0", "blocks.5.3", side=64)[0].dim == 1280, "here it fits"
+
+
+def test_a_block_in_the_middle_can_go_if_the_others_fit() -> None:
+    assert [block.name for block in pruned("resnet18", "layer2.1")[0].backbone.body][2:4] == ["layer2.0", "layer3.0"]
+    with pytest.raises(UserError, match=r"without layer2.0 .* do not fit"):
+        pruned("resnet18", "layer2.0")
+
+
+NAMES = ["a.0", "a.1", "b.0", "b.1"]
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [("last:0", []), ("last:2", ["b.0", "b.1"]), ("4,3", ["b.0", "b.1"]), (" a.1 , 4", ["a.1", "b.1"]), ("2,2", ["a.1"])],
+)
+def test_what_drop_means(drop: str, expected: list[str]) -> None:
+    assert blocks_to_drop(drop, NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [
+        ("last:4", "4 blocks; last:0 to last:3"),
+        ("last:x", "last:0 to last:3"),
+        ("0", "numbered from 1 to 4"),
+        ("5", "numbered from 1 to 4"),
+        ("a.2", "did you mean 'a."),
+        ("1,2,3,4", "not all"),
+        ("", "not none"),
+    ],
+)
+def test_what_drop_cannot_mean(drop: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        blocks_to_drop(drop, NAMES)
+
+
+def test_a_backbone_without_blocks_is_refused() -> None:
+    with pytest.raises(UserError, match="names its blocks"):
+        blocks_to_drop("last:1", [])
+
+
+def test_candidates() -> None:
+    def drops(drop: str) -> list[str]:
+        return [option.drop for option in LayerPruning.candidates(LayerPruning.Options(drop=drop))]
+
+    assert drops("16") == ["16"]
+    assert drops("auto:2") == ["last:2", "last:1", "last:0"], "the smaller network first, so that it wins a draw"
+    assert len(drops("auto")) == 4
+    with pytest.raises(UserError, match="auto:3"):
+        drops("auto:x")
+
+
+AUTO = RunConfig(
+    strategy="layer_pruning",
+    data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
+    model=ModelConfig(backbone="resnet10t", weights="none"),
+    train=TrainConfig(epochs=1, batch_size=16, freeze_bn=False),
+    options=replace(StrategyOptions(), layer_pruning=LayerPruning.Options(drop="auto:2")),
+)
+
+
+def test_the_number_of_blocks_is_chosen_on_validation_classes(tmp_path: Path) -> None:
+    record = run(AUTO, Machine(results=tmp_path))
+    choice = record["facts"]["selection"]["layer_pruning"]
+    recalls = choice["validation_recall_at_1"]
+    assert list(recalls) == [f"layer_pruning(drop=last:{count})" for count in (2, 1, 0)]
+    assert choice["chosen"] == max(recalls, key=lambda name: recalls[name])
+    chosen = int(choice["chosen"].rstrip(")")[-1])
+    assert len(record["facts"]["layer_pruning"]["dropped_blocks"]) == chosen
+    assert record["labels"]["strategy"] == "layer_pruning(drop=auto:2)"
+    assert "auto:2" in record["command"]
+    assert record["cost"]["images_seen"] == 64 + 3 * 48, "what the choice took counts"
+    trial = run(replace(AUTO, data=replace(AUTO.data, split="zero_shot_val"), options=options("last:1")), Machine(results=tmp_path))
+    assert trial["id"] in choice["records"]
+    assert trial["data"]["test_classes"] == 2
+    plain = run(replace(AUTO, options=options(f"last:{chosen}")), Machine(results=tmp_path))
+    assert plain["metrics"] == record["metrics"]
+
+
+def options(drop: str) -> StrategyOptions:
+    return replace(StrategyOptions(), layer_pruning=LayerPruning.Options(drop=drop))
+
+
+def test_a_choice_on_another_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="zero_shot_val"):
+        run(replace(AUTO, data=replace(AUTO.data, split="zero_shot_val")), Machine(results=tmp_path))
+    assert not list(tmp_path.rglob("*.json"))

@@ -171,7 +171,8 @@ class Blocks:
     """float32 blocks of vectors in a given order: converted once if they fit into `memory` bytes, else whenever they are asked for."""
 
     def __init__(self, vectors: Vectors, order: np.ndarray, side: Side, device: torch.device, memory: float):
-        self.vectors, self.side = vectors, side
+        self.vectors = vectors
+        self.side: Side = side
         self.order = order
         self.device = device
         self.kept: Tensor | None = None

@@ -82,7 +82,7 @@ def raised(target: np.ndarray, variation: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def target_rates(
-    rates: np.ndarray, variation: np.ndarray, target: np.ndarray, lowest: float, highest: float, ratio: float
+    rates: np.ndarray, variation: np.ndarray, target: np.ndarray, lowest: np.ndarray | float, highest: np.ndarray | float, ratio: float
 ) -> tuple[np.ndarray, int]:
     """``rate * target / v`` (equation 15, since v is proportional to the rate), and how many rates a bound changed.
 
@@ -90,8 +90,8 @@ def target_rates(
         rates: what the variations came from.
         variation: all positive.
         target: all positive.
-        lowest: bound on all rates.
-        highest: bound on all rates.
+        lowest: bounds on the rates, one or K.
+        highest: likewise.
         ratio: bound on the factor by which, or by whose inverse, a rate changes.
     """
     wanted = rates * target / variation

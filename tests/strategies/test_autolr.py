@@ -33,7 +33,7 @@ class LinearState:
         net = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Conv2d(1, 1, 1, bias=False) for _ in range(count))).double()
         blocks = (Block("stem", ("0",)), *(Block(str(place), (str(place),)) for place in range(1, count + 1)))
         self.model = Embedder(Backbone(net, blocks, (0.5,), (0.5,), 1))
-        self.criterion = nn.Linear(1, 1)
+        self.criterion: nn.Module = nn.Linear(1, 1)
         groups = [{"params": self.model.backbone.block_parameters(block), "name": block.name} for block in blocks]
         groups.append({"params": list(self.criterion.parameters()), "name": "loss"})
         self.optimizer: Any = torch.optim.SGD(groups, lr=0.0)
@@ -121,7 +121,7 @@ def test_after_the_last_trial_the_best_is_repeated_and_kept() -> None:
 
 def test_rejected_passes_are_limited_in_all() -> None:
     random = np.random.default_rng(0)
-    state = LinearState(lambda *_: random.permutation([1e3, 1e2, 10, 1]), 4)
+    state = LinearState(lambda *_: random.permutation([1e3, 1e2, 10, 1]).tolist(), 4)
     facts = state.run(autolr(threshold=1.0, threshold_floor=1.0, max_trials=3, max_rejected=4), 6)
     assert max(facts["trials"]) <= 3
     assert facts["trials"][-1] == 1

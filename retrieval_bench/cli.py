@@ -76,7 +76,7 @@ def parse(words: Sequence[str]) -> Any:
         elif name == "study":
             size, rest = _profile(rest)
             program = f"{program} {size}"
-            options = {"default": kind(rest[0], size, PROFILES[size].seeds, PROFILES[size].base)}
+            options = {"default": kind(rest[0], size, PROFILES[size].seeds, base=PROFILES[size].base)}
         else:
             kind = members[rest[0]]
         rest = rest[1:]

@@ -67,15 +67,20 @@ class StudyRuns:
     profile: tyro.conf.Suppress[str] = "cpu"
     seeds: tuple[int, ...] = (0, 1, 2)
     """one run per row and seed"""
+    rows: tuple[int, ...] = ()
+    """numbers of the rows to run, from 1; without, all"""
     base: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
     machine: Annotated[Machine, Flat] = field(default_factory=Machine)
 
     def execute(self) -> None:
+        from retrieval_bench.experiments.study import grid
         from retrieval_bench.experiments.study_report import run_study
 
         refuse_single_run(self.base, "study")
         standing = f"{self.name}-{self.profile}" + ("" if self.base.data.dataset == "cub" else f"-{self.base.data.dataset}")
-        path = run_study(standing, STUDIES[self.name], PROFILES[self.profile], self.base, self.seeds, self.machine)
+        study = STUDIES[self.name]
+        rows = study.rows(self.base)
+        path = run_study(standing, study, PROFILES[self.profile], rows, grid(rows, self.seeds, self.rows), self.machine)
         print(path.read_text(encoding="utf-8"))
 
 

@@ -68,11 +68,18 @@ def row(base: RunConfig, name: str, strategy: str, quoted: Sequence[float] = (),
     return Row(name, replace(config, options=only_used(strategy, config.options)), tuple(quoted), against)
 
 
-def grid(rows: Sequence[Row], seeds: Sequence[int]) -> list[tuple[Row, RunConfig]]:
-    """All runs, seed by seed, so that an interrupted study still compares; raises :class:`UserError` for no seed, or one given twice."""
+def grid(rows: Sequence[Row], seeds: Sequence[int], numbers: Sequence[int] = ()) -> list[tuple[Row, RunConfig]]:
+    """All runs, or those of the rows with these `numbers` (from 1), seed by seed, so that an interrupted study still compares.
+
+    Raises:
+        UserError: no seed, a seed given twice, or a row that does not exist.
+    """
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: give at least one, each once")
-    return [(entry, replace(entry.config, seed=seed)) for seed in seeds for entry in rows]
+    if any(not 1 <= number <= len(rows) for number in numbers):
+        raise UserError(f"--rows {' '.join(map(str, numbers))}: the study has rows 1 to {len(rows)}")
+    chosen = [entry for number, entry in enumerate(rows, start=1) if not numbers or number in numbers]
+    return [(entry, replace(entry.config, seed=seed)) for seed in seeds for entry in chosen]
 
 
 def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_bench.config import Machine, RunConfig
-from retrieval_bench.experiments.study import Profile, Row, Study, grid, measured_table, readable_table
+from retrieval_bench.experiments.study import Profile, Row, Study, measured_table, readable_table
 from retrieval_bench.files import write_text
 from retrieval_bench.leaderboard import markdown_rows
 from retrieval_bench.progress import announce
@@ -14,13 +14,19 @@ from retrieval_bench.run import run
 from retrieval_bench.validation import validate
 
 
-def run_study(name: str, study: Study, profile: Profile, base: RunConfig, seeds: tuple[int, ...], machine: Machine) -> Path:
-    """Runs what has no record yet, writes ``<results>/studies/<name>.*``, and returns the Markdown file.
+def run_study(name: str, study: Study, profile: Profile, rows: list[Row], runs: list[tuple[Row, RunConfig]], machine: Machine) -> Path:
+    """Carries out `runs` that have no record yet, writes ``<results>/studies/<name>.*``, and returns the Markdown file.
 
     Interrupted, it still writes what is there. Raises :class:`UserError` for anything that cannot work, before the first run.
+
+    Args:
+        name: of the files.
+        study: what is regenerated.
+        profile: its size.
+        rows: all rows of the table.
+        runs: those that are to be run, each with its row (:func:`retrieval_bench.experiments.study.grid`).
+        machine: where the data is and where results go.
     """
-    rows = study.rows(base)
-    runs = grid(rows, seeds)
     for _, config in runs:
         validate(config)
     folder = machine.results / "studies"

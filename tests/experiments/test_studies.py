@@ -60,6 +60,15 @@ def test_the_paper_s_setting() -> None:
     assert [entry.quoted[0] for entry in rows] == [63.49, 66.95, 67.00, 51.00, 67.15, 67.29, 68.33]
 
 
+def test_some_rows_can_be_run_alone() -> None:
+    assert [(entry.name, config.seed) for entry, config in grid(ROWS, (3, 4), (1, 3))] == [
+        ("first", 3),
+        ("third", 3),
+        ("first", 4),
+        ("third", 4),
+    ]
+
+
 def test_means_intervals_and_differences_paired_by_seed() -> None:
     first, second, third = measured_table(ROWS, RECORDS).to_dict("records")
     assert (first["recall_at_1"], first["recall_at_1_quoted"], first["recall_at_2_quoted"]) == pytest.approx((0.6, 0.5, 0.6))
@@ -118,6 +127,7 @@ def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path,
         (["study", "ablation_pruning", "smoke", "--seeds", "1", "1"], "each once"),
         (["study", "ablation_pruning", "smoke", "--backbone", "resnet10t"], "the backbone has 4 blocks|numbered from 1 to 4"),
         (["study", "ablation_pruning", "smoke", "--epoch", "1"], "--epoch"),
+        (["study", "ablation_pruning", "smoke", "--rows", "1", "8"], "rows 1 to 7"),
         (["study", "table_autolr", "smoke", "--classes", "9"], "8 training classes"),
     ],
 )

@@ -73,14 +73,11 @@ class StudyRuns:
     machine: Annotated[Machine, Flat] = field(default_factory=Machine)
 
     def execute(self) -> None:
-        from retrieval_bench.experiments.study import grid
         from retrieval_bench.experiments.study_report import run_study
 
         refuse_single_run(self.base, "study")
-        standing = f"{self.name}-{self.profile}" + ("" if self.base.data.dataset == "cub" else f"-{self.base.data.dataset}")
-        study = STUDIES[self.name]
-        rows = study.rows(self.base)
-        path = run_study(standing, study, PROFILES[self.profile], rows, grid(rows, self.seeds, self.rows), self.machine)
+        study, profile = STUDIES[self.name], PROFILES[self.profile]
+        path = run_study(f"{self.name}-{self.profile}", study, profile, self.base, self.seeds, self.rows, self.machine)
         print(path.read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""One run, as frozen dataclasses: everything that the numbers depend on, its stable hash, and the command that gives it back.
+"""One run, as frozen dataclasses: everything that the numbers depend on.
 
 :class:`RunConfig` holds choices; :class:`Machine` holds where and how they are carried out. No field of the second may change a metric,
 so it is neither hashed nor recorded.
@@ -6,17 +6,15 @@ so it is neither hashed nor recorded.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.losses import LOSSES
-from retrieval_bench.strategies import StrategyOptions, label, split_names
+from retrieval_bench.strategies import StrategyOptions, label
 
 Flat = tyro.conf.arg(name="")
 
@@ -183,73 +181,3 @@ class Machine:
     """room on the disk for the caches of decoded images (--reader cache), 10^9 bytes"""
     force: bool = False
     """run even if the same configuration has a record"""
-
-
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as JSON types in one spelling: defaults resolved, floats as floats, only options that take part."""
-    names = split_names(config.strategy)
-    plain = _plain(config)
-    plain["strategy"] = "+".join(names)
-    plain["train"]["samples_per_class"] = config.samples_per_class
-    plain["evaluation"]["k"] = list(config.ks)
-    plain["options"] = {name: values for name, values in plain["options"].items() if name in names}
-    return plain
-
-
-def _plain(value: Any, kind: Any = None) -> Any:
-    if is_dataclass(value):
-        return {part.name: _plain(getattr(value, part.name), part.type) for part in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item, "float" if "float" in str(kind) else None) for item in value]
-    return float(value) if isinstance(value, int) and kind in (float, "float") else value
-
-
-def config_hash(identity: dict[str, Any]) -> str:
-    """Eight hexadecimal digits that name a configuration, independent of key order, machine and Python version.
-
-    Only what differs from the defaults is hashed, so that a new field or strategy changes no hash; therefore a default never changes (a
-    test holds the hash of the default run): a new choice is a new field whose default is what was done before. ``seed`` is left out, so
-    that the runs of several seeds share the hash.
-
-    Args:
-        identity: :func:`to_dict` with paths replaced by content (see ``retrieval_bench.run.identify``).
-    """
-    default = {**to_dict(RunConfig()), "options": _plain(RunConfig())["options"], "seed": identity.get("seed")}
-    changed = json.dumps(_difference(identity, default), sort_keys=True)
-    return hashlib.sha256(changed.encode()).hexdigest()[:8]
-
-
-def _difference(values: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    changed: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            if inner := _difference(value, default.get(key) or {}):
-                changed[key] = inner
-        elif key not in default or value != default[key]:
-            changed[key] = value
-    return changed
-
-
-def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]:
-    """The `run` arguments that give `config`: the flags of every value that differs from `default` (a fresh RunConfig)."""
-    return [word for flags in _flags(config, default or RunConfig(), "") for word in flags]
-
-
-def _flags(value: Any, default: Any, prefix: str) -> list[list[str]]:
-    words: list[list[str]] = []
-    for part in fields(value):
-        new, old = getattr(value, part.name), getattr(default, part.name)
-        flag = f"{prefix}{part.name}".replace("_", "-")
-        if new == old:
-            continue
-        if hasattr(new, "__dataclass_fields__"):
-            nested = f"{part.name}." if isinstance(value, StrategyOptions) else ""
-            words += _flags(new, old, nested)
-        elif isinstance(new, bool):
-            words.append([f"--{flag}" if new else f"--no-{flag}"])
-        elif isinstance(new, tuple):
-            flat = [str(x) for item in new for x in (item if isinstance(item, tuple) else (item,))]
-            words.append([f"--{flag}", *flat])
-        else:
-            words.append([f"--{flag}", str(new)])
-    return words

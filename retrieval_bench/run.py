@@ -16,18 +16,19 @@ import numpy as np
 import torch
 
 from retrieval_bench import cost
-from retrieval_bench.config import Machine, RunConfig, config_hash, to_command, to_dict
+from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
-from retrieval_bench.data.splits import Split, first_classes
+from retrieval_bench.data.splits import Split
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed
 from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.files import check_writable, digest
+from retrieval_bench.identity import config_hash, to_command, to_dict
 from retrieval_bench.models.build import build_embedder, full_name
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import announce
@@ -57,8 +58,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     device = resolve_device(machine.device)
     workers = resolve_workers(machine.workers, device)
     data = config.data
-    table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds)
-    split = first_classes(split, table.labels, data.classes)
+    table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
     identity = identify(config, table)
     run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
     path = record_path(machine.results, run_id)
@@ -71,7 +71,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
     check_writable(path.parent)
     announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
-    choice = choose(config, partial(run, machine=replace(machine, force=False)))
+    choice = choose(config, partial(run, machine=machine))
     decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
     read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
     record = _execute(choice.config, table, split, device, read)
@@ -79,8 +79,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     record["command"] = _command(config)
     if choice.facts:
         record["facts"]["selection"] = choice.facts
-        record["cost"]["images_seen"] += choice.images_seen
-        record["cost"]["train_seconds"] = round(record["cost"]["train_seconds"] + choice.train_seconds, 2)
+        record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
     record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
     write_record(path, record)
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {path}")

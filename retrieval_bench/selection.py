@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,8 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.progress import announce
 from retrieval_bench.strategies import STRATEGIES, split_names
 
+COUNTED = ("images_seen", "train_seconds", "test_seconds", "total_seconds")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -19,14 +22,12 @@ class Choice:
     Attributes:
         config: the configuration to train and test.
         facts: per candidate its Recall@1 on the validation classes and the id of its record; which one was chosen. Empty without a choice.
-        images_seen: training images that the candidates saw, which count as cost of the run.
-        train_seconds: time of their training.
+        cost: what all candidates cost (images seen, seconds), which counts as cost of the run.
     """
 
     config: RunConfig
     facts: dict[str, Any] = field(default_factory=dict)
-    images_seen: int = 0
-    train_seconds: float = 0.0
+    cost: Counter[str] = field(default_factory=Counter)
 
 
 def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Choice:
@@ -42,7 +43,7 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
     choice = Choice(config)
     for name in split_names(config.strategy):
         candidates = STRATEGIES[name].candidates(getattr(config.options, name))
-        if len(candidates) == 1:
+        if candidates == [getattr(config.options, name)]:
             continue
         if config.data.split != "zero_shot":
             raise UserError(
@@ -64,7 +65,6 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
                     "records": [record["id"] for record in records],
                 },
             },
-            choice.images_seen + sum(record["cost"]["images_seen"] for record in records),
-            choice.train_seconds + sum(record["cost"]["train_seconds"] for record in records),
+            sum((Counter({key: record["cost"][key] for key in COUNTED}) for record in records), choice.cost),
         )
     return choice

@@ -12,26 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.cli import parse
-from retrieval_bench.config import (
-    DataConfig,
-    EvalConfig,
-    LossConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    config_hash,
-    to_command,
-    to_dict,
-)
+from retrieval_bench.config import DataConfig, EvalConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import BENCHES
+from retrieval_bench.identity import config_hash, to_command, to_dict
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.validation import validate
 
 
 def test_hash_is_the_same_in_every_process() -> None:
-    code = "from retrieval_bench.config import *; print(config_hash(to_dict(RunConfig())))"
+    code = "from retrieval_bench.config import *; from retrieval_bench.identity import *; print(config_hash(to_dict(RunConfig())))"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env(seed)) for seed in "01"]
     assert runs[0].stdout == runs[1].stdout == config_hash(to_dict(RunConfig())) + "\n"
 

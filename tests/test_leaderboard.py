@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from retrieval_bench.config import RunConfig, to_dict
+from retrieval_bench.config import RunConfig
+from retrieval_bench.identity import to_dict
 from retrieval_bench.leaderboard import build_table, print_table, readable, write_tables
 from retrieval_bench.records import SCHEMA, read_records, record_path, write_record
 

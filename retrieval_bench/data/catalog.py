@@ -47,7 +47,9 @@ def open_table(name: str, root: Path | None) -> ImageTable:
     return images
 
 
-def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot", fold: int = 0, folds: int = 4) -> tuple[ImageTable, Split]:
+def open_dataset(
+    name: str, root: Path | None, protocol: str = "zero_shot", fold: int = 0, folds: int = 4, classes: int = 0
+) -> tuple[ImageTable, Split]:
     """:func:`open_table`, and its split.
 
     Args:
@@ -56,6 +58,7 @@ def open_dataset(name: str, root: Path | None, protocol: str = "zero_shot", fold
         protocol: name of a split protocol (``retrieval_bench.data.splits``).
         fold: which fold validates, for ``kfold``.
         folds: how many folds there are.
+        classes: use only the first so many classes of each side; 0 uses all.
     """
     images = open_table(name, root)
-    return images, make_split(protocol, images, fold, folds)
+    return images, make_split(protocol, images, fold, folds, classes)

@@ -6,7 +6,7 @@ A frame has the columns ``path``, ``class``, ``label`` and ``split``; the last i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +104,8 @@ PROTOCOLS: dict[str, Callable[[ImageTable, int, int], pd.DataFrame]] = {
     "kfold": kfold,
     "closed_set": lambda table, fold, folds: closed_set(table),
 }
+INSIDE_TRAINING = ("zero_shot_val", "kfold")
+"""Protocols that split the training classes of ``zero_shot``."""
 
 
 def rows_of(frame: pd.DataFrame) -> Split:
@@ -114,23 +116,38 @@ def rows_of(frame: pd.DataFrame) -> Split:
     return Split(train, query, gallery, np.unique(labels[train]))
 
 
-def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4) -> Split:
-    """The split called `protocol` (a key of :data:`PROTOCOLS`); raises :class:`UserError` if a side would be empty."""
+def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, classes: int = 0) -> Split:
+    """The split called `protocol` (a key of :data:`PROTOCOLS`).
+
+    Args:
+        protocol: its name.
+        table: the images.
+        fold: which fold validates, for ``kfold``.
+        folds: how many there are.
+        classes: use only the first so many training classes and the first so many tested ones; validation classes are taken from
+            those training classes. 0 uses all.
+
+    Raises:
+        UserError: a side would be empty, or has fewer than `classes` classes.
+    """
+    inside = protocol in INSIDE_TRAINING
+    if classes and inside:
+        if classes > table.train_classes:
+            raise UserError(f"--classes {classes}: {table.root} has {table.train_classes} training classes")
+        table = replace(table, zero_shot_classes=classes)
     split = rows_of(PROTOCOLS[protocol](table, fold, folds))
     if not len(split.train) or not len(split.query) or not len(split.gallery):
         found = f"{len(split.train)} to train on, {len(split.query)} queries, {len(split.gallery)} in the gallery"
         raise UserError(f"{table.root}: split {protocol} needs images on all sides: {found}")
-    return split
+    return first_classes(split, table.labels, classes) if classes and not inside else split
 
 
 def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
-    """The split with only the first `count` training classes and the first `count` tested classes; 0 keeps all.
+    """The split with only the first `count` training classes and the first `count` tested classes.
 
     Raises:
         UserError: a side has fewer classes.
     """
-    if not count:
-        return split
     tested = np.unique(labels[split.test])
     fewest = min(len(split.train_classes), len(tested))
     if count > fewest:

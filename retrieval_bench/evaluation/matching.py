@@ -83,7 +83,10 @@ class Matching:
         similarity[self.itself[query][:, :, None] == item[:, None, :]] = -np.inf
         similarity[..., ::-1].sort(axis=-1)
         wanted = np.arange(items) < self.counts[query][:, :, None]
-        flat[(self.starts[query][:, :, None] + np.arange(items))[wanted]] = similarity[wanted]
+        if len(labels) == 1:  # perhaps a large class: its positives are one stretch
+            flat[self.starts[query[0, 0]] : self.starts[query[0, -1] + 1]] = similarity[wanted]
+        else:
+            flat[(self.starts[query][:, :, None] + np.arange(items))[wanted]] = similarity[wanted]
 
     @cached_property
     def limits(self) -> np.ndarray:
@@ -103,14 +106,6 @@ class Matching:
             block = similarities(left, self.gallery.rows(self.gallery_order[items]))
             out[here] = block[row[here] - start, column[here]]
         return out
-
-    def query_range(self, label: int) -> slice:
-        """Places of the queries of a class."""
-        return slice(int(self.query_starts[label]), int(self.query_starts[label + 1]))
-
-    def gallery_range(self, label: int) -> slice:
-        """Places of the gallery items of a class."""
-        return slice(int(self.gallery_starts[label]), int(self.gallery_starts[label + 1]))
 
 
 def match(queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_codes: np.ndarray, itself: np.ndarray) -> Matching:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.identity import changed_flags
 from retrieval_bench.strategies import only_used
 
 PERCENT = 100
@@ -20,13 +21,13 @@ class Row:
     Attributes:
         name: what the table calls it.
         config: the run, without its seed.
-        quoted: what the paper reports: Recall@K in percent, for its first K.
+        quoted: what the paper reports: Recall@K in percent, by K.
         against: name of the row that it is compared with, seed by seed.
     """
 
     name: str
     config: RunConfig
-    quoted: tuple[float, ...] = ()
+    quoted: dict[int, float] = field(default_factory=dict)
     against: str = ""
 
 
@@ -37,13 +38,15 @@ class Study:
     Attributes:
         about: one line for the list of studies.
         rows: from the configuration that all rows share to the rows.
-        notes: what a reader of the table must know: where quoted values come from, what marks mean.
+        notes: what a reader of the table must know, such as what marks mean.
+        source: where quoted values come from.
         draws: whether a figure of weight variations belongs to it.
     """
 
     about: str
     rows: Callable[[RunConfig], list[Row]]
     notes: tuple[str, ...] = ()
+    source: str = ""
     draws: bool = False
 
 
@@ -62,10 +65,10 @@ class Profile:
     seeds: tuple[int, ...]
 
 
-def row(base: RunConfig, name: str, strategy: str, quoted: Sequence[float] = (), against: str = "", **options: Any) -> Row:
+def row(base: RunConfig, name: str, strategy: str, quoted: dict[int, float] | None = None, against: str = "", **options: Any) -> Row:
     """A row that differs from `base` in its strategy; `options` are the options of strategies that are part of it, by their names."""
     config = replace(base, strategy=strategy, options=replace(base.options, **options))
-    return Row(name, replace(config, options=only_used(strategy, config.options)), tuple(quoted), against)
+    return Row(name, replace(config, options=only_used(strategy, config.options)), quoted or {}, against)
 
 
 def grid(rows: Sequence[Row], seeds: Sequence[int], numbers: Sequence[int] = ()) -> list[tuple[Row, RunConfig]]:
@@ -80,6 +83,30 @@ def grid(rows: Sequence[Row], seeds: Sequence[int], numbers: Sequence[int] = ())
         raise UserError(f"--rows {' '.join(map(str, numbers))}: the study has rows 1 to {len(rows)}")
     chosen = [entry for number, entry in enumerate(rows, start=1) if not numbers or number in numbers]
     return [(entry, replace(entry.config, seed=seed)) for seed in seeds for entry in chosen]
+
+
+FREE = ("--dataset", "--backbone", "--weights", "--mean", "--std")
+"""Flags that fill a profile in, and do not make another one of it."""
+
+
+def changes(profile: Profile, base: RunConfig) -> list[str]:
+    """The flags in which `base` is not what the profile says."""
+    return [" ".join(words) for words in changed_flags(base, profile.base) if words[0] not in FREE]
+
+
+def refuse_idle_flags(study: Study, profile: Profile, base: RunConfig) -> None:
+    """Raises :class:`UserError` for a choice in `base` that changes no row, since the rows make that choice themselves."""
+    rows = study.rows(base)
+    for section in fields(base):
+        values, usual = getattr(base, section.name), getattr(profile.base, section.name)
+        for part in fields(values) if is_dataclass(values) else ():
+            old = getattr(usual, part.name)
+            if (
+                getattr(values, part.name) != old
+                and study.rows(replace(base, **{section.name: replace(values, **{part.name: old})})) == rows
+            ):  # pyright: ignore
+                flag = part.name.replace("_", "-") + (".*" if section.name == "options" else "")
+                raise UserError(f"--{flag} changes nothing here: the rows of this study set it themselves, or do without")
 
 
 def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]) -> Any:
@@ -101,16 +128,19 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]
         found = records.get(entry.name, [])
         line: dict[str, Any] = {"row": entry.name, "strategy": entry.config.strategy_label, "loss": entry.config.loss.loss}
         line["seeds"] = len(found)
-        for place, k in enumerate(entry.config.ks):
+        for k in entry.config.ks:
             name = f"recall_at_{k}"
             line[name], line[f"{name}_ci95"] = _mean([record["metrics"][name] for record in found])
-            line[f"{name}_quoted"] = round(entry.quoted[place] / PERCENT, 6) if place < len(entry.quoted) else None
+            line[f"{name}_quoted"] = round(entry.quoted[k] / PERCENT, 6) if k in entry.quoted else None
         line["against"] = entry.against
         line["recall_at_1_difference"], line["recall_at_1_difference_ci95"] = _mean(_differences(found, records.get(entry.against, [])))
         for name in ("parameters", "macs", "images_seen", "train_seconds"):
             line[name] = _mean([record["cost"][name] for record in found])[0]
         seen, recall = line["images_seen"], line["recall_at_1"]
         line["recall_at_1_per_1000_images"] = round(1000 * recall / seen, 6) if seen and recall is not None else None
+        data, train = entry.config.data, entry.config.train
+        line |= {name: getattr(data, name) for name in ("dataset", "split", "classes", "image_size")}
+        line |= {name: getattr(train, name) for name in ("epochs", "optimizer", "lr", "schedule")}
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -152,6 +182,9 @@ def readable_table(table: Any) -> Any:
     shown["MACs"] = [_scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
     shown["images seen"] = [_scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
     shown["R@1 per 1,000 images"] = [_scaled(value, 0.01, "{:.2f}") for value in table["recall_at_1_per_1000_images"]]
+    for name in ("optimizer", "lr", "schedule"):
+        if table[name].nunique() > 1:
+            shown[name] = table[name].astype(str).where(table["images_seen"] != 0, "-")
     shown["seeds"] = table["seeds"].astype(str)
     return shown
 

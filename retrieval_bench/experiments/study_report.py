@@ -2,87 +2,159 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 from typing import Any
 
 from retrieval_bench.config import Machine, RunConfig
-from retrieval_bench.experiments.study import Profile, Row, Study, measured_table, readable_table
+from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.sampler import BatchSampler
+from retrieval_bench.device import resolve_device
+from retrieval_bench.errors import Diverged
+from retrieval_bench.experiments.study import Profile, Row, Study, changes, grid, measured_table, readable_table, refuse_idle_flags
 from retrieval_bench.files import write_text
+from retrieval_bench.identity import config_hash
 from retrieval_bench.leaderboard import markdown_rows
 from retrieval_bench.progress import announce
-from retrieval_bench.run import run
+from retrieval_bench.records import read_records
+from retrieval_bench.run import identify, run
+from retrieval_bench.strategies import build_strategy
 from retrieval_bench.validation import validate
 
+Records = dict[str, list[dict[str, Any]]]
+"""The records of each row, by its name."""
 
-def run_study(name: str, study: Study, profile: Profile, rows: list[Row], runs: list[tuple[Row, RunConfig]], machine: Machine) -> Path:
-    """Carries out `runs` that have no record yet, writes ``<results>/studies/<name>.*``, and returns the Markdown file.
 
-    Interrupted, it still writes what is there. Raises :class:`UserError` for anything that cannot work, before the first run.
+def run_study(
+    name: str, study: Study, profile: Profile, base: RunConfig, seeds: tuple[int, ...], numbers: tuple[int, ...], machine: Machine
+) -> Path:
+    """Carries out the runs that have no record yet, writes the study's files, and returns the Markdown one.
+
+    The table shows every recorded run of its rows, whichever were asked for this time; interrupted, it shows what is there. A run that
+    diverges is left out, and the others go on.
 
     Args:
-        name: of the files.
+        name: study and profile, the beginning of the files' names below ``<results>/studies``.
         study: what is regenerated.
         profile: its size.
-        rows: all rows of the table.
-        runs: those that are to be run, each with its row (:func:`retrieval_bench.experiments.study.grid`).
+        base: the profile's configuration, or a changed one, which the files' names and headings then say.
+        seeds: one run per row and seed.
+        numbers: of the rows to run, from 1; none means all.
         machine: where the data is and where results go.
+
+    Raises:
+        UserError: anything that cannot work, before the first run.
+        Diverged: at the end, naming the runs that diverged.
     """
-    for _, config in runs:
-        validate(config)
-    folder = machine.results / "studies"
-    records: dict[str, list[dict[str, Any]]] = {}
+    refuse_idle_flags(study, profile, base)
+    rows = study.rows(base)
+    runs = grid(rows, seeds, numbers)
+    hashes = rehearse(rows, machine)
+    stem = machine.results / "studies" / "-".join([name, *_words(profile, base)])
+    diverged = []
     try:
         for number, (entry, config) in enumerate(runs, start=1):
             announce(f"{name}: run {number} of {len(runs)}, {entry.name}")
-            record = run(config, machine)
-            records.setdefault(entry.name, []).append(record)
+            try:
+                run(config, machine)
+            except Diverged as error:
+                announce(f"diverged: {error}")
+                diverged.append(f"{entry.name}, seed {config.seed}")
     finally:
-        if records:
-            write_study(folder / name, study, profile, rows, records)
-    return folder / f"{name}.md"
+        write_study(stem, study, profile, base, rows, recorded(hashes, machine))
+    if diverged:
+        raise Diverged(f"{len(diverged)} of {len(runs)} runs diverged and are missing in {stem}.md: {'; '.join(diverged)}")
+    return stem.with_name(f"{stem.name}.md")
 
 
-def write_study(stem: Path, study: Study, profile: Profile, rows: list[Row], records: dict[str, list[dict[str, Any]]]) -> None:
-    """``stem`` + .csv (numbers), .md and .tex (text), and .png where the study draws."""
+def _words(profile: Profile, base: RunConfig) -> list[str]:
+    """What a file's name says of choices that are not the profile's."""
+    own = [] if base.data.dataset == "cub" else [base.data.dataset]
+    return own + [re.sub(r"[^A-Za-z0-9.]+", "-", flag).strip("-") for flag in changes(profile, base)]
+
+
+def rehearse(rows: list[Row], machine: Machine) -> dict[str, str]:
+    """The hash of each row's configuration, by the row's name, once every row has passed all checks that need no training.
+
+    Raises:
+        UserError: wrong options, data that is not there, too few classes for a batch, blocks that the backbone does not have.
+    """
+    import torch
+
+    from retrieval_bench.models.build import build_embedder
+
+    data = rows[0].config.data
+    for entry in rows:
+        validate(entry.config)
+        build_strategy(entry.config.strategy, entry.config.options)
+    table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
+    labels = split.train_labels(table.labels)
+    model = build_embedder(rows[0].config.model, data.image_size)
+    probe = torch.zeros(2, 3, data.image_size, data.image_size, dtype=torch.uint8)
+    for entry in rows:
+        BatchSampler(labels, entry.config.train.batch_size, entry.config.samples_per_class)
+        strategy = build_strategy(entry.config.strategy, entry.config.options)
+        strategy.parameter_groups(strategy.prepare(copy.deepcopy(model), probe), [])
+    return {entry.name: config_hash(identify(entry.config, table)) for entry in rows}
+
+
+def recorded(hashes: dict[str, str], machine: Machine) -> Records:
+    """The records of rows that have any, made on this kind of device; seeds in order."""
+    device = resolve_device(machine.device)
+    records = [record for record in read_records(machine.results) if record["environment"].get("device", "").startswith(device)]
+    found = {name: [record for record in records if record["config_hash"] == code] for name, code in hashes.items()}
+    return {name: sorted(group, key=lambda record: record["seed"]) for name, group in found.items() if group}
+
+
+def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, rows: list[Row], records: Records) -> None:
+    """`stem` + .csv (numbers), .md and .tex (text), and .png where the study draws; nothing without records."""
+    if not records:
+        return
     table = measured_table(rows, records)
     shown = readable_table(table)
-    heading = headline(profile, rows, records)
-    notes = [heading, *study.notes, "R@K in percent: mean over seeds ± half of the 95 % t-interval; differences are paired by seed."]
-    write_text(stem.with_suffix(".csv"), table.to_csv(index=False))
+    heading = headline(profile, base, records)
+    source = [study.source] if any(entry.quoted for entry in rows) else []
+    notes = [
+        heading,
+        *source,
+        *study.notes,
+        "R@K in percent: mean over seeds ± half of the 95 % t-interval; differences are paired by seed.",
+    ]
+    write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=heading).to_csv(index=False))
     lines = [f"# {stem.name}", "", *(f"{note}\n" for note in notes), *markdown_rows(shown), ""]
     if study.draws:
         from retrieval_bench.experiments.variation_figure import draw
 
-        first = {entry.name: records[entry.name][0] for entry in rows if entry.name in records}
-        draw(first, stem.with_suffix(".png"), heading)
+        first = {f"{name}, seed {found[0]['seed']}": found[0] for name, found in records.items()}
+        draw(first, stem.with_name(f"{stem.name}.png"), heading)
         lines += [f"![{study.about}]({stem.name}.png)", ""]
-    write_text(stem.with_suffix(".md"), "\n".join(lines))
-    write_text(stem.with_suffix(".tex"), latex(shown, notes))
+    write_text(stem.with_name(f"{stem.name}.md"), "\n".join(lines))
+    write_text(stem.with_name(f"{stem.name}.tex"), latex(shown, notes))
 
 
-def headline(profile: Profile, rows: list[Row], records: dict[str, list[dict[str, Any]]]) -> str:
+def headline(profile: Profile, base: RunConfig, records: Records) -> str:
     """What was done, in a line that stands above every table and figure."""
-    config = rows[0].config
-    data, train = config.data, config.train
+    data, train = base.data, base.train
     made = [record for found in records.values() for record in found]
-    weights = made[0]["labels"]["weights"]
     devices = sorted({record["environment"]["device"] for record in made})
     part = f", first {data.classes} classes of each side" if data.classes else ""
+    changed = f", but for {', '.join(changes(profile, base))}" if changes(profile, base) else ""
     return (
-        f"Measured: {profile.about}. {data.dataset} ({data.split}{part}), {config.model.backbone} ({weights}), {data.image_size} px, "
-        f"{train.epochs} epochs, batches of {train.batch_size}; {'; '.join(devices)}."
+        f"Measured: {profile.about}{changed}. {data.dataset} ({data.split}{part}), {base.model.backbone} ({made[0]['labels']['weights']}), "
+        f"{data.image_size} px, {train.epochs} epochs, batches of {train.batch_size}; {'; '.join(devices)}."
     )
 
 
 def latex(shown: Any, notes: list[str]) -> str:
-    """A LaTeX ``tabular`` with the notes as comments; needs no package."""
+    """A LaTeX ``tabular`` that ends with the notes; needs no package."""
     special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "☆": r"$\star$"}
 
     def escaped(cell: str) -> str:
         return "".join(special.get(letter, letter) for letter in str(cell))
 
-    rows = [" & ".join(map(escaped, line)) + r" \\" for line in shown.to_numpy().tolist()]
-    columns = "l" + "r" * (len(shown.columns) - 1)
-    head = " & ".join(map(escaped, shown.columns)) + r" \\"
-    body = [r"\begin{tabular}{" + columns + "}", r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}"]
-    return "\n".join([*(f"% {note}" for note in notes), *body]) + "\n"
+    count = len(shown.columns)
+    rows = [" & ".join(map(escaped, line)) + r" \\" for line in [list(shown.columns), *shown.to_numpy().tolist()]]
+    below = [rf"\multicolumn{{{count}}}{{p{{0.95\linewidth}}}}{{\footnotesize {escaped(note)}}} \\" for note in notes]
+    body = [r"\hline", rows[0], r"\hline", *rows[1:], r"\hline", *below]
+    return "\n".join([r"\begin{tabular}{l" + "r" * (count - 1) + "}", *body, r"\end{tabular}"]) + "\n"

@@ -78,11 +78,12 @@ class Backbone(nn.Module):
         The projection of a shortcut, norms and biases are left out.
         """
         own = {id(parameter) for parameter in self.block_parameters(block)}
-        return {
-            name: parameter
-            for name, parameter in self.net.named_parameters()
-            if id(parameter) in own and parameter.requires_grad and parameter.ndim > 1 and not set(name.split(".")) & set(SHORTCUTS)
-        }
+        trained = {name: parameter for name, parameter in self.net.named_parameters() if id(parameter) in own and parameter.requires_grad}
+
+        def is_shortcut(name: str) -> bool:
+            return name.startswith(f"{block.name}.") and bool(set(name.removeprefix(block.name).split(".")) & set(SHORTCUTS))
+
+        return {name: parameter for name, parameter in trained.items() if parameter.ndim > 1 and not is_shortcut(name)}
 
 
 def _owner(parameter: str, owner: dict[str, str]) -> str | None:

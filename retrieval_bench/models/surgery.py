@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.backbone import TAIL, Backbone
 
 
 def drop_blocks(backbone: Backbone, names: Collection[str], probe: Tensor) -> int:
@@ -28,24 +28,20 @@ def drop_blocks(backbone: Backbone, names: Collection[str], probe: Tensor) -> in
     Raises:
         UserError: a block that stays needs what a dropped one would have given; the backbone is of no use then.
     """
-    before = backbone.blocks
-    backbone.blocks = tuple(block for block in before if block.name not in names)
-    for block in before:
-        if block.name in names:
-            _remove(backbone.net, block.owns)
-    try:
-        return _feature_dim(backbone, probe)
-    except RuntimeError as error:
-        reason = error
-    tail = [block for block in backbone.blocks if block is before[-1] and not block.is_body]
-    if tail:
-        _remove(backbone.net, tail[0].owns)
-        backbone.blocks = backbone.blocks[:-1]
+    reason: Exception | None = None
+    for leaving in (set(names), {TAIL}):
+        if not any(block.name in leaving for block in backbone.blocks):
+            continue
         try:
+            for block in backbone.blocks:
+                if block.name in leaving:
+                    _remove(backbone.net, block.owns)
+            backbone.blocks = tuple(block for block in backbone.blocks if block.name not in leaving)
             return _feature_dim(backbone, probe)
-        except RuntimeError as error:
+        except Exception as error:  # a network that is called in another way than block after block fails in ways of its own
             reason = error
-    raise UserError(f"without {', '.join(sorted(names))} the other blocks do not fit each other ({first_line(reason)}): drop the last ones")
+    said = first_line(reason) if reason else "nothing was dropped"
+    raise UserError(f"without {', '.join(sorted(names))} the other blocks do not fit each other ({said}): drop the last ones")
 
 
 def _remove(net: nn.Module, paths: tuple[str, ...]) -> None:

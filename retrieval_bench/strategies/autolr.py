@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 SMALLEST_RATE = 1e-3
 """Least rate of a block, as a share of the rate that it began with."""
 
+BOUNDS = ("bounded_rates", "descending_targets", "diverged", "lifted_targets", "still_blocks")
+"""What the facts count: rates that a bound changed, first lines that were replaced, passes that came to no number, targets that were lifted above
+0, and blocks that did not move."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -103,7 +107,7 @@ class AutoLR(Strategy):
         self._history = History()
         self._first: dict[str, float] = {}
         self._rejected = 0
-        self._bounds: Counter[str] = Counter()
+        self._bounds = Counter(dict.fromkeys(BOUNDS, 0))
         for name in ("max_trials", "max_ratio", "max_rise"):
             if getattr(self.options, name) < 1:
                 raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be at least 1")
@@ -120,7 +124,9 @@ class AutoLR(Strategy):
         options = self.options
         self._first = self._first or state.rates()
         threshold = threshold_at(state.epoch, options.threshold, options.threshold_decay, options.threshold_floor)
-        limit = min(options.max_trials, options.max_rejected - self._rejected + 1)
+        limit = max(1, min(options.max_trials, options.max_rejected - self._rejected))  # all may be undone, for the best to be repeated
+        if options.optimizer_state == "fresh":
+            state.optimizer.state.clear()  # before the snapshot, which so holds the network once
         before = state.snapshot()
         target: dict[str, float] = {}
         trials = [self._try(train_once, state, before, 0)]
@@ -136,6 +142,8 @@ class AutoLR(Strategy):
             state.restore(before)
             state.set_rates(kept.rates)
             kept = self._try(train_once, state, before, kept.number)
+            if not np.isfinite(kept.quality):
+                raise Diverged("a pass that was repeated did not come out as before: lower --lr or --loss-lr")
         passes = len(trials) + (kept.number < len(trials) - 1)
         self._rejected += passes - 1
         self._history.add(
@@ -162,18 +170,20 @@ class AutoLR(Strategy):
         try:
             loss = train_once(0 if self.options.paired_trials else number)
         except Diverged:
-            self._bounds["diverged"] += 1
-            return Trial(number, rates, float("nan"), {}, {}, float("nan"))
-        measured = weight_variation(before["model"], state.model, self.options.normalizer)
+            loss, measured = float("nan"), {}
+        else:
+            measured = weight_variation(before["model"], state.model, self.options.normalizer)
         moving = {name: value for name, value in measured.items() if value != 0}
+        quality = sorting_quality(list(moving.values())) if measured else float("nan")
         self._bounds["still_blocks"] += len(measured) - len(moving)
-        return Trial(number, rates, loss, measured, moving, sorting_quality(list(moving.values())))
+        self._bounds["diverged"] += not np.isfinite(quality)
+        return Trial(number, rates, loss, measured, moving, quality)
 
     def _target(self, trial: Trial, epoch: int) -> dict[str, float]:
         """What the next passes of the epoch aim at; nothing after a pass that diverged."""
-        variation = np.array(list(trial.variation.values()))
-        if not len(variation) or not np.isfinite(variation).all():
+        if not np.isfinite(trial.quality):
             return {}
+        variation = np.array(list(trial.variation.values()))
         if epoch == 0:
             target, replaced = initial_target(variation, self.options.low, self.options.high, self.options.rules)
             self._bounds["descending_targets"] += replaced

@@ -16,7 +16,6 @@ from retrieval_bench.data.splits import (
     PROTOCOLS,
     Split,
     closed_set,
-    first_classes,
     kfold,
     make_split,
     manifest,
@@ -230,16 +229,24 @@ def test_manifest_has_path_class_and_side_of_each_image() -> None:
     assert manifest(zero_shot(roles)) == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'
 
 
-@pytest.mark.parametrize("protocol", ["zero_shot", "zero_shot_val", "closed_set"])
+@pytest.mark.parametrize("protocol", ["zero_shot", "closed_set"])
 def test_first_classes_keeps_whole_classes_of_both_sides(protocol: str) -> None:
     table = make_table(np.repeat(np.arange(10), 4), 6, ["train", "train", "test", "test"] * 10)
-    whole = make_split(protocol, table)
-    assert first_classes(whole, table.labels, 0) is whole
-    part = first_classes(whole, table.labels, 1)
-    assert part.train_classes.tolist() == whole.train_classes[:1].tolist()
+    whole, part = make_split(protocol, table), make_split(protocol, table, classes=2)
+    assert part.train_classes.tolist() == whole.train_classes[:2].tolist()
     tested = np.unique(table.labels[part.test])
-    assert tested.tolist() == np.unique(table.labels[whole.test])[:1].tolist()
+    assert tested.tolist() == np.unique(table.labels[whole.test])[:2].tolist()
     assert np.array_equal(part.query, whole.query[np.isin(table.labels[whole.query], tested)])
     assert np.array_equal(part.train, whole.train[np.isin(table.labels[whole.train], part.train_classes)])
     with pytest.raises(UserError, match="--classes 99"):
-        first_classes(whole, table.labels, 99)
+        make_split(protocol, table, classes=99)
+
+
+@pytest.mark.parametrize("protocol", ["zero_shot_val", "kfold"])
+def test_validation_classes_come_from_the_first_training_classes(protocol: str) -> None:
+    table = make_table(np.repeat(np.arange(20), 4), 12)
+    split = make_split(protocol, table, classes=5)
+    tested = np.unique(table.labels[split.test])
+    assert sorted([*split.train_classes, *tested]) == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match=r"--classes 13: .* has 12 training classes"):
+        make_split(protocol, table, classes=13)

@@ -80,10 +80,11 @@ class Case:
 
 @contextmanager
 def pieces(block: int, positives: int = 1 << 26) -> Iterator[None]:
-    """Blocks of `block` rows, portions of about `positives` positives."""
+    """Blocks of `block` rows (small ones in stretches of two), portions of about `positives` positives."""
     with ExitStack() as stack:
         stack.enter_context(patch.dict(blocked.BLOCK, cpu=block))
         stack.enter_context(patch.object(blocked, "PIECE", 4 * block))
+        stack.enter_context(patch.object(blocked, "STRETCH", min(2, block) if block < 10 else blocked.STRETCH))
         stack.enter_context(patch.object(evaluation, "POSITIVES", positives))
         yield
 

@@ -53,6 +53,18 @@ def data(rows: int = 300, classes: int = 30, seed: int = 0, dim: int = 6) -> tup
     return vectors, labels
 
 
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("metrics", [EVERY, TOP, FIRST])
+def test_stretches_of_a_block_change_nothing(metrics: Any, distance: Distance) -> None:
+    """Two stretches to a block of 256, on both sides of the diagonal, beside blocks that have none."""
+    vectors, labels = data(640, 40)
+    found = []
+    for block in (256, 100):
+        with pieces(block, 1 << 26):
+            found.append(evaluate_in_detail(vectors, labels, metrics=metrics, distance=distance, engine="blocked", device="cpu"))
+    assert same(*found)
+
+
 def same(first: Evaluation, second: Evaluation) -> bool:
     """Equal to the last bit for every query; means up to the order of their sum."""
     alike = first.columns.keys() == second.columns.keys() and first.metrics == pytest.approx(second.metrics, abs=1e-12)

@@ -76,8 +76,8 @@ def test_both_sides_are_sorted_by_class_and_nothing_is_lost(given: Given) -> Non
     own = np.where(found.itself >= 0, found.gallery_order[found.itself], -1)
     np.testing.assert_array_equal(own, given.itself[found.query_order])
     for label in range(len(found.query_starts) - 1):
-        assert set(found.classes[found.query_range(label)]) <= {label}
-        assert set(found.gallery_classes[found.gallery_range(label)]) <= {label}
+        assert set(found.classes[found.query_starts[label] : found.query_starts[label + 1]]) <= {label}
+        assert set(found.gallery_classes[found.gallery_starts[label] : found.gallery_starts[label + 1]]) <= {label}
 
 
 @settings(max_examples=100, deadline=None)

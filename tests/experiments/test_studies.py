@@ -13,11 +13,14 @@ import pandas as pd
 import pytest
 
 from retrieval_bench.cli import main
-from retrieval_bench.config import RunConfig
+from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.errors import Diverged
+from retrieval_bench.experiments import study_report
 from retrieval_bench.experiments.autolr import PROFILES, STUDIES
-from retrieval_bench.experiments.study import Row, grid, measured_table, readable_table
+from retrieval_bench.experiments.study import Row, changes, grid, measured_table, readable_table
 from retrieval_bench.experiments.study_report import latex
 from retrieval_bench.experiments.variation_figure import histories
+from retrieval_bench.run import run as run_one
 from retrieval_bench.validation import validate
 
 SMALL = ["--backbone", "resnet26", "--image-size", "32", "--results"]
@@ -29,7 +32,7 @@ def record(seed: int, recall: float, images: int = 1000) -> dict[str, Any]:
 
 
 ROWS = [
-    Row("first", RunConfig(), (50.0, 60.0)),
+    Row("first", RunConfig(), {1: 50.0, 2: 60.0}),
     Row("second", RunConfig(strategy="frozen"), against="first"),
     Row("third", RunConfig(strategy="last_k"), against="first"),
 ]
@@ -57,7 +60,21 @@ def test_the_paper_s_setting() -> None:
     assert (train.schedule, train.decay_at, train.decay_factor, train.freeze_bn) == ("step", 0.8, 0.2, False)
     assert (base.loss.loss, base.loss.head, base.loss.loss_lr, base.loss.loss_weight_decay) == ("softmax", "autolr", 0.01, 5e-4)
     rows = STUDIES["ablation_pruning"].rows(base)
-    assert [entry.quoted[0] for entry in rows] == [63.49, 66.95, 67.00, 51.00, 67.15, 67.29, 68.33]
+    assert [entry.quoted[1] for entry in rows] == [63.49, 66.95, 67.00, 51.00, 67.15, 67.29, 68.33]
+    assert rows[2].quoted == {1: 67.00, 2: 78.49, 4: 86.85, 8: 92.07}
+
+
+def test_nothing_is_quoted_for_another_data_set() -> None:
+    base = PROFILES["paper"].base
+    rows = STUDIES["ablation_pruning"].rows(replace(base, data=replace(base.data, dataset="sop")))
+    assert not any(entry.quoted for entry in rows)
+
+
+def test_a_changed_profile_says_so() -> None:
+    profile = PROFILES["paper"]
+    base = replace(profile.base, train=replace(profile.base.train, epochs=1), data=replace(profile.base.data, dataset="cars"))
+    assert changes(profile, base) == ["--epochs 1"]
+    assert not changes(profile, replace(profile.base, model=replace(profile.base.model, backbone="resnet50_caffe", weights="w.pth")))
 
 
 def test_some_rows_can_be_run_alone() -> None:
@@ -90,13 +107,42 @@ def test_table_for_people() -> None:
     assert list(shown["MACs"]) == ["3.000 G", "3.000 G", ""]
     text = latex(shown, ["R@K in percent"])
     assert r"$\pm$" in text
-    assert text.count(r"\\") == 4
-    assert text.startswith("% R@K in percent\n\\begin{tabular}{l" + "r" * (len(shown.columns) - 1) + "}")
+    assert text.count("\\\\\n") == 5, "a head, three rows, a note"
+    assert text.startswith("\\begin{tabular}{l" + "r" * (len(shown.columns) - 1) + "}")
+    assert "R@K in percent" in text
 
 
 def test_one_seed_shows_no_interval() -> None:
     shown = readable_table(measured_table(ROWS[:1], {"first": [record(0, 0.5)]}))
     assert list(shown["R@1"]) == ["50.00"]
+
+
+LITTLE = ["study", "learning_rates", "smoke", "--backbone", "resnet10t", "--results"]
+
+
+def seeds_of(folder: Path) -> dict[str, str]:
+    table = folder / "studies" / "learning_rates-smoke-synthetic.csv"
+    return {line["row"]: line["seeds"] for line in csv.DictReader(table.open(encoding="utf-8")) if line["seeds"] != "0"}
+
+
+def test_the_table_shows_all_recorded_runs_whichever_were_asked_for(tmp_path: Path) -> None:
+    assert main([*LITTLE, str(tmp_path), "--rows", "1", "2"]) == 0
+    assert main([*LITTLE, str(tmp_path), "--rows", "7", "--seeds", "0"]) == 0
+    assert seeds_of(tmp_path) == {"Single rate": "2", "Layer-wise decay": "2", "AutoLR": "1"}
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
+        if config.strategy == "standard":
+            raise Diverged("the loss became nan")
+        return run_one(config, machine)
+
+    monkeypatch.setattr(study_report, "run", run)
+    assert main([*LITTLE, str(tmp_path), "--rows", "1", "2", "--seeds", "0"]) == 2
+    assert "1 of 2 runs diverged" in capsys.readouterr().err
+    assert seeds_of(tmp_path) == {"Layer-wise decay": "1"}
 
 
 def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,10 +175,17 @@ def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path,
         (["study", "ablation_pruning", "smoke", "--epoch", "1"], "--epoch"),
         (["study", "ablation_pruning", "smoke", "--rows", "1", "8"], "rows 1 to 7"),
         (["study", "table_autolr", "smoke", "--classes", "9"], "8 training classes"),
+        (["study", "table_autolr", "smoke", "--classes", "3"], "needs 4 classes"),
+        (["study", "table_autolr", "smoke", "--loss", "proxy_anchor"], "--loss changes nothing here"),
+        (["study", "figure_weight_variation", "smoke", "--layer-pruning.drop", "last:1"], r"--layer-pruning.\* changes nothing here"),
+        (["study", "figure_weight_variation", "smoke", "--last-k.k", "2"], r"--last-k.\* changes nothing here"),
+        (["study", "figure_weight_variation", "smoke", "--autolr.max-trials", "0"], "--autolr.max-trials 0"),
+        (["study", "ablation_pruning", "paper", "--weights", "nowhere.pth", "--dataset", "synthetic"], "nowhere.pth: no such weight file"),
     ],
 )
 def test_wrong_words(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words, "--results", str(tmp_path)] if len(words) > 2 and words[2] == "smoke" else words) == 2
+    assert main([*words, "--results", str(tmp_path)] if len(words) > 3 else words) == 2
+    assert not list(tmp_path.rglob("*")), "refused before anything is trained or written"
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, error)
     assert error.startswith("error: ")
@@ -147,10 +200,7 @@ def test_help_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_classes_bound_every_side(tmp_path: Path) -> None:
-    from retrieval_bench.config import Machine
-    from retrieval_bench.run import run
-
     base = PROFILES["smoke"].base
     config = replace(base, strategy="frozen", data=replace(base.data, classes=3), model=replace(base.model, backbone="resnet10t"))
-    data = run(config, Machine(results=tmp_path))["data"]
+    data = run_one(config, Machine(results=tmp_path))["data"]
     assert (data["train_classes"], data["test_classes"], data["train_images"], data["test_images"]) == (3, 3, 24, 24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,12 @@ def test_a_block_in_the_middle_can_go_if_the_others_fit() -> None:
         pruned("resnet18", "layer2.0")
 
 
+@pytest.mark.parametrize("name", ["densenet121", "dla34"])
+def test_networks_that_are_no_sequence_of_blocks_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match="do not fit each other"):
+        pruned(name, "last:3", side=64)
+
+
 NAMES = ["a.0", "a.1", "b.0", "b.1"]
 
 
@@ -129,6 +136,7 @@ def test_candidates() -> None:
     assert drops("16") == ["16"]
     assert drops("auto:2") == ["last:2", "last:1", "last:0"], "the smaller network first, so that it wins a draw"
     assert len(drops("auto")) == 4
+    assert drops("auto:0") == ["last:0"]
     with pytest.raises(UserError, match="auto:3"):
         drops("auto:x")
 
@@ -153,11 +161,22 @@ def test_the_number_of_blocks_is_chosen_on_validation_classes(tmp_path: Path) ->
     assert record["labels"]["strategy"] == "layer_pruning(drop=auto:2)"
     assert "auto:2" in record["command"]
     assert record["cost"]["images_seen"] == 64 + 3 * 48, "what the choice took counts"
+    assert record["cost"]["total_seconds"] >= record["cost"]["train_seconds"]
     trial = run(replace(AUTO, data=replace(AUTO.data, split="zero_shot_val"), options=options("last:1")), Machine(results=tmp_path))
     assert trial["id"] in choice["records"]
     assert trial["data"]["test_classes"] == 2
     plain = run(replace(AUTO, options=options(f"last:{chosen}")), Machine(results=tmp_path))
     assert plain["metrics"] == record["metrics"]
+
+
+def test_the_choice_is_made_inside_the_classes_that_the_run_trains_on(tmp_path: Path) -> None:
+    few = replace(AUTO, data=replace(AUTO.data, classes=5), options=options("auto:0"))
+    record = run(few, Machine(results=tmp_path))
+    assert record["facts"]["selection"]["layer_pruning"]["chosen"] == "layer_pruning(drop=last:0)"
+    assert (record["data"]["train_classes"], record["data"]["test_classes"]) == (5, 5)
+    path = tmp_path / "runs" / f"{record['facts']['selection']['layer_pruning']['records'][0]}.json"
+    trial = json.loads(path.read_text())["data"]
+    assert (trial["train_classes"], trial["test_classes"]) == (4, 1)
 
 
 def options(drop: str) -> Any:

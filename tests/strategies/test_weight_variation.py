@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from retrieval_bench.config import ModelConfig
-from retrieval_bench.models.build import build_backbone
-from retrieval_bench.strategies.weight_variation import Normalizer, WeightVariation, weight_variation
+from retrieval_bench.models.build import build_backbone, build_embedder
+from retrieval_bench.strategies.weight_variation import Normalizer, WeightVariation, sorting_quality, weight_variation
 from tests.training.helpers import Data, make_training, run_config, state_of, tiny_embedder
 
 COUNTED = [57_344, 69_632, 69_632, 245_760, 278_528, 278_528, 278_528, 983_040, *[1_114_112] * 5, 3_932_160, 4_456_448, 4_456_448]
@@ -41,7 +41,22 @@ def test_variation_is_the_distance_over_the_normaliser(normalizer: Normalizer) -
 
 def test_the_paper_s_normaliser_makes_equal_moves_look_sorted_the_wrong_way() -> None:
     """If all weights of ResNet-50 move equally, v falls by a factor of 8.28 from block 1 to block 14; under sqrt_n it is flat."""
-    assert (COUNTED[13] / COUNTED[0]) ** 0.5 == pytest.approx(8.28, abs=0.005)
+    model = build_embedder(ModelConfig(backbone="resnet50", weights="none"), 32)
+    before = {name[2:]: value for name, value in state_of(model).items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.125
+    found = list(weight_variation(before, model).values())
+    assert found[0] / found[13] == pytest.approx(8.28, abs=0.005)
+    assert sorting_quality(found) == 0
+    assert list(weight_variation(before, model, "sqrt_n").values()) == pytest.approx([0.125] * 16, rel=1e-4)
+
+
+def test_a_convnext_s_downsampling_is_on_its_main_path() -> None:
+    """It stands before the stage's first block, which owns it; in a ResNet it is a shortcut inside the block."""
+    backbone = build_backbone(ModelConfig(backbone="test_convnext", weights="none"), 32)
+    names = [name for block in backbone.body for name in backbone.kernels(block)]
+    assert any("downsample" in name for name in names)
 
 
 def test_frozen_blocks_are_left_out() -> None:

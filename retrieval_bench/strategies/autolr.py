@@ -47,8 +47,8 @@ SMALLEST_RATE = 1e-3
 """Least rate of a block, as a share of the rate that it began with."""
 
 BOUNDS = ("bounded_rates", "descending_targets", "diverged", "lifted_targets", "still_blocks")
-"""What the facts count: rates that a bound changed, first lines that were replaced, passes that came to no number, targets that were lifted above
-0, and blocks that did not move."""
+"""What the facts count: rates that a bound changed, first lines that were replaced, passes that came to no number, targets that were
+lifted above 0, and blocks that did not move."""
 
 
 @dataclass(frozen=True)

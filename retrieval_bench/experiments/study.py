@@ -98,13 +98,13 @@ def refuse_idle_flags(study: Study, profile: Profile, base: RunConfig) -> None:
     """Raises :class:`UserError` for a choice in `base` that changes no row, since the rows make that choice themselves."""
     rows = study.rows(base)
     for section in fields(base):
-        values, usual = getattr(base, section.name), getattr(profile.base, section.name)
+        values: Any = getattr(base, section.name)
         for part in fields(values) if is_dataclass(values) else ():
-            old = getattr(usual, part.name)
-            if (
-                getattr(values, part.name) != old
-                and study.rows(replace(base, **{section.name: replace(values, **{part.name: old})})) == rows
-            ):  # pyright: ignore
+            usual = getattr(getattr(profile.base, section.name), part.name)
+            if getattr(values, part.name) == usual:
+                continue
+            without = replace(base, **{section.name: replace(values, **{part.name: usual})})
+            if study.rows(without) == rows:
                 flag = part.name.replace("_", "-") + (".*" if section.name == "options" else "")
                 raise UserError(f"--{flag} changes nothing here: the rows of this study set it themselves, or do without")
 

@@ -11,21 +11,25 @@ from retrieval_bench.strategies.autolr import AutoLR
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.strategies.chain import Chain, refuse_two_epoch_owners
 from retrieval_bench.strategies.frozen import Frozen
+from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
 from retrieval_bench.strategies.standard import Standard
+from retrieval_bench.strategies.stochastic import Stochastic
 from retrieval_bench.strategies.weight_variation import WeightVariation
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "autolr": AutoLR,
     "frozen": Frozen,
+    "l2sp": L2SP,
     "last_k": LastK,
     "layer_pruning": LayerPruning,
     "layerwise_decay": LayerwiseDecay,
     "low_high": LowHigh,
     "standard": Standard,
+    "stochastic": Stochastic,
     "weight_variation": WeightVariation,
 }
 

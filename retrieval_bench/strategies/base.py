@@ -9,7 +9,7 @@ Files of this package import torch inside functions: their options are read by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
@@ -131,6 +131,13 @@ def freeze(parameters: Iterable[nn.Parameter]) -> None:
     """Takes `parameters` out of training; the loop keeps a module with no trainable parameter in eval mode (no BN drift)."""
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def freeze_other_blocks(model: Embedder, tuned: Collection[str]) -> None:
+    """Freezes the stem and all blocks but those named in `tuned`; what follows the last block is trained with them."""
+    for block in model.backbone.blocks:
+        if block.name not in tuned and block.name != "tail":
+            freeze(model.backbone.block_parameters(block))
 
 
 def scale_rates(groups: Iterable[ParameterGroup], factors: Mapping[str, float]) -> list[ParameterGroup]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, freeze
+from retrieval_bench.strategies.base import Strategy, freeze_other_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class LastK(Strategy):
     shown_options = ("k",)
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        names = [block.name for block in model.backbone.blocks if block.is_body]
+        names = [block.name for block in model.backbone.body]
         if not names:
             raise UserError("last_k needs a backbone that names its blocks; use standard or frozen with this one")
         if not 1 <= self.options.k <= len(names):
@@ -38,10 +38,7 @@ class LastK(Strategy):
                 f"--last-k.k {self.options.k}: the backbone has {len(names)} blocks; choose 1 to {len(names)} (none: --strategy frozen)"
             )
         self._tuned = names[len(names) - self.options.k :]
-        tuned = {*self._tuned, "tail"}
-        for block in model.backbone.blocks:
-            if block.name not in tuned:
-                freeze(model.backbone.block_parameters(block))
+        freeze_other_blocks(model, self._tuned)
         return model
 
     def facts(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("name", STRATEGIES)
 
 @dataclass
 class Outcome:
-    """Three epochs under one strategy: the state after `prepare`, after training, and the model as deployed."""
+    """Five epochs under one strategy: the state after `prepare`, after training, and the model as deployed."""
 
     training: Training
     prepared: dict[str, Tensor]
@@ -41,7 +41,7 @@ def eval_embeddings(model: nn.Module) -> Tensor:
 def train(data: Data, name: str, dim: int = 0) -> Outcome:
     """`dim` = 0 leaves `frozen` nothing to train. The loss's proxies do not move, so only the network can lower the loss."""
     strategy = build_strategy(name, StrategyOptions())
-    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=3), tiny_embedder(dim))
+    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=5), tiny_embedder(dim))
     prepared = state_of(training.model)
     seen: dict[str, Any] = {}
     finish = strategy.finish

@@ -1,0 +1,63 @@
+"""L2-SP: weight decay towards the pretrained weights instead of towards zero.
+
+Xuhong, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks (ICML 2018, arXiv 1802.01483):
+the loss gets ``alpha / 2 |w_S - w_S0|^2 + beta / 2 |w_new|^2``, w_S the weights that come from pretraining, w_S0 their start, w_new those
+of new layers. A baseline of SpotTune's table. beta 0.01 and alpha 0.1 are the values that are usually given for it.
+
+Deviations: w_S are all trained parameters of the backbone, scale and shift of batch norms among them where they are trained; w_new is the
+embedding layer, while the loss's own parameters have ``--loss-weight-decay``. The optimiser's weight decay of backbone and embedding
+is put to 0, since this takes its place. Combined with ``layer_pruning`` (named before it) only the blocks that are left are held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import ParameterGroup, Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class L2SP(Strategy):
+    """Adds the penalty to every step. Raises :class:`UserError` for a negative weight."""
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        alpha: float = 0.1
+        """weight of the squared distance to the pretrained weights"""
+        beta: float = 0.01
+        """weight of the squared norm of the embedding layer"""
+
+    options: Options
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        if min(self.options.alpha, self.options.beta) < 0:
+            raise UserError(f"--l2sp.alpha {self.options.alpha} --l2sp.beta {self.options.beta}: must not be negative")
+        self._start = {name: value.detach().clone() for name, value in model.backbone.named_parameters() if value.requires_grad}
+        self._distance = 0.0
+        return model
+
+    def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        return [group if group["name"] == "loss" else {**group, "weight_decay": 0.0} for group in groups]
+
+    def penalty(self, model: Embedder, images: Tensor) -> Tensor:
+        new = [parameter.square().sum() for parameter in model.embedding.parameters()]
+        return sum(new, 0.0) * self.options.beta / 2 + self._squared_distance(model.backbone) * self.options.alpha / 2
+
+    def finish(self, model: Embedder) -> Embedder:
+        self._distance = float(self._squared_distance(model.backbone).detach()) ** 0.5
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        return {"distance_to_start": self._distance}
+
+    def _squared_distance(self, backbone: nn.Module) -> Tensor:
+        import torch
+
+        now = dict(backbone.named_parameters())
+        return sum(((now[name] - start).square().sum() for name, start in self._start.items()), torch.zeros(()))

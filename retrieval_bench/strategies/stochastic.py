@@ -1,0 +1,46 @@
+"""Stochastic fine-tuning: a random half of the blocks is trained, the others stay frozen.
+
+A baseline of SpotTune's table (Guo et al., CVPR 2019, arXiv 1811.08737), there with 50 % of ResNet-50's blocks. The blocks are drawn once
+per run, from its seed, since the paper compares networks and not steps. The stem stays frozen; what follows the last block is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import Strategy, freeze_other_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class Stochastic(Strategy):
+    """Trains a random share of the blocks, at least one. Raises :class:`UserError` for another share or a backbone without blocks."""
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        share: float = 0.5
+        """share of the blocks that are trained"""
+
+    options: Options
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        import torch
+
+        names = [block.name for block in model.backbone.body]
+        if not names:
+            raise UserError("stochastic needs a backbone that names its blocks; use standard or frozen with this one")
+        if not 0 < self.options.share <= 1:
+            raise UserError(f"--stochastic.share {self.options.share}: must be above 0 and at most 1")
+        count = max(1, round(self.options.share * len(names)))
+        chosen = set(torch.randperm(len(names))[:count].tolist())
+        self._tuned = [name for place, name in enumerate(names) if place in chosen]
+        freeze_other_blocks(model, self._tuned)
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        return {"tuned_blocks": self._tuned}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from retrieval_bench.config import RunConfig
@@ -97,15 +97,15 @@ def changes(profile: Profile, base: RunConfig) -> list[str]:
 def refuse_idle_flags(study: Study, profile: Profile, base: RunConfig) -> None:
     """Raises :class:`UserError` for a choice in `base` that changes no row, since the rows make that choice themselves."""
     rows = study.rows(base)
-    for section in fields(base):
-        values: Any = getattr(base, section.name)
-        for part in fields(values) if is_dataclass(values) else ():
-            usual = getattr(getattr(profile.base, section.name), part.name)
+    for section in ("data", "model", "loss", "train", "evaluation", "options"):
+        values: Any = getattr(base, section)
+        for part in fields(values):
+            usual = getattr(getattr(profile.base, section), part.name)
             if getattr(values, part.name) == usual:
                 continue
-            without = replace(base, **{section.name: replace(values, **{part.name: usual})})
-            if study.rows(without) == rows:
-                flag = part.name.replace("_", "-") + (".*" if section.name == "options" else "")
+            without: Any = {section: replace(values, **{part.name: usual})}
+            if study.rows(replace(base, **without)) == rows:
+                flag = part.name.replace("_", "-") + (".*" if section == "options" else "")
                 raise UserError(f"--{flag} changes nothing here: the rows of this study set it themselves, or do without")
 
 

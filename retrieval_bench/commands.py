@@ -201,7 +201,8 @@ class Strategies:
     def execute(self) -> None:
         from retrieval_bench.strategies import STRATEGIES
 
+        width = max(map(len, STRATEGIES)) + 2
         for name, kind in STRATEGIES.items():
-            print(f"{name:12}{(sys.modules[kind.__module__].__doc__ or '').splitlines()[0]}")
+            print(f"{name:{width}}{(sys.modules[kind.__module__].__doc__ or '').splitlines()[0]}")
             for option in fields(kind.Options):
-                print(f"{'':12}--{name.replace('_', '-')}.{option.name.replace('_', '-')} (default {option.default})")
+                print(f"{'':{width}}--{name.replace('_', '-')}.{option.name.replace('_', '-')} (default {option.default})")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from retrieval_bench.evaluation.buckets import BATCH, Buckets
 from retrieval_bench.evaluation.matching import Matching
+from retrieval_bench.evaluation.tiles import tiles
 from retrieval_bench.evaluation.vectors import Side, Vectors
 
 Goal = Literal["first", "top", "all"]
@@ -45,18 +46,14 @@ def count_blocked(matching: Matching, goal: Goal, device: str = "cpu", memory: f
     size = BLOCK[device]
     buffer = torch.empty(size * size, device=device)  # one for all blocks, which so stays in the processor's cache
     with full_precision():
-        for top in range(0, len(matching.query_order), size):
-            rows = slice(top, min(top + size, len(matching.query_order)))
-            left = counter.queries.block(rows)
-            for first in range(top if matching.symmetric else 0, len(matching.gallery_order), size):
-                columns = slice(first, min(first + size, len(matching.gallery_order)))
-                right = counter.gallery.block(columns)
-                similarity = buffer[: len(left) * len(right)].view(len(left), len(right))
-                torch.mm(left, right.T, out=similarity)
-                hide_positives(similarity, matching, rows, columns)
-                counter.add(similarity, rows, columns)
-                if matching.symmetric and columns != rows:
-                    counter.add(similarity.T, columns, rows)
+        for rows, columns in tiles(len(matching.query_order), len(matching.gallery_order), size, matching.symmetric):
+            left, right = counter.queries.block(rows), counter.gallery.block(columns)
+            similarity = buffer[: len(left) * len(right)].view(len(left), len(right))
+            torch.mm(left, right.T, out=similarity)
+            hide_positives(similarity, matching, rows, columns)
+            counter.add(similarity, rows, columns)
+            if matching.symmetric and columns != rows:
+                counter.add(similarity.T, columns, rows)
     return counter.result()
 
 

@@ -15,6 +15,7 @@ from retrieval_bench.evaluation import blocked
 from retrieval_bench.evaluation.choices import Engine
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate, evaluate_in_detail
 from retrieval_bench.evaluation.matching import match
+from retrieval_bench.evaluation.tiles import tiles
 from retrieval_bench.evaluation.vectors import Distance, as_pair, as_vectors
 from tests.evaluation.retrieval_cases import EVERY, FIRST, TOP, Case, cases, pieces
 
@@ -51,6 +52,19 @@ def data(rows: int = 300, classes: int = 30, seed: int = 0, dim: int = 6) -> tup
     vectors = rng.normal(size=(classes, dim))[labels] + rng.normal(size=(rows, dim))
     vectors[: rows // 10] = vectors[rows // 10 : 2 * (rows // 10)]
     return vectors, labels
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 17), st.booleans())
+def test_tiles_cover_a_matrix_or_its_triangle_once(rows: int, columns: int, size: int, symmetric: bool) -> None:
+    """A square on the diagonal of a triangle reaches below it; every pair of places is in one tile, or in its mirror."""
+    columns = rows if symmetric else columns
+    seen = np.zeros((rows, columns), dtype=int)
+    for here, there in tiles(rows, columns, size, symmetric):
+        assert max(here.stop - here.start, there.stop - there.start) <= size
+        seen[here, there] += 1
+        if symmetric and here != there:
+            seen[there, here] += 1
+    assert (seen == 1).all()
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])

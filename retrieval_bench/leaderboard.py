@@ -17,7 +17,7 @@ from retrieval_bench.records import read_records
 FIRST_COLUMNS = ("dataset", "split", "classes", "backbone", "weights", "dim", "image_size", "loss", "strategy", "epochs", "seeds")
 COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb")
 LAST_COLUMNS = ("device", "threads", "config_hash")
-METRIC = re.compile(r"recall_at_(\d+)|map_at_r")
+METRIC = re.compile(r"recall_at_(\d+)|map_at_r|accuracy")
 
 
 def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
@@ -45,9 +45,9 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _depth(metric: str) -> int:
-    """K of Recall@K; MAP@R comes after all of them."""
+    """K of Recall@K; MAP@R and accuracy come after all of them."""
     found = METRIC.fullmatch(metric)
-    return int(found[1]) if found and found[1] else 1 << 62
+    return int(found[1]) if found and found[1] else (1 << 62) + len(metric)
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str, int]:
@@ -135,12 +135,17 @@ def readable(table: Any) -> pd.DataFrame:
         text = (100 * table[name]).map("{:.2f}".format)
         if name == "recall_at_1":
             text += table[f"{name}_ci95"].map(lambda half: f" ± {100 * half:.2f}" if half == half else "")
-        shown["MAP@R" if name == "map_at_r" else "R@" + name.rsplit("_", 1)[1]] = text.where(table[name].notna(), "")
+        shown[metric_title(name)] = text.where(table[name].notna(), "")
     shown["params"] = _scaled(table["parameters"], 1e6, "{:.2f} M")
     shown["MACs"] = _scaled(table["macs"], 1e6, "{:.0f} M")
     shown["images seen"] = _scaled(table["images_seen"], 1, "{:,.0f}")
     shown["train s"] = _scaled(table["train_seconds"], 1, "{:.0f}")
     return shown
+
+
+def metric_title(name: str) -> str:
+    """``recall_at_1`` as people write it: R@1."""
+    return {"map_at_r": "MAP@R", "accuracy": "top-1"}.get(name) or "R@" + name.rsplit("_", 1)[1]
 
 
 def _scaled(values: Any, unit: float, form: str) -> Any:

@@ -6,10 +6,11 @@ Layout (``schema`` 1)::
     config       the whole configuration (paths replaced by the names and digests of what they hold)
     labels       what tables show: strategy, weights, dim
     data         images and classes in all and on each side of the split
-    metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive
+    metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive; accuracy in a closed set
+    variants     the same for other ways to use the network (only where there are any)
     cost         parameters, trained parameters, macs, images seen, seconds, peak memory
     training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs)
-    facts        what the strategy learned
+    facts        what the strategy learned; routes of the test images through a routed network
     environment  device, threads, versions, git revision
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -31,6 +33,8 @@ from retrieval_bench.files import write_text
 from retrieval_bench.progress import announce
 
 SCHEMA = 1
+NUMBERS = re.compile(r"\[\s+[-+.\deE,\s]+\]")
+"""A list of numbers, which is written on one line."""
 VERSIONED = ("torch", "torchvision", "timm", "pytorch-metric-learning", "faiss-cpu", "numpy")
 REQUIRED = {
     "config": dict,
@@ -51,7 +55,8 @@ def record_path(results: Path, run_id: str) -> Path:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes the record atomically; NaN and infinities, which JSON lacks, become null."""
-    write_text(path, json.dumps(finite(record), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    text = json.dumps(finite(record), indent=2, sort_keys=True, allow_nan=False)
+    write_text(path, NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n")
 
 
 def finite(value: Any) -> Any:

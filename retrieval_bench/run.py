@@ -25,12 +25,10 @@ from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.embed import embed
-from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.files import check_writable, digest
 from retrieval_bench.identity import config_hash, to_command, to_dict
+from retrieval_bench.measure import measure_routes, measure_variants
 from retrieval_bench.models.build import build_embedder, full_name
-from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, environment, read_record, record_path, write_record
 from retrieval_bench.seeding import derive
@@ -127,7 +125,9 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
     trained_parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
     embedder = training.fit()
     test_started = time.perf_counter()
-    metrics = measure(embedder, read(split.test, table.labels[split.test]), table.labels, split, config)
+    batches = read(split.test, table.labels[split.test])
+    metrics, routes = measure_routes(embedder, training.criterion, batches, table, split, config)
+    variants = measure_variants(strategy, embedder, training.criterion, batches, table.labels, split, config)
     seconds = {"train_seconds": round(training.seconds, 2), "test_seconds": round(time.perf_counter() - test_started, 2)}
     seconds["total_seconds"] = round(time.perf_counter() - started, 2)
     peak_memory = round(cost.peak_memory_mb(device))
@@ -145,8 +145,9 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
             "gallery_images": len(split.gallery),
         },
         "metrics": metrics,
+        **({"variants": variants} if variants else {}),
         "training": {"loss_per_epoch": losses, "converged": losses[-1] < losses[0] if len(losses) > 1 else None},
-        "facts": strategy.facts(),
+        "facts": {**strategy.facts(), **({"routes": routes} if routes else {})},
         "cost": {
             "parameters": cost.parameters(embedder),
             "trained_parameters": trained_parameters,
@@ -157,27 +158,3 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
         },
         "environment": surroundings,
     }
-
-
-def measure(embedder: Embedder, batches: Batches, labels: np.ndarray, split: Split, config: RunConfig) -> dict[str, Any]:
-    """Metrics of the embedder: the split's queries searched in its gallery, no image its own neighbour.
-
-    Args:
-        embedder: what is measured.
-        batches: the rows ``split.test`` in order.
-        labels: int64 (N,), of all rows of the table.
-        split: says which rows are queries and gallery.
-        config: gives K and how images are embedded.
-    """
-    embeddings = embed(embedder, batches, config.evaluation.flip_sum)
-    gallery, query = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
-    if np.array_equal(gallery, query):
-        return evaluate(embeddings[gallery], labels[split.gallery], ks=config.ks)
-    return evaluate(
-        embeddings[gallery],
-        labels[split.gallery],
-        embeddings[query],
-        labels[split.query],
-        same_item=np.where(np.isin(query, gallery), np.searchsorted(gallery, query), -1),
-        ks=config.ks,
-    )

@@ -12,7 +12,7 @@ from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.choices import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
-from retrieval_bench.strategies import refuse_unused_options
+from retrieval_bench.strategies import STRATEGIES, refuse_unused_options, split_names
 
 
 def validate(config: RunConfig) -> None:
@@ -24,6 +24,10 @@ def validate(config: RunConfig) -> None:
     if config.loss.miner not in ("default", "none", *MINERS):
         raise unknown("miner", config.loss.miner, ("default", "none", *MINERS))
     refuse_unused_options([config.strategy], config.options)
+    for name in split_names(config.strategy):
+        needed = STRATEGIES[name].epochs_needed(getattr(config.options, name))
+        if config.train.epochs < needed:
+            raise UserError(f"--epochs {config.train.epochs}: {name} needs at least {needed} with its options")
     _check_finite(config)
     _check_ranges(config)
     per_class = config.samples_per_class

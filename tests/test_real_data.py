@@ -17,7 +17,7 @@ import torch
 from retrieval_bench.config import DataConfig, Machine, ModelConfig, RunConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.loading import Batches
-from retrieval_bench.evaluation.embed import embed
+from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.weights import efficientnet_lite0_weights
 from retrieval_bench.run import run
@@ -57,7 +57,7 @@ def test_pretrained_features_tell_two_species_apart(cub: Path) -> None:
     table, _ = open_dataset("cub", cub)
     rows = np.concatenate([np.flatnonzero(table.labels == label)[:6] for label in (100, 130)])
     config = DataConfig(dataset="cub", image_size=112)
-    vectors = embed(build_embedder(resnet50(), 112), Batches(table, rows, table.labels[rows], config, workers=0))
+    vectors = unit(embed(build_embedder(resnet50(), 112), Batches(table, rows, table.labels[rows], config, workers=0)))
     similarity = torch.from_numpy(vectors @ vectors.T)
     assert similarity[:6, :6].mean() > similarity[:6, 6:].mean() + 0.05
 

@@ -13,15 +13,15 @@ from retrieval_bench.progress import track
 
 @torch.inference_mode()
 def embed(model: Embedder, batches: Batches, flip_sum: bool = False) -> np.ndarray:
-    """Unit vectors of all images of `batches`, in order.
+    """Vectors of all images of `batches`, in order, of the length that the model gives them.
 
     Args:
         model: the embedder; put into eval mode.
         batches: uint8 images (B, 3, S, S).
-        flip_sum: add the embedding of the mirrored image before normalising (AutoLR).
+        flip_sum: the mean of the vectors of the image and its mirror (AutoLR adds them).
 
     Returns:
-        float32 (N, D), rows of length 1.
+        float32 (N, D).
     """
     model.eval()
     device = next(model.parameters()).device
@@ -30,6 +30,11 @@ def embed(model: Embedder, batches: Batches, flip_sum: bool = False) -> np.ndarr
         images = images.to(device)
         vectors = model(images)
         if flip_sum:
-            vectors = vectors + model(images.flip(-1))
-        parts.append(normalize(vectors.float()).cpu().numpy())
+            vectors = (vectors + model(images.flip(-1))) / 2
+        parts.append(vectors.float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float32 (N, D), rows scaled to length 1."""
+    return normalize(torch.from_numpy(vectors)).numpy()

@@ -62,6 +62,11 @@ class Backbone(nn.Module):
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images
         return self.net((scaled - self.mean) / self.std)
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std per channel."""
+        return tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
+
     def block_parameters(self, block: Block) -> list[nn.Parameter]:
         """The parameters that `block` owns now, also after surgery: a parameter belongs to the block that owns its longest path prefix."""
         owner = {path: entry.name for entry in self.blocks for path in entry.owns}

@@ -1,4 +1,4 @@
-"""The classifier that the softmax loss trains on top of the embedding, and drops afterwards."""
+"""The classifier that the softmax loss trains on top of the embedding; not part of the embedder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class SoftmaxLoss(nn.Module):
-    """Plain softmax cross-entropy of a classifier on the embedding; the classifier is dropped after training.
+    """Plain softmax cross-entropy of a classifier on the embedding.
 
     Args:
         classes: number of training classes C.
@@ -23,7 +23,11 @@ class SoftmaxLoss(nn.Module):
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        return self.cross_entropy(self.head(embeddings), labels)
+        return self.cross_entropy(self.get_logits(embeddings), labels)
+
+    def get_logits(self, embeddings: Tensor) -> Tensor:
+        """Float (B, C); named as in pytorch-metric-learning's losses."""
+        return self.head(embeddings)
 
 
 def autolr_head(classes: int, dim: int) -> nn.Sequential:

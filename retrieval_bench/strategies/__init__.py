@@ -9,13 +9,18 @@ from typing import Any
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.strategies.chain import Chain, refuse_two_epoch_owners
+from retrieval_bench.strategies.chain import Chain, refuse_clashes
 from retrieval_bench.strategies.frozen import Frozen
+from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
+from retrieval_bench.strategies.progressive import Progressive
+from retrieval_bench.strategies.random_policy import RandomPolicy
+from retrieval_bench.strategies.rollback import Rollback
+from retrieval_bench.strategies.spottune import SpotTune
 from retrieval_bench.strategies.standard import Standard
 from retrieval_bench.strategies.stochastic import Stochastic
 from retrieval_bench.strategies.weight_variation import WeightVariation
@@ -23,11 +28,16 @@ from retrieval_bench.strategies.weight_variation import WeightVariation
 STRATEGIES: dict[str, type[Strategy]] = {
     "autolr": AutoLR,
     "frozen": Frozen,
+    "global_k": GlobalK,
     "l2sp": L2SP,
     "last_k": LastK,
     "layer_pruning": LayerPruning,
     "layerwise_decay": LayerwiseDecay,
     "low_high": LowHigh,
+    "progressive": Progressive,
+    "random_policy": RandomPolicy,
+    "rollback": Rollback,
+    "spottune": SpotTune,
     "standard": Standard,
     "stochastic": Stochastic,
     "weight_variation": WeightVariation,
@@ -49,7 +59,7 @@ def split_names(strategy: str) -> list[str]:
             raise unknown("strategy", name, STRATEGIES)
     if len(set(names)) < len(names):
         raise UserError(f"strategy '{strategy}' names one strategy twice")
-    refuse_two_epoch_owners(names, [STRATEGIES[name] for name in names])
+    refuse_clashes(names, [STRATEGIES[name] for name in names])
     return names
 
 

@@ -2,16 +2,18 @@
 
 Every hook has a default that does nothing, so a strategy's file holds only what its paper changes. The training loop calls the hooks in
 this order: ``prepare`` once, ``parameter_groups`` once, then for each epoch ``run_epoch`` (inside it ``penalty`` and ``after_step`` at
-every step), and ``finish`` once. A strategy is never handed the test set.
+every step) and ``end_epoch``, and ``finish`` once. A strategy is never handed the test set.
 
 Files of this package import torch inside functions: their options are read by the command line, which must answer at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
+
+from retrieval_bench.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +35,12 @@ class EpochState(Protocol):
     """What ``run_epoch`` may see and change. Implemented by :class:`retrieval_bench.training.loop.Training`."""
 
     epoch: int
+    epochs: int
     model: Embedder
-    criterion: nn.Module
     optimizer: torch.optim.Optimizer
+
+    @property
+    def criterion(self) -> nn.Module: ...
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of weights, buffers (BN statistics included) and optimiser state, as state dictionaries.
@@ -71,6 +76,11 @@ class Strategy:
     shown_options: ClassVar[tuple[str, ...]] = ()
     """Options that are part of the strategy's label in tables even at their defaults."""
 
+    cuts_blocks: ClassVar[bool] = False
+    """Removes blocks, and so must come first in a chain."""
+    rebuilds_blocks: ClassVar[bool] = False
+    """Puts other modules in the place of blocks: one such strategy per chain."""
+
     options: Any
 
     def __init__(self, options: Any = None):
@@ -83,6 +93,12 @@ class Strategy:
         Mostly `options` alone.
         """
         return [options]
+
+    @classmethod
+    def epochs_needed(cls, options: Any) -> int:
+        """The fewest epochs that make sense."""
+        del options
+        return 0
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         """Edits the network before the optimiser sees it: freeze, cut blocks, add gates, twin blocks.
@@ -109,6 +125,10 @@ class Strategy:
         del state
         return train_once()
 
+    def end_epoch(self, state: EpochState) -> None:
+        """Called after each epoch, once its pass is accepted."""
+        del state
+
     def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
         """A term added to the loss of this step, or None."""
         del model, images
@@ -122,6 +142,14 @@ class Strategy:
         """The model that is deployed, evaluated and counted: gates folded, dead channels gone."""
         return model
 
+    def variants(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
+        """Other ways to use the finished model, which are measured beside it; several of one name are draws of one way.
+
+        The model that is yielded may be `model`, changed until the next step of the iterator, which changes it back.
+        """
+        del model
+        return iter(())
+
     def facts(self) -> dict[str, Any]:
         """What the strategy learned, for the record (JSON types only): kept blocks, rates, trials, routes."""
         return {}
@@ -131,6 +159,14 @@ def freeze(parameters: Iterable[nn.Parameter]) -> None:
     """Takes `parameters` out of training; the loop keeps a module with no trainable parameter in eval mode (no BN drift)."""
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def block_names(model: Embedder, strategy: str) -> list[str]:
+    """Names of the repeated blocks in order; raises :class:`UserError` on behalf of `strategy` if the backbone names none."""
+    names = [block.name for block in model.backbone.body]
+    if not names:
+        raise UserError(f"{strategy} needs a backbone that names its blocks; use standard or frozen with this one")
+    return names
 
 
 def freeze_other_blocks(model: Embedder, tuned: Collection[str]) -> None:

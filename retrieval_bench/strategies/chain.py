@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     from retrieval_bench.models.embedder import Embedder
 
 
-def refuse_two_epoch_owners(names: Sequence[str], parts: Sequence[type[Strategy]]) -> None:
-    """Raises :class:`UserError` if two of the strategies override ``run_epoch``: only one can decide when an epoch is accepted."""
+def refuse_clashes(names: Sequence[str], parts: Sequence[type[Strategy]]) -> None:
+    """Raises :class:`UserError` if the strategies cannot be combined in this order: only one may decide when an epoch is accepted, only one
+    may rebuild blocks, and blocks are removed before anything else."""
     owners = [name for name, part in zip(names, parts, strict=True) if part.run_epoch is not Strategy.run_epoch]
     if len(owners) > 1:
         raise UserError(f"strategies {' and '.join(owners)} both decide how an epoch is run and cannot be combined; keep one of them")
+    rebuilding = [name for name, part in zip(names, parts, strict=True) if part.rebuilds_blocks]
+    if len(rebuilding) > 1:
+        raise UserError(f"strategies {' and '.join(rebuilding)} both rebuild the blocks and cannot be combined; keep one of them")
+    late = [name for name, part in zip(names[1:], parts[1:], strict=True) if part.cuts_blocks]
+    if late:
+        raise UserError(
+            f"{late[0]} removes blocks and must come first: --strategy {'+'.join([*late, *(n for n in names if n not in late)])}"
+        )
 
 
 class Chain(Strategy):
@@ -26,7 +35,7 @@ class Chain(Strategy):
 
     def __init__(self, parts: dict[str, Strategy]):
         super().__init__()
-        refuse_two_epoch_owners(list(parts), [type(part) for part in parts.values()])
+        refuse_clashes(list(parts), [type(part) for part in parts.values()])
         self.parts = parts
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
@@ -43,6 +52,10 @@ class Chain(Strategy):
         owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]
         return owners[0].run_epoch(train_once, state) if owners else train_once()
 
+    def end_epoch(self, state: EpochState) -> None:
+        for part in self.parts.values():
+            part.end_epoch(state)
+
     def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
         terms = [term for part in self.parts.values() if (term := part.penalty(model, images)) is not None]
         return sum(terms[1:], terms[0]) if terms else None
@@ -55,6 +68,10 @@ class Chain(Strategy):
         for part in self.parts.values():
             model = part.finish(model)
         return model
+
+    def variants(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
+        for part in self.parts.values():
+            yield from part.variants(model)
 
     def facts(self) -> dict[str, Any]:
         return {name: facts for name, part in self.parts.items() if (facts := part.facts())}

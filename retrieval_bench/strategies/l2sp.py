@@ -6,7 +6,8 @@ of new layers. A baseline of SpotTune's table. beta 0.01 and alpha 0.1 are the v
 
 Deviations: w_S are all trained parameters of the backbone, scale and shift of batch norms among them where they are trained; w_new is the
 embedding layer, while the loss's own parameters have ``--loss-weight-decay``. The optimiser's weight decay of backbone and embedding
-is put to 0, since this takes its place. Combined with ``layer_pruning`` (named before it) only the blocks that are left are held.
+is put to 0, since this takes its place. Combined with ``layer_pruning`` only the blocks that are left are held, combined with ``spottune``
+the tuned copies.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import ParameterGroup, Strategy
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from retrieval_bench.models.embedder import Embedder
 
@@ -38,26 +39,26 @@ class L2SP(Strategy):
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         if min(self.options.alpha, self.options.beta) < 0:
             raise UserError(f"--l2sp.alpha {self.options.alpha} --l2sp.beta {self.options.beta}: must not be negative")
-        self._start = {name: value.detach().clone() for name, value in model.backbone.named_parameters() if value.requires_grad}
         self._distance = 0.0
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        return [group if group["name"] == "loss" else {**group, "weight_decay": 0.0} for group in groups]
+        # here and not in prepare, so that blocks that other strategies made are held too
+        self._held = [(value, value.detach().clone()) for value in model.backbone.net.parameters() if value.requires_grad]
+        return [group if group["name"] in ("loss", "policy") else {**group, "weight_decay": 0.0} for group in groups]
 
     def penalty(self, model: Embedder, images: Tensor) -> Tensor:
         new = [parameter.square().sum() for parameter in model.embedding.parameters()]
-        return sum(new, 0.0) * self.options.beta / 2 + self._squared_distance(model.backbone) * self.options.alpha / 2
+        return sum(new, 0.0) * self.options.beta / 2 + self._squared_distance() * self.options.alpha / 2
 
     def finish(self, model: Embedder) -> Embedder:
-        self._distance = float(self._squared_distance(model.backbone).detach()) ** 0.5
+        self._distance = float(self._squared_distance().detach()) ** 0.5
         return model
 
     def facts(self) -> dict[str, Any]:
         return {"distance_to_start": self._distance}
 
-    def _squared_distance(self, backbone: nn.Module) -> Tensor:
+    def _squared_distance(self) -> Tensor:
         import torch
 
-        now = dict(backbone.named_parameters())
-        return sum(((now[name] - start).square().sum() for name, start in self._start.items()), torch.zeros(()))
+        return sum(((now - start).square().sum() for now, start in self._held), torch.zeros(()))

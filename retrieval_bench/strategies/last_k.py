@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, freeze_other_blocks
+from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,7 @@ class LastK(Strategy):
     shown_options = ("k",)
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        names = [block.name for block in model.backbone.body]
-        if not names:
-            raise UserError("last_k needs a backbone that names its blocks; use standard or frozen with this one")
+        names = block_names(model, "last_k")
         if not 1 <= self.options.k <= len(names):
             raise UserError(
                 f"--last-k.k {self.options.k}: the backbone has {len(names)} blocks; choose 1 to {len(names)} (none: --strategy frozen)"

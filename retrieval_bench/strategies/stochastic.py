@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, freeze_other_blocks
+from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +31,7 @@ class Stochastic(Strategy):
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         import torch
 
-        names = [block.name for block in model.backbone.body]
-        if not names:
-            raise UserError("stochastic needs a backbone that names its blocks; use standard or frozen with this one")
+        names = block_names(model, "stochastic")
         if not 0 < self.options.share <= 1:
             raise UserError(f"--stochastic.share {self.options.share}: must be above 0 and at most 1")
         count = max(1, round(self.options.share * len(names)))

@@ -22,6 +22,15 @@ class Criterion(nn.Module):
             return self.loss(embeddings, labels)
         return self.loss(embeddings, labels, self.miner(embeddings, labels))
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the loss tells classes apart by itself, with a classifier or a proxy per class."""
+        return hasattr(self.loss, "get_logits")
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Float (B, C), the largest for the most likely class; for losses that classify."""
+        return self.loss.get_logits(embeddings)  # pyright: ignore[reportCallIssue]
+
 
 def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:
     """The criterion for `classes` training classes and embeddings of size `dim`; draws from torch's global generator.

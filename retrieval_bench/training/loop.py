@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
@@ -18,6 +17,7 @@ from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_tr
 from retrieval_bench.progress import announce, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.training.criterion import Criterion
 from retrieval_bench.training.optimisation import build_optimizer, parameter_groups, schedule_factor
 
 
@@ -38,12 +38,13 @@ class Training:
     """
 
     def __init__(
-        self, model: Embedder, make_criterion: Callable[[int], nn.Module], batches: Batches, strategy: Strategy, config: RunConfig
+        self, model: Embedder, make_criterion: Callable[[int], Criterion], batches: Batches, strategy: Strategy, config: RunConfig
     ):
         self.batches = batches
         self.strategy = strategy
         self.config = config
         self.epoch = 0
+        self.epochs = config.train.epochs
         self.images_seen = 0
         self.seconds = 0.0
         self.history: list[float] = []
@@ -58,15 +59,17 @@ class Training:
         self.optimizer = build_optimizer(config.train.optimizer, strategy.parameter_groups(self.model, groups))
 
     def fit(self) -> Embedder:
-        """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no image seen.
+        """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no image seen; but in a
+        closed set its loss's classifier is trained.
 
         Raises:
             Diverged: the loss stopped being a number (and the strategy did not reject the pass).
         """
-        if self.model.trainable():
+        if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
             for epoch in range(self.config.train.epochs):
                 self.epoch = epoch
                 self.history.append(self.strategy.run_epoch(self.train_once, self))
+                self.strategy.end_epoch(self)
                 announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
         else:
             announce("nothing to train: the pretrained features are evaluated as they are")

@@ -33,6 +33,7 @@ class LinearState:
         self.rate = {group["name"]: rate for group in groups}
         self.gradients = gradients
         self.epoch = 0
+        self.epochs = 1
         self.attempts: list[list[int]] = []
         self.passes = 0
 

@@ -14,8 +14,8 @@ from tests.training.helpers import Data, flatten, make_training, random_images, 
 def test_penalty_is_zero_at_the_start_and_half_the_squared_distance_after() -> None:
     model = tiny_embedder(dim=4)
     strategy = L2SP(L2SP.Options(alpha=0.5, beta=0.25))
-    strategy.prepare(model, random_images(2))
-    new = sum(float(parameter.square().sum()) for parameter in model.embedding.parameters())
+    strategy.parameter_groups(strategy.prepare(model, random_images(2)), [])
+    new = sum(float(parameter.detach().square().sum()) for parameter in model.embedding.parameters())
     assert strategy.penalty(model, random_images(2)).item() == pytest.approx(0.125 * new, rel=1e-6), "nothing has moved"
     with torch.no_grad():
         for parameter in model.backbone.parameters():
@@ -27,7 +27,7 @@ def test_penalty_is_zero_at_the_start_and_half_the_squared_distance_after() -> N
 def test_it_pulls_towards_the_start_and_not_towards_zero() -> None:
     model = tiny_embedder()
     strategy = L2SP()
-    strategy.prepare(model, random_images(2))
+    strategy.parameter_groups(strategy.prepare(model, random_images(2)), [])
     start = flatten(model.backbone).clone()
     with torch.no_grad():
         for parameter in model.backbone.parameters():

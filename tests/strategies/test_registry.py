@@ -129,7 +129,8 @@ def test_embedding_layer_is_trained_with_it(name: str, synthetic: Data) -> None:
 def test_options_have_help_and_json_defaults(name: str) -> None:
     """The string after a field is the help of its flag."""
     options = STRATEGIES[name].Options()
-    source = textwrap.dedent(inspect.getsource(type(options)))
+    classes = [kind for kind in type(options).__mro__ if kind is not object]
+    source = "\n".join(textwrap.dedent(inspect.getsource(kind)) for kind in classes)
     for option in fields(options):
         assert re.search(rf'^    {option.name}: [^\n]*\n    """\w', source, re.MULTILINE), f"{option.name} has no help"
         assert json.dumps(getattr(options, option.name))

@@ -18,7 +18,7 @@ from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import Strategy
 from retrieval_bench.strategies.chain import Chain
-from retrieval_bench.training.criterion import build_criterion
+from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.loop import Training
 
 Data = tuple[ImageTable, Split]
@@ -68,7 +68,7 @@ def make_training(
     labels = split.train_labels(table.labels)
     sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
 
-    def make_criterion(dim: int) -> nn.Module:
+    def make_criterion(dim: int) -> Criterion:
         torch.manual_seed(config.seed)
         return build_criterion(config.loss, len(split.train_classes), dim)
 

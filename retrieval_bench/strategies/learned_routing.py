@@ -1,0 +1,93 @@
+"""What SpotTune and its Global-k variant share: pairs of frozen and tuned blocks, and a policy network that learns to choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import EpochState, ParameterGroup, Strategy, block_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.backbone import Backbone
+    from retrieval_bench.models.embedder import Embedder
+
+
+class LearnedRouting(Strategy):
+    """Routes every block by a policy that is trained at its own rate, and records what it does.
+
+    Raises :class:`UserError` for a backbone without blocks and for options that cannot work.
+    """
+
+    rebuilds_blocks = True
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        policy: str = "auto"
+        """policy network: auto, a small ResNet that costs at most a sixth of the backbone, or the name of any backbone"""
+        policy_weights: str = "imagenet"
+        """weights of a named policy network: imagenet, none, or a file"""
+        policy_lr: float = 1e-3
+        """learning rate of the policy"""
+        policy_weight_decay: float = 1e-3
+        """weight decay of the policy"""
+        temperature: float = 5.0
+        """of the Gumbel-softmax; scales the policy's gradients"""
+        code_compat: bool = False
+        """freeze only the kernels of frozen blocks, and train the stem, as the public code does (needs --no-freeze-bn)"""
+
+    options: Any
+
+    def check(self, model: Embedder) -> None:
+        """Raises :class:`UserError` for options that cannot work with `model`."""
+        options = self.options
+        if options.temperature <= 0 or min(options.policy_lr, options.policy_weight_decay) < 0:
+            raise UserError("the policy's temperature must be above 0, its learning rate and weight decay not negative")
+        norms = [value for value in model.backbone.net.parameters() if value.ndim == 1]
+        if options.code_compat and not any(value.requires_grad for value in norms):
+            raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        import torch
+
+        from retrieval_bench.models.routers import LearnedRouter
+        from retrieval_bench.models.routing import route
+
+        self.blocks = block_names(model, type(self).__name__)
+        self.check(model)
+        self.history: dict[str, list[list[float]]] = {}
+        features, self._network = self._policy(model.backbone, probe.shape[-1])
+        seed = int(torch.randint(2**62, ()))
+        self.router = LearnedRouter(features, len(self.blocks), self.options.temperature, seed).to(probe.device)
+        self.backbone = route(model, self.router, self.blocks, self.options.code_compat)
+        return model
+
+    def _policy(self, backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:
+        """The policy's network without its last layer, and what the record says of it."""
+        from retrieval_bench import cost
+        from retrieval_bench.config import ModelConfig
+        from retrieval_bench.models.build import build_backbone
+        from retrieval_bench.models.routers import policy_network
+
+        if self.options.policy == "auto":
+            return policy_network(backbone, image_size)
+        named = build_backbone(ModelConfig(backbone=self.options.policy, weights=self.options.policy_weights), image_size)
+        return named, {"parameters": cost.parameters(named), "macs": cost.macs(named, image_size)}
+
+    def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        policy = {id(parameter): parameter for parameter in self.router.parameters() if parameter.requires_grad}
+        rest = [{**group, "params": [value for value in group["params"] if id(value) not in policy]} for group in groups]
+        own = {"name": "policy", "params": list(policy.values())}
+        own |= {"lr": self.options.policy_lr, "weight_decay": self.options.policy_weight_decay}
+        return [group for group in (*rest, own) if group["params"]]  # pyright: ignore[reportReturnType]
+
+    def end_epoch(self, state: EpochState) -> None:
+        for name, values in self.router.statistics().items():
+            self.history.setdefault(name, []).append([round(value, 4) for value in values])
+        self.router.restart()
+        self.backbone.decisions = None  # lets go of the last step's graph
+
+    def facts(self) -> dict[str, Any]:
+        return {"blocks": self.blocks, "policy": self._network, **{f"{name}_per_epoch": rows for name, rows in self.history.items()}}

@@ -1,0 +1,55 @@
+"""Progressive networks: a frozen column of blocks, a new trainable one beside it, and lateral adapters from the first to the second.
+
+Rusu et al., Progressive Neural Networks (arXiv 1606.04671), equation 2 for two columns, here over blocks::
+
+    h1_l = frozen_l(h1_{l-1});   h2_l = new_l(h2_{l-1}) + U_l relu(V_l h1_l)
+
+V_l and U_l are 1x1 convolutions to a quarter of the channels and back. A baseline of SpotTune's table; no more than these words is known of
+it there. Deviations: the new column starts as a copy of the pretrained one and U_l at zero, so that training starts from the pretrained
+features (a column from random weights cannot be learned from a few thousand images); no scalar before V_l, which is linear anyway; both
+columns share the frozen stem; what follows the last block is trained. The cost is about that of two networks.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import Strategy, block_names, freeze
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class Progressive(Strategy):
+    """Raises :class:`UserError` for a backbone without blocks, or whose blocks do not give feature maps."""
+
+    rebuilds_blocks = True
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        reduction: int = 4
+        """an adapter has the channels of its block divided by this"""
+
+    options: Options
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        from retrieval_bench.models.columns import ColumnBlock, block_channels
+
+        if self.options.reduction < 1:
+            raise UserError(f"--progressive.reduction {self.options.reduction}: must be at least 1")
+        backbone, names = model.backbone, block_names(model, "progressive")
+        channels = block_channels(backbone, probe)
+        for name in names:
+            frozen = backbone.net.get_submodule(name)
+            new = copy.deepcopy(frozen)
+            freeze(frozen.parameters())
+            width = max(1, channels[name] // self.options.reduction)
+            column = ColumnBlock(frozen, new, channels[name], width, first=name == names[0], last=name == names[-1])
+            backbone.net.set_submodule(name, column.to(probe.device))
+        freeze(parameter for block in backbone.blocks if block.name == "stem" for parameter in backbone.block_parameters(block))
+        return model

@@ -1,0 +1,48 @@
+"""Random policy: the last three blocks are fine-tuned for every image, each other block for a random half of them.
+
+A baseline of SpotTune's table (Guo et al., CVPR 2019, arXiv 1811.08737) that keeps its pairs of blocks and has no policy network. In
+training the halves are drawn anew at every step. At test an image's route is decided by its pixels and the run's seed: random, but the same
+whenever the image is embedded. The stem stays frozen; what follows the last block is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import Strategy, block_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class RandomPolicy(Strategy):
+    """Raises :class:`UserError` for a backbone without blocks, or with no more than the tuned ones."""
+
+    rebuilds_blocks = True
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        last: int = 3
+        """number of blocks at the end that are tuned for every image"""
+
+    options: Options
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        import torch
+
+        from retrieval_bench.models.routers import RandomRouter
+        from retrieval_bench.models.routing import route
+
+        names = block_names(model, "random_policy")
+        if not 0 <= self.options.last < len(names):
+            raise UserError(f"--random-policy.last {self.options.last}: the backbone has {len(names)} blocks; 0 to {len(names) - 1}")
+        self._random, self._tuned = names[: len(names) - self.options.last], names[len(names) - self.options.last :]
+        route(model, RandomRouter(len(self._random), int(torch.randint(2**62, ()))), self._random)
+        return model
+
+    def facts(self) -> dict[str, Any]:
+        return {"random_blocks": self._random, "tuned_blocks": self._tuned}

@@ -1,0 +1,79 @@
+"""Rollback: train, put the higher blocks back to their pretrained weights, train again, so that the low blocks are trained in earnest.
+
+Ro, Choi, Jo, Heo, Lim and Choi, Backbone Cannot Be Trained at Once: Rolling Back to Pre-Trained Network for Person Re-Identification
+(AAAI 2019, arXiv 1901.06140). Four periods of equal length. The first trains everything. Each later one keeps what was learned by the
+stem and the first 0, 1, 2... quarters of the blocks (and by embedding and loss), rolls the other blocks back, and trains all, what was
+kept of the backbone at a tenth of the rate.
+
+Schedule of the authors' public code, ResNet-50: periods of 40 epochs; kept are the stem, then also stage 1, then also stage 2; momentum
+starts at zero in each; rates fall to a tenth in the middle of each. Deviations: parts of equal numbers of blocks instead of
+stages, so that any backbone will do; within the periods the rates follow ``--schedule`` over the whole training: ``--schedule
+warm_restarts --cycles 4`` starts anew in each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce, block_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.embedder import Embedder
+
+
+class Rollback(Strategy):
+    """Raises :class:`UserError` for fewer than two periods; needs an epoch for each."""
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        periods: int = 4
+        """number of periods, the first without rollback"""
+        kept_rate: float = 0.1
+        """factor on the learning rate of what is kept, after the first period"""
+
+    options: Options
+
+    @classmethod
+    def epochs_needed(cls, options: Options) -> int:
+        return options.periods
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        if self.options.periods < 2 or self.options.kept_rate < 0:
+            raise UserError("--rollback.periods must be at least 2, --rollback.kept-rate not negative")
+        self._blocks = block_names(model, "rollback")
+        self._rolled: list[dict[str, Any]] = []
+        return model
+
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        if state.epoch == 0:
+            self._start = {name: value.detach().clone() for name, value in state.model.backbone.state_dict().items()}
+            self._rates = state.rates()
+        elif (period := self._period(state.epoch, state.epochs)) != self._period(state.epoch - 1, state.epochs):
+            self._roll_back(state, (period - 1) * len(self._blocks) // self.options.periods)
+        return train_once()
+
+    def _period(self, epoch: int, epochs: int) -> int:
+        return epoch * self.options.periods // epochs
+
+    def _roll_back(self, state: EpochState, kept: int) -> None:
+        """Puts all blocks but the first `kept` back to their start, with the optimiser's memory of everything."""
+        import torch
+
+        names, backbone = self._blocks[kept:], state.model.backbone
+        owned = tuple(f"net.{path}." for block in backbone.blocks if block.name in (*names, "tail") for path in block.owns)
+        now = backbone.state_dict()
+        with torch.no_grad():
+            for name, value in self._start.items():
+                if f"{name}.".startswith(owned):
+                    now[name].copy_(value)
+        state.optimizer.state.clear()
+        fresh = {*names, "tail", "embedding", "loss"}
+        state.set_rates({name: rate * (1 if name in fresh else self.options.kept_rate) for name, rate in self._rates.items()})
+        self._rolled.append({"epoch": state.epoch, "rolled_back": names})
+
+    def facts(self) -> dict[str, Any]:
+        return {"periods": self._rolled}

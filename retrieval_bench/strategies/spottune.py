@@ -1,0 +1,77 @@
+"""SpotTune: a policy network decides for each image which blocks are the frozen pretrained ones and which their fine-tuned copies.
+
+Guo, Shi, Kumar, Grauman, Rosing and Feris, SpotTune: Transfer Learning through Adaptive Fine-tuning (CVPR 2019, arXiv 1811.08737)::
+
+    x_l = I_l(x) tuned_l(x_{l-1}) + (1 - I_l(x)) frozen_l(x_{l-1})                       (equation 2, shortcut included in both)
+    I_l(x) = argmax_i (log a_i + G_i),  G_i = -log(-log U_i)                             (equation 3, Gumbel-max)
+    gradient of softmax((log a + G) / temperature)                                       (straight-through)
+
+Policy and copies are trained together by the task's loss, the policy at its own rate.
+
+Defaults: temperature 5 and weight decay 1e-3 of the policy as in the public code, which has 0.1 for the network's rate and 0.01 for the
+policy's (SGD). ``policy_lr`` 1e-3 suits AdamW. The policy network is a small ResNet whose width follows the backbone's cost
+(``retrieval_bench.models.routers.policy_network``); ``policy`` takes any backbone in its place, such as torchvision/resnet34, which is what
+the paper is remembered to use beside ResNet-50.
+
+Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem; here all of a frozen
+block and the stem stay as they are, as the paper says (``code_compat`` for the code's way). It draws Gumbel noise at test time too
+(``eval_policy sample``). What follows the last block is trained. Copies of blocks keep their batch norms in training mode unless those
+are frozen (``--freeze-bn``), the frozen blocks never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.learned_routing import LearnedRouting
+
+if TYPE_CHECKING:
+    from retrieval_bench.models.embedder import Embedder
+
+EVAL_POLICIES = ("argmax", "sample", "all_tuned", "all_frozen", "majority")
+DRAWS = 3
+
+
+class SpotTune(LearnedRouting):
+    """Each image takes its own route. Raises :class:`UserError` for a backbone without blocks and for options that cannot work."""
+
+    @dataclass(frozen=True)
+    class Options(LearnedRouting.Options):
+        eval_policy: str = "argmax"
+        """routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, more to measure"""
+
+    options: Options
+
+    def check(self, model: Embedder) -> None:
+        super().check(model)
+        for policy in self._policies:
+            if policy not in EVAL_POLICIES:
+                raise UserError(f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}")
+
+    @property
+    def _policies(self) -> list[str]:
+        return self.options.eval_policy.split(",")
+
+    def finish(self, model: Embedder) -> Embedder:
+        self._use(self._policies[0])
+        return model
+
+    def variants(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
+        for policy in self._policies[1:]:
+            for draw in range(DRAWS if policy == "sample" else 1):
+                self._use(policy, draw)
+                yield policy, model
+        self._use(self._policies[0])
+
+    def _use(self, policy: str, draw: int = 0) -> None:
+        """Routes images by `policy` from now on."""
+        self.router.argmax()
+        if policy == "sample":
+            self.router.sample(draw)
+        elif policy != "argmax":
+            rates = self.history["argmax_rate"][-1] if self.history else [0.0] * len(self.blocks)
+            tuned = {"all_tuned": [1.0] * len(rates), "all_frozen": [0.0] * len(rates), "majority": rates}[policy]
+            self.router.fixed = tuple(rate > 0.5 for rate in tuned)

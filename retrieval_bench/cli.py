@@ -14,7 +14,7 @@ import tyro
 from retrieval_bench import commands, data_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
-from retrieval_bench.experiments.autolr import PROFILES, STUDIES
+from retrieval_bench.experiments.studies import STUDIES
 
 COMMANDS: dict[str, Any] = {
     "run": commands.Run,
@@ -76,7 +76,8 @@ def parse(words: Sequence[str]) -> Any:
         elif name == "study":
             size, rest = _profile(rest)
             program = f"{program} {size}"
-            options = {"default": kind(rest[0], size, PROFILES[size].seeds, base=PROFILES[size].base)}
+            profile = STUDIES[rest[0]].profiles[size]
+            options = {"default": kind(rest[0], size, profile.seeds, base=profile.base)}
         else:
             kind = members[rest[0]]
         rest = rest[1:]
@@ -94,8 +95,9 @@ def _profile(words: list[str]) -> tuple[str, list[str]]:
     """The profile that follows a study's name, ``cpu`` where a flag or nothing does, and the words without it."""
     if len(words) < 2 or words[1].startswith("-"):
         return "cpu", words
-    if words[1] not in PROFILES:
-        raise unknown("profile", words[1], PROFILES)
+    profiles = STUDIES[words[0]].profiles
+    if words[1] not in profiles:
+        raise unknown("profile", words[1], profiles)
     return words[1], [words[0], *words[2:]]
 
 
@@ -121,9 +123,8 @@ def bench_usage() -> str:
 
 def study_usage() -> str:
     """The text of ``study --help``."""
-    listed = _listing("study NAME [PROFILE] [--help] [flags of run]", "studies", {name: study.about for name, study in STUDIES.items()})
-    sizes = [f"  {name:25}{profile.about}{' (the default)' if name == 'cpu' else ''}" for name, profile in PROFILES.items()]
-    return "\n".join([listed, "", "profiles:", *sizes])
+    about = {name: f"{study.about} ({', '.join(study.profiles)})" for name, study in STUDIES.items()}
+    return _listing("study NAME [PROFILE] [--help] [flags of run]", "studies, and their profiles (cpu is the default)", about)
 
 
 def data_usage() -> str:

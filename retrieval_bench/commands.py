@@ -14,7 +14,7 @@ from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine, Metric
 from retrieval_bench.experiments import Bench, refuse_single_run
-from retrieval_bench.experiments.autolr import PROFILES, STUDIES
+from retrieval_bench.experiments.studies import STUDIES
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")
@@ -76,7 +76,8 @@ class StudyRuns:
         from retrieval_bench.experiments.study_report import run_study
 
         refuse_single_run(self.base, "study")
-        study, profile = STUDIES[self.name], PROFILES[self.profile]
+        study = STUDIES[self.name]
+        profile = study.profiles[self.profile]
         path = run_study(f"{self.name}-{self.profile}", study, profile, self.base, self.seeds, self.rows, self.machine)
         print(path.read_text(encoding="utf-8"))
 

@@ -114,6 +114,8 @@ class TrainConfig:
     """step: share of the training after which the rates fall"""
     decay_factor: float = 0.2
     """step: factor from then on"""
+    second_decay_at: float = 1.0
+    """step: share of the training after which the rates fall once more by the same factor"""
     cycles: int = 4
     """triangular, warm_restarts: how many"""
     low_rate: float = 0.0

@@ -68,7 +68,7 @@ def _check_ranges(config: RunConfig) -> None:
     least(config.train, -1, "samples_per_class")
     least(config.train, 2, "batch_size")
     least(config.train, 1, "cycles")
-    least(config.train, 0, "decay_at", "decay_factor", "low_rate")
+    least(config.train, 0, "decay_at", "second_decay_at", "decay_factor", "low_rate")
     if config.model.std is not None and min(config.model.std) <= 0:
         raise UserError(f"--std {' '.join(map(str, config.model.std))}: must be above 0")
     if not 0 < config.data.crop_scale <= 1:
@@ -83,6 +83,7 @@ def _check_ranges(config: RunConfig) -> None:
 SCHEDULE_OPTIONS = {
     "decay_at": ("step",),
     "decay_factor": ("step",),
+    "second_decay_at": ("step",),
     "cycles": ("triangular", "warm_restarts"),
     "low_rate": ("triangular", "warm_restarts"),
 }
@@ -94,5 +95,6 @@ def _refuse_unused_schedule(config: RunConfig) -> None:
         flag = f"--{name.replace('_', '-')} {getattr(config.train, name)}"
         if getattr(config.train, name) != getattr(TrainConfig, name) and config.train.schedule not in schedules:
             raise UserError(f"{flag} belongs to --schedule {' or '.join(schedules)}; --schedule is {config.train.schedule}")
-    if config.train.decay_at > 1 or config.train.low_rate > 1:
-        raise UserError(f"--decay-at {config.train.decay_at} --low-rate {config.train.low_rate}: must be at most 1")
+    for name in ("decay_at", "second_decay_at", "low_rate"):
+        if getattr(config.train, name) > 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config.train, name)}: must be at most 1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrieval_bench.config import DataConfig, EvalConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.experiments import variation_figure
 from retrieval_bench.experiments.study import Profile, Row, Study, row
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.low_high import LowHigh
@@ -55,8 +56,9 @@ def ablation(base: RunConfig) -> list[Row]:
     """The seven rows of the paper's ablation of layer-wise pruning."""
     first = "Original"
 
-    def published(*recalls: float) -> dict[int, float]:
-        return dict(zip((1, 2, 4, 8), recalls, strict=True)) if base.data.dataset == "cub" else {}
+    def published(*recalls: float) -> dict[str, float]:
+        names = [f"recall_at_{k}" for k in (1, 2, 4, 8)]
+        return dict(zip(names, recalls, strict=True)) if base.data.dataset == "cub" else {}
 
     def pruned(name: str, drop: str, *quoted: float) -> Row:
         return row(base, name, "layer_pruning", published(*quoted), first, layer_pruning=LayerPruning.Options(drop=drop))
@@ -130,8 +132,14 @@ def learning_rates(base: RunConfig) -> list[Row]:
 
 
 STUDIES = {
-    "ablation_pruning": Study("the AutoLR paper's ablation of layer-wise pruning, quoted and measured", ablation, (MARKS,), QUOTED),
-    "figure_weight_variation": Study("weight variations and rates under one rate and under AutoLR, as a figure", figure, draws=True),
-    "table_autolr": Study("frozen, standard, pruned, AutoLR and both under softmax, triplet and proxy-anchor", comparison, (LOSSES,)),
-    "learning_rates": Study("AutoLR beside layer-wise decay, rates by hand, cycles and warm restarts", learning_rates),
+    "ablation_pruning": Study(
+        "the AutoLR paper's ablation of layer-wise pruning, quoted and measured", ablation, PROFILES, (MARKS,), QUOTED
+    ),
+    "figure_weight_variation": Study(
+        "weight variations and rates under one rate and under AutoLR, as a figure", figure, PROFILES, draw=variation_figure.draw
+    ),
+    "table_autolr": Study(
+        "frozen, standard, pruned, AutoLR and both under softmax, triplet and proxy-anchor", comparison, PROFILES, (LOSSES,)
+    ),
+    "learning_rates": Study("AutoLR beside layer-wise decay, rates by hand, cycles and warm restarts", learning_rates, PROFILES),
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from retrieval_bench.config import RunConfig
+from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.identity import changed_flags
 from retrieval_bench.strategies import only_used
@@ -21,14 +23,26 @@ class Row:
     Attributes:
         name: what the table calls it.
         config: the run, without its seed.
-        quoted: what the paper reports: Recall@K in percent, by K.
+        quoted: what the paper reports in percent, by the metric's name (``recall_at_1``).
         against: name of the row that it is compared with, seed by seed.
+        variant: the way to use the trained network whose metrics count (``Strategy.variants``); the usual way if empty.
     """
 
     name: str
     config: RunConfig
-    quoted: dict[int, float] = field(default_factory=dict)
+    quoted: dict[str, float] = field(default_factory=dict)
     against: str = ""
+    variant: str = ""
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that the table shows, the one that counts first."""
+        first = ["accuracy"] if self.config.data.split == "closed_set" else []
+        return first + [f"recall_at_{k}" for k in self.config.ks]
+
+    def measured(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The metrics of a record that count for this row; what was not measured is missing."""
+        return record["variants"].get(self.variant, {}) if self.variant else record["metrics"]
 
 
 @dataclass(frozen=True)
@@ -38,16 +52,24 @@ class Study:
     Attributes:
         about: one line for the list of studies.
         rows: from the configuration that all rows share to the rows.
+        profiles: its sizes by name; ``cpu`` is the usual one.
         notes: what a reader of the table must know, such as what marks mean.
         source: where quoted values come from.
-        draws: whether a figure of weight variations belongs to it.
+        draw: writes the figure that belongs to it, if one does.
     """
 
     about: str
     rows: Callable[[RunConfig], list[Row]]
+    profiles: dict[str, Profile]
     notes: tuple[str, ...] = ()
     source: str = ""
-    draws: bool = False
+    draw: Draw | None = None
+
+
+class Draw(Protocol):
+    """Writes a PNG at `path` from one record per row, by its name, or nothing if they hold nothing to draw; `images` has their pictures."""
+
+    def __call__(self, records: dict[str, dict[str, Any]], path: Path, heading: str, images: ImageTable) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,10 +87,15 @@ class Profile:
     seeds: tuple[int, ...]
 
 
-def row(base: RunConfig, name: str, strategy: str, quoted: dict[int, float] | None = None, against: str = "", **options: Any) -> Row:
+def row(base: RunConfig, name: str, strategy: str, quoted: dict[str, float] | None = None, against: str = "", **options: Any) -> Row:
     """A row that differs from `base` in its strategy; `options` are the options of strategies that are part of it, by their names."""
     config = replace(base, strategy=strategy, options=replace(base.options, **options))
     return Row(name, replace(config, options=only_used(strategy, config.options)), quoted or {}, against)
+
+
+def distinct_runs(runs: Sequence[tuple[Row, RunConfig]]) -> list[tuple[Row, RunConfig]]:
+    """`runs` without those whose configuration came before: rows that use one trained network in several ways."""
+    return list({repr(config): (entry, config) for entry, config in reversed(runs)}.values())[::-1]
 
 
 def grid(rows: Sequence[Row], seeds: Sequence[int], numbers: Sequence[int] = ()) -> list[tuple[Row, RunConfig]]:
@@ -112,10 +139,10 @@ def refuse_idle_flags(study: Study, profile: Profile, base: RunConfig) -> None:
 def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]) -> Any:
     """A pandas table with a line per row, numbers only: what the CSV holds.
 
-    Columns: ``row``, ``strategy``, ``loss``, ``seeds``; per K ``recall_at_K`` (mean over seeds, fraction), ``recall_at_K_ci95`` (half of
-    the t-interval, empty for one seed) and ``recall_at_K_quoted`` (fraction); ``against``, ``recall_at_1_difference`` (mean over the
-    seeds that both rows have) and its ``_ci95``; ``parameters``, ``macs``; ``images_seen`` (of the training, rejected passes included)
-    and ``recall_at_1_per_1000_images``; ``train_seconds``.
+    Columns: ``row``, ``strategy``, ``loss``, ``seeds``; per metric (``recall_at_K``, and ``accuracy`` first in a closed set) its mean over
+    seeds as a fraction, ``<metric>_ci95`` (half of the t-interval, empty for one seed) and ``<metric>_quoted`` (fraction); ``against``,
+    ``sd_over_draws`` of the first metric, for routes that are drawn at test; ``difference`` of the first metric (mean over the seeds that both rows have) and its ``_ci95``; ``parameters``, ``macs``;
+    ``images_seen`` (of the training, rejected passes included) and ``per_1000_images``, the first metric's share; ``train_seconds``.
 
     Args:
         rows: the study's rows.
@@ -128,16 +155,18 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]
         found = records.get(entry.name, [])
         line: dict[str, Any] = {"row": entry.name, "strategy": entry.config.strategy_label, "loss": entry.config.loss.loss}
         line["seeds"] = len(found)
-        for k in entry.config.ks:
-            name = f"recall_at_{k}"
-            line[name], line[f"{name}_ci95"] = _mean([record["metrics"][name] for record in found])
-            line[f"{name}_quoted"] = round(entry.quoted[k] / PERCENT, 6) if k in entry.quoted else None
+        values = {record["seed"]: entry.measured(record) for record in found}
+        for name in entry.metrics:
+            line[name], line[f"{name}_ci95"] = _mean([metrics[name] for metrics in values.values() if name in metrics])
+            line[f"{name}_quoted"] = round(entry.quoted[name] / PERCENT, 6) if name in entry.quoted else None
+        line["sd_over_draws"] = _mean([metrics[f"{entry.metrics[0]}_sd"] for metrics in values.values() if "draws" in metrics])[0]
         line["against"] = entry.against
-        line["recall_at_1_difference"], line["recall_at_1_difference_ci95"] = _mean(_differences(found, records.get(entry.against, [])))
+        other = {record["seed"]: record["metrics"] for record in records.get(entry.against, [])}
+        line["difference"], line["difference_ci95"] = _mean(_differences(values, other, entry.metrics[0]))
         for name in ("parameters", "macs", "images_seen", "train_seconds"):
             line[name] = _mean([record["cost"][name] for record in found])[0]
-        seen, recall = line["images_seen"], line["recall_at_1"]
-        line["recall_at_1_per_1000_images"] = round(1000 * recall / seen, 6) if seen and recall is not None else None
+        seen, recall = line["images_seen"], line[entry.metrics[0]]
+        line["per_1000_images"] = round(1000 * recall / seen, 6) if seen and recall is not None else None
         data, train = entry.config.data, entry.config.train
         line |= {name: getattr(data, name) for name in ("dataset", "split", "classes", "image_size")}
         line |= {name: getattr(train, name) for name in ("epochs", "optimizer", "lr", "schedule")}
@@ -145,10 +174,9 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]
     return pd.DataFrame(lines)
 
 
-def _differences(found: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[float]:
-    """Recall@1 less that of the other row, for each seed that both have."""
-    other = {record["seed"]: record["metrics"]["recall_at_1"] for record in others}
-    return [record["metrics"]["recall_at_1"] - other[record["seed"]] for record in found if record["seed"] in other]
+def _differences(found: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], name: str) -> list[float]:
+    """The metric less that of the other row, for each seed that both have."""
+    return [metrics[name] - others[seed][name] for seed, metrics in found.items() if name in metrics and name in others.get(seed, {})]
 
 
 def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -166,22 +194,27 @@ def readable_table(table: Any) -> Any:
     """The same for people: percentages, quoted values beside measured ones, only columns that say something."""
     import pandas as pd
 
-    ks = [name for name in table if name.startswith("recall_at_") and name.removeprefix("recall_at_").isdecimal()]
+    from retrieval_bench.leaderboard import METRIC, metric_title
+
+    names = [name for name in table if METRIC.fullmatch(name)]
     shown = pd.DataFrame({"setting": table["row"]})
     if table["loss"].nunique() > 1:
         shown["loss"] = table["loss"].where(table["images_seen"] != 0, "-")
-    for name in ks:
-        shown["R@" + name.rsplit("_", 1)[1]] = [_percent(*pair) for pair in zip(table[name], table[f"{name}_ci95"], strict=True)]
-    for name in ks:
+    for name in names:
+        shown[metric_title(name)] = [_percent(*pair) for pair in zip(table[name], table[f"{name}_ci95"], strict=True)]
+    if table["sd_over_draws"].notna().any():
+        shown[f"{metric_title(names[0])}, sd over draws"] = [_percent(value) for value in table["sd_over_draws"]]
+    for name in names:
         if table[f"{name}_quoted"].notna().any():
-            shown["quoted R@" + name.rsplit("_", 1)[1]] = [_percent(value) for value in table[f"{name}_quoted"]]
-    if table["recall_at_1_difference"].notna().any():
-        pairs = zip(table["recall_at_1_difference"], table["recall_at_1_difference_ci95"], strict=True)
-        shown["R@1 difference"] = [_percent(*pair, sign="+") for pair in pairs]
+            shown[f"quoted {metric_title(name)}"] = [_percent(value) for value in table[f"{name}_quoted"]]
+    first = metric_title(names[0])
+    if table["difference"].notna().any():
+        pairs = zip(table["difference"], table["difference_ci95"], strict=True)
+        shown[f"{first} difference"] = [_percent(*pair, sign="+") for pair in pairs]
     shown["params"] = [_scaled(value, 1e6, "{:.2f} M") for value in table["parameters"]]
     shown["MACs"] = [_scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
     shown["images seen"] = [_scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
-    shown["R@1 per 1,000 images"] = [_scaled(value, 0.01, "{:.2f}") for value in table["recall_at_1_per_1000_images"]]
+    shown[f"{first} per 1,000 images"] = [_scaled(value, 0.01, "{:.2f}") for value in table["per_1000_images"]]
     for name in ("optimizer", "lr", "schedule"):
         if table[name].nunique() > 1:
             shown[name] = table[name].astype(str).where(table["images_seen"] != 0, "-")

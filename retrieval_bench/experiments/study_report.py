@@ -9,10 +9,21 @@ from typing import Any
 
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import Diverged
-from retrieval_bench.experiments.study import Profile, Row, Study, changes, grid, measured_table, readable_table, refuse_idle_flags
+from retrieval_bench.experiments.study import (
+    Profile,
+    Row,
+    Study,
+    changes,
+    distinct_runs,
+    grid,
+    measured_table,
+    readable_table,
+    refuse_idle_flags,
+)
 from retrieval_bench.files import write_text
 from retrieval_bench.identity import config_hash
 from retrieval_bench.leaderboard import markdown_rows
@@ -49,8 +60,8 @@ def run_study(
     """
     refuse_idle_flags(study, profile, base)
     rows = study.rows(base)
-    runs = grid(rows, seeds, numbers)
-    hashes = rehearse(rows, machine)
+    runs = distinct_runs(grid(rows, seeds, numbers))
+    hashes, images = rehearse(rows, machine)
     stem = machine.results / "studies" / "-".join([name, *_words(profile, base)])
     diverged = []
     try:
@@ -62,7 +73,7 @@ def run_study(
                 announce(f"diverged: {error}")
                 diverged.append(f"{entry.name}, seed {config.seed}")
     finally:
-        write_study(stem, study, profile, base, rows, recorded(hashes, machine))
+        write_study(stem, study, profile, base, rows, recorded(hashes, machine), images)
     if diverged:
         raise Diverged(f"{len(diverged)} of {len(runs)} runs diverged and are missing in {stem}.md: {'; '.join(diverged)}")
     return stem.with_name(f"{stem.name}.md")
@@ -74,8 +85,8 @@ def _words(profile: Profile, base: RunConfig) -> list[str]:
     return own + [re.sub(r"[^A-Za-z0-9.]+", "-", flag).strip("-") for flag in changes(profile, base)]
 
 
-def rehearse(rows: list[Row], machine: Machine) -> dict[str, str]:
-    """The hash of each row's configuration, by the row's name, once every row has passed all checks that need no training.
+def rehearse(rows: list[Row], machine: Machine) -> tuple[dict[str, str], ImageTable]:
+    """The hash of each row's configuration, by the row's name, and the images, once every row has passed all checks that need no training.
 
     Raises:
         UserError: wrong options, data that is not there, too few classes for a batch, blocks that the backbone does not have.
@@ -83,6 +94,7 @@ def rehearse(rows: list[Row], machine: Machine) -> dict[str, str]:
     import torch
 
     from retrieval_bench.models.build import build_embedder
+    from retrieval_bench.models.embedder import freeze_batch_norms
 
     data = rows[0].config.data
     for entry in rows:
@@ -90,13 +102,16 @@ def rehearse(rows: list[Row], machine: Machine) -> dict[str, str]:
         build_strategy(entry.config.strategy, entry.config.options)
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
     labels = split.train_labels(table.labels)
-    model = build_embedder(rows[0].config.model, data.image_size)
+    models = {config: build_embedder(config, data.image_size) for config in {entry.config.model for entry in rows}}
     probe = torch.zeros(2, 3, data.image_size, data.image_size, dtype=torch.uint8)
     for entry in rows:
         BatchSampler(labels, entry.config.train.batch_size, entry.config.samples_per_class)
+        model = copy.deepcopy(models[entry.config.model])
+        if entry.config.train.freeze_bn:
+            freeze_batch_norms(model)
         strategy = build_strategy(entry.config.strategy, entry.config.options)
-        strategy.parameter_groups(strategy.prepare(copy.deepcopy(model), probe), [])
-    return {entry.name: config_hash(identify(entry.config, table)) for entry in rows}
+        strategy.parameter_groups(strategy.prepare(model, probe), [])
+    return {entry.name: config_hash(identify(entry.config, table)) for entry in rows}, table
 
 
 def recorded(hashes: dict[str, str], machine: Machine) -> Records:
@@ -107,7 +122,7 @@ def recorded(hashes: dict[str, str], machine: Machine) -> Records:
     return {name: sorted(group, key=lambda record: record["seed"]) for name, group in found.items() if group}
 
 
-def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, rows: list[Row], records: Records) -> None:
+def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, rows: list[Row], records: Records, images: ImageTable) -> None:
     """`stem` + .csv (numbers), .md and .tex (text), and .png where the study draws; nothing without records."""
     if not records:
         return
@@ -119,15 +134,14 @@ def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, row
         heading,
         *source,
         *study.notes,
-        "R@K in percent: mean over seeds ± half of the 95 % t-interval; differences are paired by seed.",
+        f"{'R@K' if base.data.split != 'closed_set' else 'Top-1 accuracy of the classifier and R@K of its features'} in percent: "
+        "mean over seeds ± half of the 95 % t-interval; differences are paired by seed.",
     ]
     write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=heading).to_csv(index=False))
     lines = [f"# {stem.name}", "", *(f"{note}\n" for note in notes), *markdown_rows(shown), ""]
-    if study.draws:
-        from retrieval_bench.experiments.variation_figure import draw
-
+    if study.draw is not None:
         first = {f"{name}, seed {found[0]['seed']}": found[0] for name, found in records.items()}
-        draw(first, stem.with_name(f"{stem.name}.png"), heading)
+        study.draw(first, stem.with_name(f"{stem.name}.png"), heading, images)
         lines += [f"![{study.about}]({stem.name}.png)", ""]
     write_text(stem.with_name(f"{stem.name}.md"), "\n".join(lines))
     write_text(stem.with_name(f"{stem.name}.tex"), latex(shown, notes))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval_bench.data.images import ImageTable
 from retrieval_bench.files import atomic_path
 
 STRATEGIES = ("weight_variation", "autolr")
@@ -19,8 +20,9 @@ def histories(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: facts for name, facts in found.items() if facts and facts.get("variation")}
 
 
-def draw(records: dict[str, dict[str, Any]], path: Path, heading: str) -> None:
+def draw(records: dict[str, dict[str, Any]], path: Path, heading: str, images: ImageTable) -> None:
     """Writes a PNG, a row per record: variation, learning rate, and sorting quality with passes per epoch. Without histories, nothing."""
+    del images
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -43,9 +43,9 @@ def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Opti
 def schedule_factor(train: TrainConfig, progress: float) -> float:
     """Factor on every learning rate at `progress` in 0..1 of the training.
 
-    ``constant`` 1; ``cosine`` half a cosine from 1 to 0; ``step`` 1, then ``decay_factor``; ``warm_restarts`` (Loshchilov and Hutter, SGDR,
-    ICLR 2017, equation 5) one half cosine per cycle; ``triangular`` (Smith, Cyclical Learning Rates, WACV 2017) up and down once per
-    cycle, from ``low_rate`` to 1 and back. Cycles are of equal length.
+    ``constant`` 1; ``cosine`` half a cosine from 1 to 0; ``step`` 1, then ``decay_factor``, then its square; ``warm_restarts``
+    (Loshchilov and Hutter, SGDR, ICLR 2017, equation 5) one half cosine per cycle; ``triangular`` (Smith, Cyclical Learning Rates, WACV
+    2017) up and down once per cycle, from ``low_rate`` to 1 and back. Cycles are of equal length.
     """
     cycle = progress * train.cycles % 1
     span = 1 - train.low_rate
@@ -53,7 +53,8 @@ def schedule_factor(train: TrainConfig, progress: float) -> float:
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))
         case "step":
-            return 1.0 if progress < train.decay_at - 1e-9 else train.decay_factor
+            fallen = sum(progress >= place - 1e-9 for place in (train.decay_at, train.second_decay_at))
+            return train.decay_factor**fallen
         case "warm_restarts":
             return train.low_rate + span * 0.5 * (1 + math.cos(math.pi * cycle))
         case "triangular":

@@ -1,0 +1,102 @@
+"""The figure of SpotTune's routes, from the facts in records: rates per block, per class and per epoch, and images with their routes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval_bench.data.images import ImageTable
+from retrieval_bench.errors import UserError
+from retrieval_bench.files import atomic_path
+
+SHOWN_CLASSES = 40
+SHOWN_IMAGES = 12
+
+
+def draw(records: dict[str, dict[str, Any]], path: Path, heading: str, images: ImageTable) -> None:
+    """Writes a PNG about the first record that has routes; without one, nothing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = [(name, record) for name, record in records.items() if "routes" in record["facts"] and "spottune" in record["facts"]]
+    if not found:
+        return
+    name, record = found[0]
+    learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
+    figure = Figure(figsize=(15, 12), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(3, 1.25)))
+    axes = upper.subplot_mosaic([["classes", "epochs"], ["classes", "entropy"]], width_ratios=(1, 1.1))
+    _classes(axes["classes"], tested)
+    _epochs(axes["epochs"], learned, tested)
+    _entropy(axes["entropy"], learned)
+    upper.suptitle(
+        f"{name}: {tested['distinct']:,} distinct routes of {tested['images']:,} test images, {tested['entropy_bits']:.2f} bits\n{heading}",
+        fontsize=9,
+        wrap=True,
+    )
+    _examples(lower, tested["examples"], images)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def _classes(axes: Any, tested: dict[str, Any]) -> None:
+    """Share of tuned blocks, a row per class, the mean of all test images on top."""
+    chosen = dict(list(tested["rate_by_class"].items())[:SHOWN_CLASSES])
+    rates = np.array([tested["rate"], *chosen.values()])
+    shown = axes.imshow(rates, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(rates)), ["all test images", *(name[:28] for name in chosen)], fontsize=6)
+    axes.set_xticks(range(rates.shape[1]), range(1, rates.shape[1] + 1), fontsize=7)
+    axes.set(xlabel="block", title="share of test images for which a block is tuned, by class")
+    axes.figure.colorbar(shown, ax=axes, shrink=0.6)
+
+
+def _epochs(axes: Any, learned: dict[str, Any], tested: dict[str, Any]) -> None:
+    """The same over the training images of each epoch, most probable blocks, the test images below."""
+    rates = np.array([*learned["argmax_rate_per_epoch"], tested["rate"]])
+    axes.imshow(rates, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(rates)), [*(f"epoch {epoch}" for epoch in range(1, len(rates))), "test"], fontsize=7)
+    axes.set_xticks(range(rates.shape[1]), range(1, rates.shape[1] + 1), fontsize=7)
+    axes.set(xlabel="block", title="the same over the training, without noise, and at test")
+
+
+def _entropy(axes: Any, learned: dict[str, Any]) -> None:
+    """Mean entropy of a decision per epoch, and of the blocks with the lowest and highest one."""
+    entropy = np.array(learned["entropy_per_epoch"])
+    epochs = np.arange(1, len(entropy) + 1)
+    axes.fill_between(epochs, entropy.min(1), entropy.max(1), color="0.88", label="lowest and highest block")
+    axes.plot(epochs, entropy.mean(1), "o-", ms=4, label="mean over blocks")
+    axes.set(xlabel="epoch", ylabel="bits", ylim=(0, 1.05), title="entropy of the policy's decisions on training images")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=7, loc="lower left")
+
+
+def _examples(figure: Any, examples: dict[str, str], images: ImageTable) -> None:
+    """Test images from few to many tuned blocks, each above its route, a square per block: filled where tuned."""
+    places = np.linspace(0, len(examples) - 1, min(SHOWN_IMAGES, len(examples))).round().astype(int)
+    chosen = [list(examples.items())[place] for place in places]
+    axes = figure.subplots(2, len(chosen), height_ratios=(4, 1), squeeze=False)
+    for (path, route), (above, below) in zip(chosen, axes.T, strict=True):
+        bits = np.array([[int(digit) for digit in route]])
+        above.imshow(_picture(path, images))
+        above.set_title(f"{route.count('1')} tuned", fontsize=7)
+        below.imshow(bits, vmin=0, vmax=1, cmap="viridis", aspect="equal", interpolation="nearest")
+        for axis in (above, below):
+            axis.set(xticks=[], yticks=[])
+    figure.suptitle(
+        "test images with few, some and many tuned blocks; below each its route, first block left, yellow where tuned", fontsize=9
+    )
+
+
+def _picture(path: str, images: ImageTable) -> np.ndarray:
+    """uint8 (H, W, 3) of the image at most 160 pixels wide and high; grey where it cannot be read any more."""
+    from retrieval_bench.data.reading import read_image
+
+    try:
+        picture = read_image(images.root / path)
+    except UserError:
+        return np.full((64, 64, 3), 200, dtype=np.uint8)
+    picture.thumbnail((160, 160))
+    return np.asarray(picture)

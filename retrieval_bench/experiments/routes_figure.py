@@ -27,7 +27,7 @@ def draw(records: dict[str, dict[str, Any]], path: Path, heading: str, images: I
     learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
     figure = Figure(figsize=(15, 12), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(3, 1.25)))
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(4, 1)))
     axes = upper.subplot_mosaic([["classes", "epochs"], ["classes", "entropy"]], width_ratios=(1, 1.1))
     _classes(axes["classes"], tested)
     _epochs(axes["epochs"], learned, tested)
@@ -76,13 +76,14 @@ def _entropy(axes: Any, learned: dict[str, Any]) -> None:
 def _examples(figure: Any, examples: dict[str, str], images: ImageTable) -> None:
     """Test images from few to many tuned blocks, each above its route, a square per block: filled where tuned."""
     places = np.linspace(0, len(examples) - 1, min(SHOWN_IMAGES, len(examples))).round().astype(int)
-    chosen = [list(examples.items())[place] for place in places]
-    axes = figure.subplots(2, len(chosen), height_ratios=(4, 1), squeeze=False)
+    ordered = sorted(examples.items(), key=lambda example: example[1].count("1"))
+    chosen = [ordered[place] for place in places]
+    axes = figure.subplots(2, len(chosen), height_ratios=(9, 1), squeeze=False)
     for (path, route), (above, below) in zip(chosen, axes.T, strict=True):
         bits = np.array([[int(digit) for digit in route]])
         above.imshow(_picture(path, images))
         above.set_title(f"{route.count('1')} tuned", fontsize=7)
-        below.imshow(bits, vmin=0, vmax=1, cmap="viridis", aspect="equal", interpolation="nearest")
+        below.imshow(bits, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
         for axis in (above, below):
             axis.set(xticks=[], yticks=[])
     figure.suptitle(

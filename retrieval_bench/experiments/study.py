@@ -140,9 +140,10 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]
     """A pandas table with a line per row, numbers only: what the CSV holds.
 
     Columns: ``row``, ``strategy``, ``loss``, ``seeds``; per metric (``recall_at_K``, and ``accuracy`` first in a closed set) its mean over
-    seeds as a fraction, ``<metric>_ci95`` (half of the t-interval, empty for one seed) and ``<metric>_quoted`` (fraction); ``against``,
-    ``sd_over_draws`` of the first metric, for routes that are drawn at test; ``difference`` of the first metric (mean over the seeds that both rows have) and its ``_ci95``; ``parameters``, ``macs``;
-    ``images_seen`` (of the training, rejected passes included) and ``per_1000_images``, the first metric's share; ``train_seconds``.
+    seeds as a fraction, ``<metric>_ci95`` (half of the t-interval, empty for one seed) and ``<metric>_quoted`` (fraction);
+    ``sd_over_draws`` of the first metric, for routes that are drawn at test; ``against``, ``difference`` of the first metric (mean over
+    the seeds that both rows have) and its ``_ci95``; ``parameters``, ``macs``; ``images_seen`` (of the training, rejected passes
+    included) and ``per_1000_images``, the first metric's share; ``train_seconds``.
 
     Args:
         rows: the study's rows.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from retrieval_bench.config import LossConfig
@@ -29,7 +31,9 @@ class Criterion(nn.Module):
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Float (B, C), the largest for the most likely class; for losses that classify."""
-        return self.loss.get_logits(embeddings)  # pyright: ignore[reportCallIssue]
+        loss: Any = self.loss
+        logits = loss.get_logits(embeddings)
+        return -logits if hasattr(loss, "proxies") and not loss.distance.is_inverted else logits  # Proxy-NCA gives distances
 
 
 def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:

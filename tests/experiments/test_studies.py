@@ -16,8 +16,9 @@ from retrieval_bench.cli import main
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.errors import Diverged
 from retrieval_bench.experiments import study_report
-from retrieval_bench.experiments.autolr import PROFILES, STUDIES
-from retrieval_bench.experiments.study import Row, changes, grid, measured_table, readable_table
+from retrieval_bench.experiments.autolr import PROFILES
+from retrieval_bench.experiments.studies import STUDIES
+from retrieval_bench.experiments.study import Row, changes, distinct_runs, grid, measured_table, readable_table
 from retrieval_bench.experiments.study_report import latex
 from retrieval_bench.experiments.variation_figure import histories
 from retrieval_bench.run import run as run_one
@@ -39,15 +40,19 @@ ROWS = [
 RECORDS = {"first": [record(0, 0.5), record(1, 0.7)], "second": [record(1, 0.8, 0), record(0, 0.61, 0)]}
 
 
-@pytest.mark.parametrize("study", STUDIES)
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(("study", "profile"), [(name, profile) for name, study in STUDIES.items() for profile in study.profiles])
 def test_every_run_of_every_study_is_valid_and_its_own(study: str, profile: str) -> None:
-    rows = STUDIES[study].rows(PROFILES[profile].base)
+    """Rows that use one trained network in several ways share their runs."""
+    size = STUDIES[study].profiles[profile]
+    rows = STUDIES[study].rows(size.base)
     names = [entry.name for entry in rows]
     assert len(set(names)) == len(names)
     assert {entry.against for entry in rows} <= {*names, ""}
-    runs = grid(rows, PROFILES[profile].seeds)
-    assert len(runs) == len(set(map(repr, runs))) == len(rows) * len(PROFILES[profile].seeds)
+    runs = grid(rows, size.seeds)
+    assert (
+        len(distinct_runs(runs)) == len({repr(config) for _, config in runs}) == sum(not entry.variant for entry in rows) * len(size.seeds)
+    )
+    assert len({(entry.variant, repr(config)) for entry, config in runs}) == len(runs) == len(rows) * len(size.seeds)
     for _, config in runs:
         validate(config)
 
@@ -169,6 +174,9 @@ def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path,
     [
         (["study", "ablation"], "did you mean 'ablation_pruning'"),
         (["study", "ablation_pruning", "cpus"], "did you mean 'cpu'"),
+        (["study", "ablation_pruning", "emoji"], "unknown profile 'emoji'"),
+        (["study", "table_spottune", "smoke", "--strategy", "frozen"], "use --seeds in place of"),
+        (["study", "table_spottune", "smoke", "--epochs", "3"], "rollback needs at least 4"),
         (["study", "ablation_pruning", "smoke", "--strategy", "frozen"], "use --seeds in place of"),
         (["study", "ablation_pruning", "smoke", "--seeds", "1", "1"], "each once"),
         (["study", "ablation_pruning", "smoke", "--backbone", "resnet10t"], "the backbone has 4 blocks|numbered from 1 to 4"),

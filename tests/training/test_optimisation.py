@@ -104,6 +104,13 @@ def test_step_schedule_falls_at_the_end_of_epoch_40_of_50() -> None:
     assert factors([0.4, 0.5], schedule="step", decay_at=0.5, decay_factor=0.1) == [1, 0.1]
 
 
+def test_step_schedule_may_fall_twice() -> None:
+    falls = {"decay_at": 15 / 40, "second_decay_at": 30 / 40, "decay_factor": 0.1}
+    assert factors([0, 14.99 / 40, 15 / 40, 29.99 / 40, 30 / 40, 1], schedule="step", **falls) == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+
+
 def test_triangular_schedule_goes_up_and_down_once_per_cycle() -> None:
     assert factors([0, 0.125, 0.25, 0.375, 0.5], schedule="triangular", cycles=2) == pytest.approx([0, 0.5, 1, 0.5, 0])
     assert factors([0, 0.25], schedule="triangular", cycles=2, low_rate=0.2) == pytest.approx([0.2, 1])

@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval ablation-pruning figure-weight-variation table-autolr table-learning-rates leaderboard test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies leaderboard test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,16 +50,26 @@ bench-data: setup ## Time reading images beside a training step, on an idle mach
 bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (tens of minutes)
 	$(VENV)/bin/python -m retrieval_bench.experiments.eval_speed $(ARGS)
 
+bench-routing: setup ## Time a routed network beside the plain backbone and beside both branches, on an idle machine
+	$(VENV)/bin/python -m retrieval_bench.experiments.routing_speed $(ARGS)
+
 ablation-pruning: setup ## Regenerate the AutoLR paper's ablation of layer-wise pruning on CUB (PROFILE, DATA)
 figure-weight-variation: setup ## Its figure: weight variation, rates and passes, with one rate and with AutoLR (PROFILE, DATA)
 table-autolr: setup ## Frozen, standard, pruned, AutoLR and both, under three losses (PROFILE, DATA)
 table-learning-rates: setup ## AutoLR beside other ways to set learning rates (PROFILE, DATA)
+table-spottune: setup ## The SpotTune paper's table: closed-set accuracy and R@K of every row (PROFILE, NAME=<cub, cars, flowers, wikiart, sketches>, DATA)
+figure-routes: setup ## Its routes: which blocks are tuned for which images and classes (PROFILE, NAME, DATA)
+table-strategies: setup ## Every strategy under one retrieval protocol; PROFILE=emoji needs no data (PROFILE, DATA)
 ablation-pruning: STUDY = ablation_pruning
 figure-weight-variation: STUDY = figure_weight_variation
 table-autolr: STUDY = table_autolr
 table-learning-rates: STUDY = learning_rates
-ablation-pruning figure-weight-variation table-autolr table-learning-rates:
-	$(BENCH) study $(STUDY) $(PROFILE) --results $(RESULTS) $(ROOT) $(ARGS)
+table-spottune: STUDY = table_spottune
+figure-routes: STUDY = figure_routes
+table-strategies: STUDY = table_strategies
+table-spottune figure-routes: SET = $(if $(filter-out smoke,$(PROFILE)),$(if $(filter file,$(origin NAME)),,--dataset $(NAME)))
+ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies:
+	$(BENCH) study $(STUDY) $(PROFILE) $(SET) --results $(RESULTS) $(ROOT) $(ARGS)
 
 leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)
 	$(BENCH) leaderboard --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS))

@@ -81,7 +81,7 @@ def run_study(
 
 def _words(profile: Profile, base: RunConfig) -> list[str]:
     """What a file's name says of choices that are not the profile's."""
-    own = [] if base.data.dataset == "cub" else [base.data.dataset]
+    own = [] if base.data.dataset == profile.base.data.dataset else [base.data.dataset]
     return own + [re.sub(r"[^A-Za-z0-9.]+", "-", flag).strip("-") for flag in changes(profile, base)]
 
 

@@ -82,13 +82,13 @@ def test_table_has_accuracies_and_shares_runs_with_the_figure(tmp_path: Path, ca
     assert main(["study", "table_spottune", *SMALL, str(tmp_path), "--rows", "2", "10", "12"]) == 0
     printed = capsys.readouterr()
     assert "| top-1 |" in printed.out
-    lines = list(csv.DictReader((tmp_path / "studies" / "table_spottune-smoke-synthetic.csv").open(encoding="utf-8")))
+    lines = list(csv.DictReader((tmp_path / "studies" / "table_spottune-smoke.csv").open(encoding="utf-8")))
     measured = {line["row"]: line["accuracy"] for line in lines if line["accuracy"]}
     assert measured.keys() == {"Standard", "SpotTune, tuned blocks only", "SpotTune"}
     assert len(list((tmp_path / "runs").iterdir())) == 2
     assert main(["study", "figure_routes", *SMALL, str(tmp_path)]) == 0
     assert "already recorded" in capsys.readouterr().err
-    assert (tmp_path / "studies" / "figure_routes-smoke-synthetic.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "studies" / "figure_routes-smoke.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ LITTLE = ["study", "learning_rates", "smoke", "--backbone", "resnet10t", "--resu
 
 
 def seeds_of(folder: Path) -> dict[str, str]:
-    table = folder / "studies" / "learning_rates-smoke-synthetic.csv"
+    table = folder / "studies" / "learning_rates-smoke.csv"
     return {line["row"]: line["seeds"] for line in csv.DictReader(table.open(encoding="utf-8")) if line["seeds"] != "0"}
 
 
@@ -156,7 +156,7 @@ def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path,
     assert main(words) == 0
     printed = capsys.readouterr()
     folder = tmp_path / "studies"
-    stem = "figure_weight_variation-smoke-synthetic"
+    stem = "figure_weight_variation-smoke"
     assert {path.name for path in folder.iterdir()} == {f"{stem}.{kind}" for kind in ("csv", "md", "tex", "png")}
     assert (folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / f"{stem}.md").read_text(encoding="utf-8").strip() == printed.out.strip()

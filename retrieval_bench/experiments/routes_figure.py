@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import atomic_path
 
+Record = dict[str, Any]
 SHOWN_CLASSES = 40
 SHOWN_IMAGES = 12
 
 
-def draw(records: dict[str, dict[str, Any]], path: Path, heading: str, images: ImageTable) -> None:
-    """Writes a PNG about the first record that has routes; without one, nothing."""
+def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> None:
+    """Writes a PNG about the first record that has routes, beside the mean rates of the other data sets; without one, nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = [(name, record) for name, record in records.items() if "routes" in record["facts"] and "spottune" in record["facts"]]
+    found = [(name, record) for name, record in records.items() if _is_routed(record)]
     if not found:
         return
     name, record = found[0]
@@ -28,8 +30,9 @@ def draw(records: dict[str, dict[str, Any]], path: Path, heading: str, images: I
     figure = Figure(figsize=(15, 12), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(4, 1)))
-    axes = upper.subplot_mosaic([["classes", "epochs"], ["classes", "entropy"]], width_ratios=(1, 1.1))
+    axes = upper.subplot_mosaic([["classes", "epochs"], ["classes", "sets"], ["classes", "entropy"]], width_ratios=(1, 1.1))
     _classes(axes["classes"], tested)
+    _data_sets(axes["sets"], others)
     _epochs(axes["epochs"], learned, tested)
     _entropy(axes["entropy"], learned)
     upper.suptitle(
@@ -60,6 +63,28 @@ def _epochs(axes: Any, learned: dict[str, Any], tested: dict[str, Any]) -> None:
     axes.set_yticks(range(len(rates)), [*(f"epoch {epoch}" for epoch in range(1, len(rates))), "test"], fontsize=7)
     axes.set_xticks(range(rates.shape[1]), range(1, rates.shape[1] + 1), fontsize=7)
     axes.set(xlabel="block", title="the same over the training, without noise, and at test")
+
+
+def _data_sets(axes: Any, records: Sequence[Record]) -> None:
+    """The same for each data set, split and backbone that SpotTune was tested on, the newest record of each."""
+    routed = sorted(filter(_is_routed, records), key=lambda record: str(record["finished"]))
+    newest = {_setting(record): record for record in routed}
+    rates = [record["facts"]["routes"]["rate"] for record in newest.values()]
+    width = max(map(len, rates), default=1)
+    padded = np.array([[*row, *[np.nan] * (width - len(row))] for row in rates])
+    axes.imshow(padded, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(rates)), list(newest), fontsize=7)
+    axes.set_xticks(range(width), range(1, width + 1), fontsize=7)
+    axes.set(xlabel="block", title="the same by data set")
+
+
+def _setting(record: Record) -> str:
+    config = record["config"]
+    return f"{config['data']['dataset']}, {config['data']['split']},\n{config['model']['backbone']}"
+
+
+def _is_routed(record: Record) -> bool:
+    return "routes" in record["facts"] and "spottune" in record["facts"]
 
 
 def _entropy(axes: Any, learned: dict[str, Any]) -> None:

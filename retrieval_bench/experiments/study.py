@@ -14,6 +14,7 @@ from retrieval_bench.identity import changed_flags
 from retrieval_bench.strategies import only_used
 
 PERCENT = 100
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ class Study:
 
 
 class Draw(Protocol):
-    """Writes a PNG at `path` from one record per row, by its name, or nothing if they hold nothing to draw; `images` has their pictures."""
+    """Writes a PNG at `path` from one record per row, by its name, or nothing if they hold nothing to draw.
 
-    def __call__(self, records: dict[str, dict[str, Any]], path: Path, heading: str, images: ImageTable) -> None: ...
+    `images` has their pictures; `others` are all records of the results folder.
+    """
+
+    def __call__(self, records: dict[str, Record], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.files import atomic_path
 
+Record = dict[str, Any]
 STRATEGIES = ("weight_variation", "autolr")
 """Strategies whose facts hold variations and rates."""
 
@@ -20,9 +22,9 @@ def histories(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: facts for name, facts in found.items() if facts and facts.get("variation")}
 
 
-def draw(records: dict[str, dict[str, Any]], path: Path, heading: str, images: ImageTable) -> None:
+def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> None:
     """Writes a PNG, a row per record: variation, learning rate, and sorting quality with passes per epoch. Without histories, nothing."""
-    del images
+    del images, others
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -98,11 +98,13 @@ def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Pat
     from retrieval_bench.experiments.routes_figure import draw
 
     images = ImageTable(tmp_path, (), np.zeros(0, dtype=np.int64), ())
-    draw({"standard": {"facts": {}}}, tmp_path / "nothing.png", "heading", images)
+    draw({"standard": {"facts": {}}}, tmp_path / "nothing.png", "heading", images, [])
     assert not list(tmp_path.iterdir())
     rates = [[0.5, 0.25]]
     learned = {"argmax_rate_per_epoch": rates, "entropy_per_epoch": rates}
     tested = {"images": 3, "distinct": 2, "entropy_bits": 0.9, "rate": [0.5, 0.1], "rate_by_class": {"a": [0.5, 0.1]}}
     facts = json.loads(json.dumps({"spottune": learned, "routes": {**tested, "examples": {"gone.jpg": "01", "away.jpg": "11"}}}))
-    draw({"spottune": {"facts": facts}}, tmp_path / "routes.png", "heading", images)
+    config = {"data": {"dataset": "cub", "split": "zero_shot"}, "model": {"backbone": "resnet50"}}
+    record = {"facts": facts, "config": config, "finished": "2026-01-01"}
+    draw({"spottune": record}, tmp_path / "routes.png", "heading", images, [record, {"facts": {}}])
     assert (tmp_path / "routes.png").stat().st_size > 10_000

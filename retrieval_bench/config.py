@@ -131,7 +131,7 @@ class EvalConfig:
     k: tuple[int, ...] = ()
     """the K of Recall@K; without, those that papers report on the data set"""
     flip_sum: bool = False
-    """embed the image and its mirror and add the two (AutoLR)"""
+    """embed the image and its mirror and take the mean of the two (AutoLR adds them)"""
 
 
 @dataclass(frozen=True)

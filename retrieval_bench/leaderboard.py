@@ -47,7 +47,7 @@ def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
 def _depth(metric: str) -> int:
     """K of Recall@K; MAP@R and accuracy come after all of them."""
     found = METRIC.fullmatch(metric)
-    return int(found[1]) if found and found[1] else (1 << 62) + len(metric)
+    return int(found[1]) if found and found[1] else 1 << 62
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str, int]:

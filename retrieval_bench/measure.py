@@ -100,6 +100,6 @@ def measure_variants(strategy: Strategy, embedder: Embedder, *setting: Any) -> d
 def _over_draws(draws: list[Metrics]) -> Metrics:
     if len(draws) == 1:
         return draws[0]
-    values = {name: [draw[name] for draw in draws] for name in draws[0]}
+    values = {name: [draw[name] for draw in draws] for name, value in draws[0].items() if isinstance(value, float)}  # not the counts
     means = {name: statistics.fmean(found) for name, found in values.items()}
-    return {**means, **{f"{name}_sd": statistics.stdev(found) for name, found in values.items()}, "draws": len(draws)}
+    return {**draws[0], **means, **{f"{name}_sd": statistics.stdev(found) for name, found in values.items()}, "draws": len(draws)}

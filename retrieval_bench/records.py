@@ -33,8 +33,8 @@ from retrieval_bench.files import write_text
 from retrieval_bench.progress import announce
 
 SCHEMA = 1
-NUMBERS = re.compile(r"\[\s+[-+.\deE,\s]+\]")
-"""A list of numbers, which is written on one line."""
+NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
+"""A list of numbers, which is written on one line; no text looks like it, since text has no line breaks in JSON."""
 VERSIONED = ("torch", "torchvision", "timm", "pytorch-metric-learning", "faiss-cpu", "numpy")
 REQUIRED = {
     "config": dict,

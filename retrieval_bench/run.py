@@ -17,7 +17,7 @@ import torch
 
 from retrieval_bench import cost
 from retrieval_bench.config import Machine, RunConfig
-from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
@@ -88,6 +88,8 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     """The configuration as JSON types with the content of the data and of a weight file in place of their paths."""
     identity = to_dict(config)
     identity["data"]["files_fingerprint"] = table.fingerprint()
+    if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
+        identity["data"]["sides_fingerprint"] = table.sides_fingerprint()
     identity["model"]["backbone"] = full_name(config.model)
     if config.model.weights not in ("imagenet", "none"):
         identity["model"]["weights"] = f"sha256:{digest(Path(config.model.weights).expanduser())}"
@@ -127,8 +129,8 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
     test_started = time.perf_counter()
     batches = read(split.test, table.labels[split.test])
     metrics, routes = measure_routes(embedder, training.criterion, batches, table, split, config)
-    variants = measure_variants(strategy, embedder, training.criterion, batches, table.labels, split, config)
     seconds = {"train_seconds": round(training.seconds, 2), "test_seconds": round(time.perf_counter() - test_started, 2)}
+    variants = measure_variants(strategy, embedder, training.criterion, batches, table.labels, split, config)
     seconds["total_seconds"] = round(time.perf_counter() - started, 2)
     peak_memory = round(cost.peak_memory_mb(device))
     losses = training.history

@@ -58,13 +58,15 @@ def test_accuracy_by_hand() -> None:
     class Loss(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.eye(3))
+            self.weight = nn.Parameter(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
 
         def get_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
             return embeddings @ self.weight
 
     embeddings = np.array([[3, 1, 2], [1, 5, 2], [0, 0, 1], [9, 0, 1]], dtype=np.float32)
-    assert accuracy(Criterion(Loss()), embeddings, np.array([0, 1, 0, 0])) == 0.75
+    logits = [[2.0, 3, 1], [2, 1, 5], [1, 0, 0], [1, 9, 0]]
+    torch.testing.assert_close(Criterion(Loss()).logits(torch.from_numpy(embeddings)).detach(), torch.tensor(logits))
+    assert accuracy(Criterion(Loss()), embeddings, np.array([1, 2, 0, 2])) == 0.75
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -90,6 +92,7 @@ def test_variants_and_routes_are_in_the_record(tmp_path: Path) -> None:
     assert record["variants"]["all_frozen"].keys() == record["metrics"].keys()
     sample = record["variants"]["sample"]
     assert sample["draws"] == 3
+    assert (sample["queries"], "queries_sd" in sample) == (64, False), "counts stay counts"
     assert sample["recall_at_1_sd"] >= 0
     routes = record["facts"]["routes"]
     assert routes["images"] == 64
@@ -104,8 +107,8 @@ def test_variants_and_routes_are_in_the_record(tmp_path: Path) -> None:
 def test_routes_with_mirrored_images_are_those_of_the_images(tmp_path: Path) -> None:
     from retrieval_bench.config import EvalConfig
 
-    record = run(replace(ROUTED, evaluation=EvalConfig(flip_sum=True)), Machine(results=tmp_path))
-    assert record["facts"]["routes"]["images"] == 64
+    both = run(replace(ROUTED, evaluation=EvalConfig(flip_sum=True)), Machine(results=tmp_path))
+    assert both["facts"]["routes"] == run(ROUTED, Machine(results=tmp_path))["facts"]["routes"]
 
 
 def test_routes_described() -> None:
@@ -122,7 +125,12 @@ def test_routes_described() -> None:
 
 
 def test_lists_of_numbers_are_written_on_one_line_and_others_as_they_were(tmp_path: Path) -> None:
-    record: dict[str, Any] = {"a": [1, -2.5e-7, float("nan")], "b": ["[1,", " 2]"], "c": [[1, 2], []], "d": {"e": [True]}}
+    record: dict[str, Any] = {
+        "a": [1, -2.5e-7, float("nan")],
+        "b": ["[1,", " 2]", "img [ 1,  2 ].jpg"],
+        "c": [[1, 2], []],
+        "d": {"e": [True]},
+    }
     path = tmp_path / "record.json"
     write_record(path, record)
     text = path.read_text(encoding="utf-8")

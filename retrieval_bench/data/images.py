@@ -64,6 +64,10 @@ class ImageTable:
             sha.update(f"{path},{label},{size}\n".encode())
         return sha.hexdigest()
 
+    def sides_fingerprint(self) -> str:
+        """SHA-256 over what the data set's own lists say of each image."""
+        return hashlib.sha256(",".join([] if self.sides is None else self.sides.tolist()).encode()).hexdigest()
+
 
 def _status(path: Path) -> tuple[int, int]:
     if not str(path).isprintable() and str(path) != str(path).encode(errors="replace").decode():

@@ -143,7 +143,7 @@ def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, 
 
 
 def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
-    """The split with only the first `count` training classes and the first `count` tested classes.
+    """The split with only the first `count` training classes and the first `count` tested classes, of a closed set the same ones.
 
     Raises:
         UserError: a side has fewer classes.
@@ -152,7 +152,8 @@ def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
     fewest = min(len(split.train_classes), len(tested))
     if count > fewest:
         raise UserError(f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} tested ones")
-    kept = split.train_classes[:count]
+    closed = np.isin(tested, split.train_classes).all()
+    kept = tested[:count] if closed else split.train_classes[:count]
     query, gallery = (rows[np.isin(labels[rows], tested[:count])] for rows in (split.query, split.gallery))
     if not len(query) or not len(gallery):
         raise UserError(f"--classes {count}: leaves {len(query)} queries and {len(gallery)} gallery images; use more classes")

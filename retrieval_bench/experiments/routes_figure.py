@@ -10,15 +10,15 @@ import numpy as np
 
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
+from retrieval_bench.experiments.study import Record
 from retrieval_bench.files import atomic_path
 
-Record = dict[str, Any]
 SHOWN_CLASSES = 40
 SHOWN_IMAGES = 12
 
 
 def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> None:
-    """Writes a PNG about the first record that has routes, beside the mean rates of the other data sets; without one, nothing."""
+    """Writes a PNG about the first record that has routes, beside the mean rates of all settings in `others`; without one, nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,12 +62,12 @@ def _epochs(axes: Any, learned: dict[str, Any], tested: dict[str, Any]) -> None:
     axes.imshow(rates, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(rates)), [*(f"epoch {epoch}" for epoch in range(1, len(rates))), "test"], fontsize=7)
     axes.set_xticks(range(rates.shape[1]), range(1, rates.shape[1] + 1), fontsize=7)
-    axes.set(xlabel="block", title="the same over the training, without noise, and at test")
+    axes.set(xlabel="block", title="the same over the training (policy in training mode) and at test")
 
 
 def _data_sets(axes: Any, records: Sequence[Record]) -> None:
-    """The same for each data set, split and backbone that SpotTune was tested on, the newest record of each."""
-    routed = sorted(filter(_is_routed, records), key=lambda record: str(record["finished"]))
+    """The same for each setting that SpotTune was tested in, the newest record of each."""
+    routed = sorted(filter(_is_routed, records), key=lambda record: str(record.get("finished", "")))
     newest = {_setting(record): record for record in routed}
     rates = [record["facts"]["routes"]["rate"] for record in newest.values()]
     width = max(map(len, rates), default=1)
@@ -75,16 +75,17 @@ def _data_sets(axes: Any, records: Sequence[Record]) -> None:
     axes.imshow(padded, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(rates)), list(newest), fontsize=7)
     axes.set_xticks(range(width), range(1, width + 1), fontsize=7)
-    axes.set(xlabel="block", title="the same by data set")
+    axes.set(xlabel="block", title="the same by data set and setting")
 
 
 def _setting(record: Record) -> str:
-    config = record["config"]
-    return f"{config['data']['dataset']}, {config['data']['split']},\n{config['model']['backbone']}"
+    data, model, train = (record["config"][section] for section in ("data", "model", "train"))
+    size = f"{data['image_size']} px, {train['epochs']} epochs" + (f", {data['classes']} classes" if data["classes"] else "")
+    return f"{data['dataset']} {data['split']},\n{model['backbone']}, {size}"
 
 
 def _is_routed(record: Record) -> bool:
-    return "routes" in record["facts"] and "spottune" in record["facts"]
+    return "routes" in record["facts"] and "argmax_rate_per_epoch" in record["facts"].get("spottune", {})
 
 
 def _entropy(axes: Any, learned: dict[str, Any]) -> None:

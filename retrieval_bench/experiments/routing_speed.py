@@ -18,6 +18,7 @@ import torch
 
 from retrieval_bench.config import ModelConfig
 from retrieval_bench.device import resolve_device
+from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.routing import RoutedBackbone
 from retrieval_bench.strategies.spottune import SpotTune
@@ -134,9 +135,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     given = parser.parse_args()
-    device = resolve_device(given.device)
+    if min(given.rounds, given.batch_size - 1) < 1:
+        parser.error("--rounds must be at least 1, --batch-size at least 2")
+    try:
+        device = resolve_device(given.device)
+        timings = measure_routing(given.backbone, given.image_size, given.batch_size, given.share, given.rounds, device)
+    except UserError as error:
+        parser.error(str(error))
     print(f"{given.backbone}, {given.image_size} px, batches of {given.batch_size}, {device}, {torch.get_num_threads()} threads")
-    print(report(measure_routing(given.backbone, given.image_size, given.batch_size, given.share, given.rounds, device)))
+    print(report(timings))
 
 
 if __name__ == "__main__":

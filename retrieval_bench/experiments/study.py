@@ -41,9 +41,9 @@ class Row:
         first = ["accuracy"] if self.config.data.split == "closed_set" else []
         return first + [f"recall_at_{k}" for k in self.config.ks]
 
-    def measured(self, record: dict[str, Any]) -> dict[str, Any]:
+    def measured(self, record: Record) -> dict[str, Any]:
         """The metrics of a record that count for this row; what was not measured is missing."""
-        return record["variants"].get(self.variant, {}) if self.variant else record["metrics"]
+        return record.get("variants", {}).get(self.variant, {}) if self.variant else record["metrics"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ def row(base: RunConfig, name: str, strategy: str, quoted: dict[str, float] | No
 
 def distinct_runs(runs: Sequence[tuple[Row, RunConfig]]) -> list[tuple[Row, RunConfig]]:
     """`runs` without those whose configuration came before: rows that use one trained network in several ways."""
-    return list({repr(config): (entry, config) for entry, config in reversed(runs)}.values())[::-1]
+    seen: dict[str, tuple[Row, RunConfig]] = {}
+    for entry, config in runs:
+        seen.setdefault(repr(config), (entry, config))
+    return list(seen.values())
 
 
 def grid(rows: Sequence[Row], seeds: Sequence[int], numbers: Sequence[int] = ()) -> list[tuple[Row, RunConfig]]:
@@ -140,14 +143,14 @@ def refuse_idle_flags(study: Study, profile: Profile, base: RunConfig) -> None:
                 raise UserError(f"--{flag} changes nothing here: the rows of this study set it themselves, or do without")
 
 
-def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]) -> Any:
+def measured_table(rows: Sequence[Row], records: dict[str, list[Record]]) -> Any:
     """A pandas table with a line per row, numbers only: what the CSV holds.
 
     Columns: ``row``, ``strategy``, ``loss``, ``seeds``; per metric (``recall_at_K``, and ``accuracy`` first in a closed set) its mean over
     seeds as a fraction, ``<metric>_ci95`` (half of the t-interval, empty for one seed) and ``<metric>_quoted`` (fraction);
     ``sd_over_draws`` of the first metric, for routes that are drawn at test; ``against``, ``difference`` of the first metric (mean over
-    the seeds that both rows have) and its ``_ci95``; ``parameters``, ``macs``; ``images_seen`` (of the training, rejected passes
-    included) and ``per_1000_images``, the first metric's share; ``train_seconds``.
+    the seeds that both rows have) and its ``_ci95``; ``parameters`` and ``macs`` (empty for variants, whose network would be another);
+    ``images_seen`` (of the training, rejected passes included) and ``per_1000_images``, the first metric's share; ``train_seconds``.
 
     Args:
         rows: the study's rows.
@@ -169,7 +172,8 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[dict[str, Any]]]
         other = {record["seed"]: record["metrics"] for record in records.get(entry.against, [])}
         line["difference"], line["difference_ci95"] = _mean(_differences(values, other, entry.metrics[0]))
         for name in ("parameters", "macs", "images_seen", "train_seconds"):
-            line[name] = _mean([record["cost"][name] for record in found])[0]
+            other_network = entry.variant and name in ("parameters", "macs")  # the record counts the usual one
+            line[name] = None if other_network else _mean([record["cost"][name] for record in found])[0]
         seen, recall = line["images_seen"], line[entry.metrics[0]]
         line["per_1000_images"] = round(1000 * recall / seen, 6) if seen and recall is not None else None
         data, train = entry.config.data, entry.config.train

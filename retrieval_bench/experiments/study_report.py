@@ -141,8 +141,9 @@ def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, row
     lines = [f"# {stem.name}", "", *(f"{note}\n" for note in notes), *markdown_rows(shown), ""]
     if study.draw is not None:
         first = {f"{name}, seed {found[0]['seed']}": found[0] for name, found in records.items()}
-        study.draw(first, stem.with_name(f"{stem.name}.png"), heading, images, list(read_records(stem.parents[1])))
-        lines += [f"![{study.about}]({stem.name}.png)", ""]
+        picture = stem.with_name(f"{stem.name}.png")
+        study.draw(first, picture, heading, images, list(read_records(stem.parents[1])))
+        lines += [f"![{study.about}]({picture.name})", ""] if picture.exists() else []
     write_text(stem.with_name(f"{stem.name}.md"), "\n".join(lines))
     write_text(stem.with_name(f"{stem.name}.tex"), latex(shown, notes))
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.experiments.study import Record
 from retrieval_bench.files import atomic_path
 
-Record = dict[str, Any]
 STRATEGIES = ("weight_variation", "autolr")
 """Strategies whose facts hold variations and rates."""
 

@@ -39,7 +39,7 @@ class ColumnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         old, new = (x, x) if self.first else x.chunk(2)
-        old = self.frozen(old)
+        old = self.frozen(old.detach())  # one batch holds both, so autograd would follow the frozen column too
         new = self.new(new) + self.adapter(old)
         return new if self.last else torch.cat([old, new])
 
@@ -50,8 +50,9 @@ def block_channels(backbone: Backbone, probe: Tensor) -> dict[str, int]:
     channels: dict[str, int] = {}
 
     def note(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if output.ndim != 4:
-            raise UserError("progressive needs blocks that give feature maps, such as those of ResNet and EfficientNet")
+        widths = {layer.out_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)}
+        if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[1] not in widths:
+            raise UserError("progressive needs convolutional blocks that give feature maps, such as those of ResNet and EfficientNet")
         channels[name] = output.shape[1]
 
     handles = [backbone.net.get_submodule(block.name).register_forward_hook(partial(note, block.name)) for block in backbone.body]

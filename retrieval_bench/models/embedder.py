@@ -55,7 +55,15 @@ def set_training_mode(model: nn.Module) -> None:
 
 def freeze_batch_norms(model: nn.Module) -> None:
     """Takes scale and shift of every batch norm of `model` out of training, and with them (:func:`set_training_mode`) its statistics."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # also timm's BatchNormAct2d
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(False)
+    for parameter in _batch_norm_parameters(model):
+        parameter.requires_grad_(False)
+
+
+def trains_batch_norms(model: nn.Module) -> bool:
+    """Whether any batch norm of `model` is trained."""
+    return any(parameter.requires_grad for parameter in _batch_norm_parameters(model))
+
+
+def _batch_norm_parameters(model: nn.Module) -> list[nn.Parameter]:
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # also timm's BatchNormAct2d
+    return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]

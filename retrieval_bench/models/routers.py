@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
@@ -76,14 +77,14 @@ class LearnedRouter(nn.Module):
 
     @torch.no_grad()
     def _count(self, drawn: Tensor, logits: Tensor) -> None:
-        probability = (logits[..., 1] - logits[..., 0]).detach().sigmoid()
-        entropy = -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability)) / torch.log(torch.tensor(2.0))
+        probability = (logits[..., 1] - logits[..., 0]).sigmoid()
+        entropy = -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability)) / math.log(2)
         self.totals += torch.stack([drawn.sum(0), (probability > 0.5).sum(0), entropy.sum(0)])
         self.seen += len(drawn)
 
     def statistics(self) -> dict[str, list[float]]:
-        """Per block, over the training images seen since :meth:`restart`: ``rate`` of tuned blocks as drawn, ``argmax_rate`` without noise,
-        and ``entropy`` of the decision in bits."""
+        """Per block, over the training passes since :meth:`restart`: ``rate`` of tuned blocks as drawn, ``argmax_rate`` without noise, and
+        ``entropy`` of the decision in bits. The policy was in training mode then, its batch norms with the statistics of each batch."""
         means = (self.totals / self.seen.clamp(min=1)).tolist()
         return dict(zip(("rate", "argmax_rate", "entropy"), means, strict=True))
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.models.backbone import STEM, Backbone
 from retrieval_bench.models.embedder import Embedder
 
@@ -115,7 +116,8 @@ def _groups(tuned: Tensor, device: torch.device) -> bool | Groups:
 def route(model: Embedder, router: nn.Module, names: Collection[str], code_compat: bool = False) -> RoutedBackbone:
     """Pairs each named block with a copy that is trained as the block would be; the :class:`RoutedBackbone` that `model` has then.
 
-    The blocks themselves and the stem are frozen: no gradient, batch norms in eval mode.
+    The blocks themselves and the stem are frozen: no gradient, batch norms in eval mode; so is what a block owns beside its module, such as
+    the downsampling before a stage of ConvNeXt, of which there is one for both.
 
     Args:
         model: is changed.
@@ -124,15 +126,35 @@ def route(model: Embedder, router: nn.Module, names: Collection[str], code_compa
         code_compat: freeze what SpotTune's public code freezes, the kernels of the blocks: their batch norms and the stem are trained.
     """
     backbone = model.backbone
+    pairs: dict[str, RoutedBlock] = {}
     for block in backbone.blocks:
         if block.name in names:
             original = backbone.net.get_submodule(block.name)
-            backbone.net.set_submodule(block.name, RoutedBlock(original, copy.deepcopy(original)))
-            _freeze(parameter for parameter in original.parameters() if parameter.ndim > 1 or not code_compat)
+            pairs[block.name] = RoutedBlock(original, copy.deepcopy(original))
+            _freeze(parameter for parameter in backbone.block_parameters(block) if parameter.ndim > 1 or not code_compat)
         elif block.name == STEM and not code_compat:
             _freeze(iter(backbone.block_parameters(block)))
+    for name, pair in pairs.items():
+        backbone.net.set_submodule(name, pair)
     model.backbone = routed = RoutedBackbone(backbone, router)
     return routed
+
+
+def refuse_other_blocks(model: Embedder, probe: Tensor, strategy: str) -> None:
+    """Passes `probe` through; raises :class:`UserError` on behalf of `strategy` if the blocks are not called with one tensor each."""
+    routed = model.backbone if isinstance(model.backbone, RoutedBackbone) else None
+    try:
+        with torch.no_grad():
+            if routed is not None:
+                routed.both_branches = True
+            model.eval()(probe[:2])
+    except (TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{strategy} needs blocks that map one tensor to another, which this backbone's do not ({first_line(error)})"
+        ) from None
+    finally:
+        if routed is not None:
+            routed.both_branches, routed.decisions = False, None
 
 
 def _freeze(parameters: Iterator[nn.Parameter]) -> None:

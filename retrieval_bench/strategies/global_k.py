@@ -41,7 +41,7 @@ class GlobalK(LearnedRouting):
         entropy_weight: float = 0.1
         """weight of the penalty on blocks that are tuned for some images only"""
         decide_at: float = 0.5
-        """share of the epochs after which the blocks are chosen; the rest trains them alone"""
+        """share of the epochs after which the blocks are chosen, at least one epoch; the rest trains them alone"""
 
     options: Options
     shown_options = ("k",)
@@ -67,13 +67,13 @@ class GlobalK(LearnedRouting):
     def end_epoch(self, state: EpochState) -> None:
         if self.router.fixed is not None:
             return
+        rates = self.router.statistics()["rate"]
         super().end_epoch(state)
         if state.epoch + 1 >= min(self.options.decide_at * state.epochs, state.epochs):
-            self._choose()
+            self._choose(rates)
             announce(f"global_k: {', '.join(self._chosen)} are tuned from here on, the others frozen")
 
-    def _choose(self) -> None:
-        rates = self.history["rate"][-1] if self.history else [0.0] * len(self.blocks)
+    def _choose(self, rates: list[float]) -> None:
         best = sorted(range(len(rates)), key=lambda place: (rates[place], place))[-self.options.k :]
         self.router.fixed = tuple(place in best for place in range(len(rates)))
 
@@ -85,7 +85,7 @@ class GlobalK(LearnedRouting):
         from retrieval_bench.models.routing import unroute
 
         if self.router.fixed is None:  # no epoch was trained
-            self._choose()
+            self._choose([0.0] * len(self.blocks))
         deployed = copy.deepcopy(model)
         unroute(deployed, self.router.fixed or ())
         return deployed

@@ -7,7 +7,7 @@ of new layers. A baseline of SpotTune's table. beta 0.01 and alpha 0.1 are the v
 Deviations: w_S are all trained parameters of the backbone, scale and shift of batch norms among them where they are trained; w_new is the
 embedding layer, while the loss's own parameters have ``--loss-weight-decay``. The optimiser's weight decay of backbone and embedding
 is put to 0, since this takes its place. Combined with ``layer_pruning`` only the blocks that are left are held, combined with ``spottune``
-the tuned copies.
+the tuned copies; ``progressive``'s adapters are new and not held.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class L2SP(Strategy):
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         # here and not in prepare, so that blocks that other strategies made are held too
-        self._held = [(value, value.detach().clone()) for value in model.backbone.net.parameters() if value.requires_grad]
+        trained = [(name, value) for name, value in model.backbone.net.named_parameters() if value.requires_grad]
+        self._held = [(value, value.detach().clone()) for name, value in trained if ".adapter." not in name]
         return [group if group["name"] in ("loss", "policy") else {**group, "weight_decay": 0.0} for group in groups]
 
     def penalty(self, model: Embedder, images: Tensor) -> Tensor:

@@ -42,18 +42,19 @@ class LearnedRouting(Strategy):
 
     def check(self, model: Embedder) -> None:
         """Raises :class:`UserError` for options that cannot work with `model`."""
+        from retrieval_bench.models.embedder import trains_batch_norms
+
         options = self.options
         if options.temperature <= 0 or min(options.policy_lr, options.policy_weight_decay) < 0:
             raise UserError("the policy's temperature must be above 0, its learning rate and weight decay not negative")
-        norms = [value for value in model.backbone.net.parameters() if value.ndim == 1]
-        if options.code_compat and not any(value.requires_grad for value in norms):
+        if options.code_compat and not trains_batch_norms(model):
             raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         import torch
 
         from retrieval_bench.models.routers import LearnedRouter
-        from retrieval_bench.models.routing import route
+        from retrieval_bench.models.routing import refuse_other_blocks, route
 
         self.blocks = block_names(model, type(self).__name__)
         self.check(model)
@@ -62,6 +63,7 @@ class LearnedRouting(Strategy):
         seed = int(torch.randint(2**62, ()))
         self.router = LearnedRouter(features, len(self.blocks), self.options.temperature, seed).to(probe.device)
         self.backbone = route(model, self.router, self.blocks, self.options.code_compat)
+        refuse_other_blocks(model, probe, type(self).__name__)
         return model
 
     def _policy(self, backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:

@@ -39,17 +39,18 @@ class Progressive(Strategy):
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         from retrieval_bench.models.columns import ColumnBlock, block_channels
+        from retrieval_bench.models.routing import refuse_other_blocks
 
         if self.options.reduction < 1:
             raise UserError(f"--progressive.reduction {self.options.reduction}: must be at least 1")
         backbone, names = model.backbone, block_names(model, "progressive")
         channels = block_channels(backbone, probe)
-        for name in names:
+        new_column = {name: copy.deepcopy(backbone.net.get_submodule(name)) for name in names}
+        freeze(parameter for block in backbone.blocks if block.name != "tail" for parameter in backbone.block_parameters(block))
+        for name, new in new_column.items():
             frozen = backbone.net.get_submodule(name)
-            new = copy.deepcopy(frozen)
-            freeze(frozen.parameters())
             width = max(1, channels[name] // self.options.reduction)
             column = ColumnBlock(frozen, new, channels[name], width, first=name == names[0], last=name == names[-1])
             backbone.net.set_submodule(name, column.to(probe.device))
-        freeze(parameter for block in backbone.blocks if block.name == "stem" for parameter in backbone.block_parameters(block))
+        refuse_other_blocks(model, probe, "progressive")
         return model

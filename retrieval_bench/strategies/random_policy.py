@@ -35,13 +35,14 @@ class RandomPolicy(Strategy):
         import torch
 
         from retrieval_bench.models.routers import RandomRouter
-        from retrieval_bench.models.routing import route
+        from retrieval_bench.models.routing import refuse_other_blocks, route
 
         names = block_names(model, "random_policy")
         if not 0 <= self.options.last < len(names):
             raise UserError(f"--random-policy.last {self.options.last}: the backbone has {len(names)} blocks; 0 to {len(names) - 1}")
         self._random, self._tuned = names[: len(names) - self.options.last], names[len(names) - self.options.last :]
         route(model, RandomRouter(len(self._random), int(torch.randint(2**62, ()))), self._random)
+        refuse_other_blocks(model, probe, "random_policy")
         return model
 
     def facts(self) -> dict[str, Any]:

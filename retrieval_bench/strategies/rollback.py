@@ -71,8 +71,8 @@ class Rollback(Strategy):
                 if f"{name}.".startswith(owned):
                     now[name].copy_(value)
         state.optimizer.state.clear()
-        fresh = {*names, "tail", "embedding", "loss"}
-        state.set_rates({name: rate * (1 if name in fresh else self.options.kept_rate) for name, rate in self._rates.items()})
+        slow = {"stem", *self._blocks[:kept]}
+        state.set_rates({name: rate * (self.options.kept_rate if name in slow else 1) for name, rate in self._rates.items()})
         self._rolled.append({"epoch": state.epoch, "rolled_back": names})
 
     def facts(self) -> dict[str, Any]:

@@ -15,8 +15,10 @@ the paper is remembered to use beside ResNet-50.
 
 Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem; here all of a frozen
 block and the stem stay as they are, as the paper says (``code_compat`` for the code's way). It draws Gumbel noise at test time too
-(``eval_policy sample``). What follows the last block is trained. Copies of blocks keep their batch norms in training mode unless those
-are frozen (``--freeze-bn``), the frozen blocks never do.
+(``eval_policy argmax,sample``: mean and standard deviation over three draws). ``majority`` takes the blocks that are more probable for most
+training images of the last epoch, as the policy saw them then: augmented, and with the batch statistics of its own norms. What follows
+the last block is trained. Copies of blocks keep their batch norms in training mode unless those are frozen (``--freeze-bn``), the frozen
+blocks never do.
 """
 
 from __future__ import annotations
@@ -48,8 +50,12 @@ class SpotTune(LearnedRouting):
     def check(self, model: Embedder) -> None:
         super().check(model)
         for policy in self._policies:
-            if policy not in EVAL_POLICIES:
-                raise UserError(f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}")
+            if policy not in EVAL_POLICIES or self._policies.count(policy) > 1:
+                raise UserError(f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once")
+        if self._policies[0] == "sample":
+            raise UserError(
+                "--spottune.eval-policy sample: one draw says little; argmax,sample measures the mean and spread of several too"
+            )
 
     @property
     def _policies(self) -> list[str]:

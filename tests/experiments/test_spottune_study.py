@@ -71,9 +71,12 @@ def test_a_row_may_be_another_way_to_use_the_same_network() -> None:
     sample = {**dict.fromkeys(metrics, 0.25), "recall_at_1_sd": 0.02, "draws": 3}
     cost = {"parameters": 2e6, "macs": 3e9, "images_seen": 1000, "train_seconds": 1.0}
     record = {"seed": 0, "metrics": metrics, "variants": {"sample": sample}, "cost": cost}
-    table = measured_table(rows, {row.name: [record] for row in rows})
+    without = {**record, "seed": 1}
+    del without["variants"]  # a record from before, or of another strategy
+    table = measured_table(rows, {row.name: [record, without] for row in rows})
     shown = readable_table(table)
-    assert list(shown["R@1"]) == ["50.00", "25.00", ""]
+    assert list(shown["R@1"]) == ["50.00 ± 0.00", "25.00", ""]
+    assert list(shown["params"]) == ["2.00 M", "", ""], "another network"
     assert list(shown["R@1 difference"]) == ["", "-25.00", ""]
     assert list(shown["R@1, sd over draws"]) == ["", "2.00", ""]
 
@@ -104,7 +107,8 @@ def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Pat
     learned = {"argmax_rate_per_epoch": rates, "entropy_per_epoch": rates}
     tested = {"images": 3, "distinct": 2, "entropy_bits": 0.9, "rate": [0.5, 0.1], "rate_by_class": {"a": [0.5, 0.1]}}
     facts = json.loads(json.dumps({"spottune": learned, "routes": {**tested, "examples": {"gone.jpg": "01", "away.jpg": "11"}}}))
-    config = {"data": {"dataset": "cub", "split": "zero_shot"}, "model": {"backbone": "resnet50"}}
+    data = {"dataset": "cub", "split": "zero_shot", "image_size": 96, "classes": 4}
+    config = {"data": data, "model": {"backbone": "resnet50"}, "train": {"epochs": 2}}
     record = {"facts": facts, "config": config, "finished": "2026-01-01"}
     draw({"spottune": record}, tmp_path / "routes.png", "heading", images, [record, {"facts": {}}])
     assert (tmp_path / "routes.png").stat().st_size > 10_000

@@ -80,14 +80,19 @@ def test_both_branches_give_the_same_and_cost_twice_as_much() -> None:
 
 
 def test_batch_composition_does_not_matter() -> None:
+    """Nor how often an image is embedded: the same image, the same vector."""
     torch.manual_seed(0)
-    model = tiny_embedder()
-    features, _ = policy_network(model.backbone, 32)
-    route(model, LearnedRouter(features, BLOCKS, 5.0, 0), [block.name for block in model.backbone.body])
+    model = moved(torch.ones(1, BLOCKS))
+    features, _ = policy_network(tiny_embedder().backbone, 32)
+    assert isinstance(model.backbone, RoutedBackbone)
+    model.backbone.router = LearnedRouter(features, BLOCKS, 5.0, 0)
     images = random_images(12)
     with torch.no_grad():
         model.eval()
         together = model(images)
+        assert model.backbone.decisions is not None
+        assert 0.1 < model.backbone.decisions.mean() < 0.9, "images take different branches, which give different vectors"
+        assert torch.equal(model(images), together)
         shuffled = torch.randperm(12)
         assert_near(model(images[shuffled]), together[shuffled])
         assert_near(torch.cat([model(image[None]) for image in images]), together)

@@ -116,6 +116,8 @@ def test_it_composes(strategy: str, synthetic: Data) -> None:
     [
         ({"eval_policy": "best"}, "eval-policy best: choose from argmax"),
         ({"eval_policy": "argmax,"}, "choose from argmax"),
+        ({"eval_policy": "argmax,majority,majority"}, "each once"),
+        ({"eval_policy": "sample,argmax"}, "one draw says little"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"policy_lr": -1.0}, "not negative"),
         ({"policy": "resnet5"}, "resnet"),
@@ -135,6 +137,44 @@ def test_any_backbone_can_be_the_policy() -> None:
     strategy, model = prepared(policy="resnet10t", policy_weights="none")
     assert model(IMAGES).shape == (6, 64)
     assert strategy.facts()["policy"]["parameters"] > 4e6
+
+
+def test_what_a_block_owns_beside_its_module_is_frozen_too() -> None:
+    """ConvNeXt halves the resolution between its stages; that is one layer for both branches."""
+    from retrieval_bench.config import ModelConfig
+    from retrieval_bench.models.build import build_embedder
+
+    model = build_embedder(ModelConfig(backbone="convnext_atto", weights="none"), 64)
+    images = random_images(3, side=64)
+    with torch.no_grad():
+        expected = model(images)
+    strategy = SpotTune()
+    strategy.prepare(model, images[:2])
+    outside = [name for name, value in model.backbone.net.named_parameters() if value.requires_grad and ".tuned." not in name]
+    assert all(name.startswith(("norm_pre", "head")) for name in outside), "the tail alone"
+    model(images).sum().backward()
+    with torch.no_grad():
+        for name, value in model.backbone.net.named_parameters():
+            if value.requires_grad and name not in outside:
+                value -= 0.1 * (value.grad if value.grad is not None else 1.0)
+        strategy.router.fixed = (False,) * len(strategy.blocks)
+        assert torch.equal(model.eval()(images), expected)
+
+
+@pytest.mark.parametrize("strategy", ["spottune", "random_policy", "progressive"])
+@pytest.mark.parametrize("name", ["densenet121", "swin_tiny_patch4_window7_224"])
+def test_blocks_that_map_no_tensor_to_a_tensor_are_refused(name: str, strategy: str) -> None:
+    """DenseNet's layers take lists; Swin's give height, width, channels, which is nothing to routes but to adapters."""
+    from retrieval_bench.config import ModelConfig
+    from retrieval_bench.models.build import build_embedder
+
+    model = build_embedder(ModelConfig(backbone=name, weights="none"), 64)
+    built = build_strategy(strategy, StrategyOptions())
+    if name.startswith("swin") and strategy != "progressive":
+        assert built.prepare(model, random_images(2, side=64)).eval()(random_images(3, side=64)).shape == (3, 768)
+        return
+    with pytest.raises(UserError, match=r"blocks that (map one tensor to another|give feature maps)"):
+        built.prepare(model, random_images(2, side=64))
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50", "mobilenetv2_100"])

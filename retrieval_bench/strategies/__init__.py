@@ -10,6 +10,8 @@ from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.strategies.chain import Chain, refuse_clashes
+from retrieval_bench.strategies.channel_gates import ChannelGates
+from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.frozen import Frozen
 from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.l2sp import L2SP
@@ -17,6 +19,7 @@ from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
+from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.strategies.progressive import Progressive
 from retrieval_bench.strategies.random_policy import RandomPolicy
 from retrieval_bench.strategies.rollback import Rollback
@@ -27,6 +30,8 @@ from retrieval_bench.strategies.weight_variation import WeightVariation
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "autolr": AutoLR,
+    "channel_gates": ChannelGates,
+    "channel_pruning": ChannelPruning,
     "frozen": Frozen,
     "global_k": GlobalK,
     "l2sp": L2SP,
@@ -34,6 +39,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "layer_pruning": LayerPruning,
     "layerwise_decay": LayerwiseDecay,
     "low_high": LowHigh,
+    "network_slimming": NetworkSlimming,
     "progressive": Progressive,
     "random_policy": RandomPolicy,
     "rollback": Rollback,

@@ -1,8 +1,8 @@
 """The protocol of a fine-tuning strategy: what is tuned, how fast, and what is thrown away.
 
 Every hook has a default that does nothing, so a strategy's file holds only what its paper changes. The training loop calls the hooks in
-this order: ``prepare`` once, ``parameter_groups`` once, then for each epoch ``run_epoch`` (inside it ``penalty`` and ``after_step`` at
-every step) and ``end_epoch``, and ``finish`` once. A strategy is never handed the test set.
+this order: ``prepare``, ``parameter_groups`` and ``before_training`` once, then for each epoch ``run_epoch`` (inside it ``penalty`` and
+``after_step`` at every step) and ``end_epoch``, and ``finish`` once. A strategy is never handed the test set.
 
 Files of this package import torch inside functions: their options are read by the command line, which must answer at once.
 """
@@ -56,6 +56,9 @@ class EpochState(Protocol):
         """Learning rate per group name, before the schedule's factor."""
         ...
 
+    def rebuild(self) -> None:
+        """A fresh loss and a fresh optimiser, for a model whose parameters have become others."""
+
     def set_rates(self, rates: dict[str, float]) -> None:
         """Sets the rate of the named groups, before the schedule's factor; an unknown name is a KeyError."""
 
@@ -76,8 +79,8 @@ class Strategy:
     shown_options: ClassVar[tuple[str, ...]] = ()
     """Options that are part of the strategy's label in tables even at their defaults."""
 
-    cuts_blocks: ClassVar[bool] = False
-    """Removes blocks, and so must come first in a chain."""
+    cuts: ClassVar[bool] = False
+    """Removes blocks or channels, and so comes before the others in a chain."""
     rebuilds_blocks: ClassVar[bool] = False
     """Puts other modules in the place of blocks: one such strategy per chain."""
 
@@ -115,6 +118,11 @@ class Strategy:
         of all groups is not trained. Names must stay distinct."""
         del model
         return groups
+
+    def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        """Called once before the first epoch. Passes made here are counted as cost; give them attempts of their own (-1, -2...). What
+        changes the parameters here calls ``state.rebuild()``."""
+        del train_once, state
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         """Runs one epoch and returns the mean loss of the pass that is kept.

@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
 def refuse_clashes(names: Sequence[str], parts: Sequence[type[Strategy]]) -> None:
     """Raises :class:`UserError` if the strategies cannot be combined in this order: only one may decide when an epoch is accepted, only one
-    may rebuild blocks, and blocks are removed before anything else."""
+    may rebuild blocks, and blocks and channels are removed before anything else."""
     owners = [name for name, part in zip(names, parts, strict=True) if part.run_epoch is not Strategy.run_epoch]
     if len(owners) > 1:
         raise UserError(f"strategies {' and '.join(owners)} both decide how an epoch is run and cannot be combined; keep one of them")
     rebuilding = [name for name, part in zip(names, parts, strict=True) if part.rebuilds_blocks]
     if len(rebuilding) > 1:
         raise UserError(f"strategies {' and '.join(rebuilding)} both rebuild the blocks and cannot be combined; keep one of them")
-    late = [name for name, part in zip(names[1:], parts[1:], strict=True) if part.cuts_blocks]
-    if late:
-        raise UserError(
-            f"{late[0]} removes blocks and must come first: --strategy {'+'.join([*late, *(n for n in names if n not in late)])}"
-        )
+    first = [name for name, part in zip(names, parts, strict=True) if part.cuts]
+    if list(names[: len(first)]) != first:
+        others = [name for name in names if name not in first]
+        raise UserError(f"{' and '.join(first)} must come first: --strategy {'+'.join([*first, *others])}")
 
 
 class Chain(Strategy):
@@ -47,6 +46,10 @@ class Chain(Strategy):
         for part in self.parts.values():
             groups = part.parameter_groups(model, groups)
         return groups
+
+    def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        for part in self.parts.values():
+            part.before_training(train_once, state)
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]

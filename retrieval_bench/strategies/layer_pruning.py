@@ -37,7 +37,7 @@ class LayerPruning(Strategy):
 
     options: Options
     shown_options = ("drop",)
-    cuts_blocks = True
+    cuts = True
 
     @classmethod
     def candidates(cls, options: Options) -> list[Options]:

@@ -54,9 +54,14 @@ class Training:
         probe = self._probe()
         torch.manual_seed(derive(config.seed, "prepare"))
         self.model = strategy.prepare(model, probe)
-        self.criterion = make_criterion(self.model.dim).to(self.device)
-        groups = parameter_groups(self.model, self.criterion, config.train, config.loss)
-        self.optimizer = build_optimizer(config.train.optimizer, strategy.parameter_groups(self.model, groups))
+        self.make_criterion = make_criterion
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """A fresh loss and a fresh optimiser for the model as it is now."""
+        self.criterion = self.make_criterion(self.model.dim).to(self.device)
+        groups = parameter_groups(self.model, self.criterion, self.config.train, self.config.loss)
+        self.optimizer = build_optimizer(self.config.train.optimizer, self.strategy.parameter_groups(self.model, groups))
 
     def fit(self) -> Embedder:
         """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no image seen; but in a
@@ -66,6 +71,7 @@ class Training:
             Diverged: the loss stopped being a number (and the strategy did not reject the pass).
         """
         if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
+            self.strategy.before_training(self.train_once, self)
             for epoch in range(self.config.train.epochs):
                 self.epoch = epoch
                 self.history.append(self.strategy.run_epoch(self.train_once, self))
@@ -76,7 +82,10 @@ class Training:
         return self.strategy.finish(self.model)
 
     def train_once(self, attempt: int = 0) -> float:
-        """One pass over the training data; returns the mean loss. The same (seed, epoch, attempt) gives the same order and augmentation."""
+        """One pass over the training data; returns the mean loss. The same (seed, epoch, attempt) gives the same order and augmentation.
+
+        Negative attempts are passes before the training, at the full rate.
+        """
         seed = self.config.seed
         self.batches.reseed(seed, self.epoch, attempt)
         torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
@@ -84,16 +93,16 @@ class Training:
         self.criterion.train()
         start = time.perf_counter()
         try:
-            return self._pass()
+            return self._pass(searching=attempt < 0)
         finally:  # a pass that diverged was computed too
             self.seconds += time.perf_counter() - start
 
-    def _pass(self) -> float:
+    def _pass(self, searching: bool) -> float:
         train = self.config.train
         total, images, steps = 0.0, 0, len(self.batches)
-        title = f"epoch {self.epoch + 1}/{train.epochs}"
+        title = "before the training" if searching else f"epoch {self.epoch + 1}/{train.epochs}"
         for step, (pixels, labels) in enumerate(track(self.batches, title, self.batches.images, size=lambda batch: len(batch[1]))):
-            factor = schedule_factor(train, (self.epoch + step / steps) / train.epochs)
+            factor = 1.0 if searching else schedule_factor(train, (self.epoch + step / steps) / train.epochs)
             loss = self._step(pixels.to(self.device), labels.to(self.device), factor)
             self.images_seen += len(labels)
             if not math.isfinite(loss):

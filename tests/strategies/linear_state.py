@@ -44,6 +44,9 @@ class LinearState:
         self.model.load_state_dict(snapshot["model"])
         self.rate = dict(snapshot["rates"])
 
+    def rebuild(self) -> None:
+        raise NotImplementedError
+
     def rates(self) -> dict[str, float]:
         return dict(self.rate)
 

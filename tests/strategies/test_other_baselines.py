@@ -125,7 +125,7 @@ def test_progressive_needs_feature_maps() -> None:
         ("spottune+progressive", "both rebuild the blocks"),
         ("random_policy+global_k", "both rebuild the blocks"),
         ("rollback+autolr", "both decide how an epoch is run"),
-        ("spottune+layer_pruning", r"must come first: --strategy layer_pruning\+spottune"),
+        ("spottune+layer_pruning", r"layer_pruning must come first: --strategy layer_pruning\+spottune"),
     ],
 )
 def test_what_cannot_be_combined(strategy: str, message: str) -> None:

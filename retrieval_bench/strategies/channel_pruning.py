@@ -1,0 +1,118 @@
+"""Channel pruning to a budget: the least important channels of the backbone are removed before fine-tuning.
+
+Scores per channel, the highest stay, with one threshold for all layers unless said otherwise:
+
+- ``magnitude``: L2 norm of the channel's kernel over the layer's mean norm (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017,
+  with the L2 norm, scaled so that layers can be compared);
+- ``bn_scale``: absolute scale of the batch norm behind the channel (Liu et al., Network Slimming, ICCV 2017, without its training);
+- ``uniform``: by magnitude within each layer, the same share of every layer.
+
+Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.channels``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval_bench.models.backbone import Backbone
+    from retrieval_bench.models.channels import Budget, Channels
+    from retrieval_bench.models.embedder import Embedder
+
+SCORES = ("magnitude", "bn_scale", "uniform")
+Scores = dict[str, list[float]]
+
+
+class BudgetedPruning(Strategy):
+    """What strategies that prune channels to a budget share.
+
+    Raises :class:`UserError` for a backbone without prunable channels and for a budget that cannot be met.
+    """
+
+    cuts = True
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        budget: float = 0.5
+        """share of the backbone's cost that is left"""
+        unit: str = "macs"
+        """what the budget counts: macs or parameters"""
+        minimum: float = 0.1
+        """smallest share of each layer's channels"""
+        multiple: int = 1
+        """widths are multiples of this, such as 8"""
+
+    options: Any
+    shown_options = ("budget",)
+
+    def find(self, model: Embedder, probe: Tensor) -> Channels:
+        """The free widths of the model's backbone, once the options have been found sensible."""
+        from retrieval_bench.models.channels import find_channels
+
+        options = self.options
+        if options.unit not in ("macs", "parameters"):
+            raise unknown("unit", options.unit, ("macs", "parameters"))
+        if not 0 < options.budget <= 1 or not 0 <= options.minimum <= 1 or options.multiple < 1:
+            raise UserError("budget must be above 0 and at most 1, minimum from 0 to 1, multiple at least 1")
+        self._side = probe.shape[-1]
+        return find_channels(model.backbone, self._side)
+
+    def choose(self, channels: Channels, scores: Scores) -> Budget:
+        """The channels that stay within the budget, by their scores."""
+        from retrieval_bench.models.channels import choose_channels
+
+        options = self.options
+        return choose_channels(channels, scores, options.budget, options.unit, options.minimum, options.multiple)
+
+    def remove(self, backbone: Backbone, channels: Channels, chosen: Budget) -> None:
+        """Removes the other channels, and takes note of what was reached."""
+        from retrieval_bench.models.channels import remove_channels
+
+        remove_channels(backbone, chosen.keep, self._side)
+        self._facts = {
+            "widths": chosen.widths,
+            "full_widths": channels.full,
+            "reached": round(chosen.reached, 6),
+            "error": round(chosen.error, 6),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        return self._facts
+
+
+class ChannelPruning(BudgetedPruning):
+    """Prunes once, before training."""
+
+    @dataclass(frozen=True)
+    class Options(BudgetedPruning.Options):
+        scores: str = "magnitude"
+        """how channels are ranked: magnitude, bn_scale or uniform"""
+
+    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+        if self.options.scores not in SCORES:
+            raise unknown("way to score channels", self.options.scores, SCORES)
+        channels = self.find(model, probe)
+        self.remove(model.backbone, channels, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores)))
+        return model
+
+
+def channel_scores(backbone: Backbone, channels: Channels, way: str) -> Scores:
+    """Importance of each channel by the width's name, in one of the :data:`SCORES`."""
+    scores: Scores = {}
+    for width in channels.widths:
+        if way == "bn_scale":
+            values: Any = backbone.net.get_submodule(width.norms[0]).weight.abs()  # pyright: ignore[reportCallIssue]
+        else:
+            kernel: Any = backbone.net.get_submodule(width.name).weight
+            values = kernel.detach().flatten(1).norm(dim=1)
+            values = values / values.mean().clamp(min=1e-12)
+        if way == "uniform":  # the rank within the layer, from 0 to 1, so that one threshold takes one share of each
+            values = values.argsort().argsort().double() / len(values)
+        scores[width.name] = values.detach().tolist()
+    return scores

@@ -24,12 +24,12 @@ def validate(config: RunConfig) -> None:
     if config.loss.miner not in ("default", "none", *MINERS):
         raise unknown("miner", config.loss.miner, ("default", "none", *MINERS))
     refuse_unused_options([config.strategy], config.options)
+    _check_finite(config)
+    _check_ranges(config)
     for name in split_names(config.strategy):
         needed = STRATEGIES[name].epochs_needed(getattr(config.options, name))
         if config.train.epochs < needed:
             raise UserError(f"--epochs {config.train.epochs}: {name} needs at least {needed} with its options")
-    _check_finite(config)
-    _check_ranges(config)
     per_class = config.samples_per_class
     if LOSSES[config.loss.loss].needs_pairs and per_class < 2:
         raise UserError(f"--loss {config.loss.loss} compares images of one class: set --samples-per-class to 2 or more")

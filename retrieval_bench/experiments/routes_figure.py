@@ -17,14 +17,14 @@ SHOWN_CLASSES = 40
 SHOWN_IMAGES = 12
 
 
-def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> None:
+def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
     """Writes a PNG about the first record that has routes, beside the mean rates of all settings in `others`; without one, nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = [(name, record) for name, record in records.items() if _is_routed(record)]
+    found = [(f"{name}, seed {made[0]['seed']}", made[0]) for name, made in records.items() if made and _is_routed(made[0])]
     if not found:
-        return
+        return []
     name, record = found[0]
     learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
     figure = Figure(figsize=(15, 12), layout="constrained")
@@ -43,6 +43,7 @@ def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTabl
     _examples(lower, tested["examples"], images)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+    return []
 
 
 def _classes(axes: Any, tested: dict[str, Any]) -> None:

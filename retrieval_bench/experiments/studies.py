@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrieval_bench.experiments import autolr, spottune
+from retrieval_bench.experiments import autolr, pruning, spottune
 from retrieval_bench.experiments.study import Study
 
-STUDIES: dict[str, Study] = {**autolr.STUDIES, **spottune.STUDIES}
+STUDIES: dict[str, Study] = {**autolr.STUDIES, **spottune.STUDIES, **pruning.STUDIES}

@@ -68,12 +68,14 @@ class Study:
 
 
 class Draw(Protocol):
-    """Writes a PNG at `path` from one record per row, by its name, or nothing if they hold nothing to draw.
+    """Writes a PNG at `path` from the records of each row, by its name and in the order of seeds, or nothing if they hold nothing to draw.
 
-    `images` has their pictures; `others` are all records of the results folder.
+    `images` has their pictures; `others` are all records of the results folder. Returns lines of Markdown that belong below the figure.
     """
 
-    def __call__(self, records: dict[str, Record], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> None: ...
+    def __call__(
+        self, records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]
+    ) -> list[str]: ...
 
 
 @dataclass(frozen=True)

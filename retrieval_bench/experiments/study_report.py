@@ -15,6 +15,7 @@ from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import Diverged
 from retrieval_bench.experiments.study import (
     Profile,
+    Record,
     Row,
     Study,
     changes,
@@ -33,7 +34,7 @@ from retrieval_bench.run import identify, run
 from retrieval_bench.strategies import build_strategy
 from retrieval_bench.validation import validate
 
-Records = dict[str, list[dict[str, Any]]]
+Records = dict[str, list[Record]]
 """The records of each row, by its name."""
 
 
@@ -140,10 +141,9 @@ def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, row
     write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=heading).to_csv(index=False))
     lines = [f"# {stem.name}", "", *(f"{note}\n" for note in notes), *markdown_rows(shown), ""]
     if study.draw is not None:
-        first = {f"{name}, seed {found[0]['seed']}": found[0] for name, found in records.items()}
         picture = stem.with_name(f"{stem.name}.png")
-        study.draw(first, picture, heading, images, list(read_records(stem.parents[1])))
-        lines += [f"![{study.about}]({picture.name})", ""] if picture.exists() else []
+        below = study.draw(records, picture, heading, images, list(read_records(stem.parents[1])))
+        lines += [*([f"![{study.about}]({picture.name})", ""] if picture.exists() else []), *below]
     write_text(stem.with_name(f"{stem.name}.md"), "\n".join(lines))
     write_text(stem.with_name(f"{stem.name}.tex"), latex(shown, notes))
 

@@ -16,13 +16,14 @@ STRATEGIES = ("weight_variation", "autolr")
 """Strategies whose facts hold variations and rates."""
 
 
-def histories(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The facts on variations of each record that has them, by name."""
-    found = {name: next((record["facts"][key] for key in STRATEGIES if key in record["facts"]), None) for name, record in records.items()}
+def histories(records: dict[str, list[Record]]) -> dict[str, dict[str, Any]]:
+    """The facts on variations of each row's first record, by the row and its seed; rows without are left out."""
+    firsts = {f"{name}, seed {found[0]['seed']}": found[0]["facts"] for name, found in records.items() if found}
+    found = {name: next((facts[key] for key in STRATEGIES if key in facts), None) for name, facts in firsts.items()}
     return {name: facts for name, facts in found.items() if facts and facts.get("variation")}
 
 
-def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> None:
+def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
     """Writes a PNG, a row per record: variation, learning rate, and sorting quality with passes per epoch. Without histories, nothing."""
     del images, others
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +31,7 @@ def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTabl
 
     shown = histories(records)
     if not shown:
-        return
+        return []
     figure = Figure(figsize=(13, 3.4 * len(shown) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), 3, squeeze=False)
@@ -42,6 +43,7 @@ def draw(records: dict[str, Record], path: Path, heading: str, images: ImageTabl
     figure.suptitle(heading, fontsize=8, wrap=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
+    return []
 
 
 def _by_block(axes: Any, values: np.ndarray, title: str, unit: str) -> None:

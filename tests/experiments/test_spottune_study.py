@@ -101,7 +101,7 @@ def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Pat
     from retrieval_bench.experiments.routes_figure import draw
 
     images = ImageTable(tmp_path, (), np.zeros(0, dtype=np.int64), ())
-    draw({"standard": {"facts": {}}}, tmp_path / "nothing.png", "heading", images, [])
+    draw({"standard": [{"facts": {}, "seed": 0}]}, tmp_path / "nothing.png", "heading", images, [])
     assert not list(tmp_path.iterdir())
     rates = [[0.5, 0.25]]
     learned = {"argmax_rate_per_epoch": rates, "entropy_per_epoch": rates}
@@ -109,6 +109,6 @@ def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Pat
     facts = json.loads(json.dumps({"spottune": learned, "routes": {**tested, "examples": {"gone.jpg": "01", "away.jpg": "11"}}}))
     data = {"dataset": "cub", "split": "zero_shot", "image_size": 96, "classes": 4}
     config = {"data": data, "model": {"backbone": "resnet50"}, "train": {"epochs": 2}}
-    record = {"facts": facts, "config": config, "finished": "2026-01-01"}
-    draw({"spottune": record}, tmp_path / "routes.png", "heading", images, [record, {"facts": {}}])
+    record = {"facts": facts, "config": config, "finished": "2026-01-01", "seed": 0}
+    draw({"spottune": [record]}, tmp_path / "routes.png", "heading", images, [record, {"facts": {}}])
     assert (tmp_path / "routes.png").stat().st_size > 10_000

@@ -163,7 +163,7 @@ def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path,
     assert "measures nothing" in printed.out
     lines = list(csv.DictReader((folder / f"{stem}.csv").open(encoding="utf-8")))
     assert [line["row"] for line in lines] == ["One learning rate", "Pruning 15, 16 and AutoLR"]
-    records = {path.name: json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir()}
+    records = {path.name: [json.loads(path.read_text())] for path in (tmp_path / "runs").iterdir()}
     assert len(histories(records)) == 2
     assert main(words) == 0
     assert capsys.readouterr().err.count("already recorded") == 2

@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies leaderboard test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity leaderboard test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,9 @@ bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (te
 	$(VENV)/bin/python -m retrieval_bench.experiments.eval_speed $(ARGS)
 
 bench-routing: setup ## Time a routed network beside the plain backbone and beside both branches, on an idle machine
-	$(VENV)/bin/python -m retrieval_bench.experiments.routing_speed $(ARGS)
+bench-pruning: setup ## Time pruned networks beside the whole one, on an idle machine (ARGS="--batch-size 1")
+bench-routing bench-pruning: bench-%:
+	$(VENV)/bin/python -m retrieval_bench.experiments.inference_speed $* $(ARGS)
 
 ablation-pruning: setup ## Regenerate the AutoLR paper's ablation of layer-wise pruning on CUB (PROFILE, DATA)
 figure-weight-variation: setup ## Its figure: weight variation, rates and passes, with one rate and with AutoLR (PROFILE, DATA)
@@ -59,6 +61,8 @@ table-autolr: setup ## Frozen, standard, pruned, AutoLR and both, under three lo
 table-learning-rates: setup ## AutoLR beside other ways to set learning rates (PROFILE, DATA)
 table-spottune: setup ## The SpotTune paper's table: closed-set accuracy and R@K of every row (PROFILE, NAME=<cub, cars, flowers, wikiart, sketches>, DATA)
 figure-routes: setup ## Its routes: which blocks are tuned for which images and classes (PROFILE, NAME, DATA)
+curve-pruning: setup ## Recall@1 against size: channels chosen by gates, magnitude and evenly, and whole blocks (PROFILE, DATA)
+figure-structure-similarity: setup ## How alike pruned structures of several seeds and lengths of training are (PROFILE, DATA)
 table-strategies: setup ## Every strategy under one retrieval protocol; PROFILE=emoji needs no data (PROFILE, DATA)
 ablation-pruning: STUDY = ablation_pruning
 figure-weight-variation: STUDY = figure_weight_variation
@@ -67,8 +71,10 @@ table-learning-rates: STUDY = learning_rates
 table-spottune: STUDY = table_spottune
 figure-routes: STUDY = figure_routes
 table-strategies: STUDY = table_strategies
+curve-pruning: STUDY = curve_pruning
+figure-structure-similarity: STUDY = figure_structure_similarity
 table-spottune figure-routes: SET = $(if $(filter-out smoke,$(PROFILE)),$(if $(filter file,$(origin NAME)),,--dataset $(NAME)))
-ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies:
+ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity:
 	$(BENCH) study $(STUDY) $(PROFILE) $(SET) --results $(RESULTS) $(ROOT) $(ARGS)
 
 leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)

@@ -144,6 +144,8 @@ COMPARED = {
     "Layer pruning and L2-SP": "layer_pruning+l2sp",
     "SpotTune Global-k": "global_k",
     "SpotTune": "spottune",
+    "Channels by magnitude": "channel_pruning",
+    "Channels by gates": "channel_gates",
 }
 
 

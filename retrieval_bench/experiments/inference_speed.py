@@ -1,0 +1,149 @@
+"""How fast networks embed: ``python -m retrieval_bench.experiments.inference_speed routing`` or ``pruning``, on an idle machine.
+
+Ways are timed in one process, in turn, so that a slower moment of the machine meets all of them; ratios are to the first. Weights are
+untrained, which costs the same.
+
+``routing``: the policy network and the plain backbone (what routing costs at least), each image through its own branches, and both
+branches for every image (as SpotTune's public code does). Decisions are drawn at random, so that every block has images on both sides.
+
+``pruning``: the whole backbone, and what uniform and global channel pruning leave of it at several budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from retrieval_bench import cost
+from retrieval_bench.config import ModelConfig
+from retrieval_bench.device import resolve_device
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.routing import RoutedBackbone
+from retrieval_bench.strategies.channel_pruning import ChannelPruning
+from retrieval_bench.strategies.spottune import SpotTune
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one way for one batch: median, fastest, slowest."""
+
+    name: str
+    median: float
+    low: float
+    high: float
+
+
+def timed(ways: dict[str, Callable[[], torch.Tensor]], rounds: int, device: str) -> list[Timing]:
+    """Each way once per round, after two rounds that warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + WARM_UP):
+        for name, way in ways.items():
+            _wait(device)
+            started = time.perf_counter()
+            with torch.inference_mode():
+                way()
+            _wait(device)
+            if number >= WARM_UP:
+                seconds[name].append(time.perf_counter() - started)
+    return [Timing(name, statistics.median(taken), min(taken), max(taken)) for name, taken in seconds.items()]
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> dict[str, Callable[[], torch.Tensor]]:
+    """The three ways of ``routing`` to embed `images`; `share` is the probability of a tuned block."""
+    routed = SpotTune().prepare(copy.deepcopy(plain), images[:2]).eval()
+    backbone = routed.backbone
+    assert isinstance(backbone, RoutedBackbone)
+    drawn = torch.Generator()
+
+    def decide(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return (torch.rand(output.shape, generator=drawn.manual_seed(1)) < share).to(output)
+
+    backbone.router.register_forward_hook(decide)  # the policy is computed as ever
+    with torch.no_grad():
+        for block in backbone.routed:
+            for parameter in block.tuned.parameters():
+                parameter += 0.02 * torch.randn_like(parameter)  # so that decisions matter
+
+    def plainly() -> torch.Tensor:
+        backbone.router(images)
+        return plain(images)
+
+    def embedded(both: bool) -> torch.Tensor:
+        backbone.both_branches = both
+        return routed(images)
+
+    return {
+        "plain backbone, and policy": plainly,
+        "each image its own branches": lambda: embedded(False),
+        "both branches for all": lambda: embedded(True),
+    }
+
+
+def pruning_ways(
+    plain: Embedder, images: torch.Tensor, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """The ways of ``pruning`` to embed `images`; names say what share of the multiply-accumulates is left."""
+    whole = cost.macs(plain, images.shape[-1])
+    ways: dict[str, Callable[[], torch.Tensor]] = {"whole backbone": lambda: plain(images)}
+    for budget in budgets:
+        for scores in ("uniform", "magnitude"):
+            strategy = ChannelPruning(ChannelPruning.Options(budget=budget, scores=scores))
+            pruned = strategy.prepare(copy.deepcopy(plain), images[:2]).eval()
+            share = cost.macs(pruned, images.shape[-1]) / whole
+            ways[f"{scores}, {share:.3f} of the MACs"] = lambda pruned=pruned: pruned(images)
+    return ways
+
+
+WAYS = {"routing": routing_ways, "pruning": pruning_ways}
+
+
+def report(timings: list[Timing]) -> str:
+    """The timings as a table, with their ratio to the first."""
+    lines = [f"{'':32}{'seconds':>9}{'(fastest, slowest)':>20}{'ratio':>8}"]
+    for timing in timings:
+        spread = f"({timing.low:.3f}, {timing.high:.3f})"
+        lines.append(f"{timing.name:32}{timing.median:>9.3f}{spread:>20}{timing.median / timings[0].median:>8.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=WAYS)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    given = parser.parse_args()
+    if min(given.rounds, given.batch_size) < 1:
+        parser.error("--rounds and --batch-size must be at least 1")
+    torch.manual_seed(0)
+    shape = given.batch_size, 3, given.image_size, given.image_size
+    try:
+        device = resolve_device(given.device)
+        plain = build_embedder(ModelConfig(backbone=given.backbone, weights="none"), given.image_size).to(device).eval()
+        ways = WAYS[given.what](plain, torch.randint(0, 256, shape, dtype=torch.uint8, device=device))
+    except UserError as error:
+        parser.error(str(error))
+    timings = timed(ways, given.rounds, device)
+    print(f"{given.backbone}, {given.image_size} px, batches of {given.batch_size}, {device}, {torch.get_num_threads()} threads")
+    print(report(timings))
+
+
+if __name__ == "__main__":
+    main()

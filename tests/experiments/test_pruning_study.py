@@ -1,0 +1,46 @@
+"""The curve of pruning and the similarity of structures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval_bench.cli import main
+from retrieval_bench.experiments.pruning import BUDGETS, STUDIES
+from retrieval_bench.experiments.pruning_figures import correlation, structure
+
+
+def test_structure_and_its_correlation() -> None:
+    facts = {"network_slimming": {"widths": {"a": 4, "b": 6}, "full_widths": {"a": 8, "b": 8}}}
+    assert structure({"facts": facts}).tolist() == [0.5, 0.75]
+    one = np.array([0.1, 0.5, 0.9])
+    assert correlation(one, one) == pytest.approx(1)
+    assert correlation(one, -one) == pytest.approx(-1)
+    assert math.isnan(correlation(one, np.full(3, 0.5))), "the same share everywhere varies with nothing"
+
+
+def test_similarity_is_written_with_its_figure_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "figure_structure_similarity", "smoke", "--rows", "1", "5", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "- Slimming after 1 epochs: 0." in printed
+    assert "1 pairs" in printed
+    assert (tmp_path / "studies" / "figure_structure_similarity-smoke.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curve_is_drawn_from_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole network, one size of each way to prune channels, and one of blocks."""
+    assert main(["study", "curve_pruning", "smoke", "--seeds", "0", "--rows", "1", "8", "9", "10", "14", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in ("Whole network", "Gates 0.5", "Magnitude 0.5", "Uniform 0.5", "Blocks -1"))
+    assert (tmp_path / "studies" / "curve_pruning-smoke.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_budget_is_met_by_every_way() -> None:
+    for profile in STUDIES["curve_pruning"].profiles.values():
+        rows = {entry.name: entry.config.options for entry in STUDIES["curve_pruning"].rows(profile.base)}
+        for budget in BUDGETS:
+            assert rows[f"Gates {budget}"].channel_gates.budget == budget
+            assert rows[f"Uniform {budget}"].channel_pruning.scores == "uniform"

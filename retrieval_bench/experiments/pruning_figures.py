@@ -6,13 +6,12 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.experiments.figures import new_figure, save_figure
 from retrieval_bench.experiments.study import Record
-from retrieval_bench.files import atomic_path
 
 
 def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
@@ -22,8 +21,9 @@ def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, image
     families: dict[str, list[list[Record]]] = {}
     for name, found in records.items():
         families.setdefault(re.sub(r" -?[\d.]+$", "", name), []).append(found)
-    figure, axes = _figure(1, 2, (12, 4.6))
-    for axis, (cost, label) in zip(axes[0], (("macs", "multiply-accumulates"), ("parameters", "parameters")), strict=True):
+    figure = new_figure((12, 4.6))
+    axes = figure.subplots(1, 2)
+    for axis, (cost, label) in zip(axes, (("macs", "multiply-accumulates"), ("parameters", "parameters")), strict=True):
         for name, rows in families.items():
             points = sorted((_mean(found, cost) / 1e6, *_recalls(found)) for found in rows)
             sizes, means, lows, highs = np.array(points).T
@@ -31,7 +31,7 @@ def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, image
         axis.set(xlabel=f"{label}, millions", ylabel="R@1, %")
         axis.grid(color="0.92")
         axis.legend(frameon=False, fontsize=8)
-    _save(figure, path, heading)
+    save_figure(figure, path, heading)
     return []
 
 
@@ -62,7 +62,8 @@ def draw_similarity(records: dict[str, list[Record]], path: Path, heading: str, 
     names = [f"{name}, {record['seed']}" for name, found in records.items() for record in found]
     shares = [structure(record) for found in records.values() for record in found]
     matrix = np.array([[correlation(one, other) for other in shares] for one in shares])
-    figure, ((axis,),) = _figure(1, 1, (2 + 0.42 * len(names), 1.5 + 0.36 * len(names)))
+    figure = new_figure((2 + 0.42 * len(names), 1.5 + 0.36 * len(names)))
+    axis = figure.subplots()
     shown = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     axis.set_yticks(range(len(names)), names, fontsize=6)
@@ -71,7 +72,7 @@ def draw_similarity(records: dict[str, list[Record]], path: Path, heading: str, 
         axis.axvline(place - 0.5, color="black", lw=0.6)
     axis.set_title("correlation of structures; rows are settings and seeds", fontsize=9)
     figure.colorbar(shown, ax=axis, shrink=0.7)
-    _save(figure, path, heading)
+    save_figure(figure, path, heading)
     return ["Correlation of structures between seeds, mean over pairs (lowest, highest):\n", *_between_seeds(records)]
 
 
@@ -83,18 +84,3 @@ def _between_seeds(records: dict[str, list[Record]]) -> list[str]:
         if pairs:
             lines.append(f"- {name}: {np.mean(pairs):.3f} ({min(pairs):.3f}, {max(pairs):.3f}), {len(pairs)} pairs")
     return [*lines, ""]
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _save(figure: Any, path: Path, heading: str) -> None:
-    figure.suptitle(heading, fontsize=8, wrap=True)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")

@@ -10,40 +10,36 @@ import numpy as np
 
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
+from retrieval_bench.experiments.figures import new_figure, save_figure
 from retrieval_bench.experiments.study import Record
-from retrieval_bench.files import atomic_path
 
 SHOWN_CLASSES = 40
 SHOWN_IMAGES = 12
 
 
 def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
-    """Writes a PNG about the first record that has routes, beside the mean rates of all settings in `others`; without one, nothing."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Writes a PNG about the first record that has routes, beside the mean rates of all settings in `others`, and a second one with images
+    and their routes; without such a record, nothing."""
     found = [(f"{name}, seed {made[0]['seed']}", made[0]) for name, made in records.items() if made and _is_routed(made[0])]
     if not found:
         return []
     name, record = found[0]
     learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
-    figure = Figure(figsize=(15, 12), layout="constrained")
-    FigureCanvasAgg(figure)
-    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(4, 1)))
-    axes = upper.subplot_mosaic([["classes", "epochs"], ["classes", "sets"], ["classes", "entropy"]], width_ratios=(1, 1.1))
+    figure = new_figure((15, 9.6))
+    axes = figure.subplot_mosaic([["classes", "epochs"], ["classes", "sets"], ["classes", "entropy"]], width_ratios=(1, 1.1))
     _classes(axes["classes"], tested)
-    _data_sets(axes["sets"], others)
     _epochs(axes["epochs"], learned, tested)
+    _data_sets(axes["sets"], others)
     _entropy(axes["entropy"], learned)
-    upper.suptitle(
-        f"{name}: {tested['distinct']:,} distinct routes of {tested['images']:,} test images, {tested['entropy_bits']:.2f} bits\n{heading}",
-        fontsize=9,
-        wrap=True,
+    distinct = f"{tested['distinct']:,} distinct routes of {tested['images']:,} test images, {tested['entropy_bits']:.2f} bits"
+    save_figure(figure, path, f"{name}: {distinct}\n{heading}")
+    pictures = path.with_name(f"{path.stem}-images.png")
+    figure = new_figure((15, 2.6))
+    _examples(figure, tested["examples"], images)
+    save_figure(
+        figure, pictures, "test images with few, some and many tuned blocks; below each its route, first block left, yellow where tuned"
     )
-    _examples(lower, tested["examples"], images)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    return []
+    return [f"{distinct}. Images with their routes are in `{pictures.name}` where the study was run: they belong to the data set.", ""]
 
 
 def _classes(axes: Any, tested: dict[str, Any]) -> None:
@@ -113,9 +109,6 @@ def _examples(figure: Any, examples: dict[str, str], images: ImageTable) -> None
         below.imshow(bits, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
         for axis in (above, below):
             axis.set(xticks=[], yticks=[])
-    figure.suptitle(
-        "test images with few, some and many tuned blocks; below each its route, first block left, yellow where tuned", fontsize=9
-    )
 
 
 def _picture(path: str, images: ImageTable) -> np.ndarray:

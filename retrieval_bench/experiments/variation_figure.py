@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from retrieval_bench.data.images import ImageTable
+from retrieval_bench.experiments.figures import new_figure, save_figure
 from retrieval_bench.experiments.study import Record
-from retrieval_bench.files import atomic_path
 
 STRATEGIES = ("weight_variation", "autolr")
 """Strategies whose facts hold variations and rates."""
@@ -26,23 +26,17 @@ def histories(records: dict[str, list[Record]]) -> dict[str, dict[str, Any]]:
 def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
     """Writes a PNG, a row per record: variation, learning rate, and sorting quality with passes per epoch. Without histories, nothing."""
     del images, others
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = histories(records)
     if not shown:
         return []
-    figure = Figure(figsize=(13, 3.4 * len(shown) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((13, 3.4 * len(shown) + 0.6))
     axes = figure.subplots(len(shown), 3, squeeze=False)
     for (name, facts), (left, middle, right) in zip(shown.items(), axes, strict=True):
         _by_block(left, np.array(facts["variation"], dtype=float), f"{name}: weight variation", "v (per weight)")
         rates = np.array([facts["rates"][block] for block in facts["blocks"]], dtype=float).T
         _by_block(middle, rates, "learning rate", "rate")
         _by_epoch(right, facts)
-    figure.suptitle(heading, fontsize=8, wrap=True)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    save_figure(figure, path, heading)
     return []
 
 

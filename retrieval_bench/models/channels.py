@@ -6,7 +6,7 @@ is found by torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023),
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -207,82 +207,3 @@ def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:
             graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=going).prune()
     for name, parameter in backbone.net.named_parameters():
         parameter.requires_grad_(trained[name])  # they are new ones now
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A choice of channels to a budget.
-
-    Attributes:
-        keep: channels that stay.
-        widths: how many, by name.
-        reached: cost of the choice, as a share of the full backbone's.
-        error: `reached` less the share that was asked for.
-    """
-
-    keep: Keep
-    widths: dict[str, int]
-    reached: float
-    error: float
-
-
-def choose_channels(
-    channels: Channels, scores: Mapping[str, Sequence[float]], share: float, unit: str = "macs", minimum: float = 0.1, multiple: int = 1
-) -> Budget:
-    """The channels with the highest scores over all layers whose cost comes closest to a share of the full backbone's.
-
-    A global threshold by binary search on the number of kept channels (Wang et al., Pruning from Scratch, AAAI 2020); of equal scores
-    those of earlier layers and lower indices stay.
-
-    Args:
-        channels: of the backbone.
-        scores: one per channel, by the width's name; higher is kept longer.
-        share: of the full cost, above 0 and at most 1.
-        unit: ``macs`` or ``parameters``.
-        minimum: smallest share of each layer's channels, at least one channel.
-        multiple: widths are rounded to a multiple of this, where the layer has that many.
-
-    Raises:
-        UserError: the share cannot be reached, with the range that can.
-    """
-    cost = channels.macs if unit == "macs" else channels.parameters
-    full = cost(channels.full)
-    order = {
-        width.name: sorted(range(width.channels), key=lambda index, name=width.name: (-scores[name][index], index))
-        for width in channels.widths
-    }
-    ranking = sorted(
-        ((-scores[width.name][index], layer, index) for layer, width in enumerate(channels.widths) for index in range(width.channels))
-    )
-
-    def widths_of(count: int) -> dict[str, int]:
-        kept = [0] * len(channels.widths)
-        for _, layer, _ in ranking[:count]:
-            kept[layer] += 1
-        return {width.name: _rounded(kept[layer], width.channels, minimum, multiple) for layer, width in enumerate(channels.widths)}
-
-    low, high = 0, len(ranking)
-    least = cost(widths_of(low)) / full
-    if not least <= share <= 1:
-        raise UserError(f"a budget of {share:g} of the {unit} cannot be met: from {least:.3f} to 1 can, with these smallest widths")
-    best = widths_of(high)
-    while low <= high:
-        middle = (low + high) // 2
-        tried = widths_of(middle)
-        if abs(cost(tried) / full - share) < abs(cost(best) / full - share):
-            best = tried
-        if cost(tried) / full > share:
-            high = middle - 1
-        else:
-            low = middle + 1
-    keep = {name: sorted(order[name][:width]) for name, width in best.items() if width < channels.full[name]}
-    reached = cost(best) / full
-    return Budget(keep, best, reached, reached - share)
-
-
-def _rounded(count: int, full: int, minimum: float, multiple: int) -> int:
-    least = max(1, -int(-minimum * full // 1))
-    wanted = max(count, least)
-    if multiple > 1 and full >= multiple:
-        wanted = max(multiple, round(wanted / multiple) * multiple)
-    return min(wanted, full)

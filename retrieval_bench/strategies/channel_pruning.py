@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from retrieval_bench.models.backbone import Backbone
-    from retrieval_bench.models.channels import Budget, Channels
+    from retrieval_bench.models.budget import Budget
+    from retrieval_bench.models.channels import Channels
     from retrieval_bench.models.embedder import Embedder
 
 SCORES = ("magnitude", "bn_scale", "uniform")
@@ -65,7 +66,7 @@ class BudgetedPruning(Strategy):
 
     def choose(self, channels: Channels, scores: Scores) -> Budget:
         """The channels that stay within the budget, by their scores."""
-        from retrieval_bench.models.channels import choose_channels
+        from retrieval_bench.models.budget import choose_channels
 
         options = self.options
         return choose_channels(channels, scores, options.budget, options.unit, options.minimum, options.multiple)

@@ -16,8 +16,9 @@ from retrieval_bench import cost
 from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.budget import choose_channels
 from retrieval_bench.models.build import build_backbone
-from retrieval_bench.models.channels import Channels, Width, choose_channels, find_channels, remove_channels
+from retrieval_bench.models.channels import Channels, Width, find_channels, remove_channels
 from tests.training.helpers import random_images, tiny_embedder
 
 NETWORKS = {"resnet18": 64, "resnet50": 64, "mobilenetv2_100": 64, "efficientnet_lite0": 64, "efficientnet_b0": 64, "vgg11_bn": 32}

@@ -140,7 +140,7 @@ def test_speed_prints_a_table(capsys: Printed) -> None:
         (["data", "fetch", "cars", "--from-archive", "x.tgz"], "x.tgz: no such file"),
         (["data", "fetch", "cars", "--from-archive", "x.tgz", "--data-root", "."], "not both"),
         (["data", "verify", "folder", "--data-root", "nowhere"], "nowhere: no such folder"),
-        (["data", "verify", "synthetic", "--split", "closed_set"], "no official training and test images"),
+        (["data", "verify", "sketches", "--split", "closed_set"], "has no download"),
         (["data", "verify", "synthetic", "--split", "random"], "zero_shot_val"),
         (["data", "show", "synthetic", "--classes", "0"], "--classes 0"),
         (["data", "show", "synthetic", "--images", "21"], "--images 21"),

@@ -11,6 +11,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_
         raise UserError(f"{outside}: lies outside the data set's folder; name it by a path below that folder to pack it")
     limit = int(max_shard_mb * (1 << 20))
     with whole_folder(target) as temporary:
-        images = in_threads(lambda path: _scaled_bytes(table.root / path, size), table.paths, "packing", len(table))
-        shards = [_write_shard(temporary / f"{name}-{number:05d}.tar", files) for number, files in _shards(table.paths, images, limit)]
+        with closing(in_threads(lambda path: _scaled_bytes(table.root / path, size), table.paths, "packing", len(table))) as images:
+            shards = [_write_shard(temporary / f"{name}-{number:05d}.tar", files) for number, files in _shards(table.paths, images, limit)]
         write_text(temporary / "manifest.csv", _rows(table).to_csv(index=False, lineterminator="\n"))
         index = {"format": FORMAT, "name": name, "images": len(table), "zero_shot_classes": table.zero_shot_classes, "size": size}
         digests = {path.name: digest(path) for path in [temporary / "manifest.csv", *shards]}

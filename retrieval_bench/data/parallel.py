@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str, total: int) -> Iterator[Result]:
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str, total: int) -> Generator[Result, None, None]:
     """Yields ``work(item)`` for each item in order; the first exception, or the caller's leaving, cancels what has not begun.
 
     Args:
@@ -35,7 +36,11 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str,
         while waiting:
             yield waiting.popleft().result()
 
+    caller, wait = threading.get_ident(), True
     try:
         yield from track(results(), what, total)
+    except GeneratorExit:  # the garbage collector may be who leaves, in a thread that is being started: joining there is a deadlock
+        wait = threading.get_ident() == caller
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)

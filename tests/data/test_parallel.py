@@ -64,3 +64,24 @@ def test_no_thread_is_left_when_the_caller_leaves() -> None:
     next(results)
     results.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert threading.active_count() == before
+
+
+def test_leaving_from_another_thread_does_not_wait_for_what_is_under_way() -> None:
+    """The garbage collector may be who leaves, in any thread, even one that is being started: joining threads there is a deadlock."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        if number:
+            begun.set()
+            go_on.wait(20)
+        return number
+
+    results = in_threads(work, range(4), "working", 4)
+    assert next(results) == 0
+    assert begun.wait(5)
+    closing = threading.Thread(target=results.close, daemon=True)  # pyright: ignore[reportAttributeAccessIssue]
+    closing.start()
+    closing.join(5)
+    left = not closing.is_alive()
+    go_on.set()
+    assert left

@@ -16,7 +16,7 @@ from retrieval_bench.experiments.spottune import COMPARED, PROFILES, SETS, STUDI
 from retrieval_bench.experiments.study import Row, measured_table, readable_table
 from retrieval_bench.strategies import STRATEGIES, split_names
 
-SMALL = ["smoke", "--backbone", "resnet26", "--seeds", "0", "--results"]
+SMALL = ["smoke", "--backbone", "resnet10t", "--seeds", "0", "--results"]
 
 
 def rows_of(dataset: str) -> dict[str, Row]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from retrieval_bench.config import DataConfig, EvalConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
 from retrieval_bench.experiments import variation_figure
-from retrieval_bench.experiments.study import Profile, Row, Study, row
+from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.low_high import LowHigh
 
@@ -42,7 +42,7 @@ PROFILES = {
         CPU,
         (0, 1, 2),
     ),
-    "smoke": Profile("drawn patterns and an untrained network: shows that everything works, measures nothing", SMOKE, (0, 1)),
+    "smoke": Profile(NOTHING, SMOKE, (0, 1)),
 }
 
 LAST_TWO = LayerPruning.Options(drop="15,16")

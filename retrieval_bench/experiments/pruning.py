@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from retrieval_bench.config import ModelConfig, RunConfig, TrainConfig
 from retrieval_bench.experiments import BENCHES, EMOJI, pruning_figures
-from retrieval_bench.experiments.study import Profile, Row, Study, row
+from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.layer_pruning import LayerPruning
@@ -26,7 +26,6 @@ SMALL = RunConfig(data=replace(EMOJI, classes=100, stored=72, reader="cache"), t
 SMOKE = replace(
     BENCHES["synthetic"][1].base, model=ModelConfig(backbone="resnet26", weights="none"), train=TrainConfig(epochs=1, batch_size=16)
 )
-NOTHING = "drawn patterns and an untrained network: shows that everything works, measures nothing"
 
 
 def _sizes(change: TrainConfig | None = None) -> dict[str, Profile]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
 from retrieval_bench.experiments import BENCHES, EMOJI, PHOTOS, routes_figure
-from retrieval_bench.experiments.study import Profile, Row, Study, row
+from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.l2sp import L2SP
@@ -59,7 +59,6 @@ SMOKE = replace(
     train=replace(PAPER.train, epochs=4, batch_size=16),
     options=LITTLE,
 )
-NOTHING = "drawn patterns and an untrained network: shows that everything works, measures nothing"
 PROFILES = {
     "paper": Profile("the paper's setting, as far as it is known", PAPER, (0, 1, 2)),
     "cpu": Profile(

@@ -14,6 +14,8 @@ from retrieval_bench.identity import changed_flags
 from retrieval_bench.strategies import only_used
 
 PERCENT = 100
+NOTHING = "drawn patterns and an untrained network: shows that everything works, measures nothing"
+"""About profiles on synthetic data."""
 Record = dict[str, Any]
 
 

@@ -1,10 +1,12 @@
-"""What a run costs: parameters, multiply-accumulates, and peak memory."""
+"""What a run costs: parameters, multiply-accumulates, latency, and peak memory."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
+import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -29,6 +31,25 @@ def macs(model: nn.Module, image_size: int) -> int:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, image_size, image_size, device=device))
     return counter.get_total_flops() // 2
+
+
+def latency_ms(model: nn.Module, image_size: int, passes: int = 30) -> float:
+    """Milliseconds to embed one image in eval mode and channels-last layout, on the model's device: median over `passes` after five more.
+
+    A black image, so that a routed network takes that image's route.
+    """
+    device = next(model.parameters()).device
+    model.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
+    taken = []
+    with torch.inference_mode():
+        for _ in range(passes + 5):
+            start = time.perf_counter()
+            model(image)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+    return 1000 * statistics.median(taken[5:])
 
 
 def reset_peak_memory(device: str) -> None:

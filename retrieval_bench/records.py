@@ -8,7 +8,7 @@ Layout (``schema`` 1)::
     data         images and classes in all and on each side of the split
     metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive; accuracy in a closed set
     variants     the same for other ways to use the network (only where there are any)
-    cost         parameters, trained parameters, macs, images seen, seconds, peak memory
+    cost         parameters, trained parameters, macs, latency of one image, images seen, seconds, peak memory
     training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs)
     facts        what the strategy learned; routes of the test images through a routed network
     environment  device, threads, versions, git revision

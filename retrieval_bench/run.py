@@ -154,6 +154,7 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
             "parameters": cost.parameters(embedder),
             "trained_parameters": trained_parameters,
             "macs": cost.macs(embedder, config.data.image_size),
+            "latency_ms": round(cost.latency_ms(embedder, config.data.image_size), 3),
             "images_seen": training.images_seen,
             **seconds,
             "peak_memory_mb": peak_memory,

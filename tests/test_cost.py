@@ -64,3 +64,19 @@ def test_peak_memory_covers_what_is_held() -> None:
     more = torch.ones(2**26)
     assert cost.peak_memory_mb("cpu") >= before
     assert cost.peak_memory_mb("cpu") > more.numel() * 4 / 2**20
+
+
+def test_latency_is_positive_and_grows_with_the_image() -> None:
+    """No seconds are asserted: four times the pixels in a network without fixed cost to speak of is not in doubt."""
+    model = nn.Sequential(nn.Conv2d(3, 64, 9, padding=4), nn.Conv2d(64, 16, 9, padding=4))
+
+    class FromBytes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.net(images.float())
+
+    small, large = (cost.latency_ms(FromBytes(), side, passes=5) for side in (16, 160))
+    assert 0 < small < large

@@ -141,6 +141,20 @@ class Batches:
     def __len__(self) -> int:
         return len(self.order)
 
+    def subset(self, positions: np.ndarray, training: bool) -> Batches:
+        """Batches of the rows at these positions only: drawn as these are, or in order and without augmentation."""
+        views, labels = self.views, self.views.labels[positions]
+        sampler = BatchSampler(labels, self.sampler.batch_size, self.sampler.per_class) if training and self.sampler else None
+        size = self.order.batch_size
+        return Batches(
+            views.table, views.rows[positions], labels, views.config, self.loader.num_workers, sampler, size, self.decoded, str(self.device)
+        )
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Int64 (N,), label of each row."""
+        return self.views.labels
+
     @property
     def images(self) -> int:
         """Images in one pass."""

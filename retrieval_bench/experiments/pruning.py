@@ -18,6 +18,8 @@ from retrieval_bench.strategies.network_slimming import NetworkSlimming
 
 BUDGETS = (0.9, 0.7, 0.5, 0.3)
 DROPPED = (1, 2, 4, 6)
+PASSES = 6
+"""Passes that gates are learned in."""
 LENGTHS = (1, 4, 12)
 """Epochs before slimming; at 0 all scales are 1, so that only the rule for ties would be seen."""
 
@@ -44,8 +46,9 @@ def curve(base: RunConfig) -> list[Row]:
     whole = "Whole network"
     rows = [row(base, whole, "standard")]
     for budget in BUDGETS:
+        gates = ChannelGates.Options(budget=budget, search_epochs=PASSES, held_out=0.2)
         pruned = {
-            "Gates": ("channel_gates", {"channel_gates": ChannelGates.Options(budget=budget)}),
+            "Gates": ("channel_gates", {"channel_gates": gates}),
             "Magnitude": ("channel_pruning", {"channel_pruning": ChannelPruning.Options(budget=budget)}),
             "Uniform": ("channel_pruning", {"channel_pruning": ChannelPruning.Options(budget=budget, scores="uniform")}),
         }
@@ -65,11 +68,11 @@ def similarity(base: RunConfig) -> list[Row]:
         row(random, f"Slimming after {length} epochs", "network_slimming", network_slimming=NetworkSlimming.Options(sparse_epochs=length))
         for length in LENGTHS
     ]
-    scratch = ChannelGates.Options(regime="from_scratch")
+    scratch = ChannelGates.Options(regime="from_scratch", search_epochs=PASSES)
     return [
         *slimmed,
         row(random, "Gates on random weights", "channel_gates", channel_gates=scratch),
-        row(base, "Gates on pretrained weights", "channel_gates", channel_gates=ChannelGates.Options()),
+        row(base, "Gates on pretrained weights", "channel_gates", channel_gates=ChannelGates.Options(search_epochs=PASSES)),
     ]
 
 

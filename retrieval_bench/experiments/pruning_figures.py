@@ -13,22 +13,29 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.experiments.figures import new_figure, save_figure
 from retrieval_bench.experiments.study import Record
 
+COSTS = {
+    "macs": (1e6, "multiply-accumulates, millions"),
+    "parameters": (1e6, "parameters, millions"),
+    "latency_ms": (1, "milliseconds for one image"),
+}
+"""Per axis of the curve: what is divided by, and its label."""
+
 
 def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
-    """Writes a PNG with Recall@1 against multiply-accumulates and against parameters, a line per way to prune; points are means over
+    """Writes a PNG with Recall@1 against multiply-accumulates, parameters and latency, a line per way to prune; points are means over
     seeds, bars reach to the lowest and highest seed."""
     del images, others
     families: dict[str, list[list[Record]]] = {}
     for name, found in records.items():
         families.setdefault(re.sub(r" -?[\d.]+$", "", name), []).append(found)
-    figure = new_figure((12, 4.6))
-    axes = figure.subplots(1, 2)
-    for axis, (cost, label) in zip(axes, (("macs", "multiply-accumulates"), ("parameters", "parameters")), strict=True):
+    figure = new_figure((15, 4.6))
+    axes = figure.subplots(1, len(COSTS))
+    for axis, (cost, (unit, label)) in zip(axes, COSTS.items(), strict=True):
         for name, rows in families.items():
-            points = sorted((_mean(found, cost) / 1e6, *_recalls(found)) for found in rows)
+            points = sorted((_mean(found, cost) / unit, *_recalls(found)) for found in rows)
             sizes, means, lows, highs = np.array(points).T
             axis.errorbar(sizes, means, (means - lows, highs - means), marker="o", ms=4, lw=1.2, capsize=2, label=name)
-        axis.set(xlabel=f"{label}, millions", ylabel="R@1, %")
+        axis.set(xlabel=label, ylabel="R@1, %")
         axis.grid(color="0.92")
         axis.legend(frameon=False, fontsize=8)
     save_figure(figure, path, heading)

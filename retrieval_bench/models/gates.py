@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from retrieval_bench.models.backbone import Backbone
-from retrieval_bench.models.channels import Width
+from retrieval_bench.models.channels import Keep, Width
 
 
 class _Scaled(nn.Module):
@@ -42,6 +43,23 @@ class Gates(nn.ParameterList):
     def scores(self) -> dict[str, list[float]]:
         """The gates by the width's name."""
         return {width.name: gate.detach().tolist() for width, gate in zip(self.widths, self, strict=True)}
+
+    @torch.no_grad()
+    def load(self, scores: Mapping[str, Sequence[float]]) -> None:
+        """Puts back gates that :meth:`scores` gave."""
+        for width, gate in zip(self.widths, self, strict=True):
+            gate.copy_(torch.tensor(scores[width.name]))
+
+    @contextmanager
+    def only(self, keep: Keep) -> Iterator[None]:
+        """A block in which the gates of all channels but those that are kept are zero."""
+        scores = self.scores()
+        closed = {name: [gate if index in kept else 0.0 for index, gate in enumerate(scores[name])] for name, kept in keep.items()}
+        self.load({**scores, **closed})
+        try:
+            yield
+        finally:
+            self.load(scores)
 
     def mean(self) -> Tensor:
         """Mean absolute gate over all channels of all widths, a scalar with gradient."""

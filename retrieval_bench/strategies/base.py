@@ -9,7 +9,8 @@ Files of this package import torch inside functions: their options are read by t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
@@ -58,6 +59,10 @@ class EpochState(Protocol):
 
     def rebuild(self) -> None:
         """A fresh loss and a fresh optimiser, for a model whose parameters have become others."""
+
+    def holding_out(self, share: float) -> AbstractContextManager[Callable[[], float]]:
+        """A block in which passes leave out this share of the training classes; what it gives scores the model on them (Recall@1)."""
+        ...
 
     def set_rates(self, rates: dict[str, float]) -> None:
         """Sets the rate of the named groups, before the schedule's factor; an unknown name is a KeyError."""

@@ -15,12 +15,15 @@ norms, kept channels keep their weights and are fine-tuned.
 
 Defaults: gamma 0.5 and the rate 0.01 as in the public code, whose r is 0.2 on CIFAR-10 and 0.5 on ImageNet. Deviations: the optimiser is
 the run's own; batch norms use fixed statistics in the search (the pretrained ones; with random weights those of a few training images),
-where the code lets them move; the last gates are taken, where the code takes the best of several checks on held-out images; channels of
-inner widths only, the same in every kind of network (``retrieval_bench.models.channels``); of equal gates those of earlier layers stay.
+where the code lets them move; the code takes the gates with the best accuracy on held-out images among those of which at most r are not
+zero, here ``held_out`` takes those whose network, pruned to the budget, has the best Recall@1 on held-out classes (off by default: the
+last gates are taken); channels of inner widths only, the same in every kind of network (``retrieval_bench.models.channels``); of equal
+gates those of earlier layers stay.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +57,9 @@ class ChannelGates(BudgetedPruning):
         """weight of the penalty on the gates"""
         sparsity: float = 0.5
         """mean gate that the penalty pulls to, the paper's r"""
+        held_out: float = 0.0
+        """share of the training classes that the search leaves out; the pass after which a network pruned to the budget has the best
+        Recall@1 on them gives the gates (0: the last pass does)"""
         form: str = "ratio"
         """penalty: ratio, the squared difference of the mean gate to the sparsity; l1, the sum of all gates"""
 
@@ -67,6 +73,8 @@ class ChannelGates(BudgetedPruning):
                 raise unknown(what, given, known)
         if options.search_epochs < 0 or min(options.gate_lr, options.gamma) < 0 or not 0 <= options.sparsity <= 1:
             raise UserError("search-epochs, gate-lr and gamma must not be negative, sparsity from 0 to 1")
+        if not 0 <= options.held_out < 1 or (options.held_out and options.search_epochs < 2):
+            raise UserError("held-out is a share below 1 of the training classes, and needs at least two search-epochs to choose from")
         self._channels = self.find(model, probe)
         self.choose(self._channels, {width.name: [1.0] * width.channels for width in self._channels.widths})  # can it be met at all?
         net = model.backbone.net
@@ -100,11 +108,21 @@ class ChannelGates(BudgetedPruning):
             self._gates.clamp()
 
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
-        losses = [train_once(-1 - number) for number in range(self.options.search_epochs)]
-        self.end_search(state.model, losses)
+        losses, recalls, found = [], [], []
+        with state.holding_out(self.options.held_out) if self.options.held_out else nullcontext() as score:
+            for number in range(self.options.search_epochs):
+                losses.append(train_once(-1 - number))
+                if score is not None:
+                    found.append(self._gates.scores())
+                    with self._gates.only(self.choose(self._channels, found[-1]).keep):
+                        recalls.append(score())
+        if recalls:
+            self._gates.load(found[recalls.index(max(recalls))])
+        self.end_search(state.model)
+        self._facts |= {"search_losses": losses, "held_out_recall_at_1": recalls}
         state.rebuild()
 
-    def end_search(self, model: Embedder, losses: list[float]) -> None:
+    def end_search(self, model: Embedder) -> None:
         """Prunes by the gates as they are, and makes what is left trainable."""
         from retrieval_bench.models.gates import initialise
 
@@ -119,4 +137,4 @@ class ChannelGates(BudgetedPruning):
         if not inherits:
             initialise(model.backbone)
         self._searching = False
-        self._facts |= {"mean_gate": round(mean, 4), "search_losses": losses}
+        self._facts |= {"mean_gate": round(mean, 4)}

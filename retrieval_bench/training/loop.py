@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from retrieval_bench.progress import announce, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.criterion import Criterion
+from retrieval_bench.training.held_out import hold_out, recall_at_1
 from retrieval_bench.training.optimisation import build_optimizer, parameter_groups, schedule_factor
 
 
@@ -136,6 +138,24 @@ class Training:
         """Puts a snapshot back, bit for bit."""
         for name, state in snapshot.items():
             getattr(self, name).load_state_dict(copy.deepcopy(state) if name == "optimizer" else state)
+
+    @contextmanager
+    def holding_out(self, share: float) -> Iterator[Callable[[], float]]:
+        """Passes made inside leave out this share of the training classes; yields what scores the model on them (Recall@1)."""
+        whole = self.batches
+        self.batches, held = hold_out(whole, share, self.config.seed)
+
+        def score() -> float:
+            start = time.perf_counter()
+            found = recall_at_1(self.model, held)
+            self.seconds += time.perf_counter() - start
+            self.images_seen += held.images
+            return found
+
+        try:
+            yield score
+        finally:
+            self.batches = whole
 
     def rates(self) -> dict[str, float]:
         """Learning rate per group name, before the schedule's factor."""

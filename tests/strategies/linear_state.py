@@ -47,6 +47,9 @@ class LinearState:
     def rebuild(self) -> None:
         raise NotImplementedError
 
+    def holding_out(self, share: float) -> Any:
+        raise NotImplementedError
+
     def rates(self) -> dict[str, float]:
         return dict(self.rate)
 

@@ -86,7 +86,7 @@ def test_inherit_gives_what_the_gated_network_gives_where_only_dead_channels_go(
     strategy.options = ChannelGates.Options(budget=channels.macs(widths) / channels.macs(channels.full))
     with torch.no_grad():
         expected = model(IMAGES)
-        strategy.end_search(model, [])
+        strategy.end_search(model)
         found = model.eval()(IMAGES)
     assert sum(strategy.facts()["widths"].values()) == alive
     assert ((found - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
@@ -118,6 +118,47 @@ def test_search_counts_as_cost_and_the_same_seed_gives_the_same_widths(synthetic
     assert abs(facts["error"]) < 0.01
     assert len(facts["search_losses"]) == 3
     assert len(facts["widths"]) == 8
+
+
+def test_the_pass_with_the_best_recall_on_held_out_classes_gives_the_gates(synthetic: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are given here, and the gates of each pass noted: those of the best pass are what the widths come from."""
+    strategy = ChannelGates(ChannelGates.Options(budget=0.9, search_epochs=3, held_out=0.25, gate_lr=0.1))
+    training = make_training(synthetic, strategy, run_config(epochs=0))
+    classes = set(training.batches.labels)
+    passes: list[Any] = []
+    given = iter([0.5, 0.75, 0.75])
+
+    def score(model: Any, held: Any) -> float:
+        closed = sum(int((gate == 0).sum()) for gate in strategy._gates)
+        passes.append((training.batches.labels, held.labels, closed, held.sampler))
+        return next(given)
+
+    monkeypatch.setattr("retrieval_bench.training.loop.recall_at_1", score)
+    found: list[Any] = []
+    choose = strategy.choose
+    monkeypatch.setattr(strategy, "choose", lambda channels, scores: found.append(scores) or choose(channels, scores))
+    training.fit()
+    assert found[3] == found[1] != found[2], "the first of the best"
+    for trained, held, closed, sampler in passes:
+        assert set(trained) | set(held) == classes
+        assert len(set(held)) == round(0.25 * len(classes))
+        assert not set(trained) & set(held)
+        assert closed > 0, "scored as it will be pruned"
+        assert sampler is None, "in order, not augmented"
+    assert strategy.facts()["held_out_recall_at_1"] == [0.5, 0.75, 0.75]
+    assert set(training.batches.labels) == classes, "all classes are back"
+    assert training.images_seen == 3 * 64, "those that are trained on, and those that are scored"
+
+
+def test_gates_that_were_closed_for_a_while_are_as_before() -> None:
+    _, model = gated()
+    gates: Gates = model.backbone.gates
+    before = gates.scores()
+    name = gates.widths[0].name
+    with gates.only({name: [1, 2]}):
+        assert gates.scores()[name] == [0.0, 1.0, 1.0, *[0.0] * (gates.widths[0].channels - 3)]
+        assert not torch.equal(model(IMAGES), tiny_embedder()(IMAGES))
+    assert gates.scores() == before
 
 
 @pytest.mark.parametrize("scores", ["magnitude", "bn_scale", "uniform"])
@@ -182,6 +223,7 @@ def test_they_compose(strategy: str, synthetic: Data) -> None:
         (ChannelGates(ChannelGates.Options(regime="scratch")), "from_scratch"),
         (ChannelGates(ChannelGates.Options(form="l2")), "l2"),
         (ChannelGates(ChannelGates.Options(gamma=-1.0)), "not be negative"),
+        (ChannelGates(ChannelGates.Options(held_out=0.2)), "at least two search-epochs"),
         (NetworkSlimming(NetworkSlimming.Options(strength=-1.0)), "not be negative"),
     ],
 )

@@ -27,7 +27,13 @@ class Budget:
 
 
 def choose_channels(
-    channels: Channels, scores: Mapping[str, Sequence[float]], share: float, unit: str = "macs", minimum: float = 0.1, multiple: int = 1
+    channels: Channels,
+    scores: Mapping[str, Sequence[float]],
+    share: float,
+    unit: str = "macs",
+    minimum: float = 0.1,
+    multiple: int = 1,
+    whole: int = 0,
 ) -> Budget:
     """The channels with the highest scores over all layers whose cost comes closest to a share of the full backbone's.
 
@@ -41,12 +47,13 @@ def choose_channels(
         unit: ``macs`` or ``parameters``.
         minimum: smallest share of each layer's channels, at least one channel.
         multiple: widths are rounded to a multiple of this, where the layer has that many.
+        whole: the cost that shares are of, if it is not that of this backbone at full width.
 
     Raises:
         UserError: the share cannot be reached, with the range that can.
     """
     cost = channels.macs if unit == "macs" else channels.parameters
-    full = cost(channels.full)
+    full = whole or cost(channels.full)
     order = {
         width.name: sorted(range(width.channels), key=lambda index, name=width.name: (-scores[name][index], index))
         for width in channels.widths
@@ -63,8 +70,9 @@ def choose_channels(
 
     low, high = 0, len(ranking)
     least = cost(widths_of(low)) / full
-    if not least <= share <= 1:
-        raise UserError(f"a budget of {share:g} of the {unit} cannot be met: from {least:.3f} to 1 can, with these smallest widths")
+    most = cost(channels.full) / full
+    if not least <= share <= most:
+        raise UserError(f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with these smallest widths")
     best = widths_of(high)
     while low <= high:
         middle = (low + high) // 2

@@ -39,6 +39,7 @@ class Width:
 class _Layer:
     """A convolution or matrix: its cost is ``positions * inputs * outputs``, each side a fixed number or a free width."""
 
+    name: str
     positions: int
     kernel: int
     bias: bool
@@ -178,7 +179,7 @@ def _count(backbone: Backbone, image_size: int, widths: list[Width], inputs: dic
         received, made, *kernel = (layer.weight.shape[1], layer.weight.shape[0], *layer.weight.shape[2:])
         area = kernel[0] * kernel[1] if kernel else 1
         sides = inputs.get(name, received), outputs.get(name, made)
-        layers.append(_Layer(positions.get(name, 0), area, layer.bias is not None, *sides, _is_depthwise(module)))
+        layers.append(_Layer(name, positions.get(name, 0), area, layer.bias is not None, *sides, _is_depthwise(module)))
     norms = {width.name: sum(_norm_parameters(backbone.net.get_submodule(norm)) for norm in width.norms) for width in widths}
     found = Channels(tuple(widths), tuple(layers), norms, 0)
     return Channels(found.widths, found.layers, norms, sum(value.numel() for value in backbone.parameters()) - found.parameters(found.full))
@@ -186,6 +187,45 @@ def _count(backbone: Backbone, image_size: int, widths: list[Width], inputs: dic
 
 def _norm_parameters(norm: nn.Module) -> int:
     return len(list(norm.parameters(recurse=False)))
+
+
+def set_widths(backbone: Backbone, channels: Channels, chosen: Mapping[str, int]) -> None:
+    """Gives free widths other sizes, smaller or larger, in place; layers that change draw new weights from torch's global generator.
+
+    Args:
+        backbone: is changed.
+        channels: of this backbone as it is.
+        chosen: size of every width, by name.
+    """
+    for layer in channels.layers:
+        if not isinstance(layer.inputs, str) and not isinstance(layer.outputs, str):
+            continue
+        module = cast("nn.Conv2d | nn.Linear", backbone.net.get_submodule(layer.name))
+        received, made = _size(layer.inputs, chosen), _size(layer.outputs, chosen)
+        if isinstance(module, nn.Conv2d):
+            module.in_channels, module.out_channels = received, made
+            module.groups = received if layer.depthwise else module.groups
+        else:
+            module.in_features, module.out_features = received, made
+        _resize(module, weight=(made, 1 if layer.depthwise else received, *module.weight.shape[2:]), bias=(made,))
+    for width in channels.widths:
+        for norm in map(backbone.net.get_submodule, width.norms):
+            size = chosen[width.name]
+            norm.num_features = size  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+            _resize(norm, **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (size,)))
+
+
+def _resize(module: nn.Module, **shapes: tuple[int, ...]) -> None:
+    changed = False
+    for name, shape in shapes.items():
+        old = getattr(module, name)
+        if old is None or old.shape == shape:
+            continue
+        new = old.new_zeros(shape)
+        setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+        changed = True
+    if changed:
+        module.reset_parameters()  # pyright: ignore[reportCallIssue]
 
 
 def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:

@@ -10,8 +10,9 @@ at a rate of 0.01, with gates clamped to 0..1 after each step. The channels with
 budget allows; the rest is removed, and the smaller network is trained for ``--epochs``.
 
 Two regimes. ``from_scratch`` is the paper's: random weights for the search, and other random weights for the training, to which the paper
-gives more epochs the more is pruned (Scratch-B: epochs / budget). ``inherit`` is ours: gates on pretrained weights, gates folded into the
-norms, kept channels keep their weights and are fine-tuned.
+gives more epochs the more is pruned (Scratch-B: epochs / budget); the search may use a network that is ``expansion`` times as wide (its
+channel expansion; here of inner widths only, where the public code widens all). ``inherit`` is ours: gates on pretrained weights, gates
+folded into the norms, kept channels keep their weights and are fine-tuned.
 
 Defaults: gamma 0.5 and the rate 0.01 as in the public code, whose r is 0.2 on CIFAR-10 and 0.5 on ImageNet. Deviations: the optimiser is
 the run's own; batch norms use fixed statistics in the search (the pretrained ones; with random weights those of a few training images),
@@ -34,6 +35,7 @@ from retrieval_bench.strategies.channel_pruning import BudgetedPruning
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from retrieval_bench.models.channels import Channels
     from retrieval_bench.models.embedder import Embedder
 
 REGIMES = ("inherit", "from_scratch")
@@ -51,6 +53,8 @@ class ChannelGates(BudgetedPruning):
         """inherit: gates on the weights as they are, which kept channels keep; from_scratch: random weights (needs --no-freeze-bn)"""
         search_epochs: int = 1
         """passes over the training images in which only gates (and the loss's parameters) are trained"""
+        expansion: float = 1.0
+        """from_scratch: factor on the free widths before the search; the budget stays a share of the network as it was"""
         gate_lr: float = 0.01
         """learning rate of the gates"""
         gamma: float = 0.5
@@ -75,7 +79,9 @@ class ChannelGates(BudgetedPruning):
             raise UserError("search-epochs, gate-lr and gamma must not be negative, sparsity from 0 to 1")
         if not 0 <= options.held_out < 1 or (options.held_out and options.search_epochs < 2):
             raise UserError("held-out is a share below 1 of the training classes, and needs at least two search-epochs to choose from")
-        self._channels = self.find(model, probe)
+        if not options.expansion > 0 or (options.regime == "inherit" and options.expansion != 1):
+            raise UserError("expansion must be above 0, and 1 in the regime inherit: pretrained weights have the widths they have")
+        self._channels = self._expanded(model, probe, options.expansion)
         self.choose(self._channels, {width.name: [1.0] * width.channels for width in self._channels.widths})  # can it be met at all?
         net = model.backbone.net
         if options.regime == "from_scratch":
@@ -88,6 +94,16 @@ class ChannelGates(BudgetedPruning):
         self._gates = model.backbone.gates = Gates(net, self._channels.widths)
         self._searching = True
         return model
+
+    def _expanded(self, model: Embedder, probe: Tensor, factor: float) -> Channels:
+        """The free widths, each made `factor` times as wide."""
+        channels = self.find(model, probe)
+        if factor == 1:
+            return channels
+        from retrieval_bench.models.channels import find_channels, set_widths
+
+        set_widths(model.backbone, channels, {name: max(1, round(factor * size)) for name, size in channels.full.items()})
+        return find_channels(model.backbone, probe.shape[-1])
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if not self._searching:
@@ -131,7 +147,7 @@ class ChannelGates(BudgetedPruning):
         inherits = self.options.regime == "inherit"
         (self._gates.fold if inherits else self._gates.discard)(model.backbone.net)
         del model.backbone.gates
-        self.remove(model.backbone, self._channels, chosen)
+        self.remove(model.backbone, chosen)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self._trained)
         if not inherits:

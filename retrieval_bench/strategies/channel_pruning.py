@@ -62,23 +62,26 @@ class BudgetedPruning(Strategy):
         if not 0 < options.budget <= 1 or not 0 <= options.minimum <= 1 or options.multiple < 1:
             raise UserError("budget must be above 0 and at most 1, minimum from 0 to 1, multiple at least 1")
         self._side = probe.shape[-1]
-        return find_channels(model.backbone, self._side)
+        channels = find_channels(model.backbone, self._side)
+        self._full = channels.full
+        self._whole = channels.macs(channels.full) if options.unit == "macs" else channels.parameters(channels.full)
+        return channels
 
     def choose(self, channels: Channels, scores: Scores) -> Budget:
         """The channels that stay within the budget, by their scores."""
         from retrieval_bench.models.budget import choose_channels
 
         options = self.options
-        return choose_channels(channels, scores, options.budget, options.unit, options.minimum, options.multiple)
+        return choose_channels(channels, scores, options.budget, options.unit, options.minimum, options.multiple, self._whole)
 
-    def remove(self, backbone: Backbone, channels: Channels, chosen: Budget) -> None:
+    def remove(self, backbone: Backbone, chosen: Budget) -> None:
         """Removes the other channels, and takes note of what was reached."""
         from retrieval_bench.models.channels import remove_channels
 
         remove_channels(backbone, chosen.keep, self._side)
         self._facts = {
             "widths": chosen.widths,
-            "full_widths": channels.full,
+            "full_widths": self._full,
             "reached": round(chosen.reached, 6),
             "error": round(chosen.error, 6),
         }
@@ -99,7 +102,7 @@ class ChannelPruning(BudgetedPruning):
         if self.options.scores not in SCORES:
             raise unknown("way to score channels", self.options.scores, SCORES)
         channels = self.find(model, probe)
-        self.remove(model.backbone, channels, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores)))
+        self.remove(model.backbone, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores)))
         return model
 
 

@@ -63,5 +63,5 @@ class NetworkSlimming(BudgetedPruning):
             train_once(-1 - number)
         self._searching = False
         backbone = state.model.backbone
-        self.remove(backbone, self._channels, self.choose(self._channels, channel_scores(backbone, self._channels, "bn_scale")))
+        self.remove(backbone, self.choose(self._channels, channel_scores(backbone, self._channels, "bn_scale")))
         state.rebuild()

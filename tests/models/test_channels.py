@@ -18,10 +18,10 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import choose_channels
 from retrieval_bench.models.build import build_backbone
-from retrieval_bench.models.channels import Channels, Width, find_channels, remove_channels
+from retrieval_bench.models.channels import Channels, Width, find_channels, remove_channels, set_widths
 from tests.training.helpers import random_images, tiny_embedder
 
-NETWORKS = {"resnet18": 64, "resnet50": 64, "mobilenetv2_100": 64, "efficientnet_lite0": 64, "efficientnet_b0": 64, "vgg11_bn": 32}
+NETWORKS = {"resnet18": 64, "resnet50": 64, "mobilenetv2_100": 64, "efficientnet_lite0": 64, "efficientnet_b0": 64, "vgg16_bn": 32}
 Scores = dict[str, list[float]]
 
 
@@ -89,7 +89,7 @@ def toy(sizes: tuple[int, ...]) -> Channels:
 
     names = [f"c{number}" for number in range(len(sizes))]
     ends = [3, *names, 5]
-    layers = tuple(_Layer(1, 1, False, before, after, False) for before, after in itertools.pairwise(ends))  # pyright: ignore[reportArgumentType]
+    layers = tuple(_Layer("", 1, 1, False, before, after, False) for before, after in itertools.pairwise(ends))  # pyright: ignore[reportArgumentType]
     return Channels(tuple(Width(*entry, ("n",)) for entry in zip(names, sizes, strict=True)), layers, dict.fromkeys(names, 2), 7)
 
 
@@ -149,7 +149,7 @@ def test_parameters_can_be_what_is_counted() -> None:
 @pytest.mark.parametrize("share", [0.01, 1.5])
 def test_a_budget_that_cannot_be_met_is_refused_with_the_range(share: float) -> None:
     channels = toy((8, 8))
-    with pytest.raises(UserError, match=r"cannot be met: from 0\.\d+ to 1 can"):
+    with pytest.raises(UserError, match=r"cannot be met: 0\.\d+ to 1 can"):
         choose_channels(channels, random_scores(channels), share)
 
 
@@ -164,6 +164,33 @@ def test_a_structure_is_its_widths() -> None:
     again.load_state_dict(backbone.state_dict())
     images = random_images(2, side=64)
     assert torch.equal(again.eval()(images), backbone.eval()(images))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "efficientnet_b0"])
+@pytest.mark.parametrize("factor", [0.5, 1.25])
+def test_widths_can_be_set_to_any_size(name: str, factor: float) -> None:
+    """What is built costs what the model of costs says, and works; widths set back give the network its first shapes."""
+    backbone = lively(name, 64)
+    shapes = {key: value.shape for key, value in backbone.state_dict().items()}
+    channels = find_channels(backbone, 64)
+    chosen = {name: round(factor * size) for name, size in channels.full.items()}
+    set_widths(backbone, channels, chosen)
+    assert cost.macs(backbone, 64) == channels.macs(chosen)
+    assert cost.parameters(backbone) == channels.parameters(chosen)
+    assert backbone(random_images(2, side=64)).isfinite().all()
+    again = find_channels(backbone, 64)
+    assert again.full == chosen
+    set_widths(backbone, again, channels.full)
+    assert {key: value.shape for key, value in backbone.state_dict().items()} == shapes
+
+
+def test_weights_beside_other_widths_stay() -> None:
+    backbone, before = lively("resnet18", 64), lively("resnet18", 64).state_dict()
+    channels = find_channels(backbone, 64)
+    set_widths(backbone, channels, {**channels.full, "layer1.0.conv1": 20})
+    after = backbone.state_dict()
+    changed = {name for name in before if before[name].shape != after[name].shape or not torch.equal(before[name], after[name])}
+    assert {name.rpartition(".")[0] for name in changed} == {"net.layer1.0.conv1", "net.layer1.0.bn1", "net.layer1.0.conv2"}
 
 
 def test_what_was_frozen_stays_frozen() -> None:

@@ -150,6 +150,17 @@ def test_the_pass_with_the_best_recall_on_held_out_classes_gives_the_gates(synth
     assert training.images_seen == 3 * 64, "those that are trained on, and those that are scored"
 
 
+def test_expansion_searches_a_wider_network_for_the_budget_of_the_usual_one(synthetic: Data) -> None:
+    options = ChannelGates.Options(budget=0.9, regime="from_scratch", expansion=1.5, gate_lr=0.1, search_epochs=2)
+    strategy = ChannelGates(options)
+    training = make_training(synthetic, strategy, run_config(epochs=0))
+    assert strategy._channels.full == {name: round(1.5 * size) for name, size in strategy._full.items()}
+    model = training.fit()
+    facts = strategy.facts()
+    assert cost.macs(model, 32) / cost.macs(tiny_embedder(), 32) == pytest.approx(facts["reached"], abs=1e-6)
+    assert facts["reached"] == pytest.approx(0.9, abs=0.01)
+
+
 def test_gates_that_were_closed_for_a_while_are_as_before() -> None:
     _, model = gated()
     gates: Gates = model.backbone.gates
@@ -224,6 +235,7 @@ def test_they_compose(strategy: str, synthetic: Data) -> None:
         (ChannelGates(ChannelGates.Options(form="l2")), "l2"),
         (ChannelGates(ChannelGates.Options(gamma=-1.0)), "not be negative"),
         (ChannelGates(ChannelGates.Options(held_out=0.2)), "at least two search-epochs"),
+        (ChannelGates(ChannelGates.Options(expansion=2.0)), "1 in the regime inherit"),
         (NetworkSlimming(NetworkSlimming.Options(strength=-1.0)), "not be negative"),
     ],
 )

@@ -181,5 +181,7 @@ class Machine:
     """processes that decode images; -1 means none on a CPU, up to 8 beside a GPU"""
     cache_limit_gb: float = 32.0
     """room on the disk for the caches of decoded images (--reader cache), 10^9 bytes"""
+    keep: bool = False
+    """also keep the trained embedder in models/, as a recipe (JSON) and weights (safetensors)"""
     force: bool = False
     """run even if the same configuration has a record"""

@@ -29,6 +29,8 @@ from retrieval_bench.files import check_writable, digest
 from retrieval_bench.identity import config_hash, to_command, to_dict
 from retrieval_bench.measure import measure_routes, measure_variants
 from retrieval_bench.models.build import build_embedder, full_name
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.saved import save_embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, environment, read_record, record_path, write_record
 from retrieval_bench.seeding import derive
@@ -59,8 +61,9 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
     identity = identify(config, table)
     run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
-    path = record_path(machine.results, run_id)
-    if path.exists() and not machine.force:
+    path, kept = record_path(machine.results, run_id), machine.results / "models" / run_id
+    missing = machine.keep and not kept.with_name(f"{run_id}.safetensors").exists()
+    if path.exists() and not machine.force and not missing:
         try:
             record = read_record(path)
             announce(f"{run_id}: already recorded in {path} (--force runs it again)")
@@ -72,7 +75,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     choice = choose(config, partial(run, machine=machine))
     decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
     read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
-    record = _execute(choice.config, table, split, device, read)
+    record, embedder = _execute(choice.config, table, split, device, read)
     record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
     record["command"] = _command(config)
     if choice.facts:
@@ -80,6 +83,8 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
     record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
     write_record(path, record)
+    if machine.keep:
+        _keep(embedder, choice.config, kept)
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {path}")
     return record
 
@@ -96,6 +101,16 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     return identity
 
 
+def _keep(embedder: Embedder, config: RunConfig, path: Path) -> None:
+    """Saves the embedder with how it is shown images; one that cannot be saved costs no record."""
+    views = {name: getattr(config.data, name) for name in ("preprocessing", "resize", "stored")}
+    try:
+        save_embedder(embedder, config.model, config.data.image_size, path, {"views": views, "flip_sum": config.evaluation.flip_sum})
+        announce(f"the embedder is kept in {path}.json and .safetensors")
+    except UserError as error:
+        announce(f"not kept: {error}")
+
+
 def _weights_name(config: RunConfig) -> str:
     """The weights without the path of a file."""
     return config.model.weights if config.model.weights in ("imagenet", "none") else Path(config.model.weights).name
@@ -107,8 +122,10 @@ def _command(config: RunConfig) -> str:
     return shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(portable)])
 
 
-def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches]) -> dict[str, Any]:
-    """Trains and evaluates; returns the measured part of the record. `read` makes batches of given rows and labels."""
+def _execute(
+    config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches]
+) -> tuple[dict[str, Any], Embedder]:
+    """Trains and evaluates; returns the measured part of the record, and the embedder. `read` makes batches of given rows and labels."""
     started = time.perf_counter()
     surroundings = environment(device)
     cost.reset_peak_memory(device)
@@ -134,7 +151,7 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
     seconds["total_seconds"] = round(time.perf_counter() - started, 2)
     peak_memory = round(cost.peak_memory_mb(device))
     losses = training.history
-    return {
+    measured = {
         "labels": {"dim": embedder.dim},
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": {
@@ -161,3 +178,4 @@ def _execute(config: RunConfig, table: ImageTable, split: Split, device: str, re
         },
         "environment": surroundings,
     }
+    return measured, embedder

@@ -165,7 +165,7 @@ def test_what_an_interrupted_benchmark_finished_is_in_the_table(
 ) -> None:
     execute, calls = run_module._execute, []
 
-    def second_call_is_interrupted(*args: Any) -> dict[str, Any]:
+    def second_call_is_interrupted(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -7,7 +7,7 @@ from pathlib import Path
 from retrieval_bench.data import pack
 from retrieval_bench.data.dataset import Dataset
 from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.sets import cars, cub, emoji, flowers, folder, inshop, listed, sop, synthetic, table
+from retrieval_bench.data.sets import cars, cifar10, cub, emoji, flowers, folder, inshop, listed, sop, synthetic, table
 from retrieval_bench.data.splits import Split, make_split
 from retrieval_bench.errors import UserError, unknown
 
@@ -17,6 +17,7 @@ DATASETS: dict[str, Dataset] = {
     "sop": sop.SOP,
     "inshop": inshop.INSHOP,
     "flowers": flowers.FLOWERS,
+    "cifar10": cifar10.CIFAR,
     "wikiart": listed.WIKIART,
     "sketches": listed.SKETCHES,
     "emoji": emoji.EMOJI,

@@ -6,7 +6,11 @@ untrained, which costs the same.
 ``routing``: the policy network and the plain backbone (what routing costs at least), each image through its own branches, and both
 branches for every image (as SpotTune's public code does). Decisions are drawn at random, so that every block has images on both sides.
 
-``pruning``: the whole backbone, and what uniform and global channel pruning leave of it at several budgets.
+``pruning``: the whole backbone, and what uniform and global channel pruning leave of it at several budgets, with any widths and with
+multiples of 16 (the numbers of channels that vector units take at once); each as it is deployed, with norms folded into convolutions.
+
+``--layout channels_last`` (the usual one) stores the channels of a pixel side by side, as fast convolutions want them; ``contiguous`` is
+torch's default.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.folding import fold_norms
 from retrieval_bench.models.routing import RoutedBackbone
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune
@@ -98,15 +103,19 @@ def pruning_ways(
     plain: Embedder, images: torch.Tensor, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)
 ) -> dict[str, Callable[[], torch.Tensor]]:
     """The ways of ``pruning`` to embed `images`; names say what share of the multiply-accumulates is left."""
-    whole = cost.macs(plain, images.shape[-1])
-    ways: dict[str, Callable[[], torch.Tensor]] = {"whole backbone": lambda: plain(images)}
+    side = images.shape[-1]
+    whole = cost.macs(plain, side)
+    networks = {"whole backbone": copy.deepcopy(plain)}
     for budget in budgets:
-        for scores in ("uniform", "magnitude"):
-            strategy = ChannelPruning(ChannelPruning.Options(budget=budget, scores=scores))
+        for scores, multiple in (("uniform", 1), ("uniform", 16), ("magnitude", 16)):
+            strategy = ChannelPruning(ChannelPruning.Options(budget=budget, scores=scores, multiple=multiple))
             pruned = strategy.prepare(copy.deepcopy(plain), images[:2]).eval()
-            share = cost.macs(pruned, images.shape[-1]) / whole
-            ways[f"{scores}, {share:.3f} of the MACs"] = lambda pruned=pruned: pruned(images)
-    return ways
+            networks[f"{scores}{', by 16' if multiple > 1 else ''}, {cost.macs(pruned, side) / whole:.3f} of the MACs"] = pruned
+    layout = torch.contiguous_format if next(plain.parameters()).is_contiguous() else torch.channels_last
+    for network in networks.values():
+        fold_norms(network.backbone, side)
+        network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    return {name: lambda network=network: network(images) for name, network in networks.items()}
 
 
 WAYS = {"routing": routing_ways, "pruning": pruning_ways}
@@ -114,10 +123,10 @@ WAYS = {"routing": routing_ways, "pruning": pruning_ways}
 
 def report(timings: list[Timing]) -> str:
     """The timings as a table, with their ratio to the first."""
-    lines = [f"{'':32}{'seconds':>9}{'(fastest, slowest)':>20}{'ratio':>8}"]
+    lines = [f"{'':38}{'seconds':>9}{'(fastest, slowest)':>20}{'ratio':>8}"]
     for timing in timings:
         spread = f"({timing.low:.3f}, {timing.high:.3f})"
-        lines.append(f"{timing.name:32}{timing.median:>9.3f}{spread:>20}{timing.median / timings[0].median:>8.2f}")
+        lines.append(f"{timing.name:38}{timing.median:>9.3f}{spread:>20}{timing.median / timings[0].median:>8.2f}")
     return "\n".join(lines)
 
 
@@ -128,6 +137,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--layout", choices=("channels_last", "contiguous"), default="channels_last")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     given = parser.parse_args()
     if min(given.rounds, given.batch_size) < 1:
@@ -137,11 +147,14 @@ def main() -> None:
     try:
         device = resolve_device(given.device)
         plain = build_embedder(ModelConfig(backbone=given.backbone, weights="none"), given.image_size).to(device).eval()
+        if given.layout == "channels_last":
+            plain = plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         ways = WAYS[given.what](plain, torch.randint(0, 256, shape, dtype=torch.uint8, device=device))
     except UserError as error:
         parser.error(str(error))
     timings = timed(ways, given.rounds, device)
-    print(f"{given.backbone}, {given.image_size} px, batches of {given.batch_size}, {device}, {torch.get_num_threads()} threads")
+    print(f"{given.backbone}, {given.image_size} px, batches of {given.batch_size}, {given.layout}")
+    print(f"{device}, {torch.get_num_threads()} threads")
     print(report(timings))
 
 

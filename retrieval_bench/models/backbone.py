@@ -99,7 +99,8 @@ def _owner(parameter: str, owner: dict[str, str]) -> str | None:
 
 
 def name_blocks(net: nn.Module) -> tuple[Block, ...]:
-    """The blocks of a timm network, read from its own ``group_matcher``; torchvision ResNets are matched as timm's are.
+    """The blocks of a timm network, read from its own ``group_matcher``; torchvision's ResNets are matched as timm's are, each
+    convolution of its VGGs with its norm is a block.
 
     A timm group becomes the block that its pattern names, or else the module that holds all its parameters. Parameters before the first
     block are the stem; those of the last group that are not part of its block (a final convolution or norm) are the tail. A network
@@ -107,6 +108,8 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
     """
     from timm.models import group_parameters
 
+    if isinstance(features := getattr(net, "features", None), nn.Sequential) and not hasattr(net, "group_matcher"):
+        return _vgg_blocks(features)
     matcher: Any = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else RESNET  # pyright: ignore[reportCallIssue]
     patterns: list[str] = []
     if not callable(matcher):
@@ -126,6 +129,12 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
         elif rest:
             blocks[-1] = Block(blocks[-1].name, blocks[-1].owns + rest)
     return (*blocks, Block(TAIL, tail)) if tail else tuple(blocks)
+
+
+def _vgg_blocks(features: nn.Sequential) -> tuple[Block, ...]:
+    places = [place for place, module in enumerate(features) if isinstance(module, nn.Conv2d)]
+    names = [STEM, *(f"features.{place}" for place in places[1:])]
+    return tuple(Block(name, (f"features.{place}", f"features.{place + 1}")) for name, place in zip(names, places, strict=True))
 
 
 def _modules(names: Iterable[str]) -> tuple[str, ...]:

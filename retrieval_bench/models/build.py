@@ -5,12 +5,13 @@ Names of backbones, in the order they are tried:
 - ``efficientnet_lite0``: timm's ``tf_efficientnet_lite0`` with weights that pip alone brings;
 - ``<resnet>_caffe`` (``resnet50_caffe``): timm's ResNet with the stride of each stage in the first 1x1 convolution, as in the original
   Caffe models (He et al., CVPR 2016), inputs normalised to mean-subtracted 0..255; its weights come from a file;
-- ``torchvision/<resnet>``: torchvision's ResNet, weights ``IMAGENET1K_V1``;
+- ``torchvision/<resnet>``, ``torchvision/<vgg>_bn``: torchvision's, weights ``IMAGENET1K_V1``; of a VGG the pooled convolutional features;
 - anything else: timm's model of that name, with timm's default weights or those of its tag (``resnet50.tv_in1k``).
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +117,16 @@ def _torchvision(config: ModelConfig) -> nn.Module:
     from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
     name = config.backbone.removeprefix("torchvision/")
-    known = [model for model in torchvision.models.list_models(module=torchvision.models) if "resne" in model]
+    known = [model for model in torchvision.models.list_models(module=torchvision.models) if re.search(r"resne|^vgg\d+_bn$", model)]
     if name not in known:
         raise unknown("backbone", config.backbone, [f"torchvision/{model}" for model in known])
     try:
         net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if config.weights == "imagenet" else None)
     except OSError as error:
         raise UserError(f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none") from None
-    net.fc = nn.Identity()
-    if config.pooling != "default":
-        net.avgpool = SelectAdaptivePool2d(pool_type=config.pooling)
+    setattr(net, "classifier" if name.startswith("vgg") else "fc", nn.Identity())
+    if config.pooling != "default" or name.startswith("vgg"):
+        net.avgpool = SelectAdaptivePool2d(pool_type=config.pooling if config.pooling != "default" else "avg")
     return net
 
 

@@ -46,8 +46,28 @@ class RoutedBlock(nn.Module):
             tuned = self.route.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
             return self.tuned(x) * tuned + self.frozen(x) * (1 - tuned)
         frozen_rows, tuned_rows = self.route
-        frozen, tuned = self.frozen(x[frozen_rows]), self.tuned(x[tuned_rows])
-        return frozen.new_empty(len(x), *frozen.shape[1:]).index_copy_(0, frozen_rows, frozen).index_copy_(0, tuned_rows, tuned)
+        frozen, tuned = self.frozen(_rows(x, frozen_rows)), self.tuned(_rows(x, tuned_rows))
+        return _merged(frozen, frozen_rows, tuned, tuned_rows)
+
+
+TO_LAST, FROM_LAST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _rows(x: Tensor, rows: Tensor) -> Tensor:
+    """``x[rows]`` in the layout of `x`: indexing alone gives up channels-last."""
+    return x.permute(TO_LAST)[rows].permute(FROM_LAST) if _channels_last(x) else x[rows]
+
+
+def _merged(one: Tensor, one_rows: Tensor, other: Tensor, other_rows: Tensor) -> Tensor:
+    """A batch with `one` in some rows and `other` in the rest, in their layout."""
+    if _channels_last(one) and _channels_last(other):
+        return _merged(one.permute(TO_LAST), one_rows, other.permute(TO_LAST), other_rows).permute(FROM_LAST)
+    whole = one.new_empty(len(one) + len(other), *one.shape[1:])
+    return whole.index_copy_(0, one_rows, one).index_copy_(0, other_rows, other)
 
 
 class RoutedBackbone(Backbone):

@@ -44,3 +44,20 @@ def test_every_budget_is_met_by_every_way() -> None:
         for budget in BUDGETS:
             assert rows[f"Gates {budget}"].channel_gates.budget == budget
             assert rows[f"Uniform {budget}"].channel_pruning.scores == "uniform"
+
+
+def test_networks_from_random_weights_are_trained_for_longer_the_more_is_pruned() -> None:
+    study = STUDIES["curve_pruning"]
+    rows = {entry.name: entry.config for entry in study.rows(study.profiles["paper"].base)}
+    assert rows["Whole network"].train.epochs == 160
+    assert rows["Gates 0.5"].train.epochs == 320
+    assert rows["Gates 0.3"].train.epochs == 533
+    assert rows["Gates 0.5"].options.channel_gates.regime == "from_scratch"
+    assert {entry.config.train.epochs for entry in study.rows(study.profiles["cpu"].base)} == {3}
+
+
+def test_paper_profile_on_drawn_patterns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """VGG-16 with its gates learned on random weights, in a closed set."""
+    change = ["--dataset", "synthetic", "--epochs", "1", "--seeds", "0", "--reader", "pil"]
+    assert main(["study", "curve_pruning", "paper", *change, "--rows", "8", "--results", str(tmp_path)]) == 0
+    assert "| Gates 0.5 |" in capsys.readouterr().out

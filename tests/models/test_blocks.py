@@ -23,6 +23,7 @@ EXPECTED = {
     "resnet50_caffe": ["stem", *RESNET50],
     "resnet10t": ["stem", "layer1.0", "layer2.0", "layer3.0", "layer4.0"],
     "torchvision/resnet18": ["stem", *RESNET18],
+    "torchvision/vgg11_bn": ["stem", *[f"features.{place}" for place in (4, 8, 11, 15, 18, 22, 25)]],
     "efficientnet_lite0": ["stem", *LITE0, "tail"],
     "mobilenetv2_050": ["stem", *MOBILENET, "tail"],
     "convnext_atto": ["stem", *CONVNEXT, "tail"],

@@ -21,7 +21,8 @@ from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.channels import Channels, Width, find_channels, remove_channels, set_widths
 from tests.training.helpers import random_images, tiny_embedder
 
-NETWORKS = {"resnet18": 64, "resnet50": 64, "mobilenetv2_100": 64, "efficientnet_lite0": 64, "efficientnet_b0": 64, "vgg16_bn": 32}
+NETWORKS = dict.fromkeys(["resnet18", "resnet50", "mobilenetv2_100", "efficientnet_lite0", "efficientnet_b0"], 64)
+NETWORKS["torchvision/vgg16_bn"] = 32
 Scores = dict[str, list[float]]
 
 

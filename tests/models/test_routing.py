@@ -65,6 +65,19 @@ def test_each_image_runs_through_the_branches_that_it_takes(decisions: list[list
     assert_near(grouped, expected)
 
 
+def test_layout_of_the_network_is_kept_and_does_not_matter() -> None:
+    decisions = torch.tensor([[number % 2 == 0 for number in range(BLOCKS)], [number % 3 == 0 for number in range(BLOCKS)]])
+    model, images = moved(decisions), random_images(2)
+    layouts: list[bool] = []
+    with torch.no_grad():
+        expected = model(images)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        first: nn.Module = model.backbone.routed[0]  # pyright: ignore
+        first.register_forward_hook(lambda _, __, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last)))
+        assert_near(model(images), expected)
+    assert layouts == [True]
+
+
 def test_both_branches_give_the_same_and_cost_twice_as_much() -> None:
     model, images = moved(torch.rand(6, BLOCKS) < 0.5), random_images(6)
     backbone = model.backbone

@@ -181,6 +181,10 @@ class Machine:
     """processes that decode images; -1 means none on a CPU, up to 8 beside a GPU"""
     cache_limit_gb: float = 32.0
     """room on the disk for the caches of decoded images (--reader cache), 10^9 bytes"""
+    checkpoint_every: int = 1
+    """epochs between checkpoints, which lie in checkpoints/ until the run has its record; 0 for none"""
+    resume: Path | None = None
+    """folder of checkpoints to go on from, such as one copied from another machine; a run finds its own by itself"""
     keep: bool = False
     """also keep the trained embedder in models/, as a recipe (JSON) and weights (safetensors)"""
     force: bool = False

@@ -95,17 +95,22 @@ def gigabytes(count: int) -> str:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE") -> Iterator[None]:
     """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same time.
 
     A second process says that it waits, and goes on when the first has ended, however that ended.
+
+    Args:
+        path: what is made; the lock lies beside it.
+        what: the work, for the message of who waits.
+        setting: the flag or variable that chooses the folder, for the message.
 
     Raises:
         UserError: nothing can be written where `path` is to be.
     """
     from filelock import FileLock, Timeout
 
-    check_writable(path.parent, "RETRIEVAL_BENCH_CACHE")
+    check_writable(path.parent, setting)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)

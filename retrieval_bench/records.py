@@ -9,7 +9,8 @@ Layout (``schema`` 1)::
     metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive; accuracy in a closed set
     variants     the same for other ways to use the network (only where there are any)
     cost         parameters, trained parameters, macs, latency of one image, images seen, seconds, peak memory
-    training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs)
+    training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs);
+                 resumed: epochs after which it was gone on with from a checkpoint (only if it was)
     facts        what the strategy learned; routes of the test images through a routed network
     environment  device, threads, versions, git revision
 """

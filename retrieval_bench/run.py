@@ -7,7 +7,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import check_writable, digest
+from retrieval_bench.files import check_writable, digest, locked
 from retrieval_bench.identity import config_hash, to_command, to_dict
 from retrieval_bench.measure import measure_routes, measure_variants
 from retrieval_bench.models.build import build_embedder, full_name
@@ -36,6 +36,7 @@ from retrieval_bench.records import SCHEMA, environment, read_record, record_pat
 from retrieval_bench.seeding import derive
 from retrieval_bench.selection import choose
 from retrieval_bench.strategies import build_strategy
+from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.loop import Training
 from retrieval_bench.validation import validate
@@ -61,32 +62,72 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
     identity = identify(config, table)
     run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
-    path, kept = record_path(machine.results, run_id), machine.results / "models" / run_id
-    missing = machine.keep and not kept.with_name(f"{run_id}.safetensors").exists()
-    if path.exists() and not machine.force and not missing:
-        try:
-            record = read_record(path)
-            announce(f"{run_id}: already recorded in {path} (--force runs it again)")
+    goal = Goal(run_id, machine)
+    if record := goal.reached():
+        return record
+    check_writable(goal.path.parent)
+    with locked(goal.checkpoints, f"running {run_id}", "--results"):
+        if record := goal.reached():  # by the process that was waited for
             return record
-        except ValueError as error:
-            raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
-    check_writable(path.parent)
-    announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
-    choice = choose(config, partial(run, machine=machine))
-    decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
-    read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
-    record, embedder = _execute(choice.config, table, split, device, read)
-    record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
-    record["command"] = _command(config)
-    if choice.facts:
-        record["facts"]["selection"] = choice.facts
-        record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
-    record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
-    write_record(path, record)
-    if machine.keep:
-        _keep(embedder, choice.config, kept)
-    announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {path}")
+        checkpoints = Checkpoints(goal.checkpoints, identity, machine.checkpoint_every, machine.resume)
+        if machine.force:
+            checkpoints.remove()
+        announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
+        choice = choose(config, partial(run, machine=replace(machine, resume=None)))
+        decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
+        read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
+        record, embedder = _execute(choice.config, table, split, device, read, checkpoints)
+        record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
+        record["command"] = _command(config)
+        if choice.facts:
+            record["facts"]["selection"] = choice.facts
+            record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
+        record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
+        write_record(goal.path, record)
+        if machine.keep:
+            _keep(embedder, choice.config, goal.kept)
+        checkpoints.remove()
+    announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {goal.path}")
     return record
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a run leaves below the results folder."""
+
+    run_id: str
+    machine: Machine
+
+    @property
+    def path(self) -> Path:
+        """Its record."""
+        return record_path(self.machine.results, self.run_id)
+
+    @property
+    def kept(self) -> Path:
+        """Its embedder, without an ending."""
+        return self.machine.results / "models" / self.run_id
+
+    @property
+    def checkpoints(self) -> Path:
+        """Its checkpoints, until it has a record."""
+        return self.machine.results / "checkpoints" / self.run_id
+
+    def reached(self) -> dict[str, Any] | None:
+        """The record, if the run need not be made (again).
+
+        Raises:
+            UserError: a record that cannot be read.
+        """
+        missing = self.machine.keep and not self.kept.with_name(f"{self.run_id}.safetensors").exists()
+        if not self.path.exists() or self.machine.force or missing:
+            return None
+        try:
+            record = read_record(self.path)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}; remove the file, or run again with --force") from None
+        announce(f"{self.run_id}: already recorded in {self.path} (--force runs it again)")
+        return record
 
 
 def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
@@ -123,7 +164,7 @@ def _command(config: RunConfig) -> str:
 
 
 def _execute(
-    config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches]
+    config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches], checkpoints: Checkpoints
 ) -> tuple[dict[str, Any], Embedder]:
     """Trains and evaluates; returns the measured part of the record, and the embedder. `read` makes batches of given rows and labels."""
     started = time.perf_counter()
@@ -140,7 +181,7 @@ def _execute(
 
     batches = read(split.train, labels, sampler=sampler)
     strategy = build_strategy(config.strategy, config.options)
-    training = Training(embedder, make_criterion, batches, strategy, config)
+    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints)
     embedder = training.fit()
     trained_parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
     test_started = time.perf_counter()
@@ -165,7 +206,11 @@ def _execute(
         },
         "metrics": metrics,
         **({"variants": variants} if variants else {}),
-        "training": {"loss_per_epoch": losses, "converged": losses[-1] < losses[0] if len(losses) > 1 else None},
+        "training": {
+            "loss_per_epoch": losses,
+            "converged": losses[-1] < losses[0] if len(losses) > 1 else None,
+            **({"resumed": training.resumed} if training.resumed else {}),
+        },
         "facts": {**strategy.facts(), **({"routes": routes} if routes else {})},
         "cost": {
             "parameters": cost.parameters(embedder),

@@ -159,6 +159,14 @@ class AutoLR(Strategy):
         )
         return kept.loss
 
+    def memory(self) -> dict[str, Any]:
+        bounds = {name: int(count) for name, count in self._bounds.items()}
+        return {"epochs": self._history.epochs, "first": self._first, "rejected": self._rejected, "bounds": bounds}
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        self._history.epochs = memory["epochs"]
+        self._first, self._rejected, self._bounds = memory["first"], memory["rejected"], Counter(memory["bounds"])
+
     def facts(self) -> dict[str, Any]:
         return {**self._history.facts(), "rejected": self._rejected, "bounds": dict(sorted(self._bounds.items()))}
 

@@ -163,6 +163,17 @@ class Strategy:
         del model
         return iter(())
 
+    def memory(self) -> dict[str, Any]:
+        """What the strategy must know to go on after an epoch, beside what network, loss and optimiser hold: numbers, strings, tensors, and
+        lists and dictionaries of them."""
+        return {}
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        """Takes back what :meth:`memory` gave, in place of ``before_training``.
+
+        `model` is as ``prepare`` left it: blocks and channels that went since then must go again. Its weights are loaded afterwards.
+        """
+
     def facts(self) -> dict[str, Any]:
         """What the strategy learned, for the record (JSON types only): kept blocks, rates, trials, routes."""
         return {}

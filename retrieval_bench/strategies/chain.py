@@ -67,6 +67,13 @@ class Chain(Strategy):
         for part in self.parts.values():
             part.after_step(model)
 
+    def memory(self) -> dict[str, Any]:
+        return {name: part.memory() for name, part in self.parts.items()}
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        for name, part in self.parts.items():
+            part.recall(memory[name], model)
+
     def finish(self, model: Embedder) -> Embedder:
         for part in self.parts.values():
             model = part.finish(model)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.base import EpochState, ParameterGroup, TrainOnce
@@ -144,13 +144,27 @@ class ChannelGates(BudgetedPruning):
 
         chosen = self.choose(self._channels, self._gates.scores())
         mean = self._gates.mean().item()
-        inherits = self.options.regime == "inherit"
-        (self._gates.fold if inherits else self._gates.discard)(model.backbone.net)
-        del model.backbone.gates
+        self._remove_gates(model)
         self.remove(model.backbone, chosen)
+        self._train_again(model)
+        if self.options.regime != "inherit":
+            initialise(model.backbone)
+        self._facts |= {"mean_gate": round(mean, 4)}
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        from retrieval_bench.models.channels import remove_channels
+
+        self._remove_gates(model)
+        remove_channels(model.backbone, memory["keep"], self._side)
+        self._train_again(model)
+        self._keep, self._facts = memory["keep"], memory["facts"]
+
+    def _remove_gates(self, model: Embedder) -> None:
+        """Folded in where weights are inherited."""
+        (self._gates.fold if self.options.regime == "inherit" else self._gates.discard)(model.backbone.net)
+        del model.backbone.gates
+
+    def _train_again(self, model: Embedder) -> None:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self._trained)
-        if not inherits:
-            initialise(model.backbone)
         self._searching = False
-        self._facts |= {"mean_gate": round(mean, 4)}

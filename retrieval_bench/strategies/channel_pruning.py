@@ -79,12 +79,16 @@ class BudgetedPruning(Strategy):
         from retrieval_bench.models.channels import remove_channels
 
         remove_channels(backbone, chosen.keep, self._side)
+        self._keep = chosen.keep
         self._facts = {
             "widths": chosen.widths,
             "full_widths": self._full,
             "reached": round(chosen.reached, 6),
             "error": round(chosen.error, 6),
         }
+
+    def memory(self) -> dict[str, Any]:
+        return {"keep": self._keep, "facts": self._facts}
 
     def facts(self) -> dict[str, Any]:
         return self._facts

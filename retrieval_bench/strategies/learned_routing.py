@@ -91,5 +91,11 @@ class LearnedRouting(Strategy):
         self.router.restart()
         self.backbone.decisions = None  # lets go of the last step's graph
 
+    def memory(self) -> dict[str, Any]:
+        return {"history": self.history, "fixed": self.router.fixed}
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        self.history, self.router.fixed = memory["history"], memory["fixed"]
+
     def facts(self) -> dict[str, Any]:
         return {"blocks": self.blocks, "policy": self._network, **{f"{name}_per_epoch": rows for name, rows in self.history.items()}}

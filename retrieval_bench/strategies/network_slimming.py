@@ -15,7 +15,7 @@ Defaults: strength 1e-4 as in the paper. Deviations: a budget of the cost in pla
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import EpochState, TrainOnce
@@ -65,3 +65,10 @@ class NetworkSlimming(BudgetedPruning):
         backbone = state.model.backbone
         self.remove(backbone, self.choose(self._channels, channel_scores(backbone, self._channels, "bn_scale")))
         state.rebuild()
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        from retrieval_bench.models.channels import remove_channels
+
+        self._searching = False
+        remove_channels(model.backbone, memory["keep"], self._side)
+        self._keep, self._facts = memory["keep"], memory["facts"]

@@ -75,5 +75,13 @@ class Rollback(Strategy):
         state.set_rates({name: rate * (self.options.kept_rate if name in slow else 1) for name, rate in self._rates.items()})
         self._rolled.append({"epoch": state.epoch, "rolled_back": names})
 
+    def memory(self) -> dict[str, Any]:
+        return {"start": self._start, "rates": self._rates, "rolled": self._rolled}
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        device = next(model.parameters()).device
+        self._start = {name: value.to(device) for name, value in memory["start"].items()}
+        self._rates, self._rolled = memory["rates"], memory["rolled"]
+
     def facts(self) -> dict[str, Any]:
         return {"periods": self._rolled}

@@ -113,5 +113,11 @@ class WeightVariation(Strategy):
         self._history.add(variation, state.rates(), quality=sorting_quality(list(variation.values())), trials=1)
         return loss
 
+    def memory(self) -> dict[str, Any]:
+        return {"epochs": self._history.epochs}
+
+    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+        self._history.epochs = memory["epochs"]
+
     def facts(self) -> dict[str, Any]:
         return self._history.facts()

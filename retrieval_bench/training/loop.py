@@ -18,6 +18,7 @@ from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_tr
 from retrieval_bench.progress import announce, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.criterion import Criterion
 from retrieval_bench.training.held_out import hold_out, recall_at_1
 from retrieval_bench.training.optimisation import build_optimizer, parameter_groups, schedule_factor
@@ -32,15 +33,23 @@ class Training:
         batches: training batches.
         strategy: decides what is tuned and how.
         config: the run's configuration.
+        checkpoints: where the training is kept after each epoch, and gone on with.
 
     Attributes:
         images_seen: training images passed through the network, rejected attempts included.
         seconds: wall time of all passes.
         history: mean loss of each epoch's accepted pass.
+        resumed: the epochs after which the training was gone on with from a checkpoint.
     """
 
     def __init__(
-        self, model: Embedder, make_criterion: Callable[[int], Criterion], batches: Batches, strategy: Strategy, config: RunConfig
+        self,
+        model: Embedder,
+        make_criterion: Callable[[int], Criterion],
+        batches: Batches,
+        strategy: Strategy,
+        config: RunConfig,
+        checkpoints: Checkpoints | None = None,
     ):
         self.batches = batches
         self.strategy = strategy
@@ -50,6 +59,8 @@ class Training:
         self.images_seen = 0
         self.seconds = 0.0
         self.history: list[float] = []
+        self.resumed: list[int] = []
+        self.checkpoints = checkpoints
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
@@ -73,11 +84,14 @@ class Training:
             Diverged: the loss stopped being a number (and the strategy did not reject the pass).
         """
         if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
-            self.strategy.before_training(self.train_once, self)
-            for epoch in range(self.config.train.epochs):
+            if self.checkpoints is None or not self.checkpoints.restore(self):
+                self.strategy.before_training(self.train_once, self)
+            for epoch in range(len(self.history), self.config.train.epochs):
                 self.epoch = epoch
                 self.history.append(self.strategy.run_epoch(self.train_once, self))
                 self.strategy.end_epoch(self)
+                if self.checkpoints is not None:
+                    self.checkpoints.save(self)
                 announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
         else:
             announce("nothing to train: the pretrained features are evaluated as they are")

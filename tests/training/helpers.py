@@ -18,6 +18,7 @@ from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import Strategy
 from retrieval_bench.strategies.chain import Chain
+from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.loop import Training
 
@@ -60,6 +61,7 @@ def make_training(
     strategy: Strategy | None = None,
     config: RunConfig | None = None,
     model: Embedder | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Training:
     """Embedder, criterion, batches and strategy put together as ``retrieval_bench.run`` does, on the CPU."""
     table, split = data
@@ -73,7 +75,7 @@ def make_training(
         return build_criterion(config.loss, len(split.train_classes), dim)
 
     batches = Batches(table, split.train, labels, config.data, 0, sampler)
-    return Training(model, make_criterion, batches, strategy or Chain({"standard": Strategy()}), config)
+    return Training(model, make_criterion, batches, strategy or Chain({"standard": Strategy()}), config, checkpoints)
 
 
 def state_of(*modules: nn.Module) -> dict[str, Tensor]:

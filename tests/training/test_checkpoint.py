@@ -1,0 +1,149 @@
+"""A training that was stopped after any epoch goes on to the same bits; a checkpoint that cannot be used is refused or passed over."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strategy
+from retrieval_bench.strategies.channel_gates import ChannelGates
+from retrieval_bench.strategies.channel_pruning import ChannelPruning
+from retrieval_bench.strategies.network_slimming import NetworkSlimming
+from retrieval_bench.training.checkpoint import Checkpoints
+from retrieval_bench.training.loop import Training
+from tests.training.helpers import Data, differing, make_training, run_config, state_of
+
+OPTIONS = StrategyOptions(
+    channel_gates=ChannelGates.Options(budget=0.9, search_epochs=2, held_out=0.25),
+    channel_pruning=ChannelPruning.Options(budget=0.9),
+    network_slimming=NetworkSlimming.Options(budget=0.9),
+)
+CHAINS = ["layer_pruning+channel_gates", "channel_gates+l2sp", "channel_gates+autolr", "channel_pruning+spottune", "rollback+l2sp"]
+EPOCHS = 4
+IDENTITY = {"seed": 0, "train": {"lr": 0.001, "epochs": EPOCHS}}
+
+
+class Stopping(Checkpoints):
+    """Is interrupted once the checkpoint of an epoch is written."""
+
+    def __init__(self, folder: Path, after: int):
+        super().__init__(folder, IDENTITY)
+        self.after = after
+
+    def save(self, training: Training) -> None:
+        super().save(training)
+        if training.epoch + 1 == self.after:
+            raise KeyboardInterrupt
+
+
+def begun(data: Data, strategy: str, checkpoints: Checkpoints | None, loss: str = "softmax") -> Training:
+    config = run_config(loss, head="autolr", epochs=EPOCHS, schedule="cosine")
+    return make_training(data, build_strategy(strategy, OPTIONS), config, checkpoints=checkpoints)
+
+
+def outcome(training: Training) -> tuple[Any, ...]:
+    model = training.fit()
+    facts = json.dumps(training.strategy.facts(), sort_keys=True)
+    return state_of(model, training.model, training.criterion), training.history, training.images_seen, training.rates(), facts
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, *CHAINS])
+def test_stopped_after_any_epoch_it_ends_as_if_it_had_not_been(strategy: str, synthetic: Data, tmp_path: Path) -> None:
+    state, *rest = outcome(begun(synthetic, strategy, None))
+    for after in (1, 3):
+        folder = tmp_path / str(after)
+        stopped = begun(synthetic, strategy, Stopping(folder, after))
+        if not stopped.model.trainable():
+            return  # nothing is trained, so nothing is kept
+        with pytest.raises(KeyboardInterrupt):
+            stopped.fit()
+        torch.manual_seed(after)
+        resumed = begun(synthetic, strategy, Checkpoints(folder, IDENTITY))
+        again, *others = outcome(resumed)
+        assert not differing(state, again)
+        assert others == rest
+        assert resumed.resumed == [after]
+
+
+@pytest.mark.parametrize("loss", ["triplet", "proxy_anchor", "multi_similarity"])
+def test_losses_with_proxies_and_miners_go_on_too(loss: str, synthetic: Data, tmp_path: Path) -> None:
+    state, *rest = outcome(begun(synthetic, "standard", None, loss))
+    with pytest.raises(KeyboardInterrupt):
+        begun(synthetic, "standard", Stopping(tmp_path, 2), loss).fit()
+    again, *others = outcome(begun(synthetic, "standard", Checkpoints(tmp_path, IDENTITY), loss))
+    assert not differing(state, again)
+    assert others == rest
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_last_two_are_kept(synthetic: Data, tmp_path: Path) -> None:
+    begun(synthetic, "standard", Checkpoints(tmp_path, IDENTITY)).fit()
+    assert kept(tmp_path) == ["epoch-0003", "epoch-0004"]
+
+
+def test_every_so_many_epochs(synthetic: Data, tmp_path: Path) -> None:
+    begun(synthetic, "standard", Checkpoints(tmp_path / "three", IDENTITY, every=3)).fit()
+    begun(synthetic, "standard", Checkpoints(tmp_path / "never", IDENTITY, every=0)).fit()
+    assert kept(tmp_path) == ["three"]
+    assert kept(tmp_path / "three") == ["epoch-0003"]
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "gone"])
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.pt"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(
+    file: str, damage: str, synthetic: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, *_ = outcome(begun(synthetic, "standard", None))
+    with pytest.raises(KeyboardInterrupt):
+        begun(synthetic, "standard", Stopping(tmp_path, 3)).fit()
+    path = tmp_path / "epoch-0003" / file
+    path.write_bytes(path.read_bytes()[: {"half": path.stat().st_size // 2, "empty": 0, "gone": 0}[damage]])
+    if damage == "gone":
+        path.unlink()
+    resumed = begun(synthetic, "standard", Checkpoints(tmp_path, IDENTITY))
+    again, *_ = outcome(resumed)
+    assert resumed.resumed == [2]
+    assert not differing(state, again)
+    assert "epoch-0003: no whole checkpoint" in capsys.readouterr().err
+
+
+def test_another_configuration_is_refused_with_the_difference(synthetic: Data, tmp_path: Path) -> None:
+    begun(synthetic, "standard", Checkpoints(tmp_path, IDENTITY)).fit()
+    changed = {"seed": 1, "train": {"lr": 0.01, "epochs": EPOCHS}}
+    with pytest.raises(UserError, match=r"another configuration: seed 0, now 1; train.lr 0.001, now 0.01$"):
+        begun(synthetic, "standard", Checkpoints(tmp_path, changed)).fit()
+
+
+def test_another_folder_may_be_gone_on_from_and_must_hold_something(synthetic: Data, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        begun(synthetic, "standard", Stopping(tmp_path / "old", 1)).fit()
+    resumed = begun(synthetic, "standard", Checkpoints(tmp_path / "new", IDENTITY, source=tmp_path / "old"))
+    resumed.fit()
+    assert resumed.resumed == [1]
+    assert kept(tmp_path / "new") == ["epoch-0003", "epoch-0004"]
+    with pytest.raises(UserError, match="no checkpoint here"):
+        begun(synthetic, "standard", Checkpoints(tmp_path / "new", IDENTITY, source=tmp_path / "nothing")).fit()
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    synthetic: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("retrieval_bench.training.checkpoint.save_file", full)
+    training = begun(synthetic, "standard", Checkpoints(tmp_path, IDENTITY))
+    training.fit()
+    assert len(training.history) == EPOCHS
+    assert kept(tmp_path) == []
+    assert "no checkpoint after epoch 1: " in capsys.readouterr().err

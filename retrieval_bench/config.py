@@ -122,6 +122,16 @@ class TrainConfig:
     """triangular, warm_restarts: lowest factor of a cycle"""
     freeze_bn: bool = True
     """keep batch normalisation (statistics, scale and shift) as pretrained"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """of the network's passes in training (bf16: autocast, for GPUs); weights, losses and evaluation stay float32"""
+    compile: bool = False
+    """compile the network with torch.compile; where that fails, a line says why and training goes on without"""
+    micro_batch: int = 0
+    """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at once"""
+    out_of_memory: Literal["stop", "halve"] = "stop"
+    """halve: where memory does not suffice, half as many images at a time from then on (recorded)"""
+    skip_batches: int = 0
+    """batches of the whole training whose loss may be no number; they are left out (recorded)"""
 
 
 @dataclass(frozen=True)
@@ -185,6 +195,10 @@ class Machine:
     """epochs between checkpoints, which lie in checkpoints/ until the run has its record; 0 for none"""
     resume: Path | None = None
     """folder of checkpoints to go on from, such as one copied from another machine; a run finds its own by itself"""
+    profile: bool = False
+    """print where the time of the training's steps goes"""
+    deterministic: bool = False
+    """on a GPU, use only operations that give the same bits each time, which is slower; on a CPU they all do"""
     keep: bool = False
     """also keep the trained embedder in models/, as a recipe (JSON) and weights (safetensors)"""
     force: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ Item = TypeVar("Item")
 
 
 def announce(message: str) -> None:
-    """One line to standard error: what is being done now."""
-    print(message, file=sys.stderr, flush=True)
+    """One line to standard error: what is being done now. Of processes that work together only the first speaks."""
+    if _speaks():
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -55,9 +57,13 @@ def track(
             bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
 
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _options() -> dict[str, Any]:
     """Bars go to standard error, vanish when done, and are not drawn where nobody watches (a file, a pipe)."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    return {"console": console, "transient": True, "disable": not console.is_terminal}
+    return {"console": console, "transient": True, "disable": not (console.is_terminal and _speaks())}

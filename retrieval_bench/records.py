@@ -10,7 +10,8 @@ Layout (``schema`` 1)::
     variants     the same for other ways to use the network (only where there are any)
     cost         parameters, trained parameters, macs, latency of one image, images seen, seconds, peak memory
     training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs);
-                 resumed: epochs after which it was gone on with from a checkpoint (only if it was)
+                 only if it happened: epochs after which it was gone on with (resumed), batches that were left out (skipped_batches), how
+                 many images memory sufficed for at a time (micro_batch)
     facts        what the strategy learned; routes of the test images through a routed network
     environment  device, threads, versions, git revision
 """

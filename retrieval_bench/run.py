@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import shlex
-import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from retrieval_bench import cost
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
-from retrieval_bench.data.sampler import BatchSampler
-from retrieval_bench.data.splits import Split
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import check_writable, digest, locked
 from retrieval_bench.identity import config_hash, to_command, to_dict
-from retrieval_bench.measure import measure_routes, measure_variants
-from retrieval_bench.models.build import build_embedder, full_name
+from retrieval_bench.models.build import full_name
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.saved import save_embedder
 from retrieval_bench.progress import announce
-from retrieval_bench.records import SCHEMA, environment, read_record, record_path, write_record
-from retrieval_bench.seeding import derive
+from retrieval_bench.records import SCHEMA, read_record, record_path, write_record
 from retrieval_bench.selection import choose
-from retrieval_bench.strategies import build_strategy
 from retrieval_bench.training.checkpoint import Checkpoints
-from retrieval_bench.training.criterion import Criterion, build_criterion
-from retrieval_bench.training.loop import Training
+from retrieval_bench.training.distributed import join
+from retrieval_bench.trial import measured, train
 from retrieval_bench.validation import validate
 
 
@@ -56,37 +45,40 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         UserError: bad input, with one line that says what to do. Nothing is written then.
     """
     validate(config)
-    device = resolve_device(machine.device)
+    device = resolve_device(machine.device, machine.deterministic)
+    group = join(device)
     workers = resolve_workers(machine.workers, device)
     data = config.data
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
     identity = identify(config, table)
     run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
     goal = Goal(run_id, machine)
-    if record := goal.reached():
+    if record := group.leader(goal.reached):
         return record
     check_writable(goal.path.parent)
-    with locked(goal.checkpoints, f"running {run_id}", "--results"):
-        if record := goal.reached():  # by the process that was waited for
+    with locked(goal.checkpoints, f"running {run_id}", "--results") if group.leads else nullcontext():
+        if record := group.leader(goal.reached):  # by the process that was waited for
             return record
         checkpoints = Checkpoints(goal.checkpoints, identity, machine.checkpoint_every, machine.resume)
-        if machine.force:
+        if machine.force and group.leads:
             checkpoints.remove()
         announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
         choice = choose(config, partial(run, machine=replace(machine, resume=None)))
         decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
         read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
-        record, embedder = _execute(choice.config, table, split, device, read, checkpoints)
+        embedder, training = train(choice.config, table, split, device, read, checkpoints, group, machine.profile)
+        record = group.leader(partial(measured, embedder, training, table, split, read))
         record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
         record["command"] = _command(config)
         if choice.facts:
             record["facts"]["selection"] = choice.facts
             record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
         record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
-        write_record(goal.path, record)
-        if machine.keep:
-            _keep(embedder, choice.config, goal.kept)
-        checkpoints.remove()
+        if group.leads:
+            write_record(goal.path, record)
+            if machine.keep:
+                _keep(embedder, choice.config, goal.kept)
+            checkpoints.remove()
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {goal.path}")
     return record
 
@@ -161,66 +153,3 @@ def _command(config: RunConfig) -> str:
     """The command that repeats a run, where the machine's paths are filled in."""
     portable = replace(config, model=replace(config.model, weights=_weights_name(config)))
     return shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(portable)])
-
-
-def _execute(
-    config: RunConfig, table: ImageTable, split: Split, device: str, read: Callable[..., Batches], checkpoints: Checkpoints
-) -> tuple[dict[str, Any], Embedder]:
-    """Trains and evaluates; returns the measured part of the record, and the embedder. `read` makes batches of given rows and labels."""
-    started = time.perf_counter()
-    surroundings = environment(device)
-    cost.reset_peak_memory(device)
-    labels = split.train_labels(table.labels)
-    sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
-    torch.manual_seed(derive(config.seed, "embedder"))
-    embedder = build_embedder(config.model, config.data.image_size).to(device)
-
-    def make_criterion(dim: int) -> Criterion:
-        torch.manual_seed(derive(config.seed, "loss"))
-        return build_criterion(config.loss, len(split.train_classes), dim)
-
-    batches = read(split.train, labels, sampler=sampler)
-    strategy = build_strategy(config.strategy, config.options)
-    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints)
-    embedder = training.fit()
-    trained_parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
-    test_started = time.perf_counter()
-    batches = read(split.test, table.labels[split.test])
-    metrics, routes = measure_routes(embedder, training.criterion, batches, table, split, config)
-    seconds = {"train_seconds": round(training.seconds, 2), "test_seconds": round(time.perf_counter() - test_started, 2)}
-    variants = measure_variants(strategy, embedder, training.criterion, batches, table.labels, split, config)
-    seconds["total_seconds"] = round(time.perf_counter() - started, 2)
-    peak_memory = round(cost.peak_memory_mb(device))
-    losses = training.history
-    measured = {
-        "labels": {"dim": embedder.dim},
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "data": {
-            "images": len(table),
-            "train_images": len(split.train),
-            "train_classes": len(split.train_classes),
-            "test_images": len(split.test),
-            "test_classes": len(np.unique(table.labels[split.test])),
-            "query_images": len(split.query),
-            "gallery_images": len(split.gallery),
-        },
-        "metrics": metrics,
-        **({"variants": variants} if variants else {}),
-        "training": {
-            "loss_per_epoch": losses,
-            "converged": losses[-1] < losses[0] if len(losses) > 1 else None,
-            **({"resumed": training.resumed} if training.resumed else {}),
-        },
-        "facts": {**strategy.facts(), **({"routes": routes} if routes else {})},
-        "cost": {
-            "parameters": cost.parameters(embedder),
-            "trained_parameters": trained_parameters,
-            "macs": cost.macs(embedder, config.data.image_size),
-            "latency_ms": round(cost.latency_ms(embedder, config.data.image_size), 3),
-            "images_seen": training.images_seen,
-            **seconds,
-            "peak_memory_mb": peak_memory,
-        },
-        "environment": surroundings,
-    }
-    return measured, embedder

@@ -64,7 +64,7 @@ def _check_ranges(config: RunConfig) -> None:
     least(config.data, 0, "resize", "stored", "classes")
     least(config.model, 0, "embedding_dim")
     least(config.loss, 0, "loss_lr", "loss_weight_decay")
-    least(config.train, 0, "epochs", "lr", "weight_decay")
+    least(config.train, 0, "epochs", "lr", "weight_decay", "micro_batch", "skip_batches")
     least(config.train, -1, "samples_per_class")
     least(config.train, 2, "batch_size")
     least(config.train, 1, "cycles")

@@ -154,7 +154,7 @@ def test_results_folder_that_cannot_be_written_stops_before_training(tmp_path: P
 
 
 def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(run_module, "_execute", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(run_module, "train", failing(KeyboardInterrupt()))
     assert main(words(tmp_path)) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted")
     assert not list(tmp_path.rglob("*.json"))
@@ -163,7 +163,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_what_an_interrupted_benchmark_finished_is_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    execute, calls = run_module._execute, []
+    execute, calls = run_module.train, []
 
     def second_call_is_interrupted(*args: Any) -> Any:
         calls.append(args)
@@ -171,7 +171,7 @@ def test_what_an_interrupted_benchmark_finished_is_in_the_table(
             raise KeyboardInterrupt
         return execute(*args)
 
-    monkeypatch.setattr(run_module, "_execute", second_call_is_interrupted)
+    monkeypatch.setattr(run_module, "train", second_call_is_interrupted)
     assert main(words(tmp_path)) == 130
     assert "frozen" in capsys.readouterr().out
     assert len((tmp_path / "leaderboard.csv").read_text().splitlines()) == 2
@@ -183,13 +183,13 @@ def test_what_an_interrupted_benchmark_finished_is_in_the_table(
 def test_out_of_memory_is_one_line(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_module, "_execute", failing(error))
+    monkeypatch.setattr(run_module, "train", failing(error))
     assert main(words(tmp_path)) == 2
     assert "lower --batch-size" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_bug_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "_execute", failing(RuntimeError("shapes do not match")))
+    monkeypatch.setattr(run_module, "train", failing(RuntimeError("shapes do not match")))
     with pytest.raises(RuntimeError, match="shapes"):
         main(words(tmp_path))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,8 @@ class _Failure:
 class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
     """What each row looks like: item (i, n) is (uint8 (3, S, S), label) of row ``rows[i]``.
 
-    Training views depend on (`seed`, row, n) only, not on workers, device or reader.
+    Training views depend on (`seed`, row, n) only, not on workers, device or reader. Of a batch, which several processes may share, `share`
+    says which images are shown; labels are those of all.
     """
 
     table: ImageTable
@@ -47,6 +48,7 @@ class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
     config: DataConfig
     training: bool
     seed: int = 0
+    share: Callable[[int], range] = range
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,6 +61,22 @@ class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
         image = shrink(image, self.config.stored)
         return view(image, self.cut(item, image.height, image.width), self.config), int(self.labels[item[0]])
 
+    def __getitems__(self, items: list[Item]) -> tuple[Tensor, Tensor] | _Failure:
+        images = []
+        for item in self._own(items):
+            shown = self[item]
+            if isinstance(shown, _Failure):
+                return shown
+            images.append(shown[0])
+        return torch.stack(images), self._labels(items)
+
+    def _own(self, items: list[Item]) -> list[Item]:
+        """The items that are shown; one at least, so that there is something to pass through a network."""
+        return [items[place] for place in self.share(len(items))] or items[:1]
+
+    def _labels(self, items: list[Item]) -> Tensor:
+        return torch.from_numpy(self.labels[[index for index, _ in items]])
+
     def cut(self, item: Item, height: int, width: int) -> Cut:
         """Where the image, of this stored size, is cut."""
         if not self.training:
@@ -67,9 +85,10 @@ class Views(TorchDataset[tuple[Tensor, int] | _Failure]):
 
     def batch(self, items: list[Item], decoded: Decoded, device: torch.device) -> tuple[Tensor, Tensor]:
         """The same from the cache, a batch at a time: (uint8 (B, 3, S, S) on `device`, int64 (B,))."""
-        images = [decoded[self.rows[index]] for index, _ in items]
-        cuts = [self.cut(item, *image.shape[:2]) for item, image in zip(items, images, strict=True)]
-        return views(images, cuts, self.config, device), torch.from_numpy(self.labels[[index for index, _ in items]])
+        own = self._own(items)
+        images = [decoded[self.rows[index]] for index, _ in own]
+        cuts = [self.cut(item, *image.shape[:2]) for item, image in zip(own, images, strict=True)]
+        return views(images, cuts, self.config, device), self._labels(items)
 
 
 @dataclass
@@ -94,12 +113,8 @@ class _Order:
             yield items
 
 
-def _collate(items: list[tuple[Tensor, int] | _Failure]) -> tuple[Tensor, Tensor] | _Failure:
-    for item in items:
-        if isinstance(item, _Failure):
-            return item
-    images, labels = zip(*items, strict=True)  # pyright: ignore[reportArgumentType]
-    return torch.stack(images), torch.tensor(labels)
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class Batches:
@@ -115,6 +130,7 @@ class Batches:
         batch_size: images per batch when there is no sampler.
         decoded: the cache of the table's images; None reads and decodes the files.
         device: where images from the cache are cut and delivered.
+        share: from the number of images in a batch to those that this process sees; labels are those of all.
     """
 
     def __init__(
@@ -128,15 +144,16 @@ class Batches:
         batch_size: int = 64,
         decoded: Decoded | None = None,
         device: str = "cpu",
+        share: Callable[[int], range] = range,
     ):
-        self.views = Views(table, rows, np.asarray(labels, dtype=np.int64), config, training=sampler is not None)
+        self.views = Views(table, rows, np.asarray(labels, dtype=np.int64), config, training=sampler is not None, share=share)
         self.sampler = sampler
         self.order = _Order(len(rows), batch_size, sampler)
         self.decoded = decoded
         self.device = torch.device(device)
         pin = torch.cuda.is_available()
         order: Any = self.order
-        self.loader = DataLoader(self.views, num_workers=workers, collate_fn=_collate, pin_memory=pin, batch_sampler=order)
+        self.loader = DataLoader(self.views, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin, batch_sampler=order)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -145,10 +162,9 @@ class Batches:
         """Batches of the rows at these positions only: drawn as these are, or in order and without augmentation."""
         views, labels = self.views, self.views.labels[positions]
         sampler = BatchSampler(labels, self.sampler.batch_size, self.sampler.per_class) if training and self.sampler else None
-        size = self.order.batch_size
-        return Batches(
-            views.table, views.rows[positions], labels, views.config, self.loader.num_workers, sampler, size, self.decoded, str(self.device)
-        )
+        size, share = self.order.batch_size, views.share if training else range
+        workers, device = self.loader.num_workers, str(self.device)
+        return Batches(views.table, views.rows[positions], labels, views.config, workers, sampler, size, self.decoded, device, share)
 
     @property
     def labels(self) -> np.ndarray:

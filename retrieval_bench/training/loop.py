@@ -20,8 +20,14 @@ from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.criterion import Criterion
+from retrieval_bench.training.distributed import ALONE, Group
 from retrieval_bench.training.held_out import hold_out, recall_at_1
 from retrieval_bench.training.optimisation import build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.profile import Stopwatch
+from retrieval_bench.training.step import Forward, backward, is_out_of_memory
+
+CHECKED_EVERY = 10
+"""Steps between looks at the loss on a GPU."""
 
 
 class Training:
@@ -34,11 +40,15 @@ class Training:
         strategy: decides what is tuned and how.
         config: the run's configuration.
         checkpoints: where the training is kept after each epoch, and gone on with.
+        group: the processes that train it together.
+        profile: whether to note where the time goes.
 
     Attributes:
         images_seen: training images passed through the network, rejected attempts included.
         seconds: wall time of all passes.
         history: mean loss of each epoch's accepted pass.
+        skipped: (epoch, step) of batches that were left out, from 0.
+        micro: most images that pass through the network at a time, 0 for the whole batch.
         resumed: the epochs after which the training was gone on with from a checkpoint.
     """
 
@@ -50,6 +60,8 @@ class Training:
         strategy: Strategy,
         config: RunConfig,
         checkpoints: Checkpoints | None = None,
+        group: Group = ALONE,
+        profile: bool = False,
     ):
         self.batches = batches
         self.strategy = strategy
@@ -58,9 +70,14 @@ class Training:
         self.epochs = config.train.epochs
         self.images_seen = 0
         self.seconds = 0.0
+        self.started = time.perf_counter()
         self.history: list[float] = []
         self.resumed: list[int] = []
+        self.skipped: list[list[int]] = []
+        self.micro = config.train.micro_batch
         self.checkpoints = checkpoints
+        self.group = group
+        self.watch = Stopwatch(profile, torch.cuda.synchronize if torch.cuda.is_available() else lambda: None)
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
@@ -72,9 +89,11 @@ class Training:
 
     def rebuild(self) -> None:
         """A fresh loss and a fresh optimiser for the model as it is now."""
+        train = self.config.train
         self.criterion = self.make_criterion(self.model.dim).to(self.device)
-        groups = parameter_groups(self.model, self.criterion, self.config.train, self.config.loss)
-        self.optimizer = build_optimizer(self.config.train.optimizer, self.strategy.parameter_groups(self.model, groups))
+        self.forward = Forward(self.model, train.precision == "bf16", train.compile)
+        groups = parameter_groups(self.model, self.criterion, train, self.config.loss)
+        self.optimizer = build_optimizer(train.optimizer, self.strategy.parameter_groups(self.model, groups))
 
     def fit(self) -> Embedder:
         """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no image seen; but in a
@@ -90,12 +109,24 @@ class Training:
                 self.epoch = epoch
                 self.history.append(self.strategy.run_epoch(self.train_once, self))
                 self.strategy.end_epoch(self)
-                if self.checkpoints is not None:
+                if self.checkpoints is not None and self.group.leads:
                     self.checkpoints.save(self)
                 announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
         else:
             announce("nothing to train: the pretrained features are evaluated as they are")
         return self.strategy.finish(self.model)
+
+    def account(self) -> dict[str, Any]:
+        """What the record says of the training; only what happened."""
+        losses = self.history
+        happened = {"resumed": self.resumed, "skipped_batches": self.skipped}
+        if self.micro != self.config.train.micro_batch:
+            happened["micro_batch"] = self.micro
+        return {
+            "loss_per_epoch": losses,
+            "converged": losses[-1] < losses[0] if len(losses) > 1 else None,
+            **{name: value for name, value in happened.items() if value},
+        }
 
     def train_once(self, attempt: int = 0) -> float:
         """One pass over the training data; returns the mean loss. The same (seed, epoch, attempt) gives the same order and augmentation.
@@ -115,34 +146,70 @@ class Training:
 
     def _pass(self, searching: bool) -> float:
         train = self.config.train
-        total, images, steps = 0.0, 0, len(self.batches)
+        total, images, steps = torch.zeros((), dtype=torch.float64, device=self.device), 0, len(self.batches)
         title = "before the training" if searching else f"epoch {self.epoch + 1}/{train.epochs}"
-        for step, (pixels, labels) in enumerate(track(self.batches, title, self.batches.images, size=lambda batch: len(batch[1]))):
+        batches = self.watch.each(self.batches, "data")
+        for step, (pixels, labels) in enumerate(track(batches, title, self.batches.images, size=lambda batch: len(batch[1]))):
             factor = 1.0 if searching else schedule_factor(train, (self.epoch + step / steps) / train.epochs)
-            loss = self._step(pixels.to(self.device), labels.to(self.device), factor)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            loss = self._step(pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
             self.images_seen += len(labels)
-            if not math.isfinite(loss):
-                raise Diverged(
-                    f"the loss became {loss} in epoch {self.epoch + 1}, step {step + 1}: lower --lr (now {train.lr:g}) "
-                    f"or --loss-lr (now {self.config.loss.loss_lr:g})"
-                )
-            total += loss * len(labels)
+            if self._is_checked(step) and not self._is_sound(loss, step):
+                continue
+            total += loss.double() * len(labels)
             images += len(labels)
-        return total / images
+        self.group.agree(self.model)
+        mean = total.item() / max(images, 1)
+        if not math.isfinite(mean) or not images:
+            raise self._diverged(mean, steps - 1)
+        return mean
 
-    def _step(self, pixels: torch.Tensor, labels: torch.Tensor, factor: float) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-        loss = self.criterion(self.model(pixels), labels)
-        penalty = self.strategy.penalty(self.model, pixels)
-        if penalty is not None:
-            loss = loss + penalty
-        self.optimizer.zero_grad(set_to_none=True)
-        if loss.requires_grad and math.isfinite(loss.item()):
-            loss.backward()
+    def _step(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step of the optimiser; the loss, unless it is no number (where that is looked at), in which case nothing is changed."""
+        loss = self._gradients(pixels, labels)
+        if self._is_checked(0) and not math.isfinite(loss.item()):
+            return loss
+        with self.watch("optimiser"):
+            self.group.sum_gradients(self.model.parameters())
             self.optimizer.step()
             self.strategy.after_step(self.model)
-        return loss.item()
+        return loss
+
+    def _gradients(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Backward pass, in smaller pieces where memory does not suffice and that is wished for."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return backward(self.forward, self.criterion, self.strategy, pixels, labels, self.micro, self.group, self.watch)
+            except RuntimeError as error:
+                size = self.micro or len(pixels)
+                if not is_out_of_memory(error) or self.config.train.out_of_memory != "halve" or size < 2:
+                    raise
+                self.micro = -(-size // 2)
+            announce(f"out of memory with {size} images at a time: {self.micro} from here on, with the gradients of the whole batch")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _is_checked(self, step: int) -> bool:
+        """Whether the loss is looked at after this step: always, but on a GPU, which would have to be waited for, now and then."""
+        return self.device.type == "cpu" or self.config.train.skip_batches > 0 or step % CHECKED_EVERY == CHECKED_EVERY - 1
+
+    def _is_sound(self, loss: torch.Tensor, step: int) -> bool:
+        """Whether a loss is a number; one that is not may be passed over as often as ``--skip-batches`` says."""
+        if math.isfinite(value := loss.item()):
+            return True
+        if len(self.skipped) >= self.config.train.skip_batches:
+            raise self._diverged(value, step)
+        self.skipped.append([self.epoch, step])
+        announce(f"the loss of epoch {self.epoch + 1}, step {step + 1} is {value}: the batch is left out")
+        return False
+
+    def _diverged(self, loss: float, step: int) -> Diverged:
+        return Diverged(
+            f"the loss became {loss} in epoch {self.epoch + 1}, step {step + 1}: lower --lr (now {self.config.train.lr:g}) "
+            f"or --loss-lr (now {self.config.loss.loss_lr:g})"
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of weights, buffers and optimiser state of model and loss."""

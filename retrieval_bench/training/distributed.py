@@ -1,0 +1,106 @@
+"""Several processes that train one network together, started by ``torchrun``: data parallel with the loss of the whole batch.
+
+Every process passes its share of each batch through its copy of the network. Embeddings are gathered, so that losses see all pairs and all
+proxies as one process would; each process computes the same loss, and the gradients of the network are summed. Proxies and classifiers so
+get the same gradients everywhere, and need no exchange. The batch size is that of all processes together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Found = TypeVar("Found")
+PATIENCE = datetime.timedelta(hours=12)
+"""How long processes wait for the first one, which evaluates alone."""
+
+
+class Group:
+    """The processes of a run, of which this is one.
+
+    Attributes:
+        rank: number of this process.
+        size: how many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank = rank
+        self.size = size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process evaluates, writes and speaks."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of `count` things in order are this process's."""
+        return range(self.rank, count, self.size)
+
+    def gather(self, embeddings: Tensor, count: int) -> Tensor:
+        """Float (count, D): the embeddings of all processes in the order of the batch; gradients flow into this process's own.
+
+        A process whose share is empty gives the embedding of an image that is not its own, which is left out.
+        """
+        if self.size == 1:
+            return embeddings
+        own = torch.tensor(list(self.share(count)), dtype=torch.int64, device=embeddings.device)
+        longest = -(-count // self.size)
+        padded = embeddings.new_zeros(longest, embeddings.shape[1])
+        padded[: len(own)] = embeddings.detach()[: len(own)]
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        whole = torch.stack(parts, dim=1).flatten(0, 1)[:count]  # row r of process p is row r * size + p of the batch
+        return whole.index_copy(0, own, embeddings[: len(own)])
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces the gradients of `parameters` by their sums over the processes; a missing one counts as zero."""
+        if self.size == 1:
+            return
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        flat = torch.cat([(torch.zeros_like(value) if value.grad is None else value.grad).flatten() for value in trained])
+        dist.all_reduce(flat)
+        for parameter, total in zip(trained, flat.split([value.numel() for value in trained]), strict=True):
+            parameter.grad = total.view_as(parameter).clone()
+
+    def agree(self, module: nn.Module) -> None:
+        """Gives all processes the first one's buffers (statistics of batch norms, which saw different images)."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def leader(self, make: Callable[[], Found]) -> Found:
+        """What `make` gives in the first process, for all; the others wait."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [None]
+        if self.leads:
+            try:
+                box = [make()]
+            except Exception as error:
+                dist.broadcast_object_list([error], 0)
+                raise
+        dist.broadcast_object_list(box, 0)
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return box[0]
+
+
+ALONE = Group()
+
+
+def join(device: str) -> Group:
+    """The group that ``torchrun`` started this process in, joined on the first call; :data:`ALONE` without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return ALONE
+    if not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    return Group(dist.get_rank(), size)

@@ -32,7 +32,10 @@ def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, image
     axes = figure.subplots(1, len(COSTS))
     for axis, (cost, (unit, label)) in zip(axes, COSTS.items(), strict=True):
         for name, rows in families.items():
-            points = sorted((_mean(found, cost) / unit, *_recalls(found)) for found in rows)
+            known = [found for found in rows if all(cost in record["cost"] for record in found)]  # older records have no latency
+            if not known:
+                continue
+            points = sorted((_mean(found, cost) / unit, *_recalls(found)) for found in known)
             sizes, means, lows, highs = np.array(points).T
             axis.errorbar(sizes, means, (means - lows, highs - means), marker="o", ms=4, lw=1.2, capsize=2, label=name)
         axis.set(xlabel=label, ylabel="R@1, %")

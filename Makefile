@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity leaderboard test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity leaderboard test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-routing: setup ## Time a routed network beside the plain backbone and besi
 bench-pruning: setup ## Time pruned networks beside the whole one, on an idle machine (ARGS="--batch-size 1")
 bench-routing bench-pruning: bench-%:
 	$(VENV)/bin/python -m retrieval_bench.experiments.inference_speed $* $(ARGS)
+
+bench-train: setup ## Time training beside the bare step and another trainer, on an idle machine (NAME=<data set>, DATA, ARGS="--backbone resnet50")
+	$(VENV)/bin/python -m retrieval_bench.experiments.training_speed --dataset $(NAME) $(ROOT) $(ARGS)
 
 ablation-pruning: setup ## Regenerate the AutoLR paper's ablation of layer-wise pruning on CUB (PROFILE, DATA)
 figure-weight-variation: setup ## Its figure: weight variation, rates and passes, with one rate and with AutoLR (PROFILE, DATA)

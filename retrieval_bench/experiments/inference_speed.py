@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -28,6 +26,7 @@ from retrieval_bench import cost
 from retrieval_bench.config import ModelConfig
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
+from retrieval_bench.experiments.timing import report, timed
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.folding import fold_norms
@@ -35,40 +34,8 @@ from retrieval_bench.models.routing import RoutedBackbone
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune
 
-WARM_UP = 2
 
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one way for one batch: median, fastest, slowest."""
-
-    name: str
-    median: float
-    low: float
-    high: float
-
-
-def timed(ways: dict[str, Callable[[], torch.Tensor]], rounds: int, device: str) -> list[Timing]:
-    """Each way once per round, after two rounds that warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + WARM_UP):
-        for name, way in ways.items():
-            _wait(device)
-            started = time.perf_counter()
-            with torch.inference_mode():
-                way()
-            _wait(device)
-            if number >= WARM_UP:
-                seconds[name].append(time.perf_counter() - started)
-    return [Timing(name, statistics.median(taken), min(taken), max(taken)) for name, taken in seconds.items()]
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> dict[str, Callable[[], torch.Tensor]]:
+def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> dict[str, Callable[[], Any]]:
     """The three ways of ``routing`` to embed `images`; `share` is the probability of a tuned block."""
     routed = SpotTune().prepare(copy.deepcopy(plain), images[:2]).eval()
     backbone = routed.backbone
@@ -99,9 +66,7 @@ def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> d
     }
 
 
-def pruning_ways(
-    plain: Embedder, images: torch.Tensor, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)
-) -> dict[str, Callable[[], torch.Tensor]]:
+def pruning_ways(plain: Embedder, images: torch.Tensor, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)) -> dict[str, Callable[[], Any]]:
     """The ways of ``pruning`` to embed `images`; names say what share of the multiply-accumulates is left."""
     side = images.shape[-1]
     whole = cost.macs(plain, side)
@@ -119,15 +84,6 @@ def pruning_ways(
 
 
 WAYS = {"routing": routing_ways, "pruning": pruning_ways}
-
-
-def report(timings: list[Timing]) -> str:
-    """The timings as a table, with their ratio to the first."""
-    lines = [f"{'':38}{'seconds':>9}{'(fastest, slowest)':>20}{'ratio':>8}"]
-    for timing in timings:
-        spread = f"({timing.low:.3f}, {timing.high:.3f})"
-        lines.append(f"{timing.name:38}{timing.median:>9.3f}{spread:>20}{timing.median / timings[0].median:>8.2f}")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -152,7 +108,8 @@ def main() -> None:
         ways = WAYS[given.what](plain, torch.randint(0, 256, shape, dtype=torch.uint8, device=device))
     except UserError as error:
         parser.error(str(error))
-    timings = timed(ways, given.rounds, device)
+    with torch.inference_mode():
+        timings = timed(ways, given.rounds, device)
     print(f"{given.backbone}, {given.image_size} px, batches of {given.batch_size}, {given.layout}")
     print(f"{device}, {torch.get_num_threads()} threads")
     print(report(timings))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +14,9 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import ParameterGroup
 
 OPTIMIZERS = {
-    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.0),
-    "adam": lambda groups: torch.optim.Adam(groups, lr=0.0),
-    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
 }
 
 
@@ -36,8 +38,11 @@ def parameter_groups(model: Embedder, criterion: nn.Module, train: TrainConfig, 
 
 
 def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept under ``base_lr``."""
-    return OPTIMIZERS[name]([{**group, "base_lr": group["lr"]} for group in groups] or [{"params": []}])
+    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept under ``base_lr``. On a GPU all
+    parameters are updated in one kernel."""
+    based: list[dict[str, Any]] = [{**group, "base_lr": group["lr"]} for group in groups]
+    fused = bool(groups) and all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return OPTIMIZERS[name](based or [{"params": []}], lr=0.0, fused=fused or None)
 
 
 def schedule_factor(train: TrainConfig, progress: float) -> float:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from retrieval_bench.config import ModelConfig
-from retrieval_bench.experiments.inference_speed import main, pruning_ways, report, routing_ways, timed
+from retrieval_bench.experiments.inference_speed import main, pruning_ways, routing_ways
+from retrieval_bench.experiments.timing import report, timed
 from retrieval_bench.models.build import build_embedder
 from tests.training.helpers import random_images
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -28,8 +30,38 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 after bad input (one line on standard error), or 130 after Ctrl-C."""
+    """Runs one command. Returns 0, 2 after bad input (one line on standard error), 130 after Ctrl-C, or 143 after SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with sigterm_interrupts():
+            return _main(words)
+    except KeyboardInterrupt as stop:
+        print("interrupted: the same command goes on after the last whole epoch, with what is left", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers send it before they kill."""
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """A block in which SIGTERM raises :class:`Terminated`, so that what is under way is cleaned up."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main(words: list[str]) -> int:
     try:
         if not words or words[0] in ("-h", "--help"):
             print(usage())
@@ -40,9 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-done was kept; the same command goes on with what is left", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -53,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not re.search(r"out of memory|can't allocate memory|DataLoader worker .* killed|^$", str(error)):
             raise
-        print("error: out of memory; lower --batch-size, --image-size or --workers", file=sys.stderr)
+        print("error: out of memory; lower --micro-batch (or let --out-of-memory halve do it), --image-size or --workers", file=sys.stderr)
         return 2
     return 0
 

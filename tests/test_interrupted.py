@@ -1,0 +1,96 @@
+"""Runs that are stopped from outside, and runs that meet each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval_bench.cli import main
+
+FLAGS = ["--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--batch-size", "16"]
+EPOCHS = 12
+
+
+def command(results: Path, *more: str, epochs: int = 3) -> list[str]:
+    return ["run", *FLAGS, "--epochs", str(epochs), "--results", str(results), "--device", "cpu", *more]
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "retrieval_bench", *words], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for(folder: Path, pattern: str) -> None:
+    end = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < end, f"no {pattern}"
+        time.sleep(0.02)
+
+
+def only_record(results: Path) -> dict[str, Any]:
+    (path,) = (results / "runs").glob("*.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_run_goes_on_with_the_same_command_to_the_same_numbers(sent: signal.Signals, status: int, tmp_path: Path) -> None:
+    stopped, straight = tmp_path / "stopped", tmp_path / "straight"
+    process = start(command(stopped, epochs=EPOCHS))
+    wait_for(stopped, "checkpoints/*/epoch-0002")
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in said
+    if sent != signal.SIGKILL:
+        assert said.splitlines()[-1].startswith("interrupted: the same command goes on after the last whole epoch")
+    assert not list(stopped.glob("runs/*.json"))
+    (folder,) = (stopped / "checkpoints").glob("synthetic*")
+    done = max(int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-*"))
+    assert 2 <= done < EPOCHS
+    assert len(list(folder.glob("epoch-*"))) == 2, "the last two"
+    assert main(command(stopped, epochs=EPOCHS)) == 0
+    assert only_record(stopped)["training"]["resumed"] == [done]
+    assert not list(folder.glob("epoch-*")), "its checkpoints are gone"
+    assert main(command(straight, epochs=EPOCHS)) == 0
+    assert only_record(stopped)["metrics"] == only_record(straight)["metrics"]
+    assert only_record(stopped)["training"]["loss_per_epoch"] == only_record(straight)["training"]["loss_per_epoch"]
+
+
+def test_of_two_processes_on_one_run_one_waits_and_finds_the_record(tmp_path: Path) -> None:
+    processes = [start(command(tmp_path)) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("waiting for another process that is running" in text for text in said) == 1
+    assert sum("already recorded" in text for text in said) == 1
+    assert sum("epoch 3/3" in text for text in said) == 1
+    only_record(tmp_path)
+
+
+def test_checkpoints_of_another_configuration_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = start(command(tmp_path, epochs=EPOCHS))
+    wait_for(tmp_path, "checkpoints/*/epoch-0001")
+    process.kill()
+    process.communicate()
+    (folder,) = (tmp_path / "checkpoints").glob("synthetic*")
+    assert main(command(tmp_path / "other", "--lr", "0.01", "--resume", str(folder), epochs=EPOCHS)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "another configuration: train.lr 0.0003, now 0.01" in line
+    assert not list((tmp_path / "other").rglob("*.json"))
+
+
+def test_from_the_beginning_when_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = start(command(tmp_path, epochs=8))
+    wait_for(tmp_path, "checkpoints/*/epoch-0001")
+    process.kill()
+    process.communicate()
+    assert main(command(tmp_path, "--force", epochs=8)) == 0
+    assert "going on after" not in capsys.readouterr().err
+    assert "resumed" not in only_record(tmp_path)["training"]

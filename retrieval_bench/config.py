@@ -195,6 +195,8 @@ class Machine:
     """epochs between checkpoints, which lie in checkpoints/ until the run has its record; 0 for none"""
     resume: Path | None = None
     """folder of checkpoints to go on from, such as one copied from another machine; a run finds its own by itself"""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """also show losses, rates and metrics there (the package must be installed); the record is complete without"""
     profile: bool = False
     """print where the time of the training's steps goes"""
     deterministic: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from retrieval_bench.models.saved import save_embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, read_record, record_path, write_record
 from retrieval_bench.selection import choose
+from retrieval_bench.trackers import Trackers
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import join
 from retrieval_bench.trial import measured, train
@@ -66,8 +67,10 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         choice = choose(config, partial(run, machine=replace(machine, resume=None)))
         decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
         read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
-        embedder, training = train(choice.config, table, split, device, read, checkpoints, group, machine.profile)
-        record = group.leader(partial(measured, embedder, training, table, split, read))
+        with closing(Trackers(machine.track if group.leads else (), run_id, identity, machine.results)) as trackers:
+            embedder, training = train(choice.config, table, split, device, read, checkpoints, group, machine.profile, trackers)
+            record = group.leader(partial(measured, embedder, training, table, split, read))
+            trackers.log({name: value for name, value in record["metrics"].items() if isinstance(value, float)}, config.train.epochs)
         record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
         record["command"] = _command(config)
         if choice.facts:

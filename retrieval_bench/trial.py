@@ -23,6 +23,7 @@ from retrieval_bench.progress import announce
 from retrieval_bench.records import environment
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies import build_strategy
+from retrieval_bench.trackers import Trackers
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.distributed import Group
@@ -41,6 +42,7 @@ def train(
     checkpoints: Checkpoints,
     group: Group,
     profile: bool,
+    trackers: Trackers,
 ) -> tuple[Embedder, Training]:
     """The finished embedder, and the training behind it.
 
@@ -53,6 +55,7 @@ def train(
         checkpoints: to go on from, and to keep.
         group: the processes that train together.
         profile: print where the time went.
+        trackers: are told of every epoch.
     """
     environment(device)  # the revision of the code is noted before it can change
     cost.reset_peak_memory(device)
@@ -67,7 +70,7 @@ def train(
 
     batches = read(split.train, labels, sampler=sampler, share=group.share)
     strategy = build_strategy(config.strategy, config.options)
-    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile)
+    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers)
     embedder = training.fit()
     if profile and training.images_seen:
         announce(training.watch.report(training.seconds, training.images_seen))

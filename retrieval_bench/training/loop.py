@@ -18,6 +18,7 @@ from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_tr
 from retrieval_bench.progress import announce, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.trackers import Trackers
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.criterion import Criterion
 from retrieval_bench.training.distributed import ALONE, Group
@@ -42,6 +43,7 @@ class Training:
         checkpoints: where the training is kept after each epoch, and gone on with.
         group: the processes that train it together.
         profile: whether to note where the time goes.
+        trackers: are told of every epoch.
 
     Attributes:
         images_seen: training images passed through the network, rejected attempts included.
@@ -62,6 +64,7 @@ class Training:
         checkpoints: Checkpoints | None = None,
         group: Group = ALONE,
         profile: bool = False,
+        trackers: Trackers | None = None,
     ):
         self.batches = batches
         self.strategy = strategy
@@ -77,6 +80,7 @@ class Training:
         self.micro = config.train.micro_batch
         self.checkpoints = checkpoints
         self.group = group
+        self.trackers = trackers or Trackers()
         self.watch = Stopwatch(profile, torch.cuda.synchronize if torch.cuda.is_available() else lambda: None)
         if config.train.freeze_bn:
             freeze_batch_norms(model)
@@ -111,6 +115,7 @@ class Training:
                 self.strategy.end_epoch(self)
                 if self.checkpoints is not None and self.group.leads:
                     self.checkpoints.save(self)
+                self.trackers.log({"loss": self.history[-1], **{f"rate/{name}": rate for name, rate in self.rates().items()}}, epoch + 1)
                 announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
         else:
             announce("nothing to train: the pretrained features are evaluated as they are")

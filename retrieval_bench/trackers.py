@@ -1,0 +1,117 @@
+"""Views of a run in other programs: TensorBoard, Weights & Biases, MLflow. The record is the truth; none is needed, none can fail a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from retrieval_bench.errors import first_line
+from retrieval_bench.progress import announce
+
+
+class Tracker(Protocol):
+    """What is told of a run."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers after `step` epochs."""
+
+    def close(self) -> None:
+        """The run has ended, in whatever way."""
+
+
+class TensorBoard:
+    """Event files in a folder (``tensorboard --logdir <results>/tensorboard``)."""
+
+    def __init__(self, run_id: str, config: Mapping[str, Any], results: Path):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(results / "tensorboard" / run_id))
+        self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in flat(config).items()))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """A run of the project ``retrieval_bench`` at Weights & Biases, with the user's own login and settings."""
+
+    def __init__(self, run_id: str, config: Mapping[str, Any], results: Path):
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self.run = wandb.init(project="retrieval_bench", name=run_id, config=flat(config), dir=str(results))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class MLflow:
+    """A run of the experiment ``retrieval_bench`` where MLflow's own settings say."""
+
+    def __init__(self, run_id: str, config: Mapping[str, Any], results: Path):
+        import mlflow  # pyright: ignore[reportMissingImports]
+
+        self.mlflow = mlflow
+        mlflow.set_experiment("retrieval_bench")
+        mlflow.start_run(run_name=run_id)
+        mlflow.log_params(flat(config))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.mlflow.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        self.mlflow.end_run()
+
+
+TRACKERS: dict[str, Callable[[str, Mapping[str, Any], Path], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+
+
+class Trackers:
+    """Several trackers as one; one that fails says so once and is left out from then on.
+
+    Args:
+        names: keys of :data:`TRACKERS`.
+        run_id: names the run there too.
+        config: what is shown of the configuration.
+        results: folder for what trackers keep on this machine.
+    """
+
+    def __init__(self, names: Iterable[str] = (), run_id: str = "", config: Mapping[str, Any] | None = None, results: Path = Path()):
+        self.live: dict[str, Tracker] = {}
+        for name in names:
+            try:
+                self.live[name] = TRACKERS[name](run_id, config or {}, results)
+            except Exception as error:  # whatever another program does must not cost the run
+                announce(f"not tracked with {name}: {first_line(error)}")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers after `step` epochs."""
+        for name in list(self.live):
+            self._call(name, "log", values, step)
+
+    def close(self) -> None:
+        """The run has ended."""
+        for name in list(self.live):
+            self._call(name, "close")
+
+    def _call(self, name: str, method: str, *given: Any) -> None:
+        try:
+            getattr(self.live[name], method)(*given)
+        except Exception as error:
+            announce(f"no longer tracked with {name}: {first_line(error)}")
+            del self.live[name]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration with one key per value (``train.lr``)."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found

@@ -82,7 +82,10 @@ def _main(words: list[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not re.search(r"out of memory|can't allocate memory|DataLoader worker .* killed|^$", str(error)):
             raise
-        print("error: out of memory; lower --micro-batch (or let --out-of-memory halve do it), --image-size or --workers", file=sys.stderr)
+        print(
+            "error: out of memory; lower --batch-size, --image-size or --workers, or let --out-of-memory halve pass images in pieces",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

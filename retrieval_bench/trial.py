@@ -84,7 +84,11 @@ def measured(embedder: Embedder, training: Training, table: ImageTable, split: S
     started = time.perf_counter()
     batches = read(split.test, table.labels[split.test])
     metrics, routes = measure_routes(embedder, training.criterion, batches, table, split, config)
-    seconds = {"train_seconds": round(training.seconds, 2), "test_seconds": round(time.perf_counter() - started, 2)}
+    seconds = {
+        "train_seconds": round(training.seconds, 2),
+        "strategy_seconds": round(training.strategy_seconds, 3),
+        "test_seconds": round(time.perf_counter() - started, 2),
+    }
     variants = measure_variants(strategy, embedder, training.criterion, batches, table.labels, split, config)
     seconds["total_seconds"] = round(time.perf_counter() - training.started, 2)
     return {

@@ -23,9 +23,15 @@ def command(results: Path, *more: str, epochs: int = 3) -> list[str]:
     return ["run", *FLAGS, "--epochs", str(epochs), "--results", str(results), "--device", "cpu", *more]
 
 
+def hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(words: list[str]) -> subprocess.Popen[str]:
+    """As from a terminal: a shell that put the tests into the background made them, and what they start, deaf to Ctrl-C."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "retrieval_bench", *words], stderr=subprocess.PIPE, text=True, env=environment)
+    line = [sys.executable, "-m", "retrieval_bench", *words]
+    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hear_interrupts)
 
 
 def wait_for(folder: Path, pattern: str) -> None:

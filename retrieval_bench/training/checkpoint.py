@@ -104,6 +104,7 @@ def _state(training: Training) -> dict[str, Any]:
         "history": training.history,
         "images_seen": training.images_seen,
         "seconds": training.seconds,
+        "strategy_seconds": training.strategy_seconds,
         "resumed": training.resumed,
         "skipped": training.skipped,
         "micro": training.micro,
@@ -118,7 +119,7 @@ def _restore(training: Training, weights: dict[str, torch.Tensor], state: dict[s
     for part, module in {"model": training.model, "criterion": training.criterion}.items():
         module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")})
     training.optimizer.load_state_dict(state["optimizer"])
-    for name in ("epoch", "history", "images_seen", "seconds", "skipped", "micro"):
+    for name in ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "micro"):
         setattr(training, name, state[name])
     training.resumed = [*state["resumed"], state["epoch"] + 1]
 

@@ -48,6 +48,7 @@ class Training:
     Attributes:
         images_seen: training images passed through the network, rejected attempts included.
         seconds: wall time of all passes.
+        strategy_seconds: what the strategy took beside its passes, for snapshots, measures and decisions.
         history: mean loss of each epoch's accepted pass.
         skipped: (epoch, step) of batches that were left out, from 0.
         micro: most images that pass through the network at a time, 0 for the whole batch.
@@ -73,6 +74,7 @@ class Training:
         self.epochs = config.train.epochs
         self.images_seen = 0
         self.seconds = 0.0
+        self.strategy_seconds = 0.0
         self.started = time.perf_counter()
         self.history: list[float] = []
         self.resumed: list[int] = []
@@ -111,8 +113,10 @@ class Training:
                 self.strategy.before_training(self.train_once, self)
             for epoch in range(len(self.history), self.config.train.epochs):
                 self.epoch = epoch
+                start, passes = time.perf_counter(), self.seconds
                 self.history.append(self.strategy.run_epoch(self.train_once, self))
                 self.strategy.end_epoch(self)
+                self.strategy_seconds += time.perf_counter() - start - (self.seconds - passes)
                 if self.checkpoints is not None and self.group.leads:
                     self.checkpoints.save(self)
                 self.trackers.log({"loss": self.history[-1], **{f"rate/{name}": rate for name, rate in self.rates().items()}}, epoch + 1)

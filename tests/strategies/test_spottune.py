@@ -43,7 +43,7 @@ def test_before_training_the_output_does_not_depend_on_the_policy() -> None:
 
 
 def test_all_frozen_is_the_pretrained_network_bit_for_bit_before_and_after_training(synthetic: Data) -> None:
-    """Also with batch norms in training mode and with the stem, which is frozen. In the layout of trainings, since that decides rounding."""
+    """Also with batch norms in training mode and with the stem, which is frozen. In the layout of trainings, which decides rounding."""
     with torch.no_grad():
         expected = tiny_embedder().to(memory_format=torch.channels_last)(IMAGES)  # pyright: ignore[reportCallIssue]
         _, _, model = trained(synthetic, eval_policy="all_frozen")

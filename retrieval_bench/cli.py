@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with sigterm_interrupts():
             return _main(words)
     except KeyboardInterrupt as stop:
-        print("interrupted: the same command goes on after the last whole epoch, with what is left", file=sys.stderr)
+        print("interrupted: the same command goes on with what is left", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
 
 

@@ -56,10 +56,10 @@ def test_a_stopped_run_goes_on_with_the_same_command_to_the_same_numbers(sent: s
     assert process.returncode == status
     assert "Traceback" not in said
     if sent != signal.SIGKILL:
-        assert said.splitlines()[-1].startswith("interrupted: the same command goes on after the last whole epoch")
+        assert said.splitlines()[-1].startswith("interrupted: the same command goes on")
     assert not list(stopped.glob("runs/*.json"))
     (folder,) = (stopped / "checkpoints").glob("synthetic*")
-    done = max(int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-*"))
+    done = max(int(path.name.split("-")[1]) for path in folder.glob("epoch-*"))
     assert 2 <= done < EPOCHS
     assert len(list(folder.glob("epoch-*"))) == 2, "the last two"
     assert main(command(stopped, epochs=EPOCHS)) == 0

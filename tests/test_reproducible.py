@@ -27,6 +27,11 @@ def test_no_file_reads_a_shared_generator(path: Path) -> None:
     assert found is None, f"{found[0].strip()}: use retrieval_bench.seeding.generator" if found else ""
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_duration_is_measured_with_a_clock_that_can_jump(path: Path) -> None:
+    assert not re.search(r"\btime\.time\(", path.read_text(encoding="utf-8")), "use time.perf_counter"
+
+
 @pytest.mark.parametrize("text", ["import random\n", "x = np.random.rand(3)", "np.random.seed(0)", "torch.seed()"])
 def test_the_search_finds_them(text: str) -> None:
     assert GLOBAL.search(text)

@@ -99,18 +99,22 @@ class _Order:
     count: int
     batch_size: int
     sampler: BatchSampler | None
+    skipped: int = 0
+    """batches at the beginning that are drawn and not given"""
 
     def __len__(self) -> int:
         return len(self.sampler) if self.sampler else -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
         drawn: Counter[int] = Counter()
-        for batch in self.sampler or np.array_split(np.arange(self.count), range(self.batch_size, self.count, self.batch_size)):
+        batches = self.sampler or np.array_split(np.arange(self.count), range(self.batch_size, self.count, self.batch_size))
+        for number, batch in enumerate(batches):
             items = []
             for index in batch:
                 items.append((int(index), drawn[index]))
                 drawn[index] += 1
-            yield items
+            if number >= self.skipped:
+                yield items
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -178,8 +182,9 @@ class Batches:
             return len(self.sampler) * self.sampler.batch_size
         return len(self.views)
 
-    def reseed(self, seed: int, *purpose: str | int) -> None:
-        """Fixes order and augmentation of the next pass."""
+    def reseed(self, seed: int, *purpose: str | int, skip: int = 0) -> None:
+        """Fixes order and augmentation of the next pass, which leaves out the first `skip` batches."""
+        self.order.skipped = skip
         self.views.seed = derive(seed, "views", *purpose)
         if self.sampler:
             self.sampler.generator.manual_seed(derive(seed, "order", *purpose))

@@ -138,6 +138,11 @@ class Strategy:
         del state
         return train_once()
 
+    @property
+    def goes_on_within_epochs(self) -> bool:
+        """Whether a pass that was stopped in the middle can be gone on with: an epoch is a single pass and nothing else."""
+        return type(self).run_epoch is Strategy.run_epoch
+
     def end_epoch(self, state: EpochState) -> None:
         """Called after each epoch, once its pass is accepted."""
         del state

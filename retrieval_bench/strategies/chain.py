@@ -55,6 +55,10 @@ class Chain(Strategy):
         owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]
         return owners[0].run_epoch(train_once, state) if owners else train_once()
 
+    @property
+    def goes_on_within_epochs(self) -> bool:
+        return all(part.goes_on_within_epochs for part in self.parts.values())
+
     def end_epoch(self, state: EpochState) -> None:
         for part in self.parts.values():
             part.end_epoch(state)

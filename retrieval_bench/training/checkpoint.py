@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import whole_folder
@@ -22,11 +25,35 @@ FORMAT = 1
 ANOTHER = "was made by another configuration"
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A pass in the middle: steps that are done, the sum of losses over images that count, and the states of torch's generators."""
+
+    step: int
+    total: Tensor
+    images: int
+    random: Tensor | None = None
+    random_gpu: Tensor | None = None
+
+    def go_on(self) -> None:
+        """Puts the generators back."""
+        if self.random is not None:
+            torch.set_rng_state(self.random)
+        if self.random_gpu is not None:
+            torch.cuda.set_rng_state(self.random_gpu)
+
+
+def random_states() -> tuple[Tensor, Tensor | None]:
+    """Of torch's global generators, on the CPU and on the GPU."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+
 class Checkpoints:
     """The checkpoints of one run: a folder per epoch, written whole or not at all, the last two kept.
 
     ``weights.safetensors`` holds network and loss, ``state.pt`` the optimiser, the strategy's memory and what was counted. Every pass draws
-    its random numbers from the run's seed, the epoch and the attempt, so no generator has a state to keep.
+    its random numbers from the run's seed, the epoch and the attempt, so that only a pass that was stopped in the middle
+    (``epoch-0002-step-000120``) has states of generators to keep.
 
     Args:
         folder: of this run; made when the first epoch ends.
@@ -42,13 +69,17 @@ class Checkpoints:
         self.source = source
 
     def save(self, training: Training) -> None:
-        """Keeps the state after the epoch that has just ended. What cannot be written costs no training: a line says so."""
-        done = training.epoch + 1
-        if not self.every or done % self.every:
+        """Keeps the state after the epoch that has just ended, or in the middle of a pass (``training.begun``).
+
+        What cannot be written costs no training: a line says so.
+        """
+        done, begun = len(training.history), training.begun
+        if not self.every or (done % self.every and begun is None):
             return
+        name = f"epoch-{done:04d}" + (f"-step-{begun.step:06d}" if begun else "")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole_folder(self.folder / f"epoch-{done:04d}") as unfinished:
+            with whole_folder(self.folder / name) as unfinished:
                 save_file(_weights(training), unfinished / "weights.safetensors")
                 torch.save({"format": FORMAT, "identity": self.identity, **_state(training)}, unfinished / "state.pt")
             for old in _found(self.folder)[KEPT:]:
@@ -73,7 +104,8 @@ class Checkpoints:
             if differences := list(_differences(state["identity"], self.identity)):
                 raise UserError(f"{path} {ANOTHER}: {'; '.join(differences)}")
             _restore(training, weights, state)
-            announce(f"going on after epoch {training.epoch + 1}, from {path}")
+            within = f", step {training.begun.step}" if training.begun else ""
+            announce(f"going on after epoch {len(training.history)}{within}, from {path}")
             return True
         if self.source is not None:
             raise UserError(f"{self.source}: no checkpoint here (a folder with epoch-0001 and the like)")
@@ -89,7 +121,7 @@ def _found(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch-*"), reverse=True)
 
 
-def _weights(training: Training) -> dict[str, torch.Tensor]:
+def _weights(training: Training) -> dict[str, Tensor]:
     parts = {"model": training.model, "criterion": training.criterion}
     return {
         f"{part}.{name}": value.detach().cpu().contiguous().clone()
@@ -103,17 +135,18 @@ def _state(training: Training) -> dict[str, Any]:
         "epoch": training.epoch,
         "history": training.history,
         "images_seen": training.images_seen,
-        "seconds": training.seconds,
+        "seconds": training.seconds + (time.perf_counter() - training.pass_started if training.begun else 0),
         "strategy_seconds": training.strategy_seconds,
         "resumed": training.resumed,
         "skipped": training.skipped,
         "micro": training.micro,
+        "begun": asdict(training.begun) if training.begun else None,
         "optimizer": training.optimizer.state_dict(),
         "memory": training.strategy.memory(),
     }
 
 
-def _restore(training: Training, weights: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+def _restore(training: Training, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
     training.strategy.recall(state["memory"], training.model)
     training.rebuild()
     for part, module in {"model": training.model, "criterion": training.criterion}.items():
@@ -121,7 +154,8 @@ def _restore(training: Training, weights: dict[str, torch.Tensor], state: dict[s
     training.optimizer.load_state_dict(state["optimizer"])
     for name in ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "micro"):
         setattr(training, name, state[name])
-    training.resumed = [*state["resumed"], state["epoch"] + 1]
+    training.begun = Begun(**state["begun"]) if state["begun"] else None
+    training.resumed = [*state["resumed"], len(training.history)]
 
 
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:

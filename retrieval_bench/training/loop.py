@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from retrieval_bench.progress import announce, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.trackers import Trackers
-from retrieval_bench.training.checkpoint import Checkpoints
+from retrieval_bench.training.checkpoint import Begun, Checkpoints, random_states
 from retrieval_bench.training.criterion import Criterion
 from retrieval_bench.training.distributed import ALONE, Group
 from retrieval_bench.training.held_out import hold_out, recall_at_1
+from retrieval_bench.training.interrupts import Interrupt, deferred
 from retrieval_bench.training.optimisation import build_optimizer, parameter_groups, schedule_factor
 from retrieval_bench.training.profile import Stopwatch
 from retrieval_bench.training.step import Forward, backward, is_out_of_memory
@@ -52,6 +53,7 @@ class Training:
         history: mean loss of each epoch's accepted pass.
         skipped: (epoch, step) of batches that were left out, from 0.
         micro: most images that pass through the network at a time, 0 for the whole batch.
+        begun: the pass that a checkpoint was made in the middle of, until it is gone on with.
         resumed: the epochs after which the training was gone on with from a checkpoint.
     """
 
@@ -83,6 +85,8 @@ class Training:
         self.checkpoints = checkpoints
         self.group = group
         self.trackers = trackers or Trackers()
+        self.interrupt: Interrupt | None = None
+        self.begun: Begun | None = None
         self.watch = Stopwatch(profile, torch.cuda.synchronize if torch.cuda.is_available() else lambda: None)
         if config.train.freeze_bn:
             freeze_batch_norms(model)
@@ -109,21 +113,25 @@ class Training:
             Diverged: the loss stopped being a number (and the strategy did not reject the pass).
         """
         if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
-            if self.checkpoints is None or not self.checkpoints.restore(self):
-                self.strategy.before_training(self.train_once, self)
-            for epoch in range(len(self.history), self.config.train.epochs):
-                self.epoch = epoch
-                start, passes = time.perf_counter(), self.seconds
-                self.history.append(self.strategy.run_epoch(self.train_once, self))
-                self.strategy.end_epoch(self)
-                self.strategy_seconds += time.perf_counter() - start - (self.seconds - passes)
-                if self.checkpoints is not None and self.group.leads:
-                    self.checkpoints.save(self)
-                self.trackers.log({"loss": self.history[-1], **{f"rate/{name}": rate for name, rate in self.rates().items()}}, epoch + 1)
-                announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
+            with deferred() if self.checkpoints is not None and self.group.size == 1 else nullcontext() as self.interrupt:
+                self._train()
         else:
             announce("nothing to train: the pretrained features are evaluated as they are")
         return self.strategy.finish(self.model)
+
+    def _train(self) -> None:
+        if self.checkpoints is None or not self.checkpoints.restore(self):
+            self.strategy.before_training(self.train_once, self)
+        for epoch in range(len(self.history), self.config.train.epochs):
+            self.epoch = epoch
+            start, passes = time.perf_counter(), self.seconds
+            self.history.append(self.strategy.run_epoch(self.train_once, self))
+            self.strategy.end_epoch(self)
+            self.strategy_seconds += time.perf_counter() - start - (self.seconds - passes)
+            if self.checkpoints is not None and self.group.leads:
+                self.checkpoints.save(self)
+            self.trackers.log({"loss": self.history[-1], **{f"rate/{name}": rate for name, rate in self.rates().items()}}, epoch + 1)
+            announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
 
     def account(self) -> dict[str, Any]:
         """What the record says of the training; only what happened."""
@@ -142,37 +150,51 @@ class Training:
 
         Negative attempts are passes before the training, at the full rate.
         """
-        seed = self.config.seed
-        self.batches.reseed(seed, self.epoch, attempt)
+        seed, begun = self.config.seed, self.begun or Begun(0, torch.zeros((), dtype=torch.float64), 0)
+        self.batches.reseed(seed, self.epoch, attempt, skip=begun.step)
         torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
+        self.begun = None
         set_training_mode(self.model)
         self.criterion.train()
-        start = time.perf_counter()
+        self.pass_started = time.perf_counter()
         try:
-            return self._pass(searching=attempt < 0)
+            return self._pass(begun, attempt)
         finally:  # a pass that diverged was computed too
-            self.seconds += time.perf_counter() - start
+            self.seconds += time.perf_counter() - self.pass_started
 
-    def _pass(self, searching: bool) -> float:
+    def _pass(self, begun: Begun, attempt: int) -> float:
         train = self.config.train
-        total, images, steps = torch.zeros((), dtype=torch.float64, device=self.device), 0, len(self.batches)
-        title = "before the training" if searching else f"epoch {self.epoch + 1}/{train.epochs}"
+        total, images, steps = begun.total.to(self.device), begun.images, len(self.batches)
+        title = "before the training" if attempt < 0 else f"epoch {self.epoch + 1}/{train.epochs}"
         batches = self.watch.each(self.batches, "data")
-        for step, (pixels, labels) in enumerate(track(batches, title, self.batches.images, size=lambda batch: len(batch[1]))):
-            factor = 1.0 if searching else schedule_factor(train, (self.epoch + step / steps) / train.epochs)
+        for step, (pixels, labels) in enumerate(
+            track(batches, title, self.batches.images, size=lambda batch: len(batch[1])), start=begun.step
+        ):
+            if step == begun.step:
+                begun.go_on()  # here, since a DataLoader that is begun draws a number too
+            factor = 1.0 if attempt < 0 else schedule_factor(train, (self.epoch + step / steps) / train.epochs)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             loss = self._step(pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
             self.images_seen += len(labels)
-            if self._is_checked(step) and not self._is_sound(loss, step):
-                continue
-            total += loss.double() * len(labels)
-            images += len(labels)
+            if not self._is_checked(step) or self._is_sound(loss, step):
+                total = total + loss.double() * len(labels)
+                images += len(labels)
+            if self.interrupt is not None and self.interrupt.came and step + 1 < steps:
+                self._stop(Begun(step + 1, total.cpu(), images, *random_states()), attempt)
         self.group.agree(self.model)
         mean = total.item() / max(images, 1)
         if not math.isfinite(mean) or not images:
             raise self._diverged(mean, steps - 1)
         return mean
+
+    def _stop(self, begun: Begun, attempt: int) -> None:
+        """Keeps what a pass has done so far, if nothing else is needed to go on in the middle of it, and delivers the interrupt."""
+        assert self.interrupt is not None
+        if attempt == 0 and self.strategy.goes_on_within_epochs and self.checkpoints is not None:
+            self.begun = begun
+            self.checkpoints.save(self)
+        self.interrupt.deliver()
 
     def _step(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One step of the optimiser; the loss, unless it is no number (where that is looked at), in which case nothing is changed."""

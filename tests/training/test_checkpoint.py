@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 import torch
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strategy
+from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
@@ -69,6 +74,64 @@ def test_stopped_after_any_epoch_it_ends_as_if_it_had_not_been(strategy: str, sy
         assert not differing(state, again)
         assert others == rest
         assert resumed.resumed == [after]
+
+
+class Interrupting(Strategy):
+    """Sends Ctrl-C to this process after a number of steps."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.left = step
+
+    def after_step(self, model: Embedder) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(data: Data, strategy: str, folder: Path, step: int, loss: str = "softmax") -> Training:
+    """A training that got a signal in step `step`, from 1, and has ended as it would; four steps are an epoch."""
+    training = begun(data, strategy, Checkpoints(folder, IDENTITY), loss)
+    training.strategy.parts["interrupting"] = Interrupting(step)  # pyright: ignore[reportAttributeAccessIssue]
+    training.strategy.recall = lambda memory, model: Chain.recall(training.strategy, {"interrupting": {}, **memory}, model)  # pyright: ignore
+    with pytest.raises(KeyboardInterrupt):
+        training.fit()
+    return training
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, *CHAINS])
+def test_interrupted_within_an_epoch_it_ends_as_if_it_had_not_been(
+    strategy: str, synthetic: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With routes, dropout and proxies in the middle of their random numbers; strategies that repeat epochs begin the epoch again."""
+    if not begun(synthetic, strategy, None).model.trainable():
+        return
+    state, *rest = outcome(begun(synthetic, strategy, None))
+    search = sum({"channel_gates": 6, "network_slimming": 8}.get(name, 0) for name in strategy.split("+"))
+    stopped = interrupted(synthetic, strategy, tmp_path, search + 6)
+    within = stopped.strategy.goes_on_within_epochs
+    whole = [f"epoch-{number + 1:04d}" for number in range(len(stopped.history))]
+    assert (kept(tmp_path) if tmp_path.exists() else []) == ([*whole, "epoch-0001-step-000002"] if within else whole)
+    assert "stopping after this step" in capsys.readouterr().err
+    resumed = begun(synthetic, strategy, Checkpoints(tmp_path, IDENTITY))
+    again, *others = outcome(resumed)
+    assert not differing(state, again)
+    assert others[0] == rest[0], "losses"
+    assert others[2:] == rest[2:]
+    if within:
+        assert others[1] == rest[1], "images seen"
+        assert "going on after epoch 1, step 2" in capsys.readouterr().err
+
+
+def test_interrupted_twice_it_goes_on_from_the_later_place(synthetic: Data, tmp_path: Path) -> None:
+    state, *_ = outcome(begun(synthetic, "standard", None))
+    interrupted(synthetic, "standard", tmp_path, 1)
+    assert kept(tmp_path) == ["epoch-0000-step-000001"]
+    interrupted(synthetic, "standard", tmp_path, 2)
+    assert kept(tmp_path) == ["epoch-0000-step-000001", "epoch-0000-step-000003"]
+    resumed = begun(synthetic, "standard", Checkpoints(tmp_path, IDENTITY))
+    assert not differing(state, outcome(resumed)[0])
+    assert resumed.resumed == [0, 0]
 
 
 @pytest.mark.parametrize("loss", ["triplet", "proxy_anchor", "multi_similarity"])

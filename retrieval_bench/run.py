@@ -46,6 +46,8 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         UserError: bad input, with one line that says what to do. Nothing is written then.
     """
     validate(config)
+    if machine.checkpoint_every < 0:
+        raise UserError(f"--checkpoint-every {machine.checkpoint_every}: give a number of epochs, or 0 for no checkpoints")
     device = resolve_device(machine.device, machine.deterministic)
     group = join(device)
     workers = resolve_workers(machine.workers, device)

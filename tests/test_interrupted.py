@@ -101,6 +101,11 @@ def test_checkpoints_of_another_configuration_are_refused(tmp_path: Path, capsys
     assert not list((tmp_path / "other").rglob("*.json"))
 
 
+def test_a_negative_number_of_epochs_between_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(tmp_path, "--checkpoint-every", "-1")) == 2
+    assert "--checkpoint-every -1: give a number of epochs" in capsys.readouterr().err
+
+
 def test_from_the_beginning_when_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = start(command(tmp_path, epochs=8))
     wait_for(tmp_path, "checkpoints/*/epoch-0001")

@@ -37,10 +37,11 @@ def save_embedder(embedder: Embedder, config: ModelConfig, image_size: int, path
     config = replace(config, weights="none")
     recipe = {"format": FORMAT, "model": asdict(config), "image_size": image_size, **_structure(embedder, config, image_size)}
     weights = {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}
-    try:
-        _build(recipe).load_state_dict(weights)
-    except (RuntimeError, UserError) as error:
-        raise UserError(f"this network cannot be saved as a recipe: {first_line(error)}") from None
+    shapes = {name: value.shape for name, value in weights.items()}
+    if shapes != {name: value.shape for name, value in _build(recipe).state_dict().items()}:
+        raise UserError(
+            "this network cannot be saved as a recipe: it has parts that its backbone has not, such as routed blocks or columns"
+        )
     with atomic_path(path.with_name(f"{path.name}.safetensors")) as unfinished:
         save_file(weights, unfinished)
     write_text(path.with_name(f"{path.name}.json"), json.dumps({**recipe, **(about or {})}, indent=2) + "\n")

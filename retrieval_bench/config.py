@@ -131,7 +131,8 @@ class TrainConfig:
     out_of_memory: Literal["stop", "halve"] = "stop"
     """halve: where memory does not suffice, half as many images at a time from then on (recorded)"""
     skip_batches: int = 0
-    """batches of the whole training whose loss may be no number; they are left out (recorded)"""
+    """batches of the whole training whose loss may be no number; they are left out (recorded); not with trained batch norms, whose
+    statistics would be spoilt"""
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ class Machine:
     profile: bool = False
     """print where the time of the training's steps goes"""
     deterministic: bool = False
-    """on a GPU, use only operations that give the same bits each time, which is slower; on a CPU they all do"""
+    """on a GPU, use operations that give the same bits each time where torch has them, which is slower; on a CPU they all do"""
     keep: bool = False
     """also keep the trained embedder in models/, as a recipe (JSON) and weights (safetensors)"""
     force: bool = False
-    """run even if the same configuration has a record"""
+    """run from the beginning even if the same configuration has a record or checkpoints"""

@@ -17,7 +17,7 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import check_writable, digest, locked
+from retrieval_bench.files import check_writable, digest, locked, write_text
 from retrieval_bench.identity import config_hash, to_command, to_dict
 from retrieval_bench.models.build import full_name
 from retrieval_bench.models.embedder import Embedder
@@ -50,6 +50,8 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         raise UserError(f"--checkpoint-every {machine.checkpoint_every}: give a number of epochs, or 0 for no checkpoints")
     device = resolve_device(machine.device, machine.deterministic)
     group = join(device)
+    if group.size > 1 and config.train.out_of_memory == "halve":
+        raise UserError("--out-of-memory halve is for one process, since others would wait for it; give --micro-batch N")
     workers = resolve_workers(machine.workers, device)
     data = config.data
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
@@ -63,7 +65,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         if record := group.leader(goal.reached):  # by the process that was waited for
             return record
         checkpoints = Checkpoints(goal.checkpoints, identity, machine.checkpoint_every, machine.resume)
-        if machine.force and group.leads:
+        if machine.force and machine.resume is None and group.leads:
             checkpoints.remove()
         announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
         choice = choose(config, partial(run, machine=replace(machine, resume=None)))
@@ -116,7 +118,8 @@ class Goal:
         Raises:
             UserError: a record that cannot be read.
         """
-        missing = self.machine.keep and not self.kept.with_name(f"{self.run_id}.safetensors").exists()
+        kept = (self.kept.with_name(f"{self.run_id}.{ending}") for ending in ("safetensors", "not-kept"))
+        missing = self.machine.keep and not any(path.exists() for path in kept)
         if not self.path.exists() or self.machine.force or missing:
             return None
         try:
@@ -146,6 +149,7 @@ def _keep(embedder: Embedder, config: RunConfig, path: Path) -> None:
         save_embedder(embedder, config.model, config.data.image_size, path, {"views": views, "flip_sum": config.evaluation.flip_sum})
         announce(f"the embedder is kept in {path}.json and .safetensors")
     except UserError as error:
+        write_text(path.with_name(f"{path.name}.not-kept"), f"{error}\n")  # so that it is not tried again
         announce(f"not kept: {error}")
 
 

@@ -25,3 +25,19 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def random_states() -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of torch's global generators, on the CPU and on the GPU (some draws for a GPU are made on the CPU)."""
+    import torch
+
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+
+def set_random_states(states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    """Puts back what :func:`random_states` gave."""
+    import torch
+
+    torch.set_rng_state(states[0])
+    if states[1] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])

@@ -30,6 +30,8 @@ def validate(config: RunConfig) -> None:
         needed = STRATEGIES[name].epochs_needed(getattr(config.options, name))
         if config.train.epochs < needed:
             raise UserError(f"--epochs {config.train.epochs}: {name} needs at least {needed} with its options")
+    if config.train.skip_batches and not config.train.freeze_bn:
+        raise UserError("--skip-batches needs frozen batch norms (--freeze-bn): a spoilt batch would spoil their statistics")
     per_class = config.samples_per_class
     if LOSSES[config.loss.loss].needs_pairs and per_class < 2:
         raise UserError(f"--loss {config.loss.loss} compares images of one class: set --samples-per-class to 2 or more")

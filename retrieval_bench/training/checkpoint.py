@@ -16,6 +16,7 @@ from torch import Tensor
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import whole_folder
 from retrieval_bench.progress import announce
+from retrieval_bench.seeding import set_random_states
 
 if TYPE_CHECKING:
     from retrieval_bench.training.loop import Training
@@ -38,14 +39,7 @@ class Begun:
     def go_on(self) -> None:
         """Puts the generators back."""
         if self.random is not None:
-            torch.set_rng_state(self.random)
-        if self.random_gpu is not None:
-            torch.cuda.set_rng_state(self.random_gpu)
-
-
-def random_states() -> tuple[Tensor, Tensor | None]:
-    """Of torch's global generators, on the CPU and on the GPU."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+            set_random_states((self.random, self.random_gpu))
 
 
 class Checkpoints:
@@ -79,12 +73,13 @@ class Checkpoints:
         name = f"epoch-{done:04d}" + (f"-step-{begun.step:06d}" if begun else "")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)  # a damaged one, or one of a run that was begun again
             with whole_folder(self.folder / name) as unfinished:
                 save_file(_weights(training), unfinished / "weights.safetensors")
                 torch.save({"format": FORMAT, "identity": self.identity, **_state(training)}, unfinished / "state.pt")
             for old in _found(self.folder)[KEPT:]:
                 shutil.rmtree(old, ignore_errors=True)
-        except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as a RuntimeError or error of their own
+        except Exception as error:  # torch and safetensors report a full disk by errors of their own
             announce(f"no checkpoint after epoch {done}: {first_line(error)}; training goes on")
 
     def restore(self, training: Training) -> bool:
@@ -95,7 +90,7 @@ class Checkpoints:
         """
         for path in _found(self.source or self.folder):
             try:
-                weights, state = load_file(path / "weights.safetensors"), torch.load(path / "state.pt", weights_only=True)
+                weights, state = load_file(path / "weights.safetensors"), torch.load(path / "state.pt", "cpu", weights_only=True)
                 if state["format"] != FORMAT:
                     raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
             except Exception as error:  # a damaged file fails in a dozen ways; the one before it may be whole
@@ -137,6 +132,7 @@ def _state(training: Training) -> dict[str, Any]:
         "images_seen": training.images_seen,
         "seconds": training.seconds + (time.perf_counter() - training.pass_started if training.begun else 0),
         "strategy_seconds": training.strategy_seconds,
+        "elapsed": time.perf_counter() - training.started,
         "resumed": training.resumed,
         "skipped": training.skipped,
         "micro": training.micro,
@@ -154,6 +150,7 @@ def _restore(training: Training, weights: dict[str, Tensor], state: dict[str, An
     training.optimizer.load_state_dict(state["optimizer"])
     for name in ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "micro"):
         setattr(training, name, state[name])
+    training.started -= state["elapsed"]
     training.begun = Begun(**state["begun"]) if state["begun"] else None
     training.resumed = [*state["resumed"], len(training.history)]
 

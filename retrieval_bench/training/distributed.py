@@ -2,7 +2,8 @@
 
 Every process passes its share of each batch through its copy of the network. Embeddings are gathered, so that losses see all pairs and all
 proxies as one process would; each process computes the same loss, and the gradients of the network are summed. Proxies and classifiers so
-get the same gradients everywhere, and need no exchange. The batch size is that of all processes together.
+get the same gradients everywhere. Random numbers inside the network (dropout, routes) are drawn by each for its own images. The batch size
+is that of all processes together.
 """
 
 from __future__ import annotations
@@ -60,19 +61,20 @@ class Group:
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces the gradients of `parameters` by their sums over the processes; a missing one counts as zero."""
-        if self.size == 1:
-            return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if self.size == 1 or not trained:
+            return
         flat = torch.cat([(torch.zeros_like(value) if value.grad is None else value.grad).flatten() for value in trained])
         dist.all_reduce(flat)
         for parameter, total in zip(trained, flat.split([value.numel() for value in trained]), strict=True):
-            parameter.grad = total.view_as(parameter).clone()
+            parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))  # in the parameter's own layout
 
-    def agree(self, module: nn.Module) -> None:
-        """Gives all processes the first one's buffers (statistics of batch norms, which saw different images)."""
+    def agree(self, model: nn.Module, criterion: nn.Module) -> None:
+        """Gives all processes the first one's buffers (statistics of batch norms, which saw different images) and its loss's parameters,
+        which GPUs may have rounded differently."""
         if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+            for value in (*model.buffers(), *criterion.parameters(), *criterion.buffers()):
+                dist.broadcast(value.data, 0)
 
     def leader(self, make: Callable[[], Found]) -> Found:
         """What `make` gives in the first process, for all; the others wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,10 +23,13 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.came = False
+        self._process = os.getpid()
         self._given: tuple[Any, int] | None = None
 
     def note(self, number: int, handler: Any) -> None:
         """Takes in a signal that `handler` would have met; the second is delivered at once."""
+        if os.getpid() != self._process:  # a process that decodes images, which its parent ends
+            return
         if self.came:
             self.deliver()
         self.came, self._given = True, (handler, number)

@@ -16,10 +16,10 @@ from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import Diverged
 from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_training_mode
 from retrieval_bench.progress import announce, track
-from retrieval_bench.seeding import derive
+from retrieval_bench.seeding import derive, random_states
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.trackers import Trackers
-from retrieval_bench.training.checkpoint import Begun, Checkpoints, random_states
+from retrieval_bench.training.checkpoint import Begun, Checkpoints
 from retrieval_bench.training.criterion import Criterion
 from retrieval_bench.training.distributed import ALONE, Group
 from retrieval_bench.training.held_out import hold_out, recall_at_1
@@ -130,6 +130,8 @@ class Training:
             self.strategy_seconds += time.perf_counter() - start - (self.seconds - passes)
             if self.checkpoints is not None and self.group.leads:
                 self.checkpoints.save(self)
+            if self.interrupt is not None and self.interrupt.came:
+                self.interrupt.deliver()
             self.trackers.log({"loss": self.history[-1], **{f"rate/{name}": rate for name, rate in self.rates().items()}}, epoch + 1)
             announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
 
@@ -182,7 +184,7 @@ class Training:
                 images += len(labels)
             if self.interrupt is not None and self.interrupt.came and step + 1 < steps:
                 self._stop(Begun(step + 1, total.cpu(), images, *random_states()), attempt)
-        self.group.agree(self.model)
+        self.group.agree(self.model, self.criterion)
         mean = total.item() / max(images, 1)
         if not math.isfinite(mean) or not images:
             raise self._diverged(mean, steps - 1)
@@ -197,7 +199,7 @@ class Training:
         self.interrupt.deliver()
 
     def _step(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One step of the optimiser; the loss, unless it is no number (where that is looked at), in which case nothing is changed."""
+        """One step of the optimiser; the loss, unless it is no number (where that is looked at), in which case no weight is changed."""
         loss = self._gradients(pixels, labels)
         if self._is_checked(0) and not math.isfinite(loss.item()):
             return loss

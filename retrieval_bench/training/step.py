@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from retrieval_bench.errors import first_line
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import announce
+from retrieval_bench.seeding import random_states, set_random_states
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.distributed import Group
 from retrieval_bench.training.profile import Stopwatch
@@ -63,7 +64,7 @@ def backward(
     The loss sees the embeddings of the whole batch, those of other processes included. With `micro` > 0 no more images than that pass
     through the network at a time: once without a graph, for the embeddings, and once more for the gradients (Gao et al., Scaling Deep
     Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021). The result is that of the whole batch, but for batch norms
-    that are trained, which see the pieces.
+    that are trained, which see the pieces, and for Global-k's penalty, which is that of each piece.
 
     Args:
         forward: the network.
@@ -101,9 +102,9 @@ def _in_pieces(
     states, parts = [], []
     with watch("forward"), torch.no_grad(), still_norms(forward.model):
         for piece in pieces:
-            states.append(_random_state(piece.device))
+            states.append(random_states())
             parts.append(forward(piece))
-    after = _random_state(pieces[0].device)
+    after = random_states()
     embeddings = torch.cat(parts).requires_grad_()
     with watch("loss"):
         loss = criterion(group.gather(embeddings, len(labels)), labels)
@@ -111,7 +112,7 @@ def _in_pieces(
     assert embeddings.grad is not None
     total, images = loss.detach(), sum(map(len, pieces))
     for piece, state, gradient in zip(pieces, states, embeddings.grad.split([len(part) for part in parts]), strict=True):
-        _set_random_state(piece.device, state)  # the same dropout and decisions as before
+        set_random_states(state)  # the same dropout and decisions as before
         with watch("forward"):
             again = forward(piece)
             share = len(piece) / images
@@ -121,7 +122,7 @@ def _in_pieces(
             if objective.requires_grad:
                 objective.backward()
         total = total if penalty is None else total + share * penalty.detach()
-    _set_random_state(pieces[0].device, after)
+    set_random_states(after)
     return total
 
 
@@ -141,14 +142,3 @@ def still_norms(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, usual, strict=True):
             norm.momentum = momentum
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

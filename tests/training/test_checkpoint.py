@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ def test_stopped_after_an_epoch_it_ends_as_if_it_had_not_been(strategy: str, syn
     assert not differing(state, again)
     assert others == rest
     assert resumed.resumed == [2]
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Ctrl-C raises, also where the tests were put into the background, in which shells make processes deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Interrupting(Strategy):
@@ -185,6 +194,23 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(
     assert resumed.resumed == [2]
     assert not differing(state, again)
     assert "epoch-0003: no whole checkpoint" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_replaced(synthetic: Data, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        begun(synthetic, "standard", Stopping(tmp_path, 3)).fit()
+    (tmp_path / "epoch-0003" / "state.pt").write_bytes(b"")
+    with pytest.raises(KeyboardInterrupt):
+        begun(synthetic, "standard", Stopping(tmp_path, 3)).fit()
+    resumed = begun(synthetic, "standard", Checkpoints(tmp_path, IDENTITY))
+    resumed.fit()
+    assert resumed.resumed == [2, 3]
+
+
+def test_interrupted_in_the_last_step_of_an_epoch_it_stops_after_it(synthetic: Data, tmp_path: Path) -> None:
+    for step, epochs in ((4, 1), (12, 4)):
+        stopped = interrupted(synthetic, "standard", tmp_path, step)
+        assert len(stopped.history) == epochs
 
 
 def test_another_configuration_is_refused_with_the_difference(synthetic: Data, tmp_path: Path) -> None:

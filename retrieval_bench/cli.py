@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import commands, data_commands
+from retrieval_bench import commands, data_commands, report_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.studies import STUDIES
@@ -22,7 +22,7 @@ COMMANDS: dict[str, Any] = {
     "run": commands.Run,
     "bench": commands.BenchRuns,
     "study": commands.StudyRuns,
-    "leaderboard": commands.Leaderboard,
+    "leaderboard": report_commands.Leaderboard,
     "evaluate": commands.Evaluate,
     "data": data_commands.Data,
     "strategies": commands.Strategies,

@@ -28,8 +28,9 @@ class Run:
     machine: Annotated[Machine, Flat] = field(default_factory=Machine)
 
     def execute(self) -> None:
-        from retrieval_bench.leaderboard import build_table, print_table
+        from retrieval_bench.leaderboard import build_table
         from retrieval_bench.run import run
+        from retrieval_bench.tables import print_table
 
         print_table(build_table([run(self.config, self.machine)]))
 
@@ -42,8 +43,9 @@ class BenchRuns:
     machine: Annotated[Machine, Flat] = field(default_factory=Machine)
 
     def execute(self) -> None:
-        from retrieval_bench.leaderboard import build_table, print_table, write_tables
+        from retrieval_bench.leaderboard import build_table
         from retrieval_bench.run import run
+        from retrieval_bench.tables import print_table, write_tables
         from retrieval_bench.validation import validate
 
         grid = self.bench.runs()
@@ -80,21 +82,6 @@ class StudyRuns:
         profile = study.profiles[self.profile]
         path = run_study(f"{self.name}-{self.profile}", study, profile, self.base, self.seeds, self.rows, self.machine)
         print(path.read_text(encoding="utf-8"))
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """Build leaderboard.csv and leaderboard.md from the records, and print the table."""
-
-    results: Path = Path("results/local")
-    """folder that holds runs/"""
-
-    def execute(self) -> None:
-        from retrieval_bench.leaderboard import print_table, write_tables
-
-        if not self.results.is_dir():
-            raise UserError(f"{self.results}: no such folder; --results names the one that holds runs/")
-        print_table(write_tables(self.results))
 
 
 @dataclass(frozen=True)

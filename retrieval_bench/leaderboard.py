@@ -1,46 +1,52 @@
-"""Records to one table: a row per configuration, mean and 95 % interval over its seeds."""
+"""Records to one table: a row per configuration, mean and 95 % interval over its seeds, and which rows are not told apart from the best."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from retrieval_bench.evaluation.statistics import t_interval
-from retrieval_bench.files import write_text
-from retrieval_bench.records import read_records
+from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.evaluation.statistics import paired_t_test, t_factor
 
-FIRST_COLUMNS = ("dataset", "split", "classes", "backbone", "weights", "dim", "image_size", "loss", "strategy", "epochs", "seeds")
-COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb")
+PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size")
+"""What all rows of one readable table share; rows that differ here are not ranked against each other."""
+FIRST_COLUMNS = (*PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
+COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "latency_ms", "peak_memory_mb")
+MEASURED_TIMES = ("train_seconds", "latency_ms", "peak_memory_mb")
+"""Costs that say something about one machine and number of threads only."""
 LAST_COLUMNS = ("device", "threads", "config_hash")
 METRIC = re.compile(r"recall_at_(\d+)|map_at_r|accuracy")
+LEVEL = 0.05
+"""p-value from which a row counts as not told apart from the best."""
+SEEDS = 3
+"""Fewest seeds of a row that is ranked, and of a pair of rows that is tested: differences of two seeds are often equal by chance."""
 
 
-def build_table(records: list[dict[str, Any]]) -> pd.DataFrame:
+def build_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a protocol.
 
     Columns: the first that people compare, ``seeds`` (how many), for each metric its mean over seeds as a fraction and ``<metric>_ci95``
-    (half width of the t-interval; empty for one seed), mean costs, then every other choice of the configuration, so that two rows never
-    look alike. Seconds and memory are empty where runs of a row were made on different machines or numbers of threads. Of several
-    records of one configuration, device and seed the newest counts.
+    (half width of the t-interval; empty for one seed), mean costs, ``standing`` and ``p_value`` (:func:`standings`), then every other
+    choice of the configuration, so that two rows never look alike. Seconds, latency and memory are empty where runs of a row were made on
+    different machines or numbers of threads. Of several records of one configuration, device and seed the newest counts.
     """
     if not records:
         return pd.DataFrame()
     newest = sorted(records, key=lambda record: str(record.get("finished", "")))
-    runs = pd.DataFrame(list({_key(record): _flat(record) for record in newest}.values()))
+    runs: Any = pd.DataFrame(list({_key(record): _flat(record) for record in newest}.values()))
     metrics = sorted((name for name in map(str, runs) if METRIC.fullmatch(name)), key=_depth)
-    table = pd.DataFrame([_summary(group, metrics) for _, group in runs.groupby(["config_hash", "kind"], sort=False, dropna=False)])
-    table = table.drop(columns=["seed", "kind"])
-    for name in COST_COLUMNS:
-        table[name] = table[name].round(1) if name == "train_seconds" else table[name].round().astype("Int64")
-    front = [*FIRST_COLUMNS, *(column for name in metrics for column in (name, f"{name}_ci95")), *COST_COLUMNS]
-    choices = [name for name in table if name not in (*front, *LAST_COLUMNS)]
+    rows = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
+    table = _means(runs, rows, metrics)
+    table[["standing", "p_value"]] = standings(table, runs, rows, metrics[0])
+    front = [*FIRST_COLUMNS, *(column for name in metrics for column in (name, f"{name}_ci95")), "standing", "p_value", *COST_COLUMNS]
+    choices = [name for name in table if name not in (*front, *LAST_COLUMNS, "seed", "kind")]
     table = table.reindex(columns=[*front, *choices, *LAST_COLUMNS])
-    order = [*PROTOCOL, metrics[0], "config_hash"]
+    order = [*PROTOCOL, metrics[0], "config_hash", "device"]
     return table.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True)
 
 
@@ -82,109 +88,108 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(group: Any, metrics: list[str]) -> dict[str, Any]:
-    """One row for the runs of one configuration on one kind of device."""
-    row: dict[str, Any] = dict(group.iloc[0])
-    row["seeds"] = len(group)
-    for name in metrics:
-        row[name] = round(float(group[name].mean()), 6)
-        row[f"{name}_ci95"] = round(half_width(group[name]), 6)
-    row |= {name: group[name].astype("float64").mean() for name in COST_COLUMNS}
-    if len(group[["device", "threads"]].drop_duplicates()) > 1:
-        row |= {"train_seconds": float("nan"), "peak_memory_mb": float("nan"), "threads": None}
-        row["device"] = "; ".join(sorted(set(group["device"])))
-    return row
-
-
-PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size")
-"""What all rows of one readable table share; rows that differ here are not ranked against each other."""
-
-
-def half_width(values: Any) -> float:
-    """Half width of the 95 % t-interval of the mean; NaN for a single value, which shows no spread."""
-    return t_interval(values.dropna().to_numpy())[1]
-
-
-def write_tables(results: Path) -> pd.DataFrame:
-    """Builds the table from ``<results>/runs`` and writes ``leaderboard.csv`` and ``leaderboard.md`` beside them."""
-    table = build_table(list(read_records(results)))
-    if len(table):
-        write_text(results / "leaderboard.csv", table.to_csv(index=False))
-        write_text(results / "leaderboard.md", to_markdown(table))
+def _means(runs: Any, rows: Any, metrics: Sequence[str]) -> Any:
+    """A line per row of the table, in the order of their numbers `rows`: choices of its first run, means over its runs."""
+    table = runs.groupby(rows).head(1).set_index(rows.drop_duplicates()).sort_index()
+    table["seeds"] = rows.value_counts()
+    values = runs[list(metrics)].astype("float64").groupby(rows)
+    count, means, spread = values.count(), values.mean(), values.std()
+    half = spread * count.map(lambda n: t_factor(int(n))) / np.sqrt(count)
+    table[list(metrics)] = means.round(6)
+    table[[f"{name}_ci95" for name in metrics]] = half.round(6).to_numpy()
+    costs = runs[list(COST_COLUMNS)].astype("float64").groupby(rows).mean()
+    machines = runs["device"].map(str) + " " + runs["threads"].map(str)
+    several = machines.groupby(rows).nunique() > 1
+    costs.loc[several, list(MEASURED_TIMES)] = np.nan
+    table.loc[several, "threads"] = None
+    table.loc[several, "device"] = runs["device"].groupby(rows).agg(lambda found: "; ".join(sorted(set(found))))[several]
+    for name in COST_COLUMNS:
+        decimals = {"train_seconds": 1, "latency_ms": 3}.get(name)
+        table[name] = costs[name].round().astype("Int64") if decimals is None else costs[name].round(decimals)
     return table
 
 
-def by_protocol(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each protocol, as :func:`readable` shows them, under its name."""
+def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
+    """Which rows are the best of their protocol and which are not told apart from it.
+
+    The ``best`` is the highest mean among rows of at least three seeds: fewer never rank. Every other row is compared with it by a paired
+    t-test over the seeds that both have (three at least); from p = 0.05 on the row is a ``tie``. The p-values are those of single tests,
+    not adjusted for their number: with the few seeds that people can afford, adjusted ones would call most rows ties.
+
+    Args:
+        table: a line per row.
+        runs: a line per run, with ``seed``.
+        rows: for each run the row that it belongs to.
+        metric: what ranks.
+
+    Returns:
+        columns ``standing`` (``best``, ``tie`` or empty) and ``p_value`` (empty where nothing was tested), by the table's index.
+    """
+    seeds: dict[Any, dict[int, float]] = {}
+    for row, seed, value in zip(rows, runs["seed"], runs[metric], strict=True):
+        seeds.setdefault(row, {})[seed] = value
+    standing, p_values = dict.fromkeys(table.index, ""), dict.fromkeys(table.index, np.nan)
     groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
-    for (dataset, split, classes, backbone, weights, image_size), group in groups:
-        part = f", first {classes:.0f} classes" if classes and classes == classes else ""
-        name = f"{dataset}, {split}{part}, {backbone} ({weights}), {image_size} px"
-        yield name, readable(group)
+    for _, group in groups:
+        able = group[(group["seeds"] >= SEEDS) & group[metric].notna()]
+        if not len(able):
+            continue
+        best = able[metric].idxmax()
+        standing[best] = "best"
+        tests = {row: _paired(seeds[best], seeds[row]) for row in group.index if row != best}
+        for row, value in tests.items():
+            if value is not None:
+                p_values[row], standing[row] = round(value, 6), "tie" if value >= LEVEL else ""
+    return pd.DataFrame({"standing": standing, "p_value": p_values})
 
 
-def readable(table: Any) -> pd.DataFrame:
-    """What people compare in rows of one protocol, as text: every choice that differs between them, percentages (Recall@1 with its
-    interval), and costs. Options need no column of their own, since the strategy's label shows those that differ from their defaults."""
-    hidden = {*PROTOCOL, *COST_COLUMNS, *LAST_COLUMNS, "dim", "strategy", "seeds", "options"}
-    choices = [name for name in map(str, table) if name not in hidden and not METRIC.fullmatch(name.removesuffix("_ci95"))]
-    varying = [name for name in choices if table[name].astype(str).nunique() > 1]
-    shown = pd.DataFrame({name: table[name].astype(str) for name in dict.fromkeys(["strategy", "loss", "epochs", *varying, "seeds"])})
-    shown.loc[table["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
-    for name in (str(name) for name in table if METRIC.fullmatch(str(name)) and table[name].notna().any()):
-        text = (100 * table[name]).map("{:.2f}".format)
-        if name == "recall_at_1":
-            text += table[f"{name}_ci95"].map(lambda half: f" ± {100 * half:.2f}" if half == half else "")
-        shown[metric_title(name)] = text.where(table[name].notna(), "")
-    shown["params"] = _scaled(table["parameters"], 1e6, "{:.2f} M")
-    shown["MACs"] = _scaled(table["macs"], 1e6, "{:.0f} M")
-    shown["images seen"] = _scaled(table["images_seen"], 1, "{:,.0f}")
-    shown["train s"] = _scaled(table["train_seconds"], 1, "{:.0f}")
-    return shown
+def _paired(one: dict[int, float], other: dict[int, float]) -> float | None:
+    """p-value over the seeds that both have; None for too few."""
+    common = [seed for seed in one if seed in other and one[seed] == one[seed] and other[seed] == other[seed]]
+    return paired_t_test([one[seed] for seed in common], [other[seed] for seed in common])[2] if len(common) >= SEEDS else None
 
 
-def metric_title(name: str) -> str:
-    """``recall_at_1`` as people write it: R@1."""
-    return {"map_at_r": "MAP@R", "accuracy": "top-1"}.get(name) or "R@" + name.rsplit("_", 1)[1]
+def choose_rows(table: Any, wanted: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """The rows whose columns have one of the wanted values, as text; a strategy is also found by its name without options.
 
-
-def _scaled(values: Any, unit: float, form: str) -> Any:
-    return values.map(lambda value: "" if pd.isna(value) else form.format(value / unit))
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """The readable tables in Markdown, one per protocol."""
-    parts = [
-        "Recall@K and MAP@R in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind of device.\n"
-        "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n"
-    ]
-    for name, shown in by_protocol(table):
-        parts.append("\n".join([f"## {name}", "", *markdown_rows(shown), ""]))
-    return "\n".join(parts)
-
-
-def markdown_rows(shown: pd.DataFrame) -> list[str]:
-    """A table of text as the lines of a Markdown table."""
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def print_table(table: pd.DataFrame) -> None:
-    """Prints the readable tables, one per protocol."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console.width = max(console.width, 120)
+    Raises:
+        UserError: no such column, or a value that no row has.
+    """
+    for column, values in wanted.items():
+        if column not in table:
+            raise unknown("column", column, map(str, table))
+        have = table[column].map(_text)
+        plain = have.str.replace(r"\([^)]*\)", "", regex=True) if column == "strategy" else have
+        for value in values:
+            if value not in set(have) | set(plain):
+                raise unknown(column, value, sorted(set(have) | set(plain)))
+        table = table[have.isin(values) | plain.isin(values)]
     if not len(table):
-        console.print("no records yet: `make bench` makes the first ones")
-        return
-    for name, shown in by_protocol(table):
-        console.print(name, highlight=False)
-        drawn = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        for column in map(str, shown):
-            drawn.add_column(column, justify="left" if column in ("strategy", "loss") else "right", no_wrap=True)
-        for row in shown.to_numpy().tolist():
-            drawn.add_row(*row)
-        console.print(drawn)
+        asked = ", ".join(f"{name} {' or '.join(values)}" for name, values in wanted.items())
+        raise UserError(f"no row has {asked}, all together")
+    return table.reset_index(drop=True)
+
+
+def _text(value: Any) -> str:
+    """A choice as people type it: whole numbers without a point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
+    """One row per value of the columns `by`, within the protocol columns that are not among them: means over configurations.
+
+    Columns: the protocol's, `by`, ``configurations`` (how many), and for each metric the mean of the configurations' means with half of
+    the 95 % t-interval over configurations, and mean costs. Rows best first.
+    """
+    for column in by:
+        if column not in table or METRIC.fullmatch(column.removesuffix("_ci95")):
+            raise unknown("column", column, [name for name in map(str, table) if not METRIC.fullmatch(name.removesuffix("_ci95"))])
+    metrics = [name for name in map(str, table) if METRIC.fullmatch(name)]
+    keys = [*(name for name in PROTOCOL if name not in by), *by]
+    grouped: Any = table.groupby(keys, sort=False, dropna=False)
+    count, means, spread = grouped[metrics].count(), grouped[metrics].mean(), grouped[metrics].std()
+    half = (spread * count.map(lambda n: t_factor(int(n))) / np.sqrt(count)).add_suffix("_ci95")
+    costs = grouped[list(COST_COLUMNS)].mean()
+    out: Any = pd.concat([grouped.size().rename("configurations"), means.round(6), half.round(6), costs], axis=1).reset_index()
+    order = [*(name for name in PROTOCOL if name not in by), metrics[0], *by]
+    return out.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True)

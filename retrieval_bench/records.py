@@ -76,11 +76,25 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"not a record of schema {SCHEMA}")
     for key, kind in REQUIRED.items():
-        if not isinstance(record.get(key), kind):
+        if not isinstance(record.get(key), kind) or isinstance(record[key], bool):
             raise ValueError(f"'{key}' is missing or no {kind.__name__}")
-    if not any(name.startswith("recall_at_") and isinstance(value, float) for name, value in record["metrics"].items()):
+    if not isinstance(record["config"].get("data"), dict) or not isinstance(record["config"]["data"].get("dataset"), str):
+        raise ValueError("its configuration names no data set")
+    if not isinstance(record["labels"].get("strategy"), str):
+        raise ValueError("its labels name no strategy")
+    for name, value in record["metrics"].items():
+        if not _is_number(value) or (name.startswith("recall_at_") and value is not None and not 0 <= value <= 1):
+            raise ValueError(f"{name} is {value!r}, no fraction")
+    for name, value in record["cost"].items():
+        if not _is_number(value):
+            raise ValueError(f"{name} is {value!r}, no number")
+    if not any(name.startswith("recall_at_") and value is not None for name, value in record["metrics"].items()):
         raise ValueError("it has no recall_at_K")
     return record
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
 def read_records(results: Path) -> Iterator[dict[str, Any]]:

@@ -12,8 +12,9 @@ from scipy import stats
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.identity import to_dict
-from retrieval_bench.leaderboard import build_table, print_table, readable, write_tables
+from retrieval_bench.leaderboard import build_table
 from retrieval_bench.records import SCHEMA, read_records, record_path, write_record
+from retrieval_bench.tables import print_table, readable, write_tables
 
 
 def record(strategy: str, seed: int, recall: float, **changes: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -17,14 +18,47 @@ DRAWS = 1 << 22
 """Random numbers that are drawn at once, which bounds memory."""
 
 
-def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Mean and half width of the Student t-interval of a few independent runs; the half width of a single one is NaN."""
+@cache
+def t_factor(count: int, level: float = 0.95) -> float:
+    """Half width of the Student t-interval of `count` values in units of the mean's standard error; NaN for fewer than two."""
     from scipy import stats
 
+    return float(stats.t.ppf((1 + level) / 2, count - 1)) if count > 1 else math.nan
+
+
+def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Mean and half width of the Student t-interval of a few independent runs; the half width of a single one is NaN."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return float(values.mean()) if len(values) else math.nan, math.nan
-    return float(values.mean()), float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()), float(t_factor(len(values), level) * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def paired_t_test(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean difference of paired runs (first less second), half width of its t-interval, and the two-sided p-value of Student's paired test.
+
+    Differences that are all the same leave nothing to chance: p is 0, or 1 where they are 0. Both are NaN for fewer than two pairs.
+    """
+    from scipy import stats
+
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    mean, half = t_interval(differences, level)
+    if len(differences) < 2:
+        return mean, math.nan, math.nan
+    if np.ptp(differences) <= 1e-12:
+        return mean, half, float(abs(mean) <= 1e-12)
+    error = differences.std(ddof=1) / math.sqrt(len(differences))
+    return mean, half, float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, highest = np.empty(len(p_values)), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted.tolist()
 
 
 def bootstrap_interval(

@@ -207,23 +207,24 @@ def readable_table(table: Any) -> Any:
     """The same for people: percentages, quoted values beside measured ones, only columns that say something."""
     import pandas as pd
 
-    from retrieval_bench.leaderboard import METRIC, metric_title
+    from retrieval_bench.leaderboard import METRIC
+    from retrieval_bench.tables import metric_title, percent
 
     names = [name for name in table if METRIC.fullmatch(name)]
     shown = pd.DataFrame({"setting": table["row"]})
     if table["loss"].nunique() > 1:
         shown["loss"] = table["loss"].where(table["images_seen"] != 0, "-")
     for name in names:
-        shown[metric_title(name)] = [_percent(*pair) for pair in zip(table[name], table[f"{name}_ci95"], strict=True)]
+        shown[metric_title(name)] = [percent(*pair) for pair in zip(table[name], table[f"{name}_ci95"], strict=True)]
     if table["sd_over_draws"].notna().any():
-        shown[f"{metric_title(names[0])}, sd over draws"] = [_percent(value) for value in table["sd_over_draws"]]
+        shown[f"{metric_title(names[0])}, sd over draws"] = [percent(value) for value in table["sd_over_draws"]]
     for name in names:
         if table[f"{name}_quoted"].notna().any():
-            shown[f"quoted {metric_title(name)}"] = [_percent(value) for value in table[f"{name}_quoted"]]
+            shown[f"quoted {metric_title(name)}"] = [percent(value) for value in table[f"{name}_quoted"]]
     first = metric_title(names[0])
     if table["difference"].notna().any():
         pairs = zip(table["difference"], table["difference_ci95"], strict=True)
-        shown[f"{first} difference"] = [_percent(*pair, sign="+") for pair in pairs]
+        shown[f"{first} difference"] = [percent(*pair, sign="+") for pair in pairs]
     shown["params"] = [_scaled(value, 1e6, "{:.2f} M") for value in table["parameters"]]
     shown["MACs"] = [_scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
     shown["images seen"] = [_scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
@@ -233,13 +234,6 @@ def readable_table(table: Any) -> Any:
             shown[name] = table[name].astype(str).where(table["images_seen"] != 0, "-")
     shown["seeds"] = table["seeds"].astype(str)
     return shown
-
-
-def _percent(value: float | None, half: float | None = None, sign: str = "") -> str:
-    if value is None or value != value:
-        return ""
-    text = f"{PERCENT * value:{sign}.2f}"
-    return text if half is None or half != half else f"{text} ± {PERCENT * half:.2f}"
 
 
 def _scaled(value: float | None, unit: float, form: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
-from typing import Any
 
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.data.catalog import open_dataset
@@ -27,11 +26,11 @@ from retrieval_bench.experiments.study import (
 )
 from retrieval_bench.files import write_text
 from retrieval_bench.identity import config_hash
-from retrieval_bench.leaderboard import markdown_rows
 from retrieval_bench.progress import announce
 from retrieval_bench.records import read_records
 from retrieval_bench.run import identify, run
 from retrieval_bench.strategies import build_strategy
+from retrieval_bench.tables import latex_table, markdown_rows
 from retrieval_bench.validation import validate
 
 Records = dict[str, list[Record]]
@@ -145,7 +144,7 @@ def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, row
         below = study.draw(records, picture, heading, images, list(read_records(stem.parents[1])))
         lines += [*([f"![{study.about}]({picture.name})", ""] if picture.exists() else []), *below]
     write_text(stem.with_name(f"{stem.name}.md"), "\n".join(lines))
-    write_text(stem.with_name(f"{stem.name}.tex"), latex(shown, notes))
+    write_text(stem.with_name(f"{stem.name}.tex"), latex_table(shown, notes))
 
 
 def headline(profile: Profile, base: RunConfig, records: Records) -> str:
@@ -159,17 +158,3 @@ def headline(profile: Profile, base: RunConfig, records: Records) -> str:
         f"Measured: {profile.about}{changed}. {data.dataset} ({data.split}{part}), {base.model.backbone} ({made[0]['labels']['weights']}), "
         f"{data.image_size} px, {train.epochs} epochs, batches of {train.batch_size}; {'; '.join(devices)}."
     )
-
-
-def latex(shown: Any, notes: list[str]) -> str:
-    """A LaTeX ``tabular`` that ends with the notes; needs no package."""
-    special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "☆": r"$\star$"}
-
-    def escaped(cell: str) -> str:
-        return "".join(special.get(letter, letter) for letter in str(cell))
-
-    count = len(shown.columns)
-    rows = [" & ".join(map(escaped, line)) + r" \\" for line in [list(shown.columns), *shown.to_numpy().tolist()]]
-    below = [rf"\multicolumn{{{count}}}{{p{{0.95\linewidth}}}}{{\footnotesize {escaped(note)}}} \\" for note in notes]
-    body = [r"\hline", rows[0], r"\hline", *rows[1:], r"\hline", *below]
-    return "\n".join([r"\begin{tabular}{l" + "r" * (count - 1) + "}", *body, r"\end{tabular}"]) + "\n"

@@ -19,9 +19,9 @@ from retrieval_bench.experiments import study_report
 from retrieval_bench.experiments.autolr import PROFILES
 from retrieval_bench.experiments.studies import STUDIES
 from retrieval_bench.experiments.study import Row, changes, distinct_runs, grid, measured_table, readable_table
-from retrieval_bench.experiments.study_report import latex
 from retrieval_bench.experiments.variation_figure import histories
 from retrieval_bench.run import run as run_one
+from retrieval_bench.tables import latex_table
 from retrieval_bench.validation import validate
 
 SMALL = ["--backbone", "resnet26", "--image-size", "32", "--results"]
@@ -110,7 +110,7 @@ def test_table_for_people() -> None:
     assert "quoted R@4" not in shown
     assert list(shown["R@1 difference"]) == ["", "+10.50 ± 6.35", ""]
     assert list(shown["MACs"]) == ["3.000 G", "3.000 G", ""]
-    text = latex(shown, ["R@K in percent"])
+    text = latex_table(shown, ["R@K in percent"])
     assert r"$\pm$" in text
     assert text.count("\\\\\n") == 5, "a head, three rows, a note"
     assert text.startswith("\\begin{tabular}{l" + "r" * (len(shown.columns) - 1) + "}")

@@ -1,0 +1,80 @@
+"""The commands that look at records: the leaderboard, and two runs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from retrieval_bench.errors import UserError
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Build leaderboard.csv and leaderboard.md from the records, and print the table; or part of it, in another form."""
+
+    results: Path = Path("results/local")
+    """folder that holds runs/"""
+    dataset: tuple[str, ...] = ()
+    """only rows of these data sets"""
+    split: tuple[str, ...] = ()
+    """only of these splits"""
+    backbone: tuple[str, ...] = ()
+    """only of these backbones"""
+    loss: tuple[str, ...] = ()
+    """only of these losses"""
+    strategy: tuple[str, ...] = ()
+    """only of these strategies, with or without their options in brackets"""
+    where: tuple[str, ...] = ()
+    """only rows with COLUMN=VALUE (columns of leaderboard.csv)"""
+    by: tuple[str, ...] = ()
+    """a row per value of these columns: means over configurations, within each protocol"""
+    format: Literal["text", "markdown", "latex", "html", "csv", "json"] = "text"
+    """what is printed or written to --output"""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """write the table there, and nothing else"""
+
+    def execute(self) -> None:
+        from retrieval_bench.files import write_text
+        from retrieval_bench.leaderboard import build_table, choose_rows, group_rows
+        from retrieval_bench.records import read_records
+        from retrieval_bench.tables import print_table, render, write_tables
+
+        check_results(self.results)
+        wanted = self._wanted()
+        whole = not (wanted or self.by or self.output) and self.format == "text"
+        table = write_tables(self.results) if whole else build_table(list(read_records(self.results)))
+        if len(table):
+            table = choose_rows(table, wanted) if wanted else table
+            table = group_rows(table, self.by) if self.by else table
+        if self.output is None and self.format == "text":
+            print_table(table)
+            return
+        if not len(table):
+            raise UserError(f"{self.results}: no records in runs/; `make bench` makes the first ones")
+        text = render(table, self.format)
+        if self.output is None:
+            print(text, end="")
+        else:
+            write_text(self.output, text)
+
+    def _wanted(self) -> dict[str, tuple[str, ...]]:
+        """Values by column."""
+        chosen = {name: getattr(self, name) for name in ("dataset", "split", "backbone", "loss", "strategy")}
+        wanted = {name: values for name, values in chosen.items() if values}
+        for word in self.where:
+            column, equals, value = word.partition("=")
+            if not equals:
+                raise UserError(f"--where {word}: say COLUMN=VALUE, such as epochs=4")
+            wanted[column] = (*wanted.get(column, ()), value)
+        return wanted
+
+
+def check_results(results: Path) -> None:
+    """Raises :class:`UserError` for a folder that does not exist."""
+    if not results.is_dir():
+        raise UserError(f"{results}: no such folder; --results names the one that holds runs/")

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Any] = {
     "bench": commands.BenchRuns,
     "study": commands.StudyRuns,
     "leaderboard": report_commands.Leaderboard,
+    "compare": report_commands.Compare,
     "evaluate": commands.Evaluate,
     "data": data_commands.Data,
     "strategies": commands.Strategies,

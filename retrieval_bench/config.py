@@ -204,5 +204,7 @@ class Machine:
     """on a GPU, use operations that give the same bits each time where torch has them, which is slower; on a CPU they all do"""
     keep: bool = False
     """also keep the trained embedder in models/, as a recipe (JSON) and weights (safetensors)"""
+    thumbnails: bool = True
+    """keep small pictures of some test images beside the record, for galleries of the report"""
     force: bool = False
     """run from the beginning even if the same configuration has a record or checkpoints"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.splits import Split
 from retrieval_bench.evaluation.embed import embed, unit
-from retrieval_bench.evaluation.evaluate import evaluate
+from retrieval_bench.evaluation.evaluate import evaluate_in_detail
 from retrieval_bench.evaluation.routes import describe_routes
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routing import recorded_decisions
@@ -23,10 +24,25 @@ from retrieval_bench.training.criterion import Criterion
 Metrics = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What a test found.
+
+    Attributes:
+        metrics: figures by name.
+        columns: per query of the split, from the evaluator.
+        vectors: float32 (T, D), unit embeddings of the test images.
+    """
+
+    metrics: Metrics
+    columns: dict[str, np.ndarray]
+    vectors: np.ndarray
+
+
 def measure(
     embedder: Embedder, criterion: Criterion | None, batches: Batches, labels: np.ndarray, split: Split, config: RunConfig
-) -> Metrics:
-    """Metrics of the embedder: the split's queries searched in its gallery, no image its own neighbour; in a closed set also ``accuracy``,
+) -> Tested:
+    """The test of the embedder: the split's queries searched in its gallery, no image its own neighbour; in a closed set also ``accuracy``,
     the share of test images that the loss's classifier (or nearest proxy) puts into their class, if the loss has one.
 
     Args:
@@ -41,9 +57,9 @@ def measure(
     vectors = unit(embeddings)
     gallery, query = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
     if np.array_equal(gallery, query):
-        metrics = evaluate(vectors[gallery], labels[split.gallery], ks=config.ks)
+        found = evaluate_in_detail(vectors[gallery], labels[split.gallery], ks=config.ks)
     else:
-        metrics = evaluate(
+        found = evaluate_in_detail(
             vectors[gallery],
             labels[split.gallery],
             vectors[query],
@@ -53,8 +69,8 @@ def measure(
         )
     if config.data.split == "closed_set" and criterion is not None and criterion.classifies:
         classes = np.searchsorted(split.train_classes, labels[split.test])
-        metrics["accuracy"] = accuracy(criterion, embeddings, classes)
-    return metrics
+        found.metrics["accuracy"] = accuracy(criterion, embeddings, classes)
+    return Tested(found.metrics, found.columns, vectors)
 
 
 @torch.no_grad()
@@ -69,15 +85,15 @@ def accuracy(criterion: Criterion, embeddings: np.ndarray, classes: np.ndarray) 
 
 def measure_routes(
     embedder: Embedder, criterion: Criterion, batches: Batches, table: ImageTable, split: Split, config: RunConfig
-) -> tuple[Metrics, dict[str, Any]]:
+) -> tuple[Tested, dict[str, Any]]:
     """:func:`measure`, and the routes that the test images took (:func:`describe_routes`); nothing for a network without routes."""
     with recorded_decisions(embedder) as taken:
-        metrics = measure(embedder, criterion, batches, table.labels, split, config)
+        test = measure(embedder, criterion, batches, table.labels, split, config)
     if not taken:
-        return metrics, {}
+        return test, {}
     own = taken[:: 2 if config.evaluation.flip_sum else 1]  # the others are the mirrored images'
     paths = [table.paths[row] for row in split.test]
-    return metrics, describe_routes(torch.cat(own).numpy(), table.labels[split.test], table.class_names, paths)
+    return test, describe_routes(torch.cat(own).numpy(), table.labels[split.test], table.class_names, paths)
 
 
 def measure_variants(strategy: Strategy, embedder: Embedder, *setting: Any) -> dict[str, Metrics]:
@@ -93,7 +109,7 @@ def measure_variants(strategy: Strategy, embedder: Embedder, *setting: Any) -> d
     """
     found: dict[str, list[Metrics]] = {}
     for name, model in strategy.variants(embedder):
-        found.setdefault(name, []).append(measure(model, *setting))
+        found.setdefault(name, []).append(measure(model, *setting).metrics)
     return {name: _over_draws(draws) for name, draws in found.items()}
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import retrieval_bench
-from retrieval_bench.errors import first_line
+from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.files import write_text
 from retrieval_bench.progress import announce
 
@@ -104,6 +104,36 @@ def read_records(results: Path) -> Iterator[dict[str, Any]]:
             yield read_record(path)
         except (ValueError, OSError) as error:
             announce(f"skipped {path}: {first_line(error)}")
+
+
+def find_records(word: str, results: Path) -> list[dict[str, Any]]:
+    """The records that `word` names: the id of one, its file, or the hash of a configuration, or the beginning of ids of one only (all its
+    seeds).
+
+    Raises:
+        UserError: nothing, or several runs of different configurations, are named so; or the record is broken.
+    """
+    path = Path(word)
+    if path.suffix == ".json":
+        return [_read_named(path)]
+    paths = sorted((results / "runs").glob("*.json"))
+    chosen = [path for path in paths if path.stem == word]
+    chosen = chosen or [path for path in paths if path.stem.startswith(word) or f"-{word}-s" in path.stem]
+    if not chosen:
+        raise unknown("run", word, [path.stem for path in paths])
+    found = [_read_named(path) for path in chosen]
+    if len({record["config_hash"] for record in found}) > 1:
+        raise UserError(f"{word}: fits {len(found)} runs in {results / 'runs'} ({chosen[0].stem}, {chosen[-1].stem}...); say more")
+    return found
+
+
+def _read_named(path: Path) -> dict[str, Any]:
+    try:
+        return read_record(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such record") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {first_line(error)}") from None
 
 
 def environment(device: str) -> dict[str, Any]:

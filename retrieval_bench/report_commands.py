@@ -74,6 +74,31 @@ class Leaderboard:
         return wanted
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Compare two runs, or two configurations over their seeds: metrics with intervals and p-values, queries won and lost, choices."""
+
+    first: Positional[str]
+    """id of a run (or the beginning of one, or its file), or the hash of a configuration (all its seeds)"""
+    second: Positional[str]
+    """the other"""
+    results: Path = Path("results/local")
+    """folder that holds runs/"""
+    json: bool = False
+    """print JSON"""
+
+    def execute(self) -> None:
+        import json
+        from dataclasses import asdict
+
+        from retrieval_bench.comparison import compare, to_lines
+        from retrieval_bench.records import finite
+
+        check_results(self.results)
+        found = compare(self.first, self.second, self.results)
+        print(json.dumps(finite(asdict(found)), allow_nan=False, default=float) if self.json else "\n".join(to_lines(found)))
+
+
 def check_results(results: Path) -> None:
     """Raises :class:`UserError` for a folder that does not exist."""
     if not results.is_dir():

@@ -15,6 +15,7 @@ from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
+from retrieval_bench.details import details_path, write_details
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import check_writable, digest, locked, write_text
@@ -73,7 +74,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
         with closing(Trackers(machine.track if group.leads else (), run_id, identity, machine.results)) as trackers:
             embedder, training = train(choice.config, table, split, device, read, checkpoints, group, machine.profile, trackers)
-            record = group.leader(partial(measured, embedder, training, table, split, read))
+            record, details = group.leader(partial(measured, embedder, training, table, split, read, machine.thumbnails))
             trackers.log({name: value for name, value in record["metrics"].items() if isinstance(value, float)}, config.train.epochs)
         record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
         record["command"] = _command(config)
@@ -82,6 +83,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
         record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
         if group.leads:
+            write_details(details, goal.details)
             write_record(goal.path, record)
             if machine.keep:
                 _keep(embedder, choice.config, goal.kept)
@@ -101,6 +103,11 @@ class Goal:
     def path(self) -> Path:
         """Its record."""
         return record_path(self.machine.results, self.run_id)
+
+    @property
+    def details(self) -> Path:
+        """What it found image by image."""
+        return details_path(self.machine.results, self.run_id)
 
     @property
     def kept(self) -> Path:

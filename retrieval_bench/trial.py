@@ -16,6 +16,7 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.details import Details, describe
 from retrieval_bench.measure import measure_routes, measure_variants
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
@@ -77,13 +78,15 @@ def train(
     return embedder, training
 
 
-def measured(embedder: Embedder, training: Training, table: ImageTable, split: Split, read: Read) -> dict[str, Any]:
-    """The measured part of a record: the one look at the test images, and what it all cost."""
+def measured(
+    embedder: Embedder, training: Training, table: ImageTable, split: Split, read: Read, pictures: bool
+) -> tuple[dict[str, Any], Details]:
+    """The measured part of a record: the one look at the test images, and what it all cost; and what was found image by image."""
     config, strategy, device = training.config, training.strategy, training.device.type
     trained_parameters = sum(parameter.numel() for parameter in training.model.parameters() if parameter.requires_grad)
     started = time.perf_counter()
     batches = read(split.test, table.labels[split.test])
-    metrics, routes = measure_routes(embedder, training.criterion, batches, table, split, config)
+    test, routes = measure_routes(embedder, training.criterion, batches, table, split, config)
     seconds = {
         "train_seconds": round(training.seconds, 2),
         "strategy_seconds": round(training.strategy_seconds, 3),
@@ -91,7 +94,7 @@ def measured(embedder: Embedder, training: Training, table: ImageTable, split: S
     }
     variants = measure_variants(strategy, embedder, training.criterion, batches, table.labels, split, config)
     seconds["total_seconds"] = round(time.perf_counter() - training.started, 2)
-    return {
+    record = {
         "labels": {"dim": embedder.dim},
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": {
@@ -103,7 +106,7 @@ def measured(embedder: Embedder, training: Training, table: ImageTable, split: S
             "query_images": len(split.query),
             "gallery_images": len(split.gallery),
         },
-        "metrics": metrics,
+        "metrics": test.metrics,
         **({"variants": variants} if variants else {}),
         "training": training.account(),
         "facts": {**strategy.facts(), **({"routes": routes} if routes else {})},
@@ -118,3 +121,4 @@ def measured(embedder: Embedder, training: Training, table: ImageTable, split: S
         },
         "environment": {**environment(device), **({"processes": training.group.size} if training.group.size > 1 else {})},
     }
+    return record, describe(test.vectors, test.columns, table, split, config.seed, device, pictures)

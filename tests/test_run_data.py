@@ -79,7 +79,7 @@ def test_measured_are_the_queries_against_the_gallery_and_not_themselves() -> No
 
     batches: Any = Numbers([(torch.tensor([2, 3]), torch.zeros(2)), (torch.tensor([4, 6]), torch.zeros(2))])
     embedder: Any = Drawn()
-    found = measure(embedder, None, batches, labels, split, replace(FAST, evaluation=EvalConfig(k=(1, 2))))
+    found = measure(embedder, None, batches, labels, split, replace(FAST, evaluation=EvalConfig(k=(1, 2)))).metrics
     # 2 finds 6 (wrong), then 4, then 3; 4 finds 6 (wrong), then 3
     counts = {"queries": 2, "queries_without_positive": 0}
     assert found == {"recall_at_1": 0.0, "recall_at_2": 1.0, "mrr": 0.5, "r_precision": 0.25, "map_at_r": 0.125, **counts}

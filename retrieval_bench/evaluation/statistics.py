@@ -14,6 +14,7 @@ import numpy as np
 from retrieval_bench.errors import UserError
 from retrieval_bench.seeding import derive
 
+Values = Sequence[float] | np.ndarray
 DRAWS = 1 << 22
 """Random numbers that are drawn at once, which bounds memory."""
 
@@ -26,7 +27,7 @@ def t_factor(count: int, level: float = 0.95) -> float:
     return float(stats.t.ppf((1 + level) / 2, count - 1)) if count > 1 else math.nan
 
 
-def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def t_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
     """Mean and half width of the Student t-interval of a few independent runs; the half width of a single one is NaN."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
@@ -34,7 +35,7 @@ def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tup
     return float(values.mean()), float(t_factor(len(values), level) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def paired_t_test(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+def paired_t_test(first: Values, second: Values, level: float = 0.95) -> tuple[float, float, float]:
     """Mean difference of paired runs (first less second), half width of its t-interval, and the two-sided p-value of Student's paired test.
 
     Differences that are all the same leave nothing to chance: p is 0, or 1 where they are 0. Both are NaN for fewer than two pairs.

@@ -174,7 +174,7 @@ def test_a_run_is_measured_as_the_evaluator_measures(mode: str) -> None:
 
     batches: Any = Numbers((torch.tensor(rows), torch.zeros(len(rows))) for rows in np.array_split(split.test, 3))
     embedder: Any = Drawn(vectors)
-    found = measure(embedder, None, batches, labels, split, RunConfig(evaluation=EvalConfig(k=(1, 2))))
+    found = measure(embedder, None, batches, labels, split, RunConfig(evaluation=EvalConfig(k=(1, 2)))).metrics
     itself = np.array([gallery.tolist().index(row) if row in gallery else -1 for row in query.tolist()])
     ranked = Case(vectors[gallery], labels[gallery], vectors[query], labels[query], itself).relevance()
     expected = [retrieval.metrics(flags, (1, 2)) for flags in ranked if any(flags)]

@@ -1,0 +1,165 @@
+"""Two runs, or two configurations over their seeds, side by side: what differs in them, in their figures, and query by query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval_bench.details import Details, details_path, read_details
+from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.statistics import bootstrap_interval, paired_permutation_test, paired_t_test
+from retrieval_bench.leaderboard import METRIC
+from retrieval_bench.records import find_records
+from retrieval_bench.tables import metric_title
+
+EXAMPLES = 5
+"""Queries that are named as won and as lost."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first side less the second.
+
+    Attributes:
+        names: of both sides.
+        changes: per choice in which the configurations differ its name and both values.
+        seeds: those that both sides have.
+        metrics: a row per metric: ``metric``, ``first`` and ``second`` (means over the common seeds), ``difference``; over seeds
+            ``seeds_half`` (half of the t-interval) and ``seeds_p`` (paired t-test), NaN for fewer than two seeds; over the classes of the
+            queries ``low``, ``high`` (bootstrap) and ``p`` (permutation test), NaN without details of both sides.
+        won: queries that only the first side finds at rank 1 (in most of the seeds), with names of some.
+        lost: that only the second does.
+        queries: how many were compared; 0 without details.
+        reason: why queries were not compared.
+    """
+
+    names: tuple[str, str]
+    changes: list[tuple[str, str, str]]
+    seeds: list[int]
+    metrics: list[dict[str, Any]]
+    won: tuple[int, list[str]]
+    lost: tuple[int, list[str]]
+    queries: int
+    reason: str = ""
+
+
+def compare(first: str, second: str, results: Path) -> Comparison:
+    """Compares two sides: the id of a run (or the beginning of one, or its file) or the hash of a configuration, which stands for all its
+    seeds. With one run on a side, that run is compared with every run of the other of the same seed; where there is none, run with run.
+
+    Raises:
+        UserError: a side that is not there, or one and the same on both sides.
+    """
+    sides = [{record["seed"]: record for record in find_records(word, results)} for word in (first, second)]
+    seeds = sorted(set(sides[0]) & set(sides[1]))
+    pairs = [(sides[0][seed], sides[1][seed]) for seed in seeds]
+    if not seeds:
+        if min(map(len, sides)) > 1 or max(map(len, sides)) > 1:
+            raise UserError(f"{first} and {second} have no seed in common; name one run of each")
+        pairs = [(next(iter(sides[0].values())), next(iter(sides[1].values())))]
+    if all(one["id"] == other["id"] for one, other in pairs):
+        raise UserError(f"{first} and {second} are the same; name two runs")
+    names = (_name(pairs[0][0], len(pairs)), _name(pairs[0][1], len(pairs)))
+    changes = differing(pairs[0][0]["config"], pairs[0][1]["config"])
+    try:
+        looked = [_details(one, other, results) for one, other in pairs]
+    except UserError as error:
+        return Comparison(names, changes, seeds, _rows(pairs, []), (0, []), (0, []), 0, str(error))
+    return Comparison(names, changes, seeds, _rows(pairs, looked), *_won_and_lost(looked), len(looked[0][0].queries))
+
+
+def _name(record: dict[str, Any], pairs: int) -> str:
+    over = f"{pairs} seeds" if pairs > 1 else f"seed {record['seed']}"
+    return f"{record['labels']['strategy']} on {record['config']['data']['dataset']} ({record['config_hash']}, {over})"
+
+
+def differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
+    """The choices in which two configurations differ: name, and both values as text; the seed is left out."""
+    found: list[tuple[str, str, str]] = []
+    for key in sorted(set(one) | set(other)):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, dict) or isinstance(right, dict):
+            found += differing(left or {}, right or {}, f"{prefix}{key}.")
+        elif left != right and f"{prefix}{key}" != "seed":
+            found.append((f"{prefix}{key}", *("-" if value is None else str(value) for value in (left, right))))
+    return found
+
+
+def _details(one: dict[str, Any], other: dict[str, Any], results: Path) -> tuple[Details, Details]:
+    """The details of both runs, which must be about the same queries in the same gallery."""
+    both = [read_details(details_path(results, record["id"])) for record in (one, other)]
+    same = all(np.array_equal(getattr(both[0], name), getattr(both[1], name)) for name in ("paths", "queries"))
+    if not same or not np.array_equal(both[0].class_names[both[0].labels], both[1].class_names[both[1].labels]):
+        raise UserError("the two were not tested on the same images, so queries cannot be compared")
+    return both[0], both[1]
+
+
+def _rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]], looked: list[tuple[Details, Details]]) -> list[dict[str, Any]]:
+    """The rows of :attr:`Comparison.metrics`."""
+    names = [
+        name
+        for name in pairs[0][0]["metrics"]
+        if METRIC.fullmatch(name) and all(name in side["metrics"] for pair in pairs for side in pair)
+    ]
+    rows = []
+    for name in sorted(names, key=lambda name: (not name.startswith("recall"), len(name), name)):
+        values = np.array([[side["metrics"][name] for side in pair] for pair in pairs], dtype=float)
+        difference, half, p_value = paired_t_test(values[:, 0], values[:, 1])
+        row = {"metric": name, "first": values[:, 0].mean(), "second": values[:, 1].mean(), "difference": difference}
+        rows.append(row | {"seeds_half": half, "seeds_p": p_value} | _over_classes(name, looked))
+    return rows
+
+
+def _over_classes(name: str, looked: list[tuple[Details, Details]]) -> dict[str, float]:
+    """Interval and p-value of the difference over the classes of the queries, seeds averaged query by query."""
+    nothing = {"low": np.nan, "high": np.nan, "p": np.nan}
+    if not looked or name == "accuracy":
+        return nothing
+    able = looked[0][0].first_rank > 0
+    one, other = (np.mean([_values(name, pair[side]) for pair in looked], axis=0)[able] for side in (0, 1))
+    classes = looked[0][0].labels[looked[0][0].queries][able]
+    low, high = bootstrap_interval(one - other, classes)
+    return {"low": low, "high": high, "p": paired_permutation_test(one, other, classes)[1]}
+
+
+def _values(name: str, details: Details) -> np.ndarray:
+    """A metric's value for each query."""
+    if name == "map_at_r":
+        return details.map_at_r.astype(float)
+    k = int(name.rsplit("_", 1)[1])
+    return ((details.first_rank > 0) & (details.first_rank <= k)).astype(float)
+
+
+def _won_and_lost(looked: list[tuple[Details, Details]]) -> tuple[tuple[int, list[str]], tuple[int, list[str]]]:
+    """Queries that one side finds at rank 1 more often than the other: how many, and those that the other ranks worst."""
+    one, other = (np.mean([pair[side].first_rank == 1 for pair in looked], axis=0) for side in (0, 1))
+    ranks = [np.mean([pair[side].first_rank for pair in looked], axis=0) for side in (0, 1)]
+    about, found = looked[0][0], []
+    for better, of_loser in ((one > other, ranks[1]), (other > one, ranks[0])):
+        places = np.flatnonzero(better)
+        worst = places[np.argsort(-of_loser[places], kind="stable")][:EXAMPLES]
+        found.append((len(places), [f"{about.paths[about.queries[place]]} (rank {of_loser[place]:.0f})" for place in worst]))
+    return found[0], found[1]
+
+
+def to_lines(found: Comparison) -> list[str]:
+    """The comparison as lines of text."""
+    lines = [f"first:  {found.names[0]}", f"second: {found.names[1]}", ""]
+    lines += [f"  {name}: {left} | {right}" for name, left, right in found.changes] or ["  no difference in configuration"]
+    if any(name.startswith("data.") for name, *_ in found.changes):
+        lines += ["", "the data or how it is shown differs: the figures below do not compare strategies alone"]
+    lines += ["", f"{'':10}{'first':>8}{'second':>8}{'diff':>8}   {'95 % over seeds':22}{'95 % over classes':24}"]
+    for row in found.metrics:
+        seeds = f"± {100 * row['seeds_half']:.2f}, p {row['seeds_p']:.3f}" if row["seeds_p"] == row["seeds_p"] else "one seed"
+        classes = f"[{100 * row['low']:.2f}, {100 * row['high']:.2f}], p {row['p']:.4f}" if row["p"] == row["p"] else "-"
+        figures = "".join(f"{100 * row[name]:{sign}8.2f}" for name, sign in (("first", ""), ("second", ""), ("difference", "+")))
+        lines.append(f"{metric_title(row['metric']):10}{figures}   {seeds:22}{classes:24}".rstrip())
+    if not found.queries:
+        return [*lines, "", f"queries are not compared: {found.reason}"]
+    lines += ["", f"at rank 1, of {found.queries:,} queries the first alone finds {found.won[0]:,}, the second alone {found.lost[0]:,}"]
+    for side, (_, examples) in (("first", found.won), ("second", found.lost)):
+        lines += [f"  only the {side}: {example}" for example in examples]
+    return lines

@@ -84,7 +84,7 @@ def differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> l
         if isinstance(left, dict) or isinstance(right, dict):
             found += differing(left or {}, right or {}, f"{prefix}{key}.")
         elif left != right and f"{prefix}{key}" != "seed":
-            found.append((f"{prefix}{key}", *("-" if value is None else str(value) for value in (left, right))))
+            found.append((f"{prefix}{key}", "-" if left is None else str(left), "-" if right is None else str(right)))
     return found
 
 

@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity leaderboard test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity leaderboard figures test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ ablation-pruning figure-weight-variation table-autolr table-learning-rates table
 
 leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)
 	$(BENCH) leaderboard --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS))
+
+figures: setup ## Draw every figure of the committed records, SVG and PNG (RESULTS=<folder> for others)
+	$(BENCH) figures --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS)) $(ARGS)
 
 test: setup ## Run the tests
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)

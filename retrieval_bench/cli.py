@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import commands, data_commands, report_commands
+from retrieval_bench import commands, data_commands, figure_commands, report_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.studies import STUDIES
@@ -24,6 +24,8 @@ COMMANDS: dict[str, Any] = {
     "study": commands.StudyRuns,
     "leaderboard": report_commands.Leaderboard,
     "compare": report_commands.Compare,
+    "figures": figure_commands.Figures,
+    "map": figure_commands.Map,
     "evaluate": commands.Evaluate,
     "data": data_commands.Data,
     "strategies": commands.Strategies,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrieval_bench.config import DataConfig, EvalConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
-from retrieval_bench.experiments import variation_figure
 from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
+from retrieval_bench.figures import variation
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.low_high import LowHigh
 
@@ -136,7 +136,7 @@ STUDIES = {
         "the AutoLR paper's ablation of layer-wise pruning, quoted and measured", ablation, PROFILES, (MARKS,), QUOTED
     ),
     "figure_weight_variation": Study(
-        "weight variations and rates under one rate and under AutoLR, as a figure", figure, PROFILES, draw=variation_figure.draw
+        "weight variations and rates under one rate and under AutoLR, as a figure", figure, PROFILES, draw=variation.draw
     ),
     "table_autolr": Study(
         "frozen, standard, pruned, AutoLR and both under softmax, triplet and proxy-anchor", comparison, PROFILES, (LOSSES,)

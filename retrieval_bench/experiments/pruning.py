@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
-from retrieval_bench.experiments import BENCHES, EMOJI, pruning_figures
+from retrieval_bench.experiments import BENCHES, EMOJI
 from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
+from retrieval_bench.figures.pruning import draw_curve
+from retrieval_bench.figures.structures import draw_similarity
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.layer_pruning import LayerPruning
@@ -109,13 +111,13 @@ STUDIES = {
         "Recall@1 against size: channels chosen by gates, magnitude and evenly, and whole blocks",
         curve,
         _sizes(),
-        draw=pruning_figures.draw_curve,
+        draw=draw_curve,
     ),
     "figure_structure_similarity": Study(
         "how alike pruned structures of several seeds and lengths of training are",
         similarity,
         _sizes(TrainConfig(epochs=0, freeze_bn=False)),
         (CORRELATIONS,),
-        draw=pruning_figures.draw_similarity,
+        draw=draw_similarity,
     ),
 }

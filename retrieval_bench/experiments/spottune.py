@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
-from retrieval_bench.experiments import BENCHES, EMOJI, PHOTOS, routes_figure
+from retrieval_bench.experiments import BENCHES, EMOJI, PHOTOS
 from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
+from retrieval_bench.figures.routes import draw as draw_routes
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.l2sp import L2SP
@@ -173,6 +174,6 @@ STUDIES = {
     "table_spottune": Study(
         "the SpotTune paper's table, quoted and measured; --dataset chooses one of its five sets", table, PROFILES, (NOTE,), QUOTED
     ),
-    "figure_routes": Study("which blocks SpotTune tunes for which images, as a figure", routes, PROFILES, draw=routes_figure.draw),
+    "figure_routes": Study("which blocks SpotTune tunes for which images, as a figure", routes, PROFILES, draw=draw_routes),
     "table_strategies": Study("every strategy under one retrieval protocol", strategies, ZERO_SHOT),
 }

@@ -10,7 +10,7 @@ import pytest
 
 from retrieval_bench.cli import main
 from retrieval_bench.experiments.pruning import BUDGETS, STUDIES
-from retrieval_bench.experiments.pruning_figures import correlation, structure
+from retrieval_bench.figures.structures import correlation, structure
 
 
 def test_structure_and_its_correlation() -> None:

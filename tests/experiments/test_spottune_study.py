@@ -98,7 +98,7 @@ def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Pat
     import numpy as np
 
     from retrieval_bench.data.images import ImageTable
-    from retrieval_bench.experiments.routes_figure import draw
+    from retrieval_bench.figures.routes import draw
 
     images = ImageTable(tmp_path, (), np.zeros(0, dtype=np.int64), ())
     draw({"standard": [{"facts": {}, "seed": 0}]}, tmp_path / "nothing.png", "heading", images, [])

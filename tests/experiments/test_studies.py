@@ -19,7 +19,7 @@ from retrieval_bench.experiments import study_report
 from retrieval_bench.experiments.autolr import PROFILES
 from retrieval_bench.experiments.studies import STUDIES
 from retrieval_bench.experiments.study import Row, changes, distinct_runs, grid, measured_table, readable_table
-from retrieval_bench.experiments.variation_figure import histories
+from retrieval_bench.figures.variation import histories
 from retrieval_bench.run import run as run_one
 from retrieval_bench.tables import latex_table
 from retrieval_bench.validation import validate

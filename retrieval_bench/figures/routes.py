@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
-from retrieval_bench.experiments.figures import new_figure, save_figure
-from retrieval_bench.experiments.study import Record
+from retrieval_bench.figures.canvas import FAINT, SMALL, TEXT, WIDTH, Picture, dress, heat_map, legend_above, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from retrieval_bench.experiments.study import Record
 
 SHOWN_CLASSES = 40
 SHOWN_IMAGES = 12
+PAGE_CLASSES = 20
+"""Classes in a figure for a page."""
 
 
 def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
     """Writes a PNG about the first record that has routes, beside the mean rates of all settings in `others`, and a second one with images
     and their routes; without such a record, nothing."""
-    found = [(f"{name}, seed {made[0]['seed']}", made[0]) for name, made in records.items() if made and _is_routed(made[0])]
+    found = [(f"{name}, seed {made[0]['seed']}", made[0]) for name, made in records.items() if made and is_routed(made[0])]
     if not found:
         return []
     name, record = found[0]
@@ -31,7 +35,7 @@ def draw(records: dict[str, list[Record]], path: Path, heading: str, images: Ima
     _epochs(axes["epochs"], learned, tested)
     _data_sets(axes["sets"], others)
     _entropy(axes["entropy"], learned)
-    distinct = f"{tested['distinct']:,} distinct routes of {tested['images']:,} test images, {tested['entropy_bits']:.2f} bits"
+    distinct = _distinct(tested)
     save_figure(figure, path, f"{name}: {distinct}\n{heading}")
     pictures = path.with_name(f"{path.stem}-images.png")
     figure = new_figure((15, 2.6))
@@ -42,37 +46,39 @@ def draw(records: dict[str, list[Record]], path: Path, heading: str, images: Ima
     return [f"{distinct}. Images with their routes are in `{pictures.name}` where the study was run: they belong to the data set.", ""]
 
 
-def _classes(axes: Any, tested: dict[str, Any]) -> None:
+def _classes(axes: Any, tested: dict[str, Any], most: int = SHOWN_CLASSES) -> None:
     """Share of tuned blocks, a row per class, the mean of all test images on top."""
-    chosen = dict(list(tested["rate_by_class"].items())[:SHOWN_CLASSES])
-    rates = np.array([tested["rate"], *chosen.values()])
-    shown = axes.imshow(rates, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(rates)), ["all test images", *(name[:28] for name in chosen)], fontsize=6)
-    axes.set_xticks(range(rates.shape[1]), range(1, rates.shape[1] + 1), fontsize=7)
-    axes.set(xlabel="block", title="share of test images for which a block is tuned, by class")
-    axes.figure.colorbar(shown, ax=axes, shrink=0.6)
+    chosen = dict(list(tested["rate_by_class"].items())[:most])
+    heat_map(axes, _rates([tested["rate"], *chosen.values()]), ["all test images", *(name[:28] for name in chosen)], "share")
+    _words(axes, "share of test images for which a block is tuned, by class")
 
 
 def _epochs(axes: Any, learned: dict[str, Any], tested: dict[str, Any]) -> None:
     """The same over the training images of each epoch, most probable blocks, the test images below."""
-    rates = np.array([*learned["argmax_rate_per_epoch"], tested["rate"]])
-    axes.imshow(rates, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(rates)), [*(f"epoch {epoch}" for epoch in range(1, len(rates))), "test"], fontsize=7)
-    axes.set_xticks(range(rates.shape[1]), range(1, rates.shape[1] + 1), fontsize=7)
-    axes.set(xlabel="block", title="the same over the training (policy in training mode) and at test")
+    rates = _rates([*learned["argmax_rate_per_epoch"], tested["rate"]])
+    heat_map(axes, rates, [*(f"epoch {epoch}" for epoch in range(1, len(rates))), "test"])
+    _words(axes, "the same over the training (policy in training mode) and at test")
 
 
 def _data_sets(axes: Any, records: Sequence[Record]) -> None:
     """The same for each setting that SpotTune was tested in, the newest record of each."""
-    routed = sorted(filter(_is_routed, records), key=lambda record: str(record.get("finished", "")))
+    routed = sorted(filter(is_routed, records), key=lambda record: str(record.get("finished", "")))
     newest = {_setting(record): record for record in routed}
-    rates = [record["facts"]["routes"]["rate"] for record in newest.values()]
-    width = max(map(len, rates), default=1)
-    padded = np.array([[*row, *[np.nan] * (width - len(row))] for row in rates])
-    axes.imshow(padded, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(rates)), list(newest), fontsize=7)
-    axes.set_xticks(range(width), range(1, width + 1), fontsize=7)
-    axes.set(xlabel="block", title="the same by data set and setting")
+    if newest:
+        heat_map(axes, _rates([record["facts"]["routes"]["rate"] for record in newest.values()]), list(newest))
+    _words(axes, "the same by data set and setting")
+
+
+def _rates(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Float (rows, blocks), NaN where a network has fewer blocks."""
+    width = max(map(len, rows))
+    return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows], dtype=float)
+
+
+def _words(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=TEXT)
+    axes.set_xlabel("block", fontsize=TEXT)
+    axes.tick_params(labelsize=SMALL)
 
 
 def _setting(record: Record) -> str:
@@ -81,7 +87,33 @@ def _setting(record: Record) -> str:
     return f"{data['dataset']} {data['split']},\n{model['backbone']}, {size}"
 
 
-def _is_routed(record: Record) -> bool:
+def routes(record: Record, title: str = "") -> Picture:
+    """The share of tuned blocks by class, by epoch and at test, and the entropy of the policy.
+
+    Args:
+        record: of a run with SpotTune, see :func:`is_routed`.
+        title: of the picture.
+    """
+    learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
+    rows = (1 + min(PAGE_CLASSES, len(tested["rate_by_class"])), len(learned["argmax_rate_per_epoch"]) + 1)
+    heights = (0.8 + 0.14 * rows[0], 0.8 + 0.14 * rows[1], 1.9)
+    figure = new_figure((WIDTH, sum(heights)))
+    classes, epochs, entropy = figure.subplots(3, 1, height_ratios=heights)
+    _classes(classes, tested, PAGE_CLASSES)
+    _epochs(epochs, learned, tested)
+    _entropy(entropy, learned)
+    dress(entropy, ylabel="entropy, bits")
+    legend_above(entropy)
+    text = f"{_distinct(tested)}; on average {np.nanmean(_rates([tested['rate']])):.0%} of the blocks are tuned at test."
+    return Picture(title or "Routes of SpotTune", text, figure)
+
+
+def _distinct(tested: dict[str, Any]) -> str:
+    return f"{tested['distinct']:,} distinct routes of {tested['images']:,} test images, {tested['entropy_bits']:.2f} bits"
+
+
+def is_routed(record: Record) -> bool:
+    """Whether a record has learned routes."""
     return "routes" in record["facts"] and "argmax_rate_per_epoch" in record["facts"].get("spottune", {})
 
 
@@ -89,7 +121,7 @@ def _entropy(axes: Any, learned: dict[str, Any]) -> None:
     """Mean entropy of a decision per epoch, and of the blocks with the lowest and highest one."""
     entropy = np.array(learned["entropy_per_epoch"])
     epochs = np.arange(1, len(entropy) + 1)
-    axes.fill_between(epochs, entropy.min(1), entropy.max(1), color="0.88", label="lowest and highest block")
+    axes.fill_between(epochs, entropy.min(1), entropy.max(1), color=FAINT, lw=0, label="lowest and highest block")
     axes.plot(epochs, entropy.mean(1), "o-", ms=4, label="mean over blocks")
     axes.set(xlabel="epoch", ylabel="bits", ylim=(0, 1.05), title="entropy of the policy's decisions on training images")
     axes.xaxis.get_major_locator().set_params(integer=True)

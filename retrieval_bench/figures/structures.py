@@ -1,58 +1,19 @@
-"""Figures of pruning, from records: Recall@1 against size, and how alike structures are."""
+"""How alike pruned structures are, from records."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retrieval_bench.data.images import ImageTable
-from retrieval_bench.experiments.figures import new_figure, save_figure
-from retrieval_bench.experiments.study import Record
+from retrieval_bench.figures.canvas import new_figure, save_figure
 
-COSTS = {
-    "macs": (1e6, "multiply-accumulates, millions"),
-    "parameters": (1e6, "parameters, millions"),
-    "latency_ms": (1, "milliseconds for one image"),
-}
-"""Per axis of the curve: what is divided by, and its label."""
-
-
-def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
-    """Writes a PNG with Recall@1 against multiply-accumulates, parameters and latency, a line per way to prune; points are means over
-    seeds, bars reach to the lowest and highest seed."""
-    del images, others
-    families: dict[str, list[list[Record]]] = {}
-    for name, found in records.items():
-        families.setdefault(re.sub(r" -?[\d.]+$", "", name), []).append(found)
-    figure = new_figure((15, 4.6))
-    axes = figure.subplots(1, len(COSTS))
-    for axis, (cost, (unit, label)) in zip(axes, COSTS.items(), strict=True):
-        for name, rows in families.items():
-            known = [found for found in rows if all(cost in record["cost"] for record in found)]  # older records have no latency
-            if not known:
-                continue
-            points = sorted((_mean(found, cost) / unit, *_recalls(found)) for found in known)
-            sizes, means, lows, highs = np.array(points).T
-            axis.errorbar(sizes, means, (means - lows, highs - means), marker="o", ms=4, lw=1.2, capsize=2, label=name)
-        axis.set(xlabel=label, ylabel="R@1, %")
-        axis.grid(color="0.92")
-        axis.legend(frameon=False, fontsize=8)
-    save_figure(figure, path, heading)
-    return []
-
-
-def _mean(found: list[Record], cost: str) -> float:
-    return float(np.mean([record["cost"][cost] for record in found]))
-
-
-def _recalls(found: list[Record]) -> tuple[float, float, float]:
-    """Mean, lowest and highest Recall@1 in percent."""
-    values = [100 * record["metrics"]["recall_at_1"] for record in found]
-    return float(np.mean(values)), min(values), max(values)
+if TYPE_CHECKING:
+    from retrieval_bench.experiments.study import Record
 
 
 def structure(record: Record) -> np.ndarray:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retrieval_bench.data.images import ImageTable
-from retrieval_bench.experiments.figures import new_figure, save_figure
-from retrieval_bench.experiments.study import Record
+from retrieval_bench.figures.canvas import FAINT, WIDTH, Picture, dress, heat_map, legend_above, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from retrieval_bench.experiments.study import Record
 
 STRATEGIES = ("weight_variation", "autolr")
 """Strategies whose facts hold variations and rates."""
@@ -33,11 +35,45 @@ def draw(records: dict[str, list[Record]], path: Path, heading: str, images: Ima
     axes = figure.subplots(len(shown), 3, squeeze=False)
     for (name, facts), (left, middle, right) in zip(shown.items(), axes, strict=True):
         _by_block(left, np.array(facts["variation"], dtype=float), f"{name}: weight variation", "v (per weight)")
-        rates = np.array([facts["rates"][block] for block in facts["blocks"]], dtype=float).T
-        _by_block(middle, rates, "learning rate", "rate")
+        _by_block(middle, _rates(facts), "learning rate", "rate")
         _by_epoch(right, facts)
     save_figure(figure, path, heading)
     return []
+
+
+def variation_heat_map(facts: dict[str, Any], title: str = "") -> Picture:
+    """Weight variation and learning rate per block and epoch, and sorting quality with passes per epoch.
+
+    Args:
+        facts: what a strategy in :data:`STRATEGIES` put into the record: ``variation`` (epochs, K), ``rates`` by block, ``blocks``,
+            ``quality``, ``passes`` or ``trials``.
+        title: of the picture.
+    """
+    values, rates = np.array(facts["variation"], dtype=float), _rates(facts)
+    heights = [0.75 + 0.13 * max(4, min(len(part), 25)) for part in (values, rates)]
+    figure = new_figure((WIDTH, sum(heights) + 1.8))
+    above, middle, below = figure.subplots(3, 1, height_ratios=[*heights, 1.8])
+    for axes, part, words in ((above, values, ("weight variation", "v, per weight")), (middle, rates, ("learning rate", "rate"))):
+        step = -(-len(part) // 25)
+        heat_map(
+            axes, part, [str(epoch) if epoch % step == 0 or step == 1 else "" for epoch in range(1, len(part) + 1)], words[1], log=True
+        )
+        axes.set(title=words[0], xlabel="block", ylabel="epoch")
+    _by_epoch(below, facts)
+    for axes in figure.axes:
+        dress(axes)
+        axes.grid(visible=axes is below)
+    legend_above(below)
+    quality = facts["quality"][-1]
+    words = f", sorting quality {quality:.2f} in the last one" if quality is not None else ""
+    return Picture(
+        title or "Weight variation", f"Weight variation and rates of {values.shape[1]} blocks over {len(values)} epochs{words}.", figure
+    )
+
+
+def _rates(facts: dict[str, Any]) -> np.ndarray:
+    """Float (epochs, K): the learning rate of each block."""
+    return np.array([facts["rates"][block] for block in facts["blocks"]], dtype=float).T
 
 
 def _by_block(axes: Any, values: np.ndarray, title: str, unit: str) -> None:
@@ -60,7 +96,7 @@ def _by_epoch(axes: Any, facts: dict[str, Any]) -> None:
     epochs = np.arange(1, len(facts["quality"]) + 1)
     bars = axes.twinx()
     passes = facts.get("passes", facts["trials"])
-    bars.bar(epochs, passes, width=0.5, color="0.85", zorder=0)
+    bars.bar(epochs, passes, width=0.5, color=FAINT, zorder=0)
     bars.set(ylabel="passes (bars)", ylim=(0, max(passes) + 1))
     bars.yaxis.get_major_locator().set_params(integer=True)
     axes.set_zorder(bars.get_zorder() + 1)

@@ -1,0 +1,79 @@
+"""The commands that draw: all figures of a folder of records, and a map of embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from retrieval_bench.errors import UserError
+
+Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
+ENDINGS = (".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw every figure that the records give, each as SVG and as PNG."""
+
+    results: Path = Path("results/local")
+    """folder that holds runs/"""
+    output: Output = None
+    """folder for the figures; <results>/figures by default"""
+
+    def execute(self) -> None:
+        from retrieval_bench.figures.canvas import save_picture, svg_text
+        from retrieval_bench.figures.gallery import gallery
+        from retrieval_bench.files import check_writable, write_text
+        from retrieval_bench.records import read_records
+
+        if not self.results.is_dir():
+            raise UserError(f"{self.results}: no such folder; --results names the one that holds runs/")
+        records = list(read_records(self.results))
+        if not records:
+            print("no records yet: `make bench` makes the first ones")
+            return
+        folder = self.output or self.results / "figures"
+        check_writable(folder, "--output")
+        for shown in gallery(records):
+            write_text(folder / f"{shown.name}.svg", svg_text(shown.picture))
+            save_picture(shown.picture, folder / f"{shown.name}.png")
+            print(folder / f"{shown.name}.svg")
+
+
+@dataclass(frozen=True)
+class Map:
+    """Draw a map of embeddings in two dimensions, coloured by class (PNG or SVG)."""
+
+    file: tyro.conf.Positional[Path]
+    """embeddings and labels: .npz, .npy with --labels, or .parquet, as for evaluate"""
+    labels: Path | None = None
+    """labels of FILE: .npy, or text with one per line"""
+    output: Output = None
+    """the picture, .png or .svg; the name of FILE with .png by default"""
+    method: Literal["pca", "umap"] = "pca"
+    """principal components, or UMAP (needs umap-learn)"""
+    seed: int = 0
+    """of UMAP"""
+
+    def execute(self) -> None:
+        from retrieval_bench.evaluation.files import read_embeddings
+        from retrieval_bench.figures.canvas import save_picture, svg_text
+        from retrieval_bench.figures.embedding import embedding_map, reduce
+        from retrieval_bench.files import check_writable, write_text
+
+        output = self.output or self.file.with_suffix(".png")
+        if output.suffix not in ENDINGS:
+            raise UserError(f"{output}: a map is written as {' or '.join(ENDINGS)}")
+        embeddings, labels = read_embeddings(self.file, self.labels)
+        if labels.shape != embeddings.shape[:1]:
+            raise UserError(f"{self.file}: {labels.shape} labels for {embeddings.shape} embeddings; one label per row is needed")
+        check_writable(output.parent, "--output")
+        picture = embedding_map(reduce(embeddings, self.method, self.seed), labels, title=f"{self.file.name}, {self.method.upper()}")
+        if output.suffix == ".svg":
+            write_text(output, svg_text(picture))
+        else:
+            save_picture(picture, output)
+        print(output)

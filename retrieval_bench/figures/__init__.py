@@ -1,0 +1,1 @@
+"""Pictures made from records, for studies, for the command ``figures`` and for reports."""

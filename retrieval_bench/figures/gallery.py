@@ -1,0 +1,121 @@
+"""Every figure that a set of records gives, protocol by protocol."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from retrieval_bench.figures.canvas import Picture
+from retrieval_bench.figures.curves import learning_curves
+from retrieval_bench.figures.pruning import SIZES, is_pruned, pruning_curve
+from retrieval_bench.figures.routes import is_routed, routes
+from retrieval_bench.figures.tradeoff import COSTS, has_cost, tradeoff
+from retrieval_bench.figures.variation import STRATEGIES, variation_heat_map
+from retrieval_bench.leaderboard import PROTOCOL, build_table
+
+RESULT = re.compile(
+    r"recall_at_|map_at_r|accuracy|seeds|strategy|options|peak_|train_s|macs|parameters|trained_|images_seen|latency|threads|device|config_hash"
+)
+"""Columns of the table that are no choices."""
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture with the name of its files and the protocol that it is of."""
+
+    name: str
+    protocol: str
+    picture: Picture
+
+
+def gallery(records: list[Record]) -> Iterator[Shown]:
+    """The figures of each protocol, best protocol order of the table: accuracy against each cost, pruning, losses, variations, routes."""
+    table = build_table(records)
+    if not len(table):
+        return
+    by_hash = defaultdict(list)
+    for record in records:
+        by_hash[record["config_hash"]].append(record)
+    table = table.assign(latency_ms=[_latency(by_hash[code]) for code in table["config_hash"]])
+    taken: set[str] = set()
+    for _, group in table.groupby(list(PROTOCOL), sort=False, dropna=False):
+        title, slug = protocol_title(group), _free(protocol_slug(group), taken)
+        yield from _of_protocol(
+            told_apart(group), [record for code in group["config_hash"].unique() for record in by_hash[code]], title, slug
+        )
+
+
+def _of_protocol(table: Any, records: list[Record], title: str, slug: str) -> Iterator[Shown]:
+    for cost in COSTS:
+        if has_cost(table, cost):
+            yield Shown(f"tradeoff-{slug}-{cost}", title, tradeoff(table, cost, title))
+    for cost in SIZES:
+        if has_cost(table, cost) and table.loc[table[cost].notna(), "strategy"].map(is_pruned).sum() > 1:
+            yield Shown(f"pruning-{slug}-{cost}", title, pruning_curve(table, cost, title))
+    curves = learning_curves(records, dict(zip(table["config_hash"], table["strategy"], strict=True)), title)
+    if curves is not None:
+        yield Shown(f"losses-{slug}", title, curves)
+    seen = set()
+    for record in sorted(records, key=lambda record: (record["seed"], record["id"])):
+        words = f"{record['labels']['strategy']}, {record['config']['loss']['loss']}, seed {record['seed']}. {title}"
+        facts = next((record["facts"][key] for key in STRATEGIES if record["facts"].get(key, {}).get("variation")), None)
+        if record["config_hash"] in seen:
+            continue
+        seen.add(record["config_hash"])
+        if facts is not None:
+            yield Shown(f"variation-{record['id']}", title, variation_heat_map(facts, words))
+        if is_routed(record):
+            yield Shown(f"routes-{record['id']}", title, routes(record, words))
+
+
+def _latency(records: list[Record]) -> float:
+    known = [record["cost"]["latency_ms"] for record in records if record["cost"].get("latency_ms") is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def told_apart(table: Any) -> Any:
+    """The table with labels of their own for the rows of one strategy: after a comma, the first choices that tell them apart."""
+    labels = table["strategy"].astype(str)
+    choices = [
+        "loss",
+        "epochs",
+        *(name for name in table if name not in ("loss", "epochs") and not RESULT.match(name)),
+        "device",
+        "config_hash",
+    ]
+    for name in choices:
+        longer = labels + ", " + table[name].map(lambda value, name=name: _choice(name, value))
+        for label, rows in labels.groupby(labels).groups.items():
+            if len(rows) > 1 and longer[rows].nunique() > 1:
+                labels = labels.where(labels != label, longer)
+    return table.assign(strategy=labels)
+
+
+def _choice(name: str, value: object) -> str:
+    return {"loss": f"{value}", "epochs": f"{value} epochs", "device": str(value).split(":")[0]}.get(name, f"{name} {value}")
+
+
+def protocol_title(table: Any) -> str:
+    """The protocol of a table's rows in words."""
+    dataset, split, classes, backbone, weights, size = (table[name].iloc[0] for name in PROTOCOL)
+    part = f", first {classes:.0f} classes" if classes and classes == classes else ""
+    return f"{dataset}, {split}{part}, {backbone} ({weights}), {size} px"
+
+
+def protocol_slug(table: Any) -> str:
+    """The same for the name of a file."""
+    words = re.sub(r"first |\.safetensors|\.pth", "", protocol_title(table))
+    return re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")
+
+
+def _free(slug: str, taken: set[str]) -> str:
+    """`slug`, with a number where another protocol has it."""
+    free = next(name for number in range(1, len(taken) + 2) if (name := f"{slug}-{number}" if number > 1 else slug) not in taken)
+    taken.add(free)
+    return free

@@ -24,6 +24,7 @@ COMMANDS: dict[str, Any] = {
     "study": commands.StudyRuns,
     "leaderboard": report_commands.Leaderboard,
     "compare": report_commands.Compare,
+    "report": report_commands.Report,
     "figures": figure_commands.Figures,
     "map": figure_commands.Map,
     "evaluate": commands.Evaluate,

@@ -99,6 +99,36 @@ class Compare:
         print(json.dumps(finite(asdict(found)), allow_nan=False, default=float) if self.json else "\n".join(to_lines(found)))
 
 
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML file with tables, figures and galleries that opens in any browser, without a network."""
+
+    results: Path = Path("results/local")
+    """folder that holds runs/ and details/"""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """the file; <results>/report.html by default"""
+    title: str = "Which way of fine-tuning gives the best retrieval embeddings?"
+    """of the page"""
+    megabytes: float = 15.0
+    """size of the page; galleries and figures that do not fit are left out, those of the best rows last"""
+
+    def execute(self) -> None:
+        from retrieval_bench.files import check_writable
+        from retrieval_bench.progress import announce
+        from retrieval_bench.report.page import write_report
+
+        check_results(self.results)
+        if self.megabytes < 1:
+            raise UserError(f"--megabytes {self.megabytes}: give 1 or more")
+        output = self.output or self.results / "report.html"
+        check_writable(output.parent, "--output")
+        made = write_report(self.results, output, self.title, self.megabytes)
+        counted = f"{made['configurations']} configurations, {made['figures']} figures, {made['galleries']} galleries"
+        announce(f"{output}: {counted}, {made['bytes'] / 1e6:.1f} MB")
+        if made["left_out"]:
+            announce(f"{made['left_out']} figures or galleries are left out for want of room; --megabytes gives more")
+
+
 def check_results(results: Path) -> None:
     """Raises :class:`UserError` for a folder that does not exist."""
     if not results.is_dir():

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from retrieval_bench.figures.canvas import Picture
 from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.pruning import SIZES, is_pruned, pruning_curve
@@ -17,9 +15,10 @@ from retrieval_bench.figures.routes import is_routed, routes
 from retrieval_bench.figures.tradeoff import COSTS, has_cost, tradeoff
 from retrieval_bench.figures.variation import STRATEGIES, variation_heat_map
 from retrieval_bench.leaderboard import PROTOCOL, build_table
+from retrieval_bench.tables import protocol_title
 
 RESULT = re.compile(
-    r"recall_at_|map_at_r|accuracy|seeds|strategy|options|peak_|train_s|macs|parameters|trained_|images_seen|latency|threads|device|config_hash"
+    r"recall_at_|map_at_r|accuracy|seeds|strategy|options|standing|p_value|peak_|train_s|macs|parameters|trained_|images_seen|latency|threads|device|config_hash"
 )
 """Columns of the table that are no choices."""
 Record = dict[str, Any]
@@ -42,10 +41,10 @@ def gallery(records: list[Record]) -> Iterator[Shown]:
     by_hash = defaultdict(list)
     for record in records:
         by_hash[record["config_hash"]].append(record)
-    table = table.assign(latency_ms=[_latency(by_hash[code]) for code in table["config_hash"]])
     taken: set[str] = set()
     for _, group in table.groupby(list(PROTOCOL), sort=False, dropna=False):
-        title, slug = protocol_title(group), _free(protocol_slug(group), taken)
+        title = protocol_title(group.iloc[0])
+        slug = _free(protocol_slug(title), taken)
         yield from _of_protocol(
             told_apart(group), [record for code in group["config_hash"].unique() for record in by_hash[code]], title, slug
         )
@@ -74,11 +73,6 @@ def _of_protocol(table: Any, records: list[Record], title: str, slug: str) -> It
             yield Shown(f"routes-{record['id']}", title, routes(record, words))
 
 
-def _latency(records: list[Record]) -> float:
-    known = [record["cost"]["latency_ms"] for record in records if record["cost"].get("latency_ms") is not None]
-    return float(np.mean(known)) if known else float("nan")
-
-
 def told_apart(table: Any) -> Any:
     """The table with labels of their own for the rows of one strategy: after a comma, the first choices that tell them apart."""
     labels = table["strategy"].astype(str)
@@ -101,16 +95,9 @@ def _choice(name: str, value: object) -> str:
     return {"loss": f"{value}", "epochs": f"{value} epochs", "device": str(value).split(":")[0]}.get(name, f"{name} {value}")
 
 
-def protocol_title(table: Any) -> str:
-    """The protocol of a table's rows in words."""
-    dataset, split, classes, backbone, weights, size = (table[name].iloc[0] for name in PROTOCOL)
-    part = f", first {classes:.0f} classes" if classes and classes == classes else ""
-    return f"{dataset}, {split}{part}, {backbone} ({weights}), {size} px"
-
-
-def protocol_slug(table: Any) -> str:
-    """The same for the name of a file."""
-    words = re.sub(r"first |\.safetensors|\.pth", "", protocol_title(table))
+def protocol_slug(title: str) -> str:
+    """The title of a protocol for the name of a file."""
+    words = re.sub(r"first |\.safetensors|\.pth", "", title)
     return re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")
 
 

@@ -101,8 +101,10 @@ def scale(axes: Any, costs: np.ndarray) -> None:
 
 def limits(axes: Any, values: np.ndarray, halves: np.ndarray) -> None:
     """From the lowest to the highest value with some room; intervals may end outside, since those of few seeds are wide."""
-    room = 0.08 * max(values.max() - values.min(), 1.0) if len(values) else 0
-    usual = np.nan_to_num(halves) < 0.25 * (np.ptp(values) + 1) if len(values) else np.zeros(0, dtype=bool)
-    low = min([values.min(), *(values - halves)[usual]], default=0) - room
-    high = max([values.max(), *(values + halves)[usual]], default=PERCENT) + 1.5 * room
+    if not len(values):
+        return
+    halves = np.nan_to_num(halves)
+    room, usual = 0.08 * max(np.ptp(values), 1.0), halves < 0.25 * (np.ptp(values) + 1)
+    low = min([values.min(), *(values - halves)[usual]]) - room
+    high = max([values.max(), *(values + halves)[usual]]) + 1.5 * room
     axes.set_ylim(max(low, -2), min(high, PERCENT + 3))

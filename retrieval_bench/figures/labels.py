@@ -50,7 +50,7 @@ def place_labels(axes: Any, points: np.ndarray, labels: Sequence[str], others: n
     corners = axes.transData.transform(line)
     along = [start + (end - start) * part for start, end in pairwise(corners) for part in np.linspace(0, 1, 60)]
     boxes = [(x - unit, y - unit, x + unit, y + unit) for x, y in along]
-    boxes += [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for x, y in marks]
+    boxes += [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in marks]
     for point, label in zip(points, labels, strict=True):
         text = axes.annotate(
             _in_two_lines(plain(label)), point, xytext=(0, 0), textcoords="offset points", fontsize=SMALL, va="center", in_layout=False
@@ -60,10 +60,10 @@ def place_labels(axes: Any, points: np.ndarray, labels: Sequence[str], others: n
         choices = [_box(at, step * unit, side, size.width, size.height) for step in DISTANCES for side in SIDES]
         far = np.repeat(DISTANCES, len(SIDES)) * unit
         inside = (frame.x0, frame.y0, frame.x1, frame.y1)
-        costs = far + [_outside(box, inside) + sum(_overlap(box, other) for other in boxes) for box in choices]
+        costs = far + [_outside(box, inside) + 5 * sum(_overlap(box, other) for other in boxes) for box in choices]
         chosen = int(costs.argmin())
         best = choices[chosen]
-        boxes.append(best)
+        boxes.append((best[0] - 3 * unit, best[1], best[2] + 3 * unit, best[3]))
         text.set_position(((best[0] - at[0]) / unit, ((best[1] + best[3]) / 2 - at[1]) / unit))
         if chosen >= len(SIDES):
             middle = np.clip(at, best[:2], best[2:])

@@ -146,6 +146,7 @@ def test_a_cost_is_drawn_where_it_differs() -> None:
     assert has_cost(ROWS, "macs")
     assert not has_cost(ROWS, "images_seen"), "not in the table"
     assert not has_cost(ROWS[:2], "macs"), "the same for both"
+    assert not has_cost(ROWS.assign(macs=[1e9, 1e9 + 1, 1e9 + 2, 1e9 + 3]), "macs"), "one budget, nearly met"
     assert not has_cost(ROWS[:2], "latency_ms"), "known for one"
 
 

@@ -77,7 +77,12 @@ def save_picture(picture: Picture, path: Path) -> None:
 
 def plain(text: object) -> str:
     """`text` as matplotlib draws it letter by letter: no formulas between dollar signs, no control characters."""
-    return "".join(letter for letter in str(text) if letter.isprintable()).replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
+
+
+def printable(text: object) -> str:
+    """`text` without control characters, which XML cannot hold."""
+    return "".join(letter for letter in str(text) if letter.isprintable())
 
 
 def dress(axes: Any, **names: str) -> None:
@@ -146,7 +151,7 @@ def svg_text(picture: Picture) -> str:
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
     body = re.sub(r"((?:fill|stroke): ?)#000000", r"\1currentColor", body)
     body = re.sub(r"'DejaVu Sans'[^;\"]*sans-serif", "sans-serif", body)
-    words = f"<title>{html.escape(picture.title)}</title>\n<desc>{html.escape(picture.text)}</desc>"
+    words = "\n".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for tag, text in (("title", picture.title), ("desc", picture.text)))
     name = "f" + sha256((words + body).encode()).hexdigest()[:10]
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" width="100%" viewBox="{box}"'

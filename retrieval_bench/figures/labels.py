@@ -14,7 +14,10 @@ from retrieval_bench.figures.canvas import SMALL, plain
 
 SHORT = 27
 OPTIONS = re.compile(r"\(([^()]*)\)")
-DISTANCES = (7, 16, 28, 42)
+STEPS = (1.0, 0.5, 0.0, -0.5, -1.0)
+SIDES = [(x, y) for x in STEPS for y in STEPS if max(abs(x), abs(y)) == 1]
+"""Directions from a point to its label: right, up."""
+DISTANCES = (7, 13, 20, 28, 38, 50)
 """Points from a point to its label, the nearest that is free is taken."""
 
 
@@ -47,18 +50,22 @@ def place_labels(axes: Any, points: np.ndarray, labels: Sequence[str], others: n
     corners = axes.transData.transform(line)
     along = [start + (end - start) * part for start, end in pairwise(corners) for part in np.linspace(0, 1, 60)]
     boxes = [(x - unit, y - unit, x + unit, y + unit) for x, y in along]
-    boxes += [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for x, y in marks]
+    boxes += [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in marks]
     for point, label in zip(points, labels, strict=True):
-        text = axes.annotate(plain(label), point, xytext=(0, 0), textcoords="offset points", fontsize=SMALL, va="center", in_layout=False)
+        text = axes.annotate(
+            _in_two_lines(plain(label)), point, xytext=(0, 0), textcoords="offset points", fontsize=SMALL, va="center", in_layout=False
+        )
         size = text.get_window_extent()
         at = axes.transData.transform(point)
         choices = [_box(at, step * unit, side, size.width, size.height) for step in DISTANCES for side in SIDES]
+        far = np.repeat(DISTANCES, len(SIDES)) * unit
         inside = (frame.x0, frame.y0, frame.x1, frame.y1)
-        costs = [_outside(box, inside) + sum(_overlap(box, other) for other in boxes) for box in choices]
-        best = choices[int(np.argmin(np.round(costs, 3)))]
-        boxes.append(best)
+        costs = far + [_outside(box, inside) + 5 * sum(_overlap(box, other) for other in boxes) for box in choices]
+        chosen = int(costs.argmin())
+        best = choices[chosen]
+        boxes.append((best[0] - 3 * unit, best[1], best[2] + 3 * unit, best[3]))
         text.set_position(((best[0] - at[0]) / unit, ((best[1] + best[3]) / 2 - at[1]) / unit))
-        if np.argmin(np.round(costs, 3)) >= len(SIDES):
+        if chosen >= len(SIDES):
             middle = np.clip(at, best[:2], best[2:])
             axes.annotate(
                 "", point, xytext=tuple((middle - at) / unit), textcoords="offset points", in_layout=False,
@@ -66,14 +73,17 @@ def place_labels(axes: Any, points: np.ndarray, labels: Sequence[str], others: n
             )  # fmt: skip
 
 
-SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 Box = tuple[float, float, float, float]
 
 
-def _box(at: np.ndarray, distance: float, side: tuple[int, int], width: float, height: float) -> Box:
+def _in_two_lines(label: str) -> str:
+    """A long label with its options below its name, which finds a place more easily."""
+    return label.replace("(", "\n(", 1) if len(label) > SHORT else label
+
+
+def _box(at: np.ndarray, distance: float, side: tuple[float, float], width: float, height: float) -> Box:
     """The box of a text on one side of a point: left, bottom, right, top."""
-    left = at[0] + side[0] * distance - (width if side[0] < 0 else width / 2 if side[0] == 0 else 0)
-    bottom = at[1] + side[1] * distance - (height if side[1] < 0 else height / 2 if side[1] == 0 else 0)
+    left, bottom = at + distance * np.array(side) + np.array((width, height)) * (np.array(side) - 1) / 2
     return left, bottom, left + width, bottom + height
 
 

@@ -25,8 +25,11 @@ WIDE = 30
 
 
 def has_cost(table: Any, cost: str) -> bool:
-    """Whether at least two configurations were measured, at different costs."""
-    return cost in table and table.loc[table["recall_at_1"].notna(), cost].nunique() > 1
+    """Whether at least two configurations were measured, at costs that differ by a hundredth or more (budgets are never met exactly)."""
+    if cost not in table:
+        return False
+    known = table.loc[table["recall_at_1"].notna(), cost].dropna()
+    return len(known) > 1 and bool(known.max() > 1.01 * known.min())
 
 
 def tradeoff(table: Any, cost: str = "macs", title: str = "") -> Picture:
@@ -57,7 +60,8 @@ def tradeoff(table: Any, cost: str = "macs", title: str = "") -> Picture:
     dress(axes, xlabel=axis, ylabel="Recall@1, %")
     scale(axes, costs)
     limits(axes, values, halves)
-    figure.legend(loc="outside lower center", ncols=columns(names), frameon=False, fontsize=SMALL, columnspacing=1.2, handletextpad=0.4)
+    if names:
+        figure.legend(loc="outside lower center", ncols=columns(names), frameon=False, fontsize=SMALL, columnspacing=1.2, handletextpad=0.4)
     shorter = short_labels(labels)
     place_labels(axes, np.column_stack((costs, values))[front], [shorter[row] for row in front], np.column_stack((costs, values)), line)
     on_front = ", ".join(f"{labels[row]} ({values[row]:.1f} %)" for row in front)
@@ -83,6 +87,7 @@ def scale(axes: Any, costs: np.ndarray) -> None:
     """A logarithmic axis for a wide range, linear near 0 where there is a cost of 0; plain numbers as ticks."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
+    axes.ticklabel_format(axis="x", useOffset=False, style="plain")
     above = costs[costs > 0]
     if not len(above) or above.max() < WIDE * above.min():
         return
@@ -101,8 +106,10 @@ def scale(axes: Any, costs: np.ndarray) -> None:
 
 def limits(axes: Any, values: np.ndarray, halves: np.ndarray) -> None:
     """From the lowest to the highest value with some room; intervals may end outside, since those of few seeds are wide."""
-    room = 0.08 * max(values.max() - values.min(), 1.0) if len(values) else 0
-    usual = np.nan_to_num(halves) < 0.25 * (np.ptp(values) + 1) if len(values) else np.zeros(0, dtype=bool)
-    low = min([values.min(), *(values - halves)[usual]], default=0) - room
-    high = max([values.max(), *(values + halves)[usual]], default=PERCENT) + 1.5 * room
+    if not len(values):
+        return
+    halves = np.nan_to_num(halves)
+    room, usual = 0.08 * max(np.ptp(values), 1.0), halves < 0.25 * (np.ptp(values) + 1)
+    low = min([values.min(), *(values - halves)[usual]]) - room
+    high = max([values.max(), *(values + halves)[usual]]) + 2.5 * room
     axes.set_ylim(max(low, -2), min(high, PERCENT + 3))

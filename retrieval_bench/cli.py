@@ -13,15 +13,18 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import commands, data_commands
+from retrieval_bench import commands, data_commands, tune_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
+from retrieval_bench.experiments.reality_check import CHECKS
 from retrieval_bench.experiments.studies import STUDIES
 
 COMMANDS: dict[str, Any] = {
     "run": commands.Run,
     "bench": commands.BenchRuns,
     "study": commands.StudyRuns,
+    "tune": tune_commands.Tune,
+    "reality-check": tune_commands.RealityCheck,
     "leaderboard": commands.Leaderboard,
     "evaluate": commands.Evaluate,
     "data": data_commands.Data,
@@ -96,6 +99,8 @@ def parse(words: Sequence[str]) -> Any:
     kind, program = COMMANDS[name], f"retrieval_bench {name}"
     options: dict[str, Any] = {}
     if name in GROUPS:
+        if name == "reality-check" and (not rest or (rest[0].startswith("-") and rest[0] not in ("-h", "--help"))):
+            rest = ["cpu", *rest]
         what, members, text = GROUPS[name]
         if not rest or rest[0] in ("-h", "--help"):
             print(text())
@@ -110,6 +115,8 @@ def parse(words: Sequence[str]) -> Any:
             program = f"{program} {size}"
             profile = STUDIES[rest[0]].profiles[size]
             options = {"default": kind(rest[0], size, profile.seeds, base=profile.base)}
+        elif name == "reality-check":
+            options = {"default": tune_commands.of_profile(rest[0])}
         else:
             kind = members[rest[0]]
         rest = rest[1:]
@@ -159,6 +166,12 @@ def study_usage() -> str:
     return _listing("study NAME [PROFILE] [--help] [flags of run]", "studies, and their profiles (cpu is the default)", about)
 
 
+def check_usage() -> str:
+    """The text of ``reality-check --help``."""
+    about = {name: check.about for name, check in CHECKS.items()}
+    return _listing("reality-check [PROFILE] [--help] [flags of run]", "profiles (cpu is the default)", about)
+
+
 def data_usage() -> str:
     """The text of ``data --help``."""
     return _listing("data ACTION [--help] [NAME]", "actions", {name: kind.__doc__ for name, kind in data_commands.ACTIONS.items()})
@@ -173,6 +186,7 @@ def _listing(form: str, title: str, entries: dict[str, str]) -> str:
 GROUPS = {
     "bench": ("benchmark", BENCHES, bench_usage),
     "study": ("study", STUDIES, study_usage),
+    "reality-check": ("profile", CHECKS, check_usage),
     "data": ("action", data_commands.ACTIONS, data_usage),
 }
 """Commands whose second word is a name: what it names, the names, and the text that lists them."""

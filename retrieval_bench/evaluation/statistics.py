@@ -1,4 +1,5 @@
-"""How sure a figure is: bootstrap intervals over queries and over classes, a paired permutation test, and the t-interval over seeds.
+"""How sure a figure is: bootstrap intervals over queries and over classes, a paired permutation test, and over seeds the t-interval and
+the paired t-test, with Holm's correction.
 
 All are seeded and draw from generators of their own.
 """
@@ -119,3 +120,35 @@ def _codes(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     if np.shape(groups) != values.shape:
         raise UserError(f"groups: expected a class for each of {len(values)} queries, found shape {np.shape(groups)}")
     return np.unique(groups, return_inverse=True)[1]
+
+
+def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p-value of Student's paired t-test: whether the mean difference of two runs is 0, by the runs of a few seeds.
+
+    Args:
+        first: a metric, one value per seed.
+        second: of the other, for the same seeds in the same order.
+
+    Returns:
+        NaN for a single seed; 0 or 1 where all differences are equal, as they are (1) or are not (0) zero.
+    """
+    from scipy import stats
+
+    differences = np.subtract(first, second, dtype=np.float64)
+    if len(differences) < 2:
+        return math.nan
+    spread = differences.std(ddof=1)
+    if spread <= 1e-12:
+        return float(abs(differences.mean()) <= 1e-12)
+    return float(2 * stats.t.sf(abs(differences.mean()) / (spread / math.sqrt(len(differences))), len(differences) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for being several (Holm, A simple sequentially rejective multiple test procedure, 1979): the smallest of m is
+    multiplied by m, the next by m - 1 and so on, each at least the one before, at most 1. NaN stays and is not counted."""
+    order = sorted((place for place, value in enumerate(p_values) if not math.isnan(value)), key=lambda place: p_values[place])
+    corrected, least = list(p_values), 0.0
+    for done, place in enumerate(order):
+        least = max(least, min(1.0, (len(order) - done) * p_values[place]))
+        corrected[place] = least
+    return corrected

@@ -29,6 +29,7 @@ class Row:
         quoted: what the paper reports in percent, by the metric's name (``recall_at_1``).
         against: name of the row that it is compared with, seed by seed.
         variant: the way to use the trained network whose metrics count (``Strategy.variants``); the usual way if empty.
+        more: metrics that the table shows beside Recall@K.
     """
 
     name: str
@@ -36,12 +37,13 @@ class Row:
     quoted: dict[str, float] = field(default_factory=dict)
     against: str = ""
     variant: str = ""
+    more: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> list[str]:
         """The metrics that the table shows, the one that counts first."""
         first = ["accuracy"] if self.config.data.split == "closed_set" else []
-        return first + [f"recall_at_{k}" for k in self.config.ks]
+        return [*first, *(f"recall_at_{k}" for k in self.config.ks), *self.more]
 
     def measured(self, record: Record) -> dict[str, Any]:
         """The metrics of a record that count for this row; what was not measured is missing."""
@@ -214,20 +216,20 @@ def readable_table(table: Any) -> Any:
     if table["loss"].nunique() > 1:
         shown["loss"] = table["loss"].where(table["images_seen"] != 0, "-")
     for name in names:
-        shown[metric_title(name)] = [_percent(*pair) for pair in zip(table[name], table[f"{name}_ci95"], strict=True)]
+        shown[metric_title(name)] = [percent(*pair) for pair in zip(table[name], table[f"{name}_ci95"], strict=True)]
     if table["sd_over_draws"].notna().any():
-        shown[f"{metric_title(names[0])}, sd over draws"] = [_percent(value) for value in table["sd_over_draws"]]
+        shown[f"{metric_title(names[0])}, sd over draws"] = [percent(value) for value in table["sd_over_draws"]]
     for name in names:
         if table[f"{name}_quoted"].notna().any():
-            shown[f"quoted {metric_title(name)}"] = [_percent(value) for value in table[f"{name}_quoted"]]
+            shown[f"quoted {metric_title(name)}"] = [percent(value) for value in table[f"{name}_quoted"]]
     first = metric_title(names[0])
     if table["difference"].notna().any():
         pairs = zip(table["difference"], table["difference_ci95"], strict=True)
-        shown[f"{first} difference"] = [_percent(*pair, sign="+") for pair in pairs]
-    shown["params"] = [_scaled(value, 1e6, "{:.2f} M") for value in table["parameters"]]
-    shown["MACs"] = [_scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
-    shown["images seen"] = [_scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
-    shown[f"{first} per 1,000 images"] = [_scaled(value, 0.01, "{:.2f}") for value in table["per_1000_images"]]
+        shown[f"{first} difference"] = [percent(*pair, sign="+") for pair in pairs]
+    shown["params"] = [scaled(value, 1e6, "{:.2f} M") for value in table["parameters"]]
+    shown["MACs"] = [scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
+    shown["images seen"] = [scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
+    shown[f"{first} per 1,000 images"] = [scaled(value, 0.01, "{:.2f}") for value in table["per_1000_images"]]
     for name in ("optimizer", "lr", "schedule"):
         if table[name].nunique() > 1:
             shown[name] = table[name].astype(str).where(table["images_seen"] != 0, "-")
@@ -235,12 +237,14 @@ def readable_table(table: Any) -> Any:
     return shown
 
 
-def _percent(value: float | None, half: float | None = None, sign: str = "") -> str:
+def percent(value: float | None, half: float | None = None, sign: str = "") -> str:
+    """A fraction for people, with half of its interval: ``79.69 ± 2.51``; empty for none."""
     if value is None or value != value:
         return ""
     text = f"{PERCENT * value:{sign}.2f}"
     return text if half is None or half != half else f"{text} ± {PERCENT * half:.2f}"
 
 
-def _scaled(value: float | None, unit: float, form: str) -> str:
+def scaled(value: float | None, unit: float, form: str) -> str:
+    """`value` in multiples of `unit`; empty for none."""
     return "" if value is None or value != value else form.format(value / unit)

@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import commands, data_commands, tune_commands
+from retrieval_bench import commands, data_commands, grid_commands, tune_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.reality_check import CHECKS
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Any] = {
     "run": commands.Run,
     "bench": commands.BenchRuns,
     "study": commands.StudyRuns,
+    "sweep": grid_commands.Sweep,
     "tune": tune_commands.Tune,
     "reality-check": tune_commands.RealityCheck,
     "leaderboard": commands.Leaderboard,
@@ -33,7 +34,10 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 after bad input (one line on standard error), 130 after Ctrl-C, or 143 after SIGTERM."""
+    """Runs one command.
+
+    Returns 0, 1 if some of many runs failed, 2 after bad input (one line on standard error), 130 after Ctrl-C, or 143 after SIGTERM.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with sigterm_interrupts():
@@ -71,7 +75,7 @@ def _main(words: list[str]) -> int:
             return 0 if words else 2
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)
-        parse(words).execute()
+        return parse(words).execute() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -90,7 +94,6 @@ def _main(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    return 0
 
 
 def parse(words: Sequence[str]) -> Any:
@@ -120,10 +123,17 @@ def parse(words: Sequence[str]) -> Any:
         else:
             kind = members[rest[0]]
         rest = rest[1:]
+    if name == "sweep":
+        return grid_commands.read_sweep(rest, lambda words, default: ask(kind, words, program, {"default": default}))
+    return ask(kind, rest, program, options)
+
+
+def ask(kind: Any, words: Sequence[str], program: str, options: dict[str, Any]) -> Any:
+    """What tyro makes of `words`; what it would explain in a box is one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=rest, prog=program, **options)
+            return tyro.cli(kind, args=words, prog=program, **options)
     except SystemExit as stop:
         if not stop.code:
             raise

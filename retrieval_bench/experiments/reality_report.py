@@ -103,6 +103,6 @@ def _notes(check: Check, machine: Machine, entry: Search) -> list[str]:
         f"estimator proposes. Scored by {metric_title(check.objective)} on {classes} validation classes ({len(split.test)} images) inside "
         "the training classes, trained on the others, one seed. The test classes were not looked at. Trials are in search/.",
         f"Test: the choices are trained on all training classes with seeds {', '.join(map(str, check.seeds))} and tested once. R@K and "
-        "MAP@R in percent: mean over seeds ± half of the 95 % t-interval; difference to the best row, paired by seed; p of the paired t-test "
-        "over seeds, Holm-corrected over the rows. =: not told apart from the best row (p at least 0.05).",
+        "MAP@R in percent: mean over seeds ± half of the 95 % t-interval; difference to the best row, paired by seed; p of the paired "
+        "t-test over seeds, Holm-corrected over the rows. =: not told apart from the best row (p at least 0.05).",
     ]

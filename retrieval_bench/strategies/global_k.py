@@ -48,7 +48,7 @@ class GlobalK(LearnedRouting):
     shown_options = ("k",)
     space: ClassVar[Space] = {
         "k": Range(1, 6, integer=True),
-        "policy_lr": Range(1e-4, 1e-1, log=True),
+        "policy_lr": Range(1e-4, 1e-2, log=True),
         "count_weight": Range(0.01, 1.0, log=True),
         "entropy_weight": Range(0.01, 1.0, log=True),
     }

@@ -47,7 +47,7 @@ class SpotTune(LearnedRouting):
         """routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, more to measure"""
 
     options: Options
-    space: ClassVar[Space] = {"policy_lr": Range(1e-4, 1e-1, log=True), "temperature": Range(1.0, 10.0, log=True)}
+    space: ClassVar[Space] = {"policy_lr": Range(1e-4, 1e-2, log=True), "temperature": Range(1.0, 10.0, log=True)}
 
     def check(self, model: Embedder) -> None:
         super().check(model)

@@ -88,11 +88,11 @@ def of_profile(name: str) -> RealityCheck:
 
 def carrier(workers: Workers, machine: Machine) -> Callable[[Machine], CarryOut]:
     """What makes runs, given where results go: this process where one run goes on at a time, else the processes of an engine."""
-    from retrieval_bench.grid.carry_out import carry_out
+    from retrieval_bench.grid.carry_out import carry_out, settled
     from retrieval_bench.grid.engines import Local
     from retrieval_bench.tune.search import in_turn
 
     engine = workers.start(machine.device)
     if isinstance(engine, Local) and engine.width() == 1:
-        return lambda place: partial(in_turn, machine=place)
+        return lambda place: partial(in_turn, machine=settled(place, engine))
     return lambda place: partial(carry_out, machine=place, engine=engine)

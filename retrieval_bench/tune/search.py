@@ -90,6 +90,8 @@ def search(searches: Sequence[Search], trials: int, carry_out: CarryOut) -> None
         announce(f"search: trial {max(len(entry.trials) for entry in waiting) + 1} of {trials}, {len(waiting)} strategies")
         for entry, outcome in zip(waiting, carry_out(configs), strict=True):
             entry.tell(outcome.config, outcome.record, outcome.error or "")
+            if outcome.record is None:
+                announce(f"{entry.config.strategy}: a trial failed ({outcome.error}); to try it again, remove {entry.path}")
 
 
 def in_turn(configs: Sequence[RunConfig], machine: Machine) -> list[Outcome]:
@@ -104,6 +106,5 @@ def in_turn(configs: Sequence[RunConfig], machine: Machine) -> list[Outcome]:
             record = run(config, machine)
             outcomes.append(Outcome(config, record["id"], record))
         except UserError as error:
-            announce(f"failed: {error}")
             outcomes.append(Outcome(config, "", error=str(error)))
     return outcomes

@@ -11,7 +11,7 @@ import tyro
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.experiments.grids import GRIDS
-from retrieval_bench.grid.axes import Grid, read_grid, split_words
+from retrieval_bench.grid.axes import Grid, read_axes, split_words
 from retrieval_bench.grid.workers import Workers
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ def read_sweep(words: Sequence[str], ask: Callable[[list[str], Sweep], Sweep]) -
             raise unknown("grid", rest[0], GRIDS)
         default, rest = GRIDS[rest[0]][1], rest[1:]
     others, given = split_words(rest)
-    command = ask(others, Sweep(default.base))
-    grid = read_grid(given, Grid(command.config, default.axes), lambda flags: ask(flags, Sweep()).config)
-    return replace(command, grid=grid)
+    several = {flag: values for flag, values in given.items() if len(values) > 1}
+    fixed = [word for flag, values in given.items() if flag not in several for word in (f"--{flag}", *values[0])]
+    command = ask([*others, *fixed], Sweep(default.base))
+    kept = {flag: values for flag, values in default.axes.items() if flag not in given or flag in several}
+    axes = kept | read_axes(several, lambda flags: ask(flags, Sweep()).config)
+    return replace(command, grid=Grid(command.config, axes))

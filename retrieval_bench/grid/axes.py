@@ -87,8 +87,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
     """Tells flags of ``run`` from other words.
 
     Args:
-        words: of the command line. A flag takes several values separated by commas, or is given several times; where it takes several
-            words (``--loss-options margin 0.1,0.2``) they are combined.
+        words: of the command line. A flag takes several values separated by commas; where it takes several words (``--loss-options margin
+            0.1,0.2``) they are combined. Of a flag that is given several times the last counts, but for those in :data:`LISTS`.
 
     Returns:
         The words that are no flags of ``run``, and for each flag, without its dashes, its values as words.
@@ -103,7 +103,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
             others += words_of_flag
             continue
         parts = [[word] if flag in LISTS else word.split(",") for word in words_of_flag[1:]]
-        values = given.setdefault(flag, [])
+        values = given[flag] = given.get(flag, []) if flag in LISTS else []
         for value in map(list, itertools.product(*parts)):
             if "," in "".join(words_of_flag[1:]) and "" in value:
                 raise UserError(f"{' '.join(words_of_flag)}: a value is missing beside a comma")
@@ -128,20 +128,12 @@ def _by_flag(words: Sequence[str]) -> Iterator[list[str]]:
         yield found
 
 
-def read_grid(given: Mapping[str, list[list[str]]], default: Grid, parse: Callable[[list[str]], RunConfig]) -> Grid:
-    """The grid that the flags of a command line make of `default`.
+def read_axes(given: Mapping[str, list[list[str]]], parse: Callable[[list[str]], RunConfig]) -> dict[str, tuple[Any, ...]]:
+    """The values of flags that are given as words.
 
     Args:
         given: see :func:`split_words`.
-        default: what is not given.
         parse: a configuration from flags of ``run``.
     """
-    paths, base, axes = run_flags(), default.base, dict(default.axes)
-    for flag, values in given.items():
-        parsed = [_get(parse([f"--{flag}", *value]), paths[flag]) for value in values]
-        if len(parsed) > 1:
-            axes[flag] = tuple(parsed)
-        else:
-            axes.pop(flag, None)
-            base = _put(base, paths[flag], parsed[0])
-    return Grid(base, axes)
+    paths = run_flags()
+    return {flag: tuple([_get(parse([f"--{flag}", *value]), paths[flag]) for value in values]) for flag, values in given.items()}

@@ -114,7 +114,7 @@ def last_error(log: Path, begun: int, code: int) -> str:
         stream.seek(begun)
         lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"exit code {code}: {lines[-1]}"
+    return errors[-1] if errors else f"exit code {code}: {lines[-1] if lines else 'it said nothing'}"
 
 
 def collect(results: Path, run_id: str) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import as_completed, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,29 +59,24 @@ class Ray:
 
     def carry_out(self, work: Work, jobs: Sequence[Any]) -> Generator[tuple[int, Any]]:
         import ray
-        from ray.exceptions import RayError
 
         self.connect()
         if jobs and not self.width():
             announce(f"no machine of the cluster has {self.cpus:g} processor cores and {self.gpus:g} GPUs to give: waiting for one")
         task = ray.remote(_carry_out).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=LOSSES)
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, int(self.cpus))))}
-        waiting = {task.remote(work, job, environment): number for number, job in enumerate(jobs)}
+        tasks: list[Any] = [task.remote(work, job, environment) for job in jobs]
+        futures = {reference.future(): number for number, reference in enumerate(tasks)}
         try:
-            while waiting:
-                (ended,), _ = ray.wait(list(waiting))
-                number = waiting.pop(ended)
-                try:
-                    result = ray.get(ended)
-                except RayError as error:
-                    result = getattr(error, "cause", None) or error
-                del ended
-                yield number, result
+            for future in as_completed(futures):
+                number = futures.pop(future)
+                tasks[number] = None
+                error = future.exception()
+                yield number, getattr(error, "cause", None) or error or future.result()
         finally:
-            for task in waiting:
-                ray.cancel(task)
-            if waiting:
-                ray.wait(list(waiting), num_returns=len(waiting), timeout=GRACE)
+            for reference in filter(None, tasks):
+                ray.cancel(reference)
+            wait(futures, timeout=GRACE)
 
     def connect(self) -> None:
         """Joins the cluster, or starts a Ray that ends with this process.

@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity leaderboard figures test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity reality-check leaderboard report figures test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ figure-structure-similarity: STUDY = figure_structure_similarity
 table-spottune figure-routes: SET = $(if $(filter-out smoke,$(PROFILE)),$(if $(filter file,$(origin NAME)),,--dataset $(NAME)))
 ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity:
 	$(BENCH) study $(STUDY) $(PROFILE) $(SET) --results $(RESULTS) $(ROOT) $(ARGS)
+
+reality-check: setup ## Strategies searched with equal means, then retrained and ranked; PROFILE=cpu needs no data (PROFILE, DATA, ARGS="--jobs 2")
+	$(BENCH) reality-check $(PROFILE) --results $(RESULTS) $(ROOT) $(ARGS)
 
 leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)
 	$(BENCH) leaderboard --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS))

@@ -13,15 +13,19 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import commands, data_commands, figure_commands, report_commands
+from retrieval_bench import commands, data_commands, figure_commands, grid_commands, report_commands, tune_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
+from retrieval_bench.experiments.reality_check import CHECKS
 from retrieval_bench.experiments.studies import STUDIES
 
 COMMANDS: dict[str, Any] = {
     "run": commands.Run,
     "bench": commands.BenchRuns,
     "study": commands.StudyRuns,
+    "sweep": grid_commands.Sweep,
+    "tune": tune_commands.Tune,
+    "reality-check": tune_commands.RealityCheck,
     "leaderboard": report_commands.Leaderboard,
     "compare": report_commands.Compare,
     "report": report_commands.Report,
@@ -34,7 +38,10 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 after bad input (one line on standard error), 130 after Ctrl-C, or 143 after SIGTERM."""
+    """Runs one command.
+
+    Returns 0, 1 if some of many runs failed, 2 after bad input (one line on standard error), 130 after Ctrl-C, or 143 after SIGTERM.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with sigterm_interrupts():
@@ -72,7 +79,7 @@ def _main(words: list[str]) -> int:
             return 0 if words else 2
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)
-        parse(words).execute()
+        return parse(words).execute() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,7 +98,6 @@ def _main(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    return 0
 
 
 def parse(words: Sequence[str]) -> Any:
@@ -100,6 +106,8 @@ def parse(words: Sequence[str]) -> Any:
     kind, program = COMMANDS[name], f"retrieval_bench {name}"
     options: dict[str, Any] = {}
     if name in GROUPS:
+        if name == "reality-check" and (not rest or (rest[0].startswith("-") and rest[0] not in ("-h", "--help"))):
+            rest = ["cpu", *rest]
         what, members, text = GROUPS[name]
         if not rest or rest[0] in ("-h", "--help"):
             print(text())
@@ -114,13 +122,22 @@ def parse(words: Sequence[str]) -> Any:
             program = f"{program} {size}"
             profile = STUDIES[rest[0]].profiles[size]
             options = {"default": kind(rest[0], size, profile.seeds, base=profile.base)}
+        elif name == "reality-check":
+            options = {"default": tune_commands.of_profile(rest[0])}
         else:
             kind = members[rest[0]]
         rest = rest[1:]
+    if name == "sweep":
+        return grid_commands.read_sweep(rest, lambda words, default: ask(kind, words, program, {"default": default}))
+    return ask(kind, rest, program, options)
+
+
+def ask(kind: Any, words: Sequence[str], program: str, options: dict[str, Any]) -> Any:
+    """What tyro makes of `words`; what it would explain in a box is one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=rest, prog=program, **options)
+            return tyro.cli(kind, args=words, prog=program, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -163,6 +180,12 @@ def study_usage() -> str:
     return _listing("study NAME [PROFILE] [--help] [flags of run]", "studies, and their profiles (cpu is the default)", about)
 
 
+def check_usage() -> str:
+    """The text of ``reality-check --help``."""
+    about = {name: check.about for name, check in CHECKS.items()}
+    return _listing("reality-check [PROFILE] [--help] [flags of run]", "profiles (cpu is the default)", about)
+
+
 def data_usage() -> str:
     """The text of ``data --help``."""
     return _listing("data ACTION [--help] [NAME]", "actions", {name: kind.__doc__ for name, kind in data_commands.ACTIONS.items()})
@@ -177,6 +200,7 @@ def _listing(form: str, title: str, entries: dict[str, str]) -> str:
 GROUPS = {
     "bench": ("benchmark", BENCHES, bench_usage),
     "study": ("study", STUDIES, study_usage),
+    "reality-check": ("profile", CHECKS, check_usage),
     "data": ("action", data_commands.ACTIONS, data_usage),
 }
 """Commands whose second word is a name: what it names, the names, and the text that lists them."""

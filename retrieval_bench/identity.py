@@ -7,7 +7,7 @@ import json
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from retrieval_bench.config import RunConfig
+from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.strategies import StrategyOptions, split_names
 
 
@@ -59,6 +59,11 @@ def _difference(values: dict[str, Any], default: dict[str, Any]) -> dict[str, An
 def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]:
     """The `run` arguments that give `config`: the flags of every value that differs from `default` (a fresh RunConfig)."""
     return [word for flag in changed_flags(config, default or RunConfig()) for word in flag]
+
+
+def machine_words(machine: Machine) -> list[str]:
+    """The `run` arguments that give `machine`."""
+    return [word for flag in _flags(machine, Machine(), "") for word in flag]
 
 
 def changed_flags(config: RunConfig, default: RunConfig) -> list[list[str]]:

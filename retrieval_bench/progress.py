@@ -23,7 +23,7 @@ def download_bar(name: str, total: int, done: int) -> Iterator[Callable[[int], N
     from rich import progress
 
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn())
-    with progress.Progress(*columns, progress.TimeRemainingColumn(), **_options()) as bar:
+    with progress.Progress(*columns, progress.TimeRemainingColumn(), **bar_options()) as bar:
         task = bar.add_task(name, total=total or None, completed=done)
         yield lambda count: bar.advance(task, count)
 
@@ -48,7 +48,7 @@ def track(
         progress.TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
     )
     rate = progress.TextColumn("{task.fields[rate]}")
-    with progress.Progress(*columns, rate, progress.TimeRemainingColumn(), **_options()) as bar:
+    with progress.Progress(*columns, rate, progress.TimeRemainingColumn(), **bar_options()) as bar:
         task = bar.add_task(what, total=total, rate="")
         for item in items:
             yield item
@@ -61,7 +61,7 @@ def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _options() -> dict[str, Any]:
+def bar_options() -> dict[str, Any]:
     """Bars go to standard error, vanish when done, and are not drawn where nobody watches (a file, a pipe)."""
     from rich.console import Console
 

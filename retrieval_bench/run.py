@@ -57,7 +57,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     data = config.data
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
     identity = identify(config, table)
-    run_id = f"{config.data.dataset}-{identity['strategy']}-{config_hash(identity)}-s{config.seed}-{device}"
+    run_id = name_run(identity, device)
     goal = Goal(run_id, machine)
     if record := group.leader(goal.reached):
         return record
@@ -120,6 +120,12 @@ class Goal:
         return self.machine.results / "checkpoints" / self.run_id
 
     def reached(self) -> dict[str, Any] | None:
+        """:meth:`record`, which is told to the user."""
+        if record := self.record():
+            announce(f"{self.run_id}: already recorded in {self.path} (--force runs it again)")
+        return record
+
+    def record(self) -> dict[str, Any] | None:
         """The record, if the run need not be made (again).
 
         Raises:
@@ -130,11 +136,9 @@ class Goal:
         if not self.path.exists() or self.machine.force or missing:
             return None
         try:
-            record = read_record(self.path)
+            return read_record(self.path)
         except ValueError as error:
             raise UserError(f"{self.path}: {error}; remove the file, or run again with --force") from None
-        announce(f"{self.run_id}: already recorded in {self.path} (--force runs it again)")
-        return record
 
 
 def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
@@ -147,6 +151,16 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     if config.model.weights not in ("imagenet", "none"):
         identity["model"]["weights"] = f"sha256:{digest(Path(config.model.weights).expanduser())}"
     return identity
+
+
+def name_run(identity: dict[str, Any], device: str) -> str:
+    """What a run is called: its record is ``<results>/runs/<name>.json``.
+
+    Args:
+        identity: see :func:`identify`.
+        device: ``cpu`` or ``cuda``.
+    """
+    return f"{identity['data']['dataset']}-{identity['strategy']}-{config_hash(identity)}-s{identity['seed']}-{device}"
 
 
 def _keep(embedder: Embedder, config: RunConfig, path: Path) -> None:

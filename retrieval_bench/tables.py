@@ -68,7 +68,7 @@ def quoted_sections(datasets: Iterable[str]) -> list[Section]:
     quoted: Any = quoted_rows(list(dict.fromkeys(datasets)))
     for name, group in quoted.groupby("dataset", sort=False):
         shown = group[["strategy", "backbone", "dim", "loss", "split"]].astype("object")
-        shown["dim"] = [_scaled(value, 1, "{:.0f}") for value in group["dim"]]
+        shown["dim"] = [scaled(value, 1, "{:.0f}") for value in group["dim"]]
         shown = shown.astype(str)
         for metric in (column for column in group if METRIC.fullmatch(str(column)) and group[column].notna().any()):
             shown[metric_title(str(metric))] = [percent(value) for value in group[metric]]
@@ -106,7 +106,7 @@ def readable(table: Any) -> Any:
         shown[metric_title(name)] = [percent(*pair) for pair in zip(table[name], halves, strict=True)]
     for name, (title, unit, form) in COSTS.items():
         if name in ("parameters", "macs", "images_seen", "train_seconds") or table[name].notna().any():
-            shown[title] = [_scaled(value, unit, form) for value in table[name]]
+            shown[title] = [scaled(value, unit, form) for value in table[name]]
     return shown
 
 
@@ -133,7 +133,8 @@ def percent(value: float | None, half: float | None = None, sign: str = "") -> s
     return text if half is None or half != half else f"{text} ± {100 * half:.2f}"
 
 
-def _scaled(value: Any, unit: float, form: str) -> str:
+def scaled(value: Any, unit: float, form: str) -> str:
+    """`value` in multiples of `unit`; nothing for None and NaN."""
     return "" if pd.isna(value) else form.format(value / unit)
 
 

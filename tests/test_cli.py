@@ -11,7 +11,7 @@ import pytest
 from retrieval_bench.cli import COMMANDS, main
 from retrieval_bench.experiments import BENCHES
 
-HEAVY = ("torch", "torchvision", "timm", "pytorch_metric_learning", "faiss", "pandas", "scipy", "matplotlib", "pooch", "requests")
+HEAVY = ("torch", "torchvision", "timm", "pytorch_metric_learning", "faiss", "pandas", "scipy", "matplotlib", "pooch", "requests", "ray")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,10 @@ HEAVY = ("torch", "torchvision", "timm", "pytorch_metric_learning", "faiss", "pa
         ["data", "show", "--help"],
         ["bench", "--help"],
         ["bench", "cub", "--help"],
+        ["sweep", "--help"],
+        ["tune", "--help"],
+        ["reality-check", "--help"],
+        ["reality-check", "smoke", "--help"],
         ["strategies"],
         ["data", "list"],
     ],
@@ -67,6 +71,19 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "fetsh", "cub"], "did you mean 'fetch'"),
         (["data", "list", "cub"], "Unrecognized options: cub"),
         (["bench", "synthetic", "--strategy", "frozen"], "use --strategies"),
+        (["sweep", "synthetik"], "did you mean 'synthetic'"),
+        (["sweep", "--strategy", "frozen,standrad"], "did you mean 'standard'"),
+        (["sweep", "--seed", "0,,1"], "a value is missing beside a comma"),
+        (["sweep", "--seed", "0,1,0"], "--seed 0 is given twice"),
+        (["sweep", "--seed", "0,one"], "--seed"),
+        (["sweep", "--lr", "1e-3,-1"], "--lr -1.0: must be at least 0 (the run with --lr -1.0)"),
+        (["sweep", "--strategy", "frozen,standard", "--last-k.k", "1,2"], "--last-k options are set"),
+        (["sweep", "--retries", "-1"], "--retries -1"),
+        (["sweep", "--jobs", "-1"], "--jobs -1"),
+        (["sweep", "--ray-address", "auto"], "belong to --engine ray"),
+        (["sweep", "--engine", "ray", "--jobs", "2"], "belongs to --engine local"),
+        (["sweep", "--dataset", "synthetic", "--resume", "x"], "--resume is for one run"),
+        (["sweep", "--dataset", "folder"], "--data-root FOLDER"),
         (["bench", "synthetic", "--strategies", "frozen", "--last-k.k", "1"], "--last-k options are set"),
         (["leaderboard", "--results", "/nowhere"], "/nowhere: no such folder"),
         (["run", "--workers", "-5"], "--workers -5"),

@@ -1,4 +1,5 @@
-"""How sure a figure is: bootstrap intervals over queries and over classes, a paired permutation test, and the t-interval over seeds.
+"""How sure a figure is: bootstrap intervals over queries and over classes, a paired permutation test, and over seeds the t-interval and
+the paired t-test, with Holm's correction.
 
 All are seeded and draw from generators of their own.
 """
@@ -50,16 +51,6 @@ def paired_t_test(first: Values, second: Values, level: float = 0.95) -> tuple[f
         return mean, half, float(abs(mean) <= 1e-12)
     error = differences.std(ddof=1) / math.sqrt(len(differences))
     return mean, half, float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several (Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, highest = np.empty(len(p_values)), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted.tolist()
 
 
 def bootstrap_interval(
@@ -154,3 +145,14 @@ def _codes(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     if np.shape(groups) != values.shape:
         raise UserError(f"groups: expected a class for each of {len(values)} queries, found shape {np.shape(groups)}")
     return np.unique(groups, return_inverse=True)[1]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for being several (Holm, A simple sequentially rejective multiple test procedure, 1979): the smallest of m is
+    multiplied by m, the next by m - 1 and so on, each at least the one before, at most 1. NaN stays and is not counted."""
+    order = sorted((place for place, value in enumerate(p_values) if not math.isnan(value)), key=lambda place: p_values[place])
+    corrected, least = list(p_values), 0.0
+    for done, place in enumerate(order):
+        least = max(least, min(1.0, (len(order) - done) * p_values[place]))
+        corrected[place] = least
+    return corrected

@@ -29,6 +29,7 @@ class Row:
         quoted: what the paper reports in percent, by the metric's name (``recall_at_1``).
         against: name of the row that it is compared with, seed by seed.
         variant: the way to use the trained network whose metrics count (``Strategy.variants``); the usual way if empty.
+        more: metrics that the table shows beside Recall@K.
     """
 
     name: str
@@ -36,12 +37,13 @@ class Row:
     quoted: dict[str, float] = field(default_factory=dict)
     against: str = ""
     variant: str = ""
+    more: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> list[str]:
         """The metrics that the table shows, the one that counts first."""
         first = ["accuracy"] if self.config.data.split == "closed_set" else []
-        return first + [f"recall_at_{k}" for k in self.config.ks]
+        return [*first, *(f"recall_at_{k}" for k in self.config.ks), *self.more]
 
     def measured(self, record: Record) -> dict[str, Any]:
         """The metrics of a record that count for this row; what was not measured is missing."""
@@ -208,7 +210,7 @@ def readable_table(table: Any) -> Any:
     import pandas as pd
 
     from retrieval_bench.leaderboard import METRIC
-    from retrieval_bench.tables import metric_title, percent
+    from retrieval_bench.tables import metric_title, percent, scaled
 
     names = [name for name in table if METRIC.fullmatch(name)]
     shown = pd.DataFrame({"setting": table["row"]})
@@ -225,16 +227,12 @@ def readable_table(table: Any) -> Any:
     if table["difference"].notna().any():
         pairs = zip(table["difference"], table["difference_ci95"], strict=True)
         shown[f"{first} difference"] = [percent(*pair, sign="+") for pair in pairs]
-    shown["params"] = [_scaled(value, 1e6, "{:.2f} M") for value in table["parameters"]]
-    shown["MACs"] = [_scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
-    shown["images seen"] = [_scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
-    shown[f"{first} per 1,000 images"] = [_scaled(value, 0.01, "{:.2f}") for value in table["per_1000_images"]]
+    shown["params"] = [scaled(value, 1e6, "{:.2f} M") for value in table["parameters"]]
+    shown["MACs"] = [scaled(value, 1e9, "{:.3f} G") for value in table["macs"]]
+    shown["images seen"] = [scaled(value, 1, "{:,.0f}") for value in table["images_seen"]]
+    shown[f"{first} per 1,000 images"] = [scaled(value, 0.01, "{:.2f}") for value in table["per_1000_images"]]
     for name in ("optimizer", "lr", "schedule"):
         if table[name].nunique() > 1:
             shown[name] = table[name].astype(str).where(table["images_seen"] != 0, "-")
     shown["seeds"] = table["seeds"].astype(str)
     return shown
-
-
-def _scaled(value: float | None, unit: float, form: str) -> str:
-    return "" if value is None or value != value else form.format(value / unit)

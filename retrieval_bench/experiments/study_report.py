@@ -62,7 +62,7 @@ def run_study(
     rows = study.rows(base)
     runs = distinct_runs(grid(rows, seeds, numbers))
     hashes, images = rehearse(rows, machine)
-    stem = machine.results / "studies" / "-".join([name, *_words(profile, base)])
+    stem = machine.results / "studies" / "-".join([name, *changed_words(profile, base)])
     diverged = []
     try:
         for number, (entry, config) in enumerate(runs, start=1):
@@ -79,7 +79,7 @@ def run_study(
     return stem.with_name(f"{stem.name}.md")
 
 
-def _words(profile: Profile, base: RunConfig) -> list[str]:
+def changed_words(profile: Profile, base: RunConfig) -> list[str]:
     """What a file's name says of choices that are not the profile's."""
     own = [] if base.data.dataset == profile.base.data.dataset else [base.data.dataset]
     return own + [re.sub(r"[^A-Za-z0-9.]+", "-", flag).strip("-") for flag in changes(profile, base)]

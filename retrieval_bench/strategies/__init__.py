@@ -69,12 +69,15 @@ def split_names(strategy: str) -> list[str]:
     return names
 
 
-def refuse_unused_options(strategies: Iterable[str], options: Any) -> None:
-    """Raises :class:`UserError` if an option was set for a strategy that is part of none of `strategies`."""
-    chosen = list(strategies)
+def refuse_unused_options(strategies: Iterable[str], options: Any, usual: Any = None) -> None:
+    """Raises :class:`UserError` if an option was set for a strategy that is part of none of `strategies`.
+
+    `usual` are options that nobody set, such as a profile's; without, the defaults.
+    """
+    chosen, usual = list(strategies), usual or type(options)()
     names = {name for strategy in chosen for name in split_names(strategy)}
     for unused in fields(options):
-        if unused.name not in names and getattr(options, unused.name) != unused.default:
+        if unused.name not in names and getattr(options, unused.name) != getattr(usual, unused.name):
             raise UserError(f"--{unused.name.replace('_', '-')} options are set but the strategy is {', '.join(chosen)}")
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from retrieval_bench.strategies.autolr_rules import (
     threshold_at,
 )
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.space import Range, Space
 from retrieval_bench.strategies.weight_variation import History, Normalizer, sorting_quality, weight_variation
 
 if TYPE_CHECKING:
@@ -101,6 +102,12 @@ class AutoLR(Strategy):
         """highest rate of a block, as a multiple of the rate that it began with"""
 
     options: Options
+    space: ClassVar[Space] = {
+        "low": Range(1.0, 4.0, log=True),
+        "high": Range(0.1, 1.0, log=True),
+        "threshold": Range(0.7, 0.98),
+        "max_rise": Range(1.0, 100.0, log=True),
+    }
 
     def __init__(self, options: Options | None = None):
         super().__init__(options)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.space import Space
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +84,13 @@ class Strategy:
 
     shown_options: ClassVar[tuple[str, ...]] = ()
     """Options that are part of the strategy's label in tables even at their defaults."""
+
+    space: ClassVar[Space] = {}
+    """Options that a search tries values of (``retrieval_bench.tune``), by their names; what sets the size or the length of a run is not
+    among them."""
+
+    trains_backbone: ClassVar[bool] = True
+    """Whether the learning rate has anything to act on in the backbone."""
 
     cuts: ClassVar[bool] = False
     """Removes blocks or channels, and so comes before the others in a chain."""

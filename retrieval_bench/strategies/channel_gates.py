@@ -26,11 +26,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.base import EpochState, ParameterGroup, TrainOnce
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,8 @@ class ChannelGates(BudgetedPruning):
         Recall@1 on them gives the gates (0: the last pass does)"""
         form: str = "ratio"
         """penalty: ratio, the squared difference of the mean gate to the sparsity; l1, the sum of all gates"""
+
+    space: ClassVar[Space] = {"gamma": Range(0.05, 5.0, log=True), "gate_lr": Range(1e-3, 0.1, log=True)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         from retrieval_bench.models.embedder import trains_batch_norms

@@ -13,10 +13,11 @@ Inner widths only: residual sums and the feature keep their size (``retrieval_be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.space import Choice, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +102,8 @@ class ChannelPruning(BudgetedPruning):
     class Options(BudgetedPruning.Options):
         scores: str = "magnitude"
         """how channels are ranked: magnitude, bn_scale or uniform"""
+
+    space: ClassVar[Space] = {"scores": Choice(SCORES)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         if self.options.scores not in SCORES:

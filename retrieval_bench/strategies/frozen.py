@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Frozen(Strategy):
     """Trains no block of the backbone."""
 
+    trains_backbone = False
+
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         freeze(model.backbone.parameters())
         return model

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.progress import announce
 from retrieval_bench.strategies.base import EpochState
 from retrieval_bench.strategies.learned_routing import LearnedRouting
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,12 @@ class GlobalK(LearnedRouting):
 
     options: Options
     shown_options = ("k",)
+    space: ClassVar[Space] = {
+        "k": Range(1, 6, integer=True),
+        "policy_lr": Range(1e-4, 1e-2, log=True),
+        "count_weight": Range(0.01, 1.0, log=True),
+        "entropy_weight": Range(0.01, 1.0, log=True),
+    }
 
     def check(self, model: Embedder) -> None:
         super().check(model)

@@ -13,10 +13,11 @@ the tuned copies; ``progressive``'s adapters are new and not held.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import ParameterGroup, Strategy
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ class L2SP(Strategy):
         """weight of the squared norm of the embedding layer"""
 
     options: Options
+    space: ClassVar[Space] = {"alpha": Range(1e-3, 1.0, log=True), "beta": Range(1e-4, 0.1, log=True)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         if min(self.options.alpha, self.options.beta) < 0:

@@ -7,10 +7,11 @@ follows the last block inside the backbone (a final 1x1 convolution, a final nor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,7 @@ class LastK(Strategy):
 
     options: Options
     shown_options = ("k",)
+    space: ClassVar[Space] = {"k": Range(1, 8, integer=True)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         names = block_names(model, "last_k")

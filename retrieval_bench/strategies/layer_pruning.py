@@ -14,10 +14,11 @@ inside the training classes), and the best Recall@1 decides, of equal ones the s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.space import Choice, Space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ class LayerPruning(Strategy):
 
     options: Options
     shown_options = ("drop",)
+    space: ClassVar[Space] = {"drop": Choice(tuple(f"last:{count}" for count in range(5)))}
     cuts = True
 
     @classmethod

@@ -8,10 +8,11 @@ k of K has the rate ``lr * decay^(K - k)``, the stem ``lr * decay^K``. ULMFiT's 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import ParameterGroup, Strategy, scale_rates
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from retrieval_bench.models.embedder import Embedder
@@ -27,6 +28,7 @@ class LayerwiseDecay(Strategy):
 
     options: Options
     shown_options = ("decay",)
+    space: ClassVar[Space] = {"decay": Range(0.5, 1.0)}
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if self.options.decay <= 0:

@@ -9,10 +9,11 @@ loss keep the rates they have.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import ParameterGroup, Strategy, scale_rates
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from retrieval_bench.models.embedder import Embedder
@@ -30,6 +31,7 @@ class LowHigh(Strategy):
 
     options: Options
     shown_options = ("low", "high")
+    space: ClassVar[Space] = {"low": Range(0.05, 1.0, log=True), "high": Range(1.0, 10.0, log=True)}
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         low, high = self.options.low, self.options.high

@@ -15,11 +15,12 @@ Defaults: strength 1e-4 as in the paper. Deviations: a budget of the cost in pla
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import EpochState, TrainOnce
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, channel_scores
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,8 @@ class NetworkSlimming(BudgetedPruning):
         """weight of the sum of absolute scales"""
         sparse_epochs: int = 2
         """passes over the training images before pruning"""
+
+    space: ClassVar[Space] = {"strength": Range(1e-5, 1e-3, log=True)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         from retrieval_bench.models.embedder import trains_batch_norms

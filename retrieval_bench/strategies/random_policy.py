@@ -8,10 +8,11 @@ whenever the image is embedded. The stem stays frozen; what follows the last blo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import Strategy, block_names
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ class RandomPolicy(Strategy):
         """number of blocks at the end that are tuned for every image"""
 
     options: Options
+    space: ClassVar[Space] = {"last": Range(0, 7, integer=True)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         import torch

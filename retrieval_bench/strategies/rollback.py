@@ -14,10 +14,11 @@ warm_restarts --cycles 4`` starts anew in each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce, block_names
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,7 @@ class Rollback(Strategy):
         """factor on the learning rate of what is kept, after the first period"""
 
     options: Options
+    space: ClassVar[Space] = {"kept_rate": Range(0.01, 1.0, log=True)}
 
     @classmethod
     def epochs_needed(cls, options: Options) -> int:

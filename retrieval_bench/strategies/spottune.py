@@ -25,10 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.learned_routing import LearnedRouting
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from retrieval_bench.models.embedder import Embedder
@@ -46,6 +47,7 @@ class SpotTune(LearnedRouting):
         """routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, more to measure"""
 
     options: Options
+    space: ClassVar[Space] = {"policy_lr": Range(1e-4, 1e-2, log=True), "temperature": Range(1.0, 10.0, log=True)}
 
     def check(self, model: Embedder) -> None:
         super().check(model)

@@ -7,10 +7,11 @@ per run, from its seed, since the paper compares networks and not steps. The ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
+from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ class Stochastic(Strategy):
         """share of the blocks that are trained"""
 
     options: Options
+    space: ClassVar[Space] = {"share": Range(0.1, 0.9)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         import torch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from retrieval_bench.evaluation import statistics
-from retrieval_bench.evaluation.statistics import bootstrap_interval, intervals, paired_permutation_test, t_interval
+from retrieval_bench.evaluation.statistics import bootstrap_interval, holm, intervals, paired_permutation_test, paired_t_test, t_interval
 from tests.data.data_checks import refused
 
 FRACTIONS = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=12)
@@ -242,3 +242,35 @@ def test_groups_of_another_number_of_queries_are_refused() -> None:
         paired_permutation_test(np.ones(4), np.zeros(4), np.zeros(3))
     with refused("groups"):
         bootstrap_interval(np.ones(4), np.zeros(3))
+
+
+@given(pairs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6))
+def test_paired_t_test_is_scipy_s(pairs: list[tuple[float, float]]) -> None:
+    first, second = map(list, zip(*pairs, strict=True))
+    found = paired_t_test(first, second)[2]
+    differences = np.subtract(first, second)
+    if differences.std() > 1e-6:
+        assert found == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=1e-9)
+    assert found == paired_t_test(second, first)[2]
+
+
+def test_paired_t_test_without_spread() -> None:
+    assert paired_t_test([0.5, 0.6], [0.5, 0.6])[2] == 1
+    assert paired_t_test([0.5, 0.6], [0.25, 0.35])[2] == 0
+    assert math.isnan(paired_t_test([0.5], [0.4])[2])
+
+
+@given(p_values=st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=6))
+def test_holm_rejects_what_its_steps_reject(p_values: list[float]) -> None:
+    """At every level: the smallest is compared with level / m, the next with level / (m - 1), until one is not below."""
+    corrected = holm(p_values)
+    valid = sorted((value, place) for place, value in enumerate(p_values) if not math.isnan(value))
+    for level in (0.01, 0.05, 0.2, 0.7):
+        rejected = set()
+        for done, (value, place) in enumerate(valid):
+            if value * (len(valid) - done) >= level:
+                break
+            rejected.add(place)
+        assert {place for place, value in enumerate(corrected) if value < level} == rejected
+    assert [math.isnan(value) for value in corrected] == [math.isnan(value) for value in p_values]
+    assert all(math.isnan(value) or value <= 1 for value in corrected)

@@ -10,6 +10,7 @@ import html
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -69,7 +70,8 @@ def save_picture(picture: Picture, path: Path) -> None:
     width, height = figure.get_size_inches()
     heading = figure.suptitle("\n".join(lines), fontsize=TEXT)
     figure.set_size_inches(width, height + 0.05 + 0.15 * len(lines))
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # letters of other scripts become boxes; the SVG has them as text
         figure.savefig(temporary, dpi=200, format="png", facecolor="white")
     heading.set_text("")
     figure.set_size_inches(width, height)
@@ -81,8 +83,8 @@ def plain(text: object) -> str:
 
 
 def printable(text: object) -> str:
-    """`text` without control characters, which XML cannot hold."""
-    return "".join(letter for letter in str(text) if letter.isprintable())
+    """`text` without control characters, which XML cannot hold; lines stay."""
+    return "".join(letter for letter in str(text) if letter.isprintable() or letter == "\n")
 
 
 def dress(axes: Any, **names: str) -> None:
@@ -142,7 +144,8 @@ def svg_text(picture: Picture) -> str:
 
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     stream = io.StringIO()
-    with rc_context({"svg.hashsalt": "retrieval_bench", "svg.fonttype": "none"}):
+    with rc_context({"svg.hashsalt": "retrieval_bench", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         picture.figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     found = re.search(r'<svg [^>]*viewBox="([^"]+)"[^>]*>(.*)</svg>', stream.getvalue(), re.DOTALL)
     assert found is not None, "matplotlib writes an svg element with a viewBox"

@@ -167,3 +167,10 @@ def test_the_front_is_named_in_words() -> None:
 )
 def test_what_makes_one_line(label: str, line: str) -> None:
     assert family(label) == line
+
+
+def test_other_scripts_are_drawn_without_a_word(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    picture = embedding_map(np.eye(2), np.array(["猫\nneko", "犬"]))
+    save_picture(picture, tmp_path / "a.png")
+    assert "猫" in svg_text(picture)
+    assert not [str(found.message) for found in recwarn if "Glyph" in str(found.message)]

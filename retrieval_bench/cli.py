@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import commands, data_commands
+from retrieval_bench import commands, data_commands, deploy_commands
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.studies import STUDIES
@@ -24,6 +24,9 @@ COMMANDS: dict[str, Any] = {
     "study": commands.StudyRuns,
     "leaderboard": commands.Leaderboard,
     "evaluate": commands.Evaluate,
+    "export": deploy_commands.Export,
+    "embed": deploy_commands.Embed,
+    "search": deploy_commands.Search,
     "data": data_commands.Data,
     "strategies": commands.Strategies,
 }

@@ -11,10 +11,10 @@ import torch
 
 from retrieval_bench.cli import main
 from retrieval_bench.config import ModelConfig
+from retrieval_bench.deploy.saved import load_embedder, save_embedder
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.saved import load_embedder, save_embedder
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.layer_pruning import LayerPruning

@@ -155,10 +155,10 @@ class Search(Chosen):
             check_writable(self.sheet.expanduser().parent, "--sheet")
         queries = self._embed(found, table_of(self.queries), self.device, 0, 64)
         neighbours = nearest(open_index(collection, gallery), collection, queries, self.k)
-        print(json.dumps(_plain(self.queries, neighbours)) if self.json else _listed(self.queries, neighbours))
         if self.sheet:
             folder = self.folder.expanduser() if self.folder else gallery.parent
             write_sheet(draw_neighbours(self.queries, neighbours, folder), self.sheet.expanduser())
+        print(json.dumps(_plain(self.queries, neighbours)) if self.json else _listed(self.queries, neighbours))
 
 
 def _plain(queries: tuple[Path, ...], found: list[list[Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 
-from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.listed import index_of
 from retrieval_bench.files import atomic_path
 from retrieval_bench.progress import announce
@@ -50,8 +50,8 @@ def read_collection(path: Path) -> Collection:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             read = Collection(arrays["embeddings"], arrays["labels"], arrays["paths"], str(arrays["embedder"]))
-    except Exception as error:  # a damaged archive makes NumPy and zipfile raise a dozen types
-        raise UserError(f"{path}: not written by `embed`, or damaged ({first_line(error)})") from None
+    except Exception:  # a damaged archive makes NumPy and zipfile raise a dozen types, some with advice not to be followed
+        raise UserError(f"{path}: not written by `embed`, or damaged") from None
     count = len(read.labels)
     if read.embeddings.ndim != 2 or read.embeddings.dtype != np.float32 or not len(read.embeddings) == len(read.paths) == count > 0:
         raise UserError(f"{path}: its arrays do not fit each other; embed the images again")

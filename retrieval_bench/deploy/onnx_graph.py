@@ -49,7 +49,7 @@ class Deployed(nn.Module):
 
     def __init__(self, embedder: Embedder, flip_sum: bool = False):
         super().__init__()
-        self.embedder = copy.deepcopy(embedder).eval()
+        self.embedder = copy.deepcopy(embedder)
         self.flip_sum = flip_sum
         backbone = self.embedder.backbone
         if isinstance(backbone, RoutedBackbone):
@@ -58,6 +58,7 @@ class Deployed(nn.Module):
                 unroute(self.embedder, fixed)
             else:
                 backbone.both_branches = True
+        self.eval()  # all of it: exporters put back the mode that they find
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 (N, D)."""

@@ -38,7 +38,10 @@ def nearest(index: Any, collection: Collection, queries: np.ndarray, k: int) -> 
 
 
 def table_of(files: Sequence[Path]) -> ImageTable:
-    """Image files as a table, without classes."""
+    """Image files as a table, without classes; raises :class:`UserError` for one that is not there."""
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: no such image file")
     return ImageTable(Path(), tuple(str(path) for path in files), np.zeros(len(files), dtype=np.int64), ("",))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from retrieval_bench.cli import main
+from retrieval_bench.commands import BenchRuns, Run, StudyRuns
 from retrieval_bench.config import ModelConfig
 from retrieval_bench.deploy.saved import embedder_digest, load_embedder, save_embedder
 from retrieval_bench.errors import UserError
@@ -160,6 +161,13 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(damage: str, tmp_path: Pat
         recipe.write_text(json.dumps(held))
     with pytest.raises(UserError, match=r"^[^\n]+$"):
         load_embedder(path)
+
+
+def test_single_runs_and_benchmarks_keep_and_studies_do_not() -> None:
+    assert Run().machine.keep_new
+    assert BenchRuns().machine.keep_new
+    assert not StudyRuns().machine.keep_new
+    assert not any(kind().machine.keep for kind in (Run, BenchRuns, StudyRuns))
 
 
 def test_a_run_keeps_its_embedder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

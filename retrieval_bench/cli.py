@@ -13,7 +13,15 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import commands, data_commands, figure_commands, grid_commands, report_commands, tune_commands
+from retrieval_bench import (
+    commands,
+    data_commands,
+    deploy_commands,
+    figure_commands,
+    grid_commands,
+    report_commands,
+    tune_commands,
+)
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.reality_check import CHECKS
@@ -32,6 +40,9 @@ COMMANDS: dict[str, Any] = {
     "figures": figure_commands.Figures,
     "map": figure_commands.Map,
     "evaluate": commands.Evaluate,
+    "export": deploy_commands.Export,
+    "embed": deploy_commands.Embed,
+    "search": deploy_commands.Search,
     "data": data_commands.Data,
     "strategies": commands.Strategies,
 }

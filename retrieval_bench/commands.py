@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from retrieval_bench.experiments.studies import STUDIES
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")
+KEEPING = partial(Machine, keep_new=True)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Run:
     """Train and evaluate one configuration, and record it."""
 
     config: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
+    machine: Annotated[Machine, Flat] = field(default_factory=KEEPING)
 
     def execute(self) -> None:
         from retrieval_bench.leaderboard import build_table
@@ -40,7 +42,7 @@ class BenchRuns:
     """Compare strategies under one protocol, and print the table."""
 
     bench: Annotated[Bench, Flat] = field(default_factory=Bench)
-    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
+    machine: Annotated[Machine, Flat] = field(default_factory=KEEPING)
 
     def execute(self) -> None:
         from retrieval_bench.leaderboard import build_table

@@ -202,8 +202,10 @@ class Machine:
     """print where the time of the training's steps goes"""
     deterministic: bool = False
     """on a GPU, use operations that give the same bits each time where torch has them, which is slower; on a CPU they all do"""
+    keep_new: bool = False
+    """keep the embedder of a run that is made now in models/, as a recipe (JSON) and weights (safetensors)"""
     keep: bool = False
-    """also keep the trained embedder in models/, as a recipe (JSON) and weights (safetensors)"""
+    """the same, and make a recorded run whose embedder is missing again"""
     thumbnails: bool = True
     """keep small pictures of some test images beside the record, for galleries of the report"""
     force: bool = False

@@ -10,22 +10,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
+from retrieval_bench.deploy.saved import is_kept, kept_path, save_embedder
 from retrieval_bench.details import details_path, write_details
 from retrieval_bench.device import resolve_device
-from retrieval_bench.errors import UserError
-from retrieval_bench.files import check_writable, digest, locked, write_text
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.files import check_writable, digest, locked
 from retrieval_bench.identity import config_hash, to_command, to_dict
 from retrieval_bench.models.build import full_name
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.saved import save_embedder
 from retrieval_bench.progress import announce
 from retrieval_bench.records import SCHEMA, read_record, record_path, write_record
 from retrieval_bench.selection import choose
+from retrieval_bench.strategies import Strategy
 from retrieval_bench.trackers import Trackers
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import join
@@ -69,7 +72,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         if machine.force and machine.resume is None and group.leads:
             checkpoints.remove()
         announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
-        choice = choose(config, partial(run, machine=replace(machine, resume=None)))
+        choice = choose(config, partial(run, machine=replace(machine, resume=None, keep=False, keep_new=False)))
         decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
         read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
         with closing(Trackers(machine.track if group.leads else (), run_id, identity, machine.results)) as trackers:
@@ -85,8 +88,8 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         if group.leads:
             write_details(details, goal.details)
             write_record(goal.path, record)
-            if machine.keep:
-                _keep(embedder, choice.config, goal.kept)
+            if machine.keep or machine.keep_new:
+                _keep(embedder, choice.config, training.strategy, goal.kept)
             checkpoints.remove()
     announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {goal.path}")
     return record
@@ -112,7 +115,7 @@ class Goal:
     @property
     def kept(self) -> Path:
         """Its embedder, without an ending."""
-        return self.machine.results / "models" / self.run_id
+        return kept_path(self.machine.results, self.run_id)
 
     @property
     def checkpoints(self) -> Path:
@@ -131,8 +134,7 @@ class Goal:
         Raises:
             UserError: a record that cannot be read.
         """
-        kept = (self.kept.with_name(f"{self.run_id}.{ending}") for ending in ("safetensors", "not-kept"))
-        missing = self.machine.keep and not any(path.exists() for path in kept)
+        missing = self.machine.keep and not is_kept(self.kept)
         if not self.path.exists() or self.machine.force or missing:
             return None
         try:
@@ -163,15 +165,15 @@ def name_run(identity: dict[str, Any], device: str) -> str:
     return f"{identity['data']['dataset']}-{identity['strategy']}-{config_hash(identity)}-s{identity['seed']}-{device}"
 
 
-def _keep(embedder: Embedder, config: RunConfig, path: Path) -> None:
+def _keep(embedder: Embedder, config: RunConfig, strategy: Strategy, path: Path) -> None:
     """Saves the embedder with how it is shown images; one that cannot be saved costs no record."""
     views = {name: getattr(config.data, name) for name in ("preprocessing", "resize", "stored")}
+    about = {"views": views, "flip_sum": config.evaluation.flip_sum}
     try:
-        save_embedder(embedder, config.model, config.data.image_size, path, {"views": views, "flip_sum": config.evaluation.flip_sum})
+        save_embedder(embedder, config.model, config.data.image_size, path, about, strategy)
         announce(f"the embedder is kept in {path}.json and .safetensors")
-    except UserError as error:
-        write_text(path.with_name(f"{path.name}.not-kept"), f"{error}\n")  # so that it is not tried again
-        announce(f"not kept: {error}")
+    except (UserError, OSError, SafetensorError) as error:
+        announce(f"the embedder is not kept: {first_line(error)}")
 
 
 def _weights_name(config: RunConfig) -> str:

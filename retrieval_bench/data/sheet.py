@@ -1,8 +1,10 @@
-"""A contact sheet: what the classes of a data set look like, on both sides of the split."""
+"""Contact sheets: what the classes of a data set look like on both sides of the split; images beside what they were found to be like."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -40,6 +42,28 @@ def draw_sheet(table: ImageTable, split: Split, title: str, classes: int = 8, im
             for number, row in enumerate(rows[table.labels[rows] == label][:images]):
                 thumbnail = ImageOps.fit(read_image(table.root / table.paths[row]), (THUMBNAIL, THUMBNAIL))
                 sheet.paste(thumbnail, (left + number * (THUMBNAIL + GAP), top + CAPTION))
+    return sheet
+
+
+class Picture(NamedTuple):
+    """An image file and the two lines of text above it."""
+
+    path: Path
+    first: str
+    second: str = ""
+
+
+def draw_rows(rows: Sequence[Sequence[Picture]]) -> Image.Image:
+    """Rows of pictures, whole ones (not cut to squares); the first of each row stands apart."""
+    width, height, apart = THUMBNAIL + GAP, THUMBNAIL + 2 * CAPTION, 4 * GAP
+    sheet = Image.new("RGB", (max(map(len, rows)) * width + apart + 3 * GAP, len(rows) * height + 2 * GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, row in enumerate(rows):
+        for place, picture in enumerate(row):
+            left, top = 2 * GAP + place * width + (apart if place else 0), GAP + line * height
+            for text, down, ink in ((picture.first, 0, INK), (picture.second, CAPTION - GAP, GREY)):
+                pen.text((left, top + down), _shortened(text, width + 3 * GAP, 12), fill=ink, font=_font(12))
+            sheet.paste(ImageOps.pad(read_image(picture.path), (THUMBNAIL, THUMBNAIL), color="white"), (left, top + 2 * CAPTION - 2 * GAP))
     return sheet
 
 

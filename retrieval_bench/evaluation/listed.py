@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import faiss
@@ -10,7 +11,7 @@ import numpy as np
 from retrieval_bench.evaluation.blocked import Goal, count_blocked
 from retrieval_bench.evaluation.buckets import Buckets
 from retrieval_bench.evaluation.matching import Matching, subset
-from retrieval_bench.evaluation.vectors import PIECE
+from retrieval_bench.evaluation.vectors import PIECE, Rows
 
 Approximate = Literal["ivf", "hnsw"]
 SAMPLE, SAMPLE_DEPTH = 1000, 10
@@ -84,7 +85,23 @@ def rank_approximately(matching: Matching, kind: Approximate, depth: int, probes
 
 def build_index(matching: Matching, kind: Literal["flat", "ivf", "hnsw"], probes: int = 32) -> Any:
     """A FAISS index of inner products over the gallery, in the matching's order."""
-    size, dimension = len(matching.gallery_order), matching.gallery.size
+
+    def rows(places: Rows) -> np.ndarray:
+        return matching.gallery.single(matching.gallery_order[places], "right")
+
+    return index_of(rows, len(matching.gallery_order), matching.gallery.size, kind, probes)
+
+
+def index_of(rows: Callable[[Rows], np.ndarray], size: int, dimension: int, kind: Literal["flat", "ivf", "hnsw"], probes: int = 32) -> Any:
+    """A FAISS index of inner products.
+
+    Args:
+        rows: gives the float32 rows (n, dimension) at some places; is asked a piece at a time.
+        size: number of rows.
+        dimension: of the rows.
+        kind: flat is exact; ivf (cells) and hnsw (a graph) are approximate.
+        probes: cells that are searched; a quarter of the breadth of the search in a graph.
+    """
     cells = max(1, min(round(4 * size**0.5), size // 39))  # FAISS asks for 39 training points per cell
     index: Any
     if kind == "flat":
@@ -99,9 +116,9 @@ def build_index(matching: Matching, kind: Literal["flat", "ivf", "hnsw"], probes
     if not index.is_trained:
         index.cp.min_points_per_centroid = 1  # no warning for small galleries
         chosen = np.linspace(0, size - 1, min(size, 64 * cells)).astype(np.int64)
-        index.train(matching.gallery.single(matching.gallery_order[np.unique(chosen)], "right"))  # pyright: ignore[reportCallIssue]
+        index.train(rows(np.unique(chosen)))  # pyright: ignore[reportCallIssue]
     for start in range(0, size, step):
-        index.add(matching.gallery.single(matching.gallery_order[start : start + step], "right"))  # pyright: ignore[reportCallIssue]
+        index.add(rows(slice(start, start + step)))  # pyright: ignore[reportCallIssue]
     return index
 
 

@@ -38,7 +38,7 @@ class ColumnBlock(nn.Module):
         self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
-        old, new = (x, x) if self.first else x.chunk(2)
+        old, new = (x, x) if self.first else x.unflatten(0, (2, -1)).unbind()
         old = self.frozen(old.detach())  # one batch holds both, so autograd would follow the frozen column too
         new = self.new(new) + self.adapter(old)
         return new if self.last else torch.cat([old, new])

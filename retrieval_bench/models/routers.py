@@ -67,6 +67,11 @@ class LearnedRouter(nn.Module):
         noise = pixel_noise(images, margin.shape[1], self.seed, self._draw)
         return (noise < margin.sigmoid()).to(margin.dtype)
 
+    @property
+    def draws(self) -> bool:
+        """Whether eval mode draws blocks, image by image."""
+        return self.fixed is None and self._draw is not None
+
     def argmax(self) -> None:
         """Eval mode takes the more probable block from now on."""
         self.fixed = self._draw = None

@@ -178,7 +178,8 @@ class Strategy:
 
     def memory(self) -> dict[str, Any]:
         """What the strategy must know to go on after an epoch, beside what network, loss and optimiser hold: numbers, strings, tensors, and
-        lists and dictionaries of them."""
+        lists and dictionaries of them. Of a strategy whose blocks stay rebuilt after ``finish`` it also goes into the recipe of the saved
+        network, as JSON types, with all that decides what the network does and is no weight (``retrieval_bench.deploy.saved``)."""
         return {}
 
     def recall(self, memory: dict[str, Any], model: Embedder) -> None:

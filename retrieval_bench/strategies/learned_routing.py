@@ -92,10 +92,12 @@ class LearnedRouting(Strategy):
         self.backbone.decisions = None  # lets go of the last step's graph
 
     def memory(self) -> dict[str, Any]:
-        return {"history": self.history, "fixed": self.router.fixed}
+        return {"history": self.history, "fixed": self.router.fixed, "seed": self.router.seed}
 
     def recall(self, memory: dict[str, Any], model: Embedder) -> None:
-        self.history, self.router.fixed = memory["history"], memory["fixed"]
+        fixed = memory["fixed"]
+        self.history, self.router.fixed = memory["history"], None if fixed is None else tuple(fixed)  # JSON knows lists only
+        self.router.seed = memory.get("seed", self.router.seed)  # older checkpoints rely on the same draw
 
     def facts(self) -> dict[str, Any]:
         return {"blocks": self.blocks, "policy": self._network, **{f"{name}_per_epoch": rows for name, rows in self.history.items()}}

@@ -69,7 +69,7 @@ def kill(words: list[str], results: Path, length: float, kills: int, drawn: rand
 
 
 def result(results: Path) -> tuple[Any, bytes]:
-    """Metrics, losses and facts of the only record, and the weights that were kept (none of a network that no recipe describes)."""
+    """Metrics, losses and facts of the only record, and the weights that were kept."""
     (path,) = (results / "runs").glob("*.json")
     record = json.loads(path.read_text())
     weights = b"".join(path.read_bytes() for path in sorted((results / "models").glob("*.safetensors")))

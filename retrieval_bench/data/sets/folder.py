@@ -73,7 +73,7 @@ def _class_images(folder: Path, root: Path, least: int) -> list[tuple[str, str]]
     """(path below `root`, class name) of each image below `folder`; refuses a class with fewer than `least`."""
     found: list[tuple[str, str]] = []
     for name in sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        images = sorted(path for path in (folder / name).rglob("*") if _is_image(path, folder / name))
+        images = sorted(path for path in (folder / name).rglob("*") if is_image(path, folder / name))
         if len(images) < least:
             raise UserError(
                 f"{folder / name}: class has {len(images)} image(s); add images or remove the folder (retrieval needs 2 per class)"
@@ -82,7 +82,8 @@ def _class_images(folder: Path, root: Path, least: int) -> list[tuple[str, str]]
     return found
 
 
-def _is_image(path: Path, folder: Path) -> bool:
+def is_image(path: Path, folder: Path) -> bool:
+    """Whether `path`, below `folder`, is an image by its ending, and not hidden there."""
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 

@@ -1,0 +1,154 @@
+"""An embedder as an ONNX graph, held against torch before it is given away."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.routers import LearnedRouter
+from retrieval_bench.models.routing import RoutedBackbone, unroute
+from retrieval_bench.progress import announce
+from retrieval_bench.seeding import generator
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4
+CHECKED = (1, 3)
+"""Sizes of the batches that are compared."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What became of the graph: the largest difference from torch, or why there is none."""
+
+    difference: float | None = None
+    missing: str = ""
+
+
+class Deployed(nn.Module):
+    """Uint8 images (N, 3, S, S) to float32 vectors (N, D) of length 1, as the evaluation makes them.
+
+    Args:
+        embedder: is copied. Where each image takes its own blocks, both branches are computed, so that one graph holds all routes; where
+            all images take the same ones, only those are left.
+        flip_sum: the mean of the vectors of the image and its mirror.
+    """
+
+    def __init__(self, embedder: Embedder, flip_sum: bool = False):
+        super().__init__()
+        self.embedder = copy.deepcopy(embedder)
+        self.flip_sum = flip_sum
+        backbone = self.embedder.backbone
+        if isinstance(backbone, RoutedBackbone):
+            fixed = getattr(backbone.router, "fixed", None)
+            if fixed is not None:
+                unroute(self.embedder, fixed)
+            else:
+                backbone.both_branches = True
+        self.eval()  # all of it: exporters put back the mode that they find
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 (N, D)."""
+        scaled = images.float() / 255
+        vectors = self.embedder(scaled)
+        if self.flip_sum:
+            vectors = (vectors + self.embedder(scaled.flip(-1))) / 2
+        if isinstance(self.embedder.backbone, RoutedBackbone):
+            self.embedder.backbone.decisions = None  # an exporter refuses a module that is left changed
+        return normalize(vectors)
+
+
+def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path) -> Graph:
+    """Writes the graph of ``images`` uint8 (N, 3, S, S), any N, to ``embeddings`` float32 (N, D), and compares it with torch.
+
+    Nothing is written for a network that no graph can hold, and where a package is missing; the reason is returned.
+
+    Raises:
+        UserError: no exporter can do the network, or graph and torch differ by more than :data:`TOLERANCE`.
+    """
+    if _draws_from_pixels(embedder):
+        return Graph(missing="its routes are drawn from checksums of the pixels, which ONNX does not have")
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        return Graph(missing=f'{" and ".join(absent)} must be installed first: pip install "retrieval_bench[export]"')
+    announce("writing the ONNX graph (half a minute)")
+    model = Deployed(embedder, flip_sum)
+    example = _random_images(2, image_size)
+    try:
+        _export(model, example, path, dynamo=True)
+        difference = _difference(model, image_size, path)
+    except Exception as error:  # an exporter may fail anywhere, and a graph that it fixed to one N fails when it is run
+        announce(f"torch's exporter cannot do this network ({first_line(error)}): its older one, which traces, is tried")
+        try:
+            _export(model, example, path, dynamo=False)
+            difference = _difference(model, image_size, path)
+        except Exception as second:
+            raise UserError(f"this network cannot be exported to ONNX: {first_line(second)}") from None
+    if not difference <= TOLERANCE:
+        raise UserError(f"the ONNX graph differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}: nothing is written")
+    return Graph(difference)
+
+
+def _draws_from_pixels(embedder: Embedder) -> bool:
+    """Whether the routes of images are random, decided by their checksums."""
+    if not isinstance(embedder.backbone, RoutedBackbone):
+        return False
+    router = embedder.backbone.router
+    return not isinstance(router, LearnedRouter) or router.draws
+
+
+def _export(model: Deployed, example: Tensor, path: Path, dynamo: bool) -> None:
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"], "dynamo": dynamo}
+    if dynamo:
+        names |= {"dynamic_shapes": ({0: torch.export.Dim("N", min=1)},), "external_data": False, "verbose": False}
+    else:
+        names |= {"dynamic_axes": {"images": {0: "N"}, "embeddings": {0: "N"}}}
+    with _silence(), torch.no_grad():
+        torch.onnx.export(model, (example,), str(path), **names)
+
+
+def _difference(model: Deployed, image_size: int, path: Path) -> float:
+    """The largest absolute difference between graph and torch on random images, in batches of several sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for count in CHECKED:
+        images = _random_images(count, image_size)
+        found: Any = session.run(None, {"images": images.numpy()})[0]
+        with torch.no_grad():
+            expected = model(images)
+        if tuple(found.shape) != tuple(expected.shape):
+            raise ValueError(f"the graph gives {tuple(found.shape)} for {tuple(expected.shape)}")
+        largest = max(largest, (torch.from_numpy(found) - expected).abs().max().item())
+    return largest
+
+
+def _random_images(count: int, side: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator(0, "export", count))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """A block in which exporters, who chat by all ways there are, are not heard."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

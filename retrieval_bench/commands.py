@@ -195,4 +195,5 @@ class Strategies:
         for name, kind in STRATEGIES.items():
             print(f"{name:{width}}{(sys.modules[kind.__module__].__doc__ or '').splitlines()[0]}")
             for option in fields(kind.Options):
-                print(f"{'':{width}}--{name.replace('_', '-')}.{option.name.replace('_', '-')} (default {option.default})")
+                searched = f"; searched {kind.space[option.name]}" if option.name in kind.space else ""
+                print(f"{'':{width}}--{name.replace('_', '-')}.{option.name.replace('_', '-')} (default {option.default}{searched})")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from retrieval_bench.config import Machine, RunConfig
-from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import refuse_single_run
 from retrieval_bench.experiments.reality_check import CHECKS
 from retrieval_bench.grid.workers import Workers
@@ -25,10 +24,8 @@ Flat = tyro.conf.arg(name="")
 
 @dataclass(frozen=True)
 class Tune:
-    """Choose options of strategies on validation classes, with the same number of trials and the same compute for each."""
+    """Choose options of strategies on validation classes, equally hard for each: --strategy autolr,standard."""
 
-    strategies: tuple[str, ...] = ("standard",)
-    """strategies to search, each by itself; join several with + to search a chain"""
     trials: int = 20
     """for each; what costs more than a plain run gets fewer"""
     objective: Objective = "recall_at_1"
@@ -41,10 +38,9 @@ class Tune:
         from retrieval_bench.experiments.reality_report import run_searches
         from retrieval_bench.tune.search import open_searches, search_machine
 
-        if self.base.strategy != RunConfig.strategy:
-            raise UserError(f"a search may be of several: use --strategies in place of --strategy {self.base.strategy}")
-        refuse_unused_options(self.strategies, self.base.options)
-        searches = open_searches(self.base, self.strategies, self.objective, self.machine)
+        strategies = tuple(self.base.strategy.split(","))
+        refuse_unused_options(strategies, self.base.options)
+        searches = open_searches(self.base, strategies, self.objective, self.machine)
         run_searches(searches, self.trials, carrier(self.workers, self.machine)(search_machine(self.machine)))
         for entry in searches:
             print(entry.path.with_suffix(".md").read_text(encoding="utf-8"))

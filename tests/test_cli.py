@@ -11,7 +11,20 @@ import pytest
 from retrieval_bench.cli import COMMANDS, main
 from retrieval_bench.experiments import BENCHES
 
-HEAVY = ("torch", "torchvision", "timm", "pytorch_metric_learning", "faiss", "pandas", "scipy", "matplotlib", "pooch", "requests", "ray")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch_metric_learning",
+    "faiss",
+    "pandas",
+    "scipy",
+    "matplotlib",
+    "pooch",
+    "requests",
+    "ray",
+    "optuna",
+)
 
 
 @pytest.mark.parametrize(

@@ -66,5 +66,5 @@ CHECKS = {
 }
 """By profile. ``paper`` is of CUB; ``--dataset cars`` or ``sop`` makes it one of another set. What it costs, estimated and not measured:
 images = 11 strategies that train x (50 trials x 40 epochs x 0.8 N + 3 seeds x 40 epochs x N), N training images. CUB (5,864): 111 million,
-77 GPU hours at an assumed 400 images per second; Cars (8,054): 153 million, 106 hours; SOP (59,551): 1,127 million, 783 hours. Evaluation
+77 GPU hours at an assumed 400 images per second; Cars (8,054): 152 million, 106 hours; SOP (59,551): 1,127 million, 782 hours. Evaluation
 and networks that cost more than the plain backbone come on top."""

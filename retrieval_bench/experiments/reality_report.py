@@ -104,5 +104,6 @@ def _notes(check: Check, machine: Machine, entry: Search) -> list[str]:
         "the training classes, trained on the others, one seed. The test classes were not looked at. Trials are in search/.",
         f"Test: the choices are trained on all training classes with seeds {', '.join(map(str, check.seeds))} and tested once. R@K and "
         "MAP@R in percent: mean over seeds ± half of the 95 % t-interval; difference to the best row, paired by seed; p of the paired "
-        "t-test over seeds, Holm-corrected over the rows. =: not told apart from the best row (p at least 0.05).",
+        "t-test over seeds, Holm-corrected over the rows. =: not told apart from the best row (p at least 0.05). Runs may "
+        "have shared the machine: do not compare their seconds.",
     ]

@@ -22,7 +22,6 @@ from retrieval_bench.tune.spaces import Objective, space_of, tidy, values_of, wi
 if TYPE_CHECKING:
     import optuna
 
-
 RANDOM_TRIALS = 4
 """Trials before the sampler has enough to learn from; the first of them has the values that were given."""
 
@@ -53,7 +52,7 @@ class Search:
 
     Args:
         config: on the ``zero_shot_val`` split; its own values are the first to be tried.
-        path: of the journal; without one, nothing is kept.
+        path: of the journal.
         objective: the metric that is maximised.
         plain_images: images that a run sees which makes one pass per epoch.
 
@@ -143,7 +142,7 @@ def open_study(path: Path, space: dict[str, str]) -> optuna.Study:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
-        raise UserError("a search needs the package optuna (pip install optuna)") from None
+        raise UserError('a search needs Optuna: pip install "retrieval_bench[tune]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     words = json.dumps(space, sort_keys=True)

@@ -32,7 +32,7 @@ def validation_configs(base: RunConfig, strategies: Sequence[str]) -> list[RunCo
         UserError: a strategy twice or none, another split than ``zero_shot``.
     """
     if not strategies or len(set(strategies)) < len(strategies):
-        raise UserError(f"--strategies {' '.join(strategies)}: give at least one, each once")
+        raise UserError(f"strategies {' '.join(strategies)}: give at least one, each once")
     if base.data.split != "zero_shot":
         raise UserError(
             f"--split {base.data.split}: a search is scored on zero_shot_val and its choices are tested on zero_shot; leave it out"

@@ -161,7 +161,7 @@ def test_a_journal_of_something_else(tmp_path: Path) -> None:
 
 def test_without_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match="pip install optuna"):
+    with pytest.raises(UserError, match=r"a search needs Optuna: pip install"):
         searches_of(tmp_path, "standard")
 
 

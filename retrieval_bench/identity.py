@@ -63,7 +63,8 @@ def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]
 
 def machine_words(machine: Machine) -> list[str]:
     """The `run` arguments that give `machine`."""
-    return [word for flag in _flags(machine, Machine(), "") for word in flag]
+    usual = Machine(keep_new=True)  # `run` keeps embedders unless told otherwise
+    return [word for flag in _flags(machine, usual, "") for word in flag]
 
 
 def changed_flags(config: RunConfig, default: RunConfig) -> list[list[str]]:

@@ -83,11 +83,11 @@ ablation-pruning figure-weight-variation table-autolr table-learning-rates table
 reality-check: setup ## Strategies searched with equal means, then retrained and ranked; PROFILE=cpu needs no data (PROFILE, DATA, ARGS="--jobs 2")
 	$(BENCH) reality-check $(PROFILE) --results $(RESULTS) $(ROOT) $(ARGS)
 
-leaderboard: setup ## Build and print the table of the committed records (RESULTS=<folder> for others)
-	$(BENCH) leaderboard --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS))
-
-figures: setup ## Draw every figure of the committed records, SVG and PNG (RESULTS=<folder> for others)
-	$(BENCH) figures --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS)) $(ARGS)
+leaderboard: setup ## Build and print the table of the committed records (RESULTS=results/local for yours)
+report: setup ## Write report.html of the committed records: tables, figures, galleries in one file (RESULTS=results/local for yours)
+figures: setup ## Draw every figure of the committed records, SVG and PNG (RESULTS=results/local for yours)
+leaderboard report figures:
+	$(BENCH) $@ --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS)) $(ARGS)
 
 test: setup ## Run the tests
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -46,6 +46,7 @@ class BenchRuns:
 
     def execute(self) -> None:
         from retrieval_bench.leaderboard import build_table
+        from retrieval_bench.progress import announce
         from retrieval_bench.run import run
         from retrieval_bench.tables import print_table, write_tables
         from retrieval_bench.validation import validate
@@ -61,6 +62,7 @@ class BenchRuns:
             if records:
                 write_tables(self.machine.results)
                 print_table(build_table(records))
+        announce(f"look closer: python -m retrieval_bench report --results {self.machine.results}")
 
 
 @dataclass(frozen=True)

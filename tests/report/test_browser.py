@@ -1,0 +1,126 @@
+"""The report in a real browser (headless Chromium); skipped where there is none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+Seen = list[str]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync.sync_playwright() as player:
+        launched = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Iterator[tuple[Any, Seen]]:
+    """The page in a window, and what went wrong in it: messages on the console, and requests for anything but the file itself."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
+    tab, wrong = context.new_page(), []
+    tab.on("console", lambda message: wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("request", lambda request: None if request.url.startswith(("data:", page.as_uri())) else wrong.append(request.url))
+    tab.goto(page.as_uri())
+    yield tab, wrong
+    context.close()
+    assert wrong == []
+
+
+def column(tab: Any, title: str) -> list[str]:
+    """The visible cells of a column of the first table."""
+    return tab.evaluate(
+        """title => { const table = document.querySelector('table');
+        const place = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.trim() === title);
+        return [...table.tBodies[0].rows].filter(row => row.offsetParent !== null).map(row => row.cells[place].textContent.trim()); }""",
+        title,
+    )
+
+
+def numbers(cells: list[str]) -> list[float]:
+    return [float(cell.split()[0].replace(",", "")) for cell in cells if cell not in ("", "-")]
+
+
+def test_columns_sort_by_click_and_by_key(opened: tuple[Any, Seen]) -> None:
+    tab, _ = opened
+    head = tab.locator("table").first.locator("thead th")
+    place = head.all_inner_texts().index(next(text for text in head.all_inner_texts() if text.startswith("R@1")))
+    assert numbers(column(tab, "R@1")) == sorted(numbers(column(tab, "R@1")), reverse=True), "as it comes"
+    button = head.nth(place).locator("button")
+    button.click()
+    assert head.nth(place).get_attribute("aria-sort") == "descending"
+    button.focus()
+    tab.keyboard.press("Enter")
+    assert head.nth(place).get_attribute("aria-sort") == "ascending"
+    assert numbers(column(tab, "R@1")) == sorted(numbers(column(tab, "R@1")))
+    head.nth(0).locator("button").click()
+    names = column(tab, "strategy")
+    assert names == sorted(names, key=str.lower)
+    assert tab.locator("th[aria-sort]").count() == 1
+
+
+def test_rows_filter_by_words_and_protocol(opened: tuple[Any, Seen]) -> None:
+    tab, _ = opened
+    tab.get_by_label("Filter rows").fill("AutoLR")
+    assert column(tab, "strategy")
+    assert all("autolr" in name for name in column(tab, "strategy"))
+    assert "row" in tab.locator("#matches").inner_text()
+    tab.get_by_label("Filter rows").fill("nothing like this")
+    assert tab.locator("section.protocol:visible").count() == 0
+    assert tab.locator("#matches").inner_text() == "0 rows"
+    tab.get_by_label("Filter rows").fill("")
+    shown = tab.locator("section.protocol:visible").count()
+    assert shown >= 2
+    tab.locator("#protocol").select_option(index=1)
+    assert tab.locator("section.protocol:visible").count() == 1
+
+
+def test_a_gallery_opens_and_shows_its_pictures(opened: tuple[Any, Seen]) -> None:
+    tab, _ = opened
+    gallery = tab.locator("details.gallery").first
+    assert gallery.locator("img[src]").count() == 0, "nothing is decoded before it is looked at"
+    gallery.locator("summary").click()
+    tab.wait_for_function("[...document.querySelector('details.gallery').querySelectorAll('img')].every(image => image.naturalWidth > 0)")
+    assert gallery.locator("figure.right img").count() > 0
+    assert gallery.locator("figure.wrong img").count() > 0
+    borders = [gallery.locator(f"figure.{name} img").first.evaluate("e => getComputedStyle(e).borderStyle") for name in ("right", "wrong")]
+    assert borders == ["solid", "dashed"], "told apart without colours"
+
+
+def test_light_and_dark(opened: tuple[Any, Seen]) -> None:
+    tab, _ = opened
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert tab.evaluate(paper) == "rgb(255, 255, 255)"
+    tab.emulate_media(color_scheme="dark")
+    assert tab.evaluate(paper) == "rgb(22, 24, 29)"
+    ink = tab.locator("svg text").first.evaluate("e => getComputedStyle(e).fill")
+    assert ink == "rgb(232, 234, 237)", "figures follow"
+    tab.locator("#theme").click()
+    assert tab.evaluate(paper) == "rgb(255, 255, 255)", "chosen by hand"
+    tab.reload()
+    assert tab.locator("#theme").inner_text() == "Theme: light"
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(opened: tuple[Any, Seen]) -> None:
+    tab, _ = opened
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_first_tab_leads_to_the_tables(opened: tuple[Any, Seen]) -> None:
+    tab, _ = opened
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the tables"
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "content"

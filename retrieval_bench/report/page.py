@@ -86,7 +86,7 @@ def write_report(results: Path, output: Path, title: str, megabytes: float) -> d
     )
     write_text(output, page)
     galleries = sum(run["gallery"] is not None for protocol in protocols for run in protocol["runs"])
-    drawn = sum(len(protocol["figures"]) for protocol in protocols)
+    drawn = sum(len(pictures) for protocol in protocols for pictures in protocol["figures"].values())
     counts = {"configurations": len(table), "figures": drawn, "galleries": galleries, "left_out": room.refused}
     return counts | {"bytes": len(page.encode())}
 
@@ -112,18 +112,17 @@ def _protocol(
 ) -> dict[str, Any]:
     """What the template shows of one protocol."""
     room.free -= 700 * len(rows)  # cells, and what unfolds below them
-    drawn = []
+    drawn: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
     for shown in figures:
         svg = svg_text(shown.picture)
         if room.take(len(svg)):
-            kind = shown.name.split("-", 1)[0]
-            drawn.append({"kind": kind, "title": shown.picture.title, "text": shown.picture.text, "svg": svg})
+            drawn[shown.name.split("-", 1)[0]].append({"title": shown.picture.title, "text": shown.picture.text, "svg": svg})
     return {
         "id": f"protocol-{number + 1}",
         "title": section.title,
         "verdict": verdict(rows),
         "table": _shown(section),
-        "figures": drawn,
+        "figures": {kind: pictures for kind, pictures in drawn.items() if pictures},
         "runs": [_run(by_hash[code], label) for code, label in zip(rows["config_hash"], section.shown["strategy"], strict=True)],
     }
 

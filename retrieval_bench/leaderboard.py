@@ -108,6 +108,7 @@ def _means(runs: Any, rows: Any, metrics: Sequence[str]) -> Any:
     machines = runs["device"].map(str) + " " + runs["threads"].map(str)
     several = machines.groupby(rows).nunique() > 1
     costs.loc[several, list(MEASURED_TIMES)] = np.nan
+    table["threads"] = table["threads"].astype(object)  # of whole numbers pandas would make fractions to hold the empty ones
     table.loc[several, "threads"] = None
     table.loc[several, "device"] = runs["device"].groupby(rows).agg(lambda found: "; ".join(sorted(set(found))))[several]
     for name in COST_COLUMNS:

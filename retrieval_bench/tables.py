@@ -143,7 +143,8 @@ def render(table: Any, form: Format, by: Sequence[str] = ()) -> str:
     if form in ("csv", "json"):
         quoted = quoted_rows(table["dataset"].unique()) if "dataset" in table else pd.DataFrame()
         if form == "csv":
-            return pd.concat([table, quoted]).to_csv(index=False, lineterminator="\n") if len(quoted) else table.to_csv(index=False)
+            both = pd.concat([table.astype(object), quoted.astype(object)]) if len(quoted) else table  # whole numbers stay whole
+            return both.to_csv(index=False, lineterminator="\n")
         parts = {"measured": table, "quoted": quoted}
         return json.dumps({name: json.loads(str(part.to_json(orient="records"))) for name, part in parts.items()}, indent=1) + "\n"
     found = sections(table, by) + (quoted_sections(table["dataset"].unique()) if "dataset" in table else [])

@@ -45,6 +45,7 @@ REQUIRED = {
     "labels": dict,
     "environment": dict,
     "data": dict,
+    "id": str,
     "config_hash": str,
     "seed": int,
 }

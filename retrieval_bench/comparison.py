@@ -84,7 +84,8 @@ def differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> l
         if isinstance(left, dict | None) and isinstance(right, dict | None):
             found += differing(left or {}, right or {}, f"{prefix}{key}.")
         elif left != right and f"{prefix}{key}" != "seed":
-            found.append((f"{prefix}{key}", *("-" if value is None else str(value) for value in (left, right))))
+            shown = ["-" if value is None else str(value) for value in (left, right)]
+            found.append((f"{prefix}{key}", shown[0], shown[1]))
     return found
 
 

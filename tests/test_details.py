@@ -252,8 +252,8 @@ def test_at_the_limit_all_queries_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_the_map_is_of_so_many_images_at_even_distances(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "MAPPED", 4)
-    vectors, *rest = small_test(tmp_path, 10)
-    found = describe(vectors, *rest, 0, "cpu", False)
+    vectors, columns, table, split = small_test(tmp_path, 10)
+    found = describe(vectors, columns, table, split, 0, "cpu", False)
     assert found.mapped.tolist() == [0, 3, 6, 9]
     np.testing.assert_array_equal(found.map, principal_plane(vectors[[0, 3, 6, 9]]))
 
@@ -275,7 +275,7 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     np.savez(tmp_path / "other.npz", paths=np.arange(3))
     np.save(tmp_path / "array.npy", np.arange(3))
-    pickled = {field.name: np.array([{}], dtype=object) for field in fields(Details)}
+    pickled: dict[str, Any] = {field.name: np.array([{}], dtype=object) for field in fields(Details)}
     np.savez(tmp_path / "pickle.npz", **pickled)
     for name in ("other.npz", "array.npy", "pickle.npz", "."):
         with refused(tmp_path / name, "remove it"):

@@ -161,7 +161,7 @@ RECALLS = st.lists(st.integers(0, 1000).map(lambda count: count / 1000), min_siz
 @given(values=RECALLS.filter(lambda values: len(values) > 1))
 @settings(deadline=None, derandomize=True, max_examples=25)
 def test_intervals_are_scipys(values: list[float]) -> None:
-    row = build_table(of("standard", *values)).iloc[0]
+    row: Any = build_table(of("standard", *values)).iloc[0]
     spread = float(stats.sem(values))
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), spread) if spread else (values[0], values[0])
     assert row["recall_at_1"] == pytest.approx(np.mean(values), abs=1e-6)
@@ -172,7 +172,7 @@ def test_intervals_are_scipys(values: list[float]) -> None:
 @settings(deadline=None, derandomize=True, max_examples=25)
 def test_p_values_are_scipys(pairs: list[tuple[int, int]]) -> None:
     first, second = (np.array(values) / 1000 for values in zip(*pairs, strict=True))
-    table = build_table([*of("one", *first), *of("two", *second)])
+    table: Any = build_table([*of("one", *first), *of("two", *second)])
     (p_value,) = table.loc[table["standing"] != "best", "p_value"]
     same = len({one - two for one, two in pairs}) == 1
     expected = float(pairs[0][0] == pairs[0][1]) if same else stats.ttest_rel(first, second).pvalue
@@ -240,7 +240,7 @@ def test_means_and_groups_are_those_of_plain_python(rows: list[tuple[str, int, i
     found: dict[tuple[str, int], list[float]] = {}
     for strategy, size, _, recall in rows:
         found.setdefault((strategy, size), []).append(recall / 1000)
-    table = build_table(runs_of(rows))
+    table: Any = build_table(runs_of(rows))
     assert len(table) == len(found)
     for _, row in table.iterrows():
         values = found[row["strategy"], row["image_size"]]
@@ -250,7 +250,7 @@ def test_means_and_groups_are_those_of_plain_python(rows: list[tuple[str, int, i
     by_size: dict[int, list[float]] = {}
     for (_, size), values in found.items():
         by_size.setdefault(size, []).append(fmean(values))
-    groups = group_rows(table, ["image_size"])
+    groups: Any = group_rows(table, ["image_size"])
     for _, row in groups.iterrows():
         means = by_size.pop(row["image_size"])
         assert (row["configurations"], row["recall_at_1"]) == (len(means), pytest.approx(fmean(means), abs=2e-6))

@@ -57,7 +57,7 @@ def compare(first: str, second: str, results: Path) -> Comparison:
     seeds = sorted(set(sides[0]) & set(sides[1]))
     pairs = [(sides[0][seed], sides[1][seed]) for seed in seeds]
     if not seeds:
-        if min(map(len, sides)) > 1 or max(map(len, sides)) > 1:
+        if max(map(len, sides)) > 1:
             raise UserError(f"{first} and {second} have no seed in common; name one run of each")
         pairs = [(next(iter(sides[0].values())), next(iter(sides[1].values())))]
     if all(one["id"] == other["id"] for one, other in pairs):
@@ -65,7 +65,7 @@ def compare(first: str, second: str, results: Path) -> Comparison:
     names = (_name(pairs[0][0], len(pairs)), _name(pairs[0][1], len(pairs)))
     changes = differing(pairs[0][0]["config"], pairs[0][1]["config"])
     try:
-        looked = [_details(one, other, results) for one, other in pairs]
+        looked = _details(pairs, results)
     except UserError as error:
         return Comparison(names, changes, seeds, _rows(pairs, []), (0, []), (0, []), 0, str(error))
     return Comparison(names, changes, seeds, _rows(pairs, looked), *_won_and_lost(looked), len(looked[0][0].queries))
@@ -81,20 +81,22 @@ def differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> l
     found: list[tuple[str, str, str]] = []
     for key in sorted(set(one) | set(other)):
         left, right = one.get(key), other.get(key)
-        if isinstance(left, dict) or isinstance(right, dict):
+        if isinstance(left, dict | None) and isinstance(right, dict | None):
             found += differing(left or {}, right or {}, f"{prefix}{key}.")
         elif left != right and f"{prefix}{key}" != "seed":
             found.append((f"{prefix}{key}", "-" if left is None else str(left), "-" if right is None else str(right)))
     return found
 
 
-def _details(one: dict[str, Any], other: dict[str, Any], results: Path) -> tuple[Details, Details]:
-    """The details of both runs, which must be about the same queries in the same gallery."""
-    both = [read_details(details_path(results, record["id"])) for record in (one, other)]
-    same = all(np.array_equal(getattr(both[0], name), getattr(both[1], name)) for name in ("paths", "queries"))
-    if not same or not np.array_equal(both[0].class_names[both[0].labels], both[1].class_names[both[1].labels]):
-        raise UserError("the two were not tested on the same images, so queries cannot be compared")
-    return both[0], both[1]
+def _details(pairs: list[tuple[dict[str, Any], dict[str, Any]]], results: Path) -> list[tuple[Details, Details]]:
+    """The details of all runs, which must be about the same queries among the same images."""
+    found = [(read_details(details_path(results, one["id"])), read_details(details_path(results, other["id"]))) for one, other in pairs]
+    first = found[0][0]
+    for details in (side for pair in found for side in pair):
+        same = all(np.array_equal(getattr(first, name), getattr(details, name)) for name in ("paths", "queries"))
+        if not same or not np.array_equal(first.class_names[first.labels], details.class_names[details.labels]):
+            raise UserError("they were not all tested on the same images, so queries cannot be compared")
+    return found
 
 
 def _rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]], looked: list[tuple[Details, Details]]) -> list[dict[str, Any]]:
@@ -102,7 +104,7 @@ def _rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]], looked: list[tuple
     names = [
         name
         for name in pairs[0][0]["metrics"]
-        if METRIC.fullmatch(name) and all(name in side["metrics"] for pair in pairs for side in pair)
+        if METRIC.fullmatch(name) and all(side["metrics"].get(name) is not None for pair in pairs for side in pair)
     ]
     rows = []
     for name in sorted(names, key=lambda name: (not name.startswith("recall"), len(name), name)):
@@ -116,9 +118,8 @@ def _rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]], looked: list[tuple
 def _over_classes(name: str, looked: list[tuple[Details, Details]]) -> dict[str, float]:
     """Interval and p-value of the difference over the classes of the queries, seeds averaged query by query."""
     nothing = {"low": np.nan, "high": np.nan, "p": np.nan}
-    if not looked or name == "accuracy":
+    if not looked or name == "accuracy" or not (able := looked[0][0].first_rank > 0).any():
         return nothing
-    able = looked[0][0].first_rank > 0
     one, other = (np.mean([_values(name, pair[side]) for pair in looked], axis=0)[able] for side in (0, 1))
     classes = looked[0][0].labels[looked[0][0].queries][able]
     low, high = bootstrap_interval(one - other, classes)

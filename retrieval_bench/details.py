@@ -23,7 +23,7 @@ from retrieval_bench.seeding import derive
 NEIGHBOURS = 6
 """Nearest images that are kept of a query."""
 LISTED = 10_000
-"""Queries whose neighbours are kept; of more, so many at even distances, the worst among them."""
+"""Queries whose neighbours are kept; of more, at most so many drawn at random, the worst among them."""
 MAPPED = 1_000
 """Test images on the map."""
 SHOWN, PER_CLASS, FOUND = 12, 2, 4
@@ -72,7 +72,7 @@ class Details:
 
     def pictures(self) -> dict[int, bytes]:
         """The thumbnails by image."""
-        starts = np.concatenate([[0], self.thumbnail_ends[:-1]])
+        starts = np.concatenate([[0], self.thumbnail_ends])[:-1]
         return {
             int(image): self.thumbnail_bytes[start:end].tobytes()
             for image, start, end in zip(self.thumbnails, starts, self.thumbnail_ends, strict=True)
@@ -231,8 +231,29 @@ def read_details(path: Path) -> Details:
     """The details in a file; raises :class:`UserError` for one that is missing, damaged or something else."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Details(**{field.name: arrays[field.name] for field in fields(Details)})
+            found = Details(**{field.name: arrays[field.name] for field in fields(Details)})
+            _check(found)
+            return found
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; runs write it beside their record") from None
     except Exception as error:  # a damaged member makes NumPy and zipfile raise a dozen types
         raise UserError(f"{path}: no details of a run can be read from it ({first_line(error)}); remove it") from None
+
+
+def _check(found: Details) -> None:
+    """Raises ValueError unless the arrays fit together, so that nothing that is made of them can fail later."""
+    images, queries, listed = len(found.paths), len(found.queries), len(found.listed)
+    shapes = {
+        **{"labels": (images,), "queries": (queries,), "first_rank": (queries,), "map_at_r": (queries,), "listed": (listed,)},
+        **{"neighbours": (listed, NEIGHBOURS), "similarity": (listed, NEIGHBOURS), "map": (len(found.mapped), 2)},
+        "thumbnail_ends": found.thumbnails.shape,
+    }
+    below = {"labels": len(found.class_names), "listed": queries, "thumbnail_ends": len(found.thumbnail_bytes) + 1}
+    below |= dict.fromkeys(("queries", "neighbours", "mapped", "thumbnails"), images)
+    for name, shape in shapes.items():
+        if getattr(found, name).shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}")
+    for name, end in below.items():
+        places = getattr(found, name)
+        if places.dtype.kind != "i" or (places < -(name == "neighbours")).any() or (places >= end).any():
+            raise ValueError(f"{name}: not all are whole numbers below {end}")

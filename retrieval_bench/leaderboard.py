@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.statistics import paired_t_test, t_factor
+from retrieval_bench.records import FRACTION
 
 PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
@@ -20,7 +20,7 @@ COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "trai
 MEASURED_TIMES = ("train_seconds", "latency_ms", "peak_memory_mb")
 """Costs that say something about one machine and number of threads only."""
 LAST_COLUMNS = ("device", "threads", "config_hash")
-METRIC = re.compile(r"recall_at_(\d+)|map_at_r|accuracy")
+METRIC = FRACTION
 LEVEL = 0.05
 """p-value from which a row counts as not told apart from the best."""
 SEEDS = 3
@@ -37,17 +37,17 @@ def build_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """
     if not records:
         return pd.DataFrame()
-    newest = sorted(records, key=lambda record: str(record.get("finished", "")))
+    newest = sorted(records, key=lambda record: (str(record.get("finished", "")), str(record.get("id", ""))))
     runs: Any = pd.DataFrame(list({_key(record): _flat(record) for record in newest}.values()))
     metrics = sorted((name for name in map(str, runs) if METRIC.fullmatch(name)), key=_depth)
     rows = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
     table = _means(runs, rows, metrics)
+    order = [*PROTOCOL, metrics[0], "config_hash", "device"]
+    table = table.sort_values(order, ascending=[name != metrics[0] for name in order])
     table[["standing", "p_value"]] = standings(table, runs, rows, metrics[0])
     front = [*FIRST_COLUMNS, *(column for name in metrics for column in (name, f"{name}_ci95")), "standing", "p_value", *COST_COLUMNS]
     choices = [name for name in table if name not in (*front, *LAST_COLUMNS, "seed", "kind")]
-    table = table.reindex(columns=[*front, *choices, *LAST_COLUMNS])
-    order = [*PROTOCOL, metrics[0], "config_hash", "device"]
-    return table.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True)
+    return table.reindex(columns=[*front, *choices, *LAST_COLUMNS]).reset_index(drop=True)
 
 
 def _depth(metric: str) -> int:
@@ -61,7 +61,11 @@ def _key(record: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def _kind(record: dict[str, Any]) -> str:
-    return str(record["environment"].get("device", "unknown")).split(":")[0]
+    return _device(record).split(":")[0]
+
+
+def _device(record: dict[str, Any]) -> str:
+    return record["environment"].get("device") or "unknown"
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
@@ -70,10 +74,13 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for section, values in config.items():
         if isinstance(values, dict) and section != "options":
-            row |= {name: json.dumps(value) if isinstance(value, list) else value for name, value in values.items()}
-    row.setdefault("classes", 0)  # records from before there was the choice
-    if row.get("split") == "kfold":
-        row["split"] = f"kfold {row['fold']} of {row['folds']}"
+            named = {name: value for name, value in values.items() if not METRIC.fullmatch(name)}
+            row |= {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in named.items()}
+    row |= {name: config["data"].get(name) for name in ("dataset", "split", "image_size")}
+    row |= {"classes": config["data"].get("classes", 0)}  # records from before there was the choice have none
+    row |= {"backbone": config.get("model", {}).get("backbone")}
+    if row["split"] == "kfold":
+        row["split"] = f"kfold {row.get('fold')} of {row.get('folds')}"
     row["options"] = json.dumps(config.get("options", {}), sort_keys=True)
     row |= {"files_fingerprint": str(row.get("files_fingerprint", ""))[:8]}
     row |= {name: record["labels"].get(name) for name in ("strategy", "weights", "dim")}
@@ -82,8 +89,8 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     return row | {
         "seed": record["seed"],
         "kind": _kind(record),
-        "device": around.get("device", "unknown"),
-        "threads": around.get("threads"),
+        "device": _device(record),
+        "threads": json.dumps(threads) if isinstance(threads := around.get("threads"), list | dict) else threads,
         "config_hash": record["config_hash"],
     }
 
@@ -101,6 +108,7 @@ def _means(runs: Any, rows: Any, metrics: Sequence[str]) -> Any:
     machines = runs["device"].map(str) + " " + runs["threads"].map(str)
     several = machines.groupby(rows).nunique() > 1
     costs.loc[several, list(MEASURED_TIMES)] = np.nan
+    table["threads"] = table["threads"].astype(object)  # of whole numbers pandas would make fractions to hold the empty ones
     table.loc[several, "threads"] = None
     table.loc[several, "device"] = runs["device"].groupby(rows).agg(lambda found: "; ".join(sorted(set(found))))[several]
     for name in COST_COLUMNS:
@@ -112,9 +120,10 @@ def _means(runs: Any, rows: Any, metrics: Sequence[str]) -> Any:
 def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
     """Which rows are the best of their protocol and which are not told apart from it.
 
-    The ``best`` is the highest mean among rows of at least three seeds: fewer never rank. Every other row is compared with it by a paired
-    t-test over the seeds that both have (three at least); from p = 0.05 on the row is a ``tie``. The p-values are those of single tests,
-    not adjusted for their number: with the few seeds that people can afford, adjusted ones would call most rows ties.
+    The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds: fewer never rank. Every
+    other row is compared with it by a paired t-test over the seeds that both have (three at least); from p = 0.05 on the row is a ``tie``.
+    The p-values are those of single tests, not adjusted for their number: with the few seeds that people can afford, adjusted ones would
+    call most rows ties.
 
     Args:
         table: a line per row.
@@ -127,16 +136,17 @@ def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
     """
     seeds: dict[Any, dict[int, float]] = {}
     for row, seed, value in zip(rows, runs["seed"], runs[metric], strict=True):
-        seeds.setdefault(row, {})[seed] = value
+        if value == value:
+            seeds.setdefault(row, {})[seed] = value
     standing, p_values = dict.fromkeys(table.index, ""), dict.fromkeys(table.index, np.nan)
     groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
     for _, group in groups:
-        able = group[(group["seeds"] >= SEEDS) & group[metric].notna()]
-        if not len(able):
+        able = [row for row in group.index if len(seeds.get(row, ())) >= SEEDS]
+        if not able:
             continue
-        best = able[metric].idxmax()
+        best = max(able, key=lambda row: group.loc[row, metric])
         standing[best] = "best"
-        tests = {row: _paired(seeds[best], seeds[row]) for row in group.index if row != best}
+        tests = {row: _paired(seeds[best], seeds.get(row, {})) for row in group.index if row != best}
         for row, value in tests.items():
             if value is not None:
                 p_values[row], standing[row] = round(value, 6), "tie" if value >= LEVEL else ""
@@ -145,7 +155,7 @@ def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
 
 def _paired(one: dict[int, float], other: dict[int, float]) -> float | None:
     """p-value over the seeds that both have; None for too few."""
-    common = [seed for seed in one if seed in other and one[seed] == one[seed] and other[seed] == other[seed]]
+    common = sorted(set(one) & set(other))
     return paired_t_test([one[seed] for seed in common], [other[seed] for seed in common])[2] if len(common) >= SEEDS else None
 
 
@@ -155,22 +165,23 @@ def choose_rows(table: Any, wanted: Mapping[str, Collection[str]]) -> pd.DataFra
     Raises:
         UserError: no such column, or a value that no row has.
     """
+    kept = np.ones(len(table), dtype=bool)
     for column, values in wanted.items():
         if column not in table:
             raise unknown("column", column, map(str, table))
-        have = table[column].map(_text)
+        have = table[column].map(plain_text)
         plain = have.str.replace(r"\([^)]*\)", "", regex=True) if column == "strategy" else have
         for value in values:
             if value not in set(have) | set(plain):
                 raise unknown(column, value, sorted(set(have) | set(plain)))
-        table = table[have.isin(values) | plain.isin(values)]
-    if not len(table):
+        kept &= (have.isin(values) | plain.isin(values)).to_numpy()
+    if not kept.any():
         asked = ", ".join(f"{name} {' or '.join(values)}" for name, values in wanted.items())
         raise UserError(f"no row has {asked}, all together")
-    return table.reset_index(drop=True)
+    return table[kept].reset_index(drop=True)
 
 
-def _text(value: Any) -> str:
+def plain_text(value: Any) -> str:
     """A choice as people type it: whole numbers without a point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
@@ -181,9 +192,12 @@ def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     Columns: the protocol's, `by`, ``configurations`` (how many), and for each metric the mean of the configurations' means with half of
     the 95 % t-interval over configurations, and mean costs. Rows best first.
     """
+    numbers = (*COST_COLUMNS, "standing", "p_value")
+    choices = [name for name in map(str, table) if name not in numbers and not METRIC.fullmatch(name.removesuffix("_ci95"))]
+    by = list(dict.fromkeys(by))
     for column in by:
-        if column not in table or METRIC.fullmatch(column.removesuffix("_ci95")):
-            raise unknown("column", column, [name for name in map(str, table) if not METRIC.fullmatch(name.removesuffix("_ci95"))])
+        if column not in choices:
+            raise unknown("column", column, choices)
     metrics = [name for name in map(str, table) if METRIC.fullmatch(name)]
     keys = [*(name for name in PROTOCOL if name not in by), *by]
     grouped: Any = table.groupby(keys, sort=False, dropna=False)
@@ -192,4 +206,9 @@ def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     costs = grouped[list(COST_COLUMNS)].mean()
     out: Any = pd.concat([grouped.size().rename("configurations"), means.round(6), half.round(6), costs], axis=1).reset_index()
     order = [*(name for name in PROTOCOL if name not in by), metrics[0], *by]
-    return out.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True)
+    return out.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True, key=_sortable)
+
+
+def _sortable(column: Any) -> Any:
+    """The values, or their text where texts and numbers are mixed."""
+    return column.map(str) if column.dtype == object else column

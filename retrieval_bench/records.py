@@ -45,9 +45,19 @@ REQUIRED = {
     "labels": dict,
     "environment": dict,
     "data": dict,
+    "id": str,
     "config_hash": str,
     "seed": int,
 }
+TYPED = {
+    "data": {"split": str, "classes": int | float, "image_size": int | float},
+    "model": {"backbone": str},
+    "labels": {"weights": str, "dim": int | float},
+    "environment": {"device": str},
+}
+"""What tables group by and format, where a record has it: sections of the configuration and of the record."""
+FRACTION = re.compile(r"recall_at_([1-9][0-9]{0,8})|map_at_r|accuracy")
+"""Metrics that tables show."""
 
 
 def record_path(results: Path, run_id: str) -> Path:
@@ -72,7 +82,13 @@ def finite(value: Any) -> Any:
 
 def read_record(path: Path) -> dict[str, Any]:
     """One record. Raises ValueError, with the reason, for a file that is not a record of this schema."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    try:
+        record = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if "\\u" in text:
+        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair, which no file can hold, is a ValueError
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"not a record of schema {SCHEMA}")
     for key, kind in REQUIRED.items():
@@ -82,19 +98,40 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError("its configuration names no data set")
     if not isinstance(record["labels"].get("strategy"), str):
         raise ValueError("its labels name no strategy")
+    _check_typed({**record["config"], "labels": record["labels"], "environment": record["environment"]})
     for name, value in record["metrics"].items():
-        if not _is_number(value) or (name.startswith("recall_at_") and value is not None and not 0 <= value <= 1):
-            raise ValueError(f"{name} is {value!r}, no fraction")
+        if not _is_number(value) or (FRACTION.fullmatch(name) and value is not None and not 0 <= value <= 1):
+            raise ValueError(f"{name} is {_short(value)}, no {'fraction' if FRACTION.fullmatch(name) else 'number'}")
     for name, value in record["cost"].items():
         if not _is_number(value):
-            raise ValueError(f"{name} is {value!r}, no number")
-    if not any(name.startswith("recall_at_") and value is not None for name, value in record["metrics"].items()):
+            raise ValueError(f"{name} is {_short(value)}, no number")
+    if not any(
+        name.startswith("recall_at_") and FRACTION.fullmatch(name) and record["metrics"][name] is not None for name in record["metrics"]
+    ):
         raise ValueError("it has no recall_at_K")
     return record
 
 
+def _check_typed(sections: dict[str, Any]) -> None:
+    """Raises ValueError for a value that is not as :data:`TYPED` says."""
+    for section, kinds in TYPED.items():
+        values = sections.get(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"'{section}' is no dict")
+        for name, kind in kinds.items():
+            value = values.get(name)
+            if value is not None and (not isinstance(value, kind) or (kind is not str and not _is_number(value))):
+                raise ValueError(f"'{name}' is {_short(value)}, no {'text' if kind is str else 'number'}")
+
+
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    """A number that tables can hold (NaN compares with nothing), or none."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18)
+
+
+def _short(value: Any) -> str:
+    """For a message; Python refuses to print an integer of many digits."""
+    return f"{value!r:.40}" if not isinstance(value, int) or abs(value) < 1e18 else "a huge number"
 
 
 def read_records(results: Path) -> Iterator[dict[str, Any]]:
@@ -132,7 +169,7 @@ def _read_named(path: Path) -> dict[str, Any]:
         return read_record(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such record") from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path}: {first_line(error)}") from None
 
 

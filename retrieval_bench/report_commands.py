@@ -52,11 +52,11 @@ class Leaderboard:
             table = choose_rows(table, wanted) if wanted else table
             table = group_rows(table, self.by) if self.by else table
         if self.output is None and self.format == "text":
-            print_table(table)
+            print_table(table, self.by)
             return
         if not len(table):
             raise UserError(f"{self.results}: no records in runs/; `make bench` makes the first ones")
-        text = render(table, self.format)
+        text = render(table, self.format, self.by)
         if self.output is None:
             print(text, end="")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 
 from retrieval_bench.experiments.published import quoted_rows
 from retrieval_bench.files import write_text
-from retrieval_bench.leaderboard import COST_COLUMNS, LAST_COLUMNS, METRIC, PROTOCOL, build_table
+from retrieval_bench.leaderboard import COST_COLUMNS, LAST_COLUMNS, METRIC, PROTOCOL, build_table, plain_text
 from retrieval_bench.records import read_records
 
 Format = Literal["text", "markdown", "latex", "html", "csv", "json"]
@@ -51,14 +52,14 @@ class Section:
         return rows
 
 
-def sections(table: Any) -> list[Section]:
-    """A section per protocol of a leaderboard (or of its grouped rows)."""
-    keys = [name for name in PROTOCOL if name in table]
+def sections(table: Any, by: Sequence[str] = ()) -> list[Section]:
+    """A section per protocol of a leaderboard, or of its rows grouped `by` columns."""
+    keys = [name for name in PROTOCOL if name not in by]
     groups: Any = table.groupby(keys, sort=False, dropna=False)
     found = []
     for _, group in groups:
         standing = group["standing"].tolist() if "standing" in group else ()
-        found.append(Section(protocol_title(group.iloc[0]), readable(group), standing))
+        found.append(Section(protocol_title(group[keys].iloc[0]), readable(group, by), standing))
     return found
 
 
@@ -87,13 +88,12 @@ def protocol_title(row: Any) -> str:
     return ", ".join(text for text in parts if text) or "all rows"
 
 
-def readable(table: Any) -> Any:
+def readable(table: Any, by: Sequence[str] = ()) -> Any:
     """What people compare in rows of one protocol, as text: every choice that differs between them, percentages (with their intervals for
-    Recall@1 and MAP@R), and costs. Options need no column of their own: the strategy's label shows those that differ from defaults."""
-    if "configurations" in table:
-        names = [name for name in map(str, table) if name not in PROTOCOL and name not in COST_COLUMNS]
-        chosen = [name for name in names if not METRIC.fullmatch(name.removesuffix("_ci95"))]
-        shown = pd.DataFrame({name: table[name].astype(str) for name in chosen} | {"configurations": table["configurations"].astype(str)})
+    Recall@1 and MAP@R), and costs; of grouped rows the columns `by` in place of choices. Options need no column of their own: the
+    strategy's label shows those that differ from defaults."""
+    if by:
+        shown = pd.DataFrame({name: table[name].map(plain_text).astype(str) for name in dict.fromkeys([*by, "configurations"])})
     else:
         hidden = {*PROTOCOL, *COST_COLUMNS, *LAST_COLUMNS, "dim", "strategy", "seeds", "options", "standing", "p_value"}
         choices = [name for name in map(str, table) if name not in hidden and not METRIC.fullmatch(name.removesuffix("_ci95"))]
@@ -138,15 +138,17 @@ def scaled(value: Any, unit: float, form: str) -> str:
     return "" if pd.isna(value) else form.format(value / unit)
 
 
-def render(table: Any, form: Format) -> str:
-    """The table in one format, quoted rows apart and marked: the readable ones a section per protocol, CSV and JSON all columns."""
+def render(table: Any, form: Format, by: Sequence[str] = ()) -> str:
+    """The table (grouped `by` columns) in one format, quoted rows apart and marked: the readable ones a section per protocol, CSV and JSON
+    all columns."""
     if form in ("csv", "json"):
         quoted = quoted_rows(table["dataset"].unique()) if "dataset" in table else pd.DataFrame()
         if form == "csv":
-            return pd.concat([table, quoted]).to_csv(index=False, lineterminator="\n") if len(quoted) else table.to_csv(index=False)
+            both = pd.concat([table.astype(object), quoted.astype(object)]) if len(quoted) else table  # whole numbers stay whole
+            return both.to_csv(index=False, lineterminator="\n")
         parts = {"measured": table, "quoted": quoted}
         return json.dumps({name: json.loads(str(part.to_json(orient="records"))) for name, part in parts.items()}, indent=1) + "\n"
-    found = sections(table) + (quoted_sections(table["dataset"].unique()) if "dataset" in table else [])
+    found = sections(table, by) + (quoted_sections(table["dataset"].unique()) if "dataset" in table else [])
     return {"markdown": to_markdown, "latex": to_latex, "html": to_html, "text": to_text}[form](found)
 
 
@@ -154,18 +156,25 @@ def to_markdown(found: Iterable[Section]) -> str:
     """Sections in Markdown."""
     parts = [f"{LEGEND}\nBuilt from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n"]
     for section in found:
-        escaped = section.marked("**{}**", "{} =", lambda cell: str(cell).replace("|", "\\|"))
-        parts.append("\n".join([f"## {section.title}", "", *_bars(section.shown, escaped), ""]))
+        escaped = section.marked("**{}**", "{} =", markdown_text)
+        parts.append("\n".join([f"## {markdown_text(section.title)}", "", *_bars(section.shown, escaped), ""]))
     return "\n".join(parts)
+
+
+def markdown_text(cell: str) -> str:
+    """Text that Markdown shows as it stands, on one line; underscores and stars inside words need nothing."""
+    return re.sub(r"([|<\\])", r"\\\1", " ".join(str(cell).split()))
 
 
 def markdown_rows(shown: Any) -> list[str]:
     """A table of text as the lines of a Markdown table."""
-    return _bars(shown, [[str(cell).replace("|", "\\|") for cell in row] for row in shown.to_numpy().tolist()])
+    return _bars(shown, [[markdown_text(cell) for cell in row] for row in shown.to_numpy().tolist()])
 
 
 def _bars(shown: Any, rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(line) + " |" for line in [list(shown.columns), ["---"] * len(shown.columns), *rows]]
+    return [
+        "| " + " | ".join(line) + " |" for line in [[markdown_text(name) for name in shown.columns], ["---"] * len(shown.columns), *rows]
+    ]
 
 
 SPECIAL = {
@@ -215,7 +224,7 @@ def to_text(found: Iterable[Section]) -> str:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(width=10_000)  # columns have their natural widths: a number is never cut
+    console = Console(width=10_000, emoji=False)  # columns have their natural widths: a number is never cut
     with console.capture() as capture:
         for section in found:
             drawn = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -230,9 +239,9 @@ def to_text(found: Iterable[Section]) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def print_table(table: pd.DataFrame) -> None:
+def print_table(table: pd.DataFrame, by: Sequence[str] = ()) -> None:
     """Prints the readable tables, one per protocol."""
-    print(to_text(sections(table)) if len(table) else "no records yet: `make bench` makes the first ones\n", end="")
+    print(to_text(sections(table, by)) if len(table) else "no records yet: `make bench` makes the first ones\n", end="")
 
 
 def write_tables(results: Path) -> pd.DataFrame:

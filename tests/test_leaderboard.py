@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import math
+import random
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from retrieval_bench.config import RunConfig
-from retrieval_bench.identity import to_dict
-from retrieval_bench.leaderboard import build_table
-from retrieval_bench.records import SCHEMA, read_records, record_path, write_record
+from retrieval_bench.leaderboard import build_table, choose_rows, group_rows
 from retrieval_bench.tables import print_table, readable, write_tables
-
-
-def record(strategy: str, seed: int, recall: float, **changes: Any) -> dict[str, Any]:
-    """A record with everything that tables need."""
-    cost = dict.fromkeys(("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb"), 1000000)
-    return {
-        "schema": SCHEMA,
-        "id": f"{strategy}-{seed}",
-        "seed": seed,
-        "config_hash": f"hash-{strategy}",
-        "config": to_dict(RunConfig()),
-        "labels": {"strategy": strategy, "weights": "imagenet", "dim": 1280},
-        "data": {},
-        "metrics": {"recall_at_1": recall, "recall_at_10": recall + 0.1, "queries": 9},
-        "cost": cost,
-        "environment": {"device": "cpu: test"},
-        **changes,
-    }
-
-
-def save(results: Path, *records: dict[str, Any]) -> None:
-    for entry in records:
-        write_record(record_path(results, entry["id"]), entry)
+from tests.board_records import of, record, save
+from tests.data.data_checks import refused
 
 
 def test_one_row_per_configuration_with_mean_and_t_interval(tmp_path: Path) -> None:
@@ -79,35 +60,6 @@ def test_no_records_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[st
     print_table(table)
     assert "make bench" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-def test_broken_and_foreign_records_are_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(tmp_path, record("standard", 0, 0.5))
-    runs = tmp_path / "runs"
-    no_metrics = record("x", 0, 0.5)
-    del no_metrics["metrics"]
-    broken = {
-        "truncated": json.dumps(record("x", 0, 0.5))[:100],
-        "empty": "",
-        "list": "[]",
-        "no-recall": json.dumps(record("x", 0, 0.5) | {"metrics": {}}),
-        "other-schema": json.dumps({"schema": 99}),
-        "no-metrics": json.dumps(no_metrics),
-        "text-seed": json.dumps(record("x", 0, 0.5) | {"seed": "zero"}),
-    }
-    for name, text in broken.items():
-        (runs / f"{name}.json").write_text(text)
-    (runs / "binary.json").write_bytes(b"\xff\xfe\x00")
-    (runs / "folder.json").mkdir()
-    assert [entry["id"] for entry in read_records(tmp_path)] == ["standard-0"]
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(broken) + 2
-    assert all(line.startswith("skipped ") and any(name in line for name in (*broken, "binary", "folder")) for line in lines)
-
-
-def test_nan_becomes_null_in_a_record(tmp_path: Path) -> None:
-    write_record(tmp_path / "r.json", record("x", 0, 0.5, facts={"rates": [1.0, float("nan")], "k": float("inf")}))
-    assert json.loads((tmp_path / "r.json").read_text())["facts"] == {"rates": [1.0, None], "k": None}
 
 
 def test_a_copied_record_counts_once_and_the_newest_wins(tmp_path: Path) -> None:
@@ -201,3 +153,137 @@ def test_map_at_r_stands_after_recall_where_it_was_measured() -> None:
     assert shown.columns.tolist().index("MAP@R") == shown.columns.tolist().index("R@10") + 1
     assert shown["MAP@R"].tolist() == ["25.00", ""]
     assert "MAP@R" not in readable(build_table([older]))
+
+
+RECALLS = st.lists(st.integers(0, 1000).map(lambda count: count / 1000), min_size=1, max_size=6)
+
+
+@given(values=RECALLS.filter(lambda values: len(values) > 1))
+@settings(deadline=None, derandomize=True, max_examples=25)
+def test_intervals_are_scipys(values: list[float]) -> None:
+    row: Any = build_table(of("standard", *values)).iloc[0]
+    spread = float(stats.sem(values))
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), spread) if spread else (values[0], values[0])
+    assert row["recall_at_1"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert row["recall_at_1_ci95"] == pytest.approx((high - low) / 2, abs=1e-6)
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=3, max_size=6))
+@settings(deadline=None, derandomize=True, max_examples=25)
+def test_p_values_are_scipys(pairs: list[tuple[int, int]]) -> None:
+    first, second = (np.array(values) / 1000 for values in zip(*pairs, strict=True))
+    table: Any = build_table([*of("one", *first), *of("two", *second)])
+    (p_value,) = table.loc[table["standing"] != "best", "p_value"]
+    same = len({one - two for one, two in pairs}) == 1
+    expected = float(pairs[0][0] == pairs[0][1]) if same else stats.ttest_rel(first, second).pvalue
+    assert p_value == pytest.approx(expected, abs=1e-6)
+    assert (table["standing"] == "best").sum() == 1
+    assert (table["standing"] == "tie").any() == (round(expected, 6) >= 0.05)
+
+
+def standing(*records: dict[str, Any]) -> dict[str, str]:
+    table = build_table(records)
+    return dict(zip(table["strategy"], table["standing"], strict=True))
+
+
+def test_fewer_than_three_seeds_never_rank() -> None:
+    assert standing(*of("lucky", 0.9), *of("pair", 0.8, 0.8), *of("solid", 0.5, 0.5, 0.5)) == {"lucky": "", "pair": "", "solid": "best"}
+    assert standing(*of("pair", 0.8, 0.8)) == {"pair": ""}
+    gone = of("gone", 0.9, 0.9, 0.9)
+    for entry in gone[1:]:
+        entry["metrics"]["recall_at_1"] = None
+    assert standing(*gone, *of("solid", 0.5, 0.5, 0.5)) == {"gone": "", "solid": "best"}, "three seeds, but one value"
+
+
+def test_pairs_are_of_common_seeds_only() -> None:
+    best, apart = of("best", 0.9, 0.8, 0.7, 0.6), of("apart", 0.59, 0.61, 0.6, first=10)
+    table = build_table([*best, *apart]).set_index("strategy")
+    assert pd.isna(table.loc["apart", "p_value"]), "no seed in common"
+    three = of("three", 0.65, 0.62, 0.5, 0.01, first=1)
+    table = build_table([*best, *three]).set_index("strategy")
+    assert table.loc["three", "p_value"] == pytest.approx(stats.ttest_rel([0.8, 0.7, 0.6], [0.65, 0.62, 0.5]).pvalue, abs=1e-6)
+    two = of("two", 0.65, 0.62, first=2)
+    assert pd.isna(build_table([*best, *two]).set_index("strategy").loc["two", "p_value"])
+
+
+def test_a_protocol_has_a_best_of_its_own_and_equal_rows_one_between_them() -> None:
+    other = of("other", 0.9, 0.9, 0.9, data={"image_size": 96})
+    assert standing(*of("one", 0.5, 0.5, 0.5), *other) == {"one": "best", "other": "best"}
+    table = build_table([*of("b", 0.5, 0.6, 0.7), *of("a", 0.7, 0.6, 0.5)])
+    assert table[["strategy", "standing"]].to_numpy().tolist() == [["a", "best"], ["b", "tie"]], "the first of equal ones"
+
+
+STRATEGIES = st.sampled_from(["frozen", "standard", "last_k(k=2)"])
+RUNS = st.lists(
+    st.tuples(STRATEGIES, st.sampled_from([72, 96]), st.integers(0, 3), st.integers(0, 1000)),
+    min_size=1,
+    max_size=16,
+    unique_by=lambda r: r[:3],
+)
+
+
+def runs_of(rows: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
+    return [of(strategy, recall / 1000, first=seed, data={"image_size": size})[0] for strategy, size, seed, recall in rows]
+
+
+@given(rows=RUNS, shuffle=st.randoms())
+@settings(deadline=None, derandomize=True, max_examples=25)
+def test_the_order_of_records_does_not_matter(rows: list[tuple[str, int, int, int]], shuffle: random.Random) -> None:
+    records = runs_of(rows)
+    other = shuffle.sample(records, len(records))
+    assert build_table(records).to_csv() == build_table(other).to_csv()
+
+
+@given(rows=RUNS)
+@settings(deadline=None, derandomize=True, max_examples=25)
+def test_means_and_groups_are_those_of_plain_python(rows: list[tuple[str, int, int, int]]) -> None:
+    found: dict[tuple[str, int], list[float]] = {}
+    for strategy, size, _, recall in rows:
+        found.setdefault((strategy, size), []).append(recall / 1000)
+    table: Any = build_table(runs_of(rows))
+    assert len(table) == len(found)
+    for _, row in table.iterrows():
+        values = found[row["strategy"], row["image_size"]]
+        assert (row["seeds"], row["recall_at_1"]) == (len(values), pytest.approx(fmean(values), abs=1e-6))
+    for size, group in table.groupby("image_size"):
+        assert group["recall_at_1"].is_monotonic_decreasing, size
+    by_size: dict[int, list[float]] = {}
+    for (_, size), values in found.items():
+        by_size.setdefault(size, []).append(fmean(values))
+    groups: Any = group_rows(table, ["image_size"])
+    for _, row in groups.iterrows():
+        means = by_size.pop(row["image_size"])
+        assert (row["configurations"], row["recall_at_1"]) == (len(means), pytest.approx(fmean(means), abs=2e-6))
+        half = stats.t.ppf(0.975, len(means) - 1) * stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+        assert row["recall_at_1_ci95"] == pytest.approx(half, abs=5e-6, nan_ok=True)
+    assert not by_size
+    assert groups["recall_at_1"].is_monotonic_decreasing
+
+
+def test_rows_are_chosen_by_what_people_type() -> None:
+    table = build_table([*of("last_k(k=2)", 0.5), *of("last_k(k=3)", 0.4), *of("l2sp+last_k(k=2)", 0.3), *of("frozen", 0.2)])
+
+    def chosen(**wanted: list[str]) -> list[str]:
+        return choose_rows(table, wanted)["strategy"].tolist()
+
+    assert chosen(strategy=["last_k"]) == ["last_k(k=2)", "last_k(k=3)"]
+    assert chosen(strategy=["last_k(k=3)", "frozen"]) == ["last_k(k=3)", "frozen"]
+    assert chosen(strategy=["l2sp+last_k"]) == ["l2sp+last_k(k=2)"]
+    assert len(chosen(epochs=["4"], image_size=["72"], flip=["True"], lr=["0.0003"])) == 4
+    with refused("unknown column 'epoch'", "did you mean 'epochs'"):
+        chosen(epoch=["4"])
+    with refused("unknown strategy 'last_q'", "did you mean 'last_k'"):
+        chosen(strategy=["last_q"])
+    other = build_table([*of("a", 0.5), *of("b", 0.5, data={"dataset": "synthetic"})])
+    with refused("no row has dataset synthetic, strategy a"):
+        choose_rows(other, {"dataset": ["synthetic"], "strategy": ["a"]})
+
+
+def test_groups_of_mixed_values_and_of_a_column_twice() -> None:
+    odd = of("odd", 0.4)
+    odd[0]["config"]["train"]["lr"] = "fast"
+    table = build_table([*of("standard", 0.5), *odd])
+    assert group_rows(table, ["lr", "lr"])["lr"].tolist() == [0.0003, "fast"]
+    for column in ("recall_at_1", "recall_at_1_ci95", "macs", "standing", "nothing"):
+        with refused("unknown column", column):
+            group_rows(table, [column])

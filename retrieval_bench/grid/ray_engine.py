@@ -23,6 +23,12 @@ GRACE = 60
 """Seconds that jobs have to end when they are stopped."""
 ANSWER = 10
 """Seconds that a cluster has to answer."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # jobs without a GPU keep their environment
+    "RAY_worker_niceness": "0",  # jobs are what the machine is for
+}
+"""Environment of a Ray that is started here, where the user says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ class Ray:
 
         if ray.is_initialized():
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # jobs without a GPU keep their environment
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         _check_address(address)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval_bench.grid.engines import Place
+from retrieval_bench.grid.ray_engine import SETTINGS
+
+
+os.environ.update(SETTINGS)
 
 
 @contextmanager
@@ -20,7 +24,6 @@ def small_ray(**options: Any) -> Iterator[Any]:
     from ray import cloudpickle
 
     here = sys.modules[__name__]
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.shutdown()
     ray.init(**(options or {"num_cpus": 2, "include_dashboard": False}), log_to_driver=False, logging_level=40)
     cloudpickle.register_pickle_by_value(here)

@@ -13,7 +13,6 @@ from typing import Any
 from retrieval_bench.grid.engines import Place
 from retrieval_bench.grid.ray_engine import SETTINGS
 
-
 os.environ.update(SETTINGS)
 
 

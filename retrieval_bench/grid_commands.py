@@ -82,7 +82,7 @@ class Sweep:
         known = [wanted for wanted in left if wanted is not None]
         print(f"{len(planned)} runs: {len(planned) - len(left)} recorded, {len(left)} to make, {engine.width()} at a time")
         if known:
-            whole = duration(sum(known) / min(engine.width(), len(left)))
+            whole = duration(sum(known) / max(1, min(engine.width(), len(left))))
             print(
                 f"about {whole} for {len(known)} of them, by the median seconds per epoch of records of the same data set, image size, "
                 "backbone and strategy"

@@ -98,14 +98,13 @@ class Local:
                     future.cancel()
 
     def environments(self) -> list[dict[str, str]]:
-        """The variables of each place: a GPU, or a share of the processor's threads (OMP_NUM_THREADS, where it is set, is that share)."""
-        if self.gpus:
-            return [{"CUDA_VISIBLE_DEVICES": self.gpus[number % len(self.gpus)]} for number in range(self.width())]
-        if "OMP_NUM_THREADS" in os.environ or self.width() == 1:
-            return [{}] * self.width()
+        """The variables of each place: its GPU, and its share of the processor's threads (which OMP_NUM_THREADS is where it is set)."""
         import torch
 
-        return [{"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // self.width()))}] * self.width()
+        alone = "OMP_NUM_THREADS" in os.environ or self.width() == 1
+        threads = {} if alone else {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // self.width()))}
+        gpus = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in self.gpus] or [{}]
+        return [threads | gpus[number % len(gpus)] for number in range(self.width())]
 
 
 def local_engine(jobs: int, device: str) -> Local:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import as_completed, wait
@@ -20,6 +21,14 @@ LOSSES = 5
 """How often a job may lose its worker or its machine before it counts as failed. It goes on from its checkpoint elsewhere."""
 GRACE = 60
 """Seconds that jobs have to end when they are stopped."""
+ANSWER = 10
+"""Seconds that a cluster has to answer."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # jobs without a GPU keep their environment
+    "RAY_worker_niceness": "0",  # jobs are what the machine is for
+}
+"""Environment of a Ray that is started here, where the user says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +97,15 @@ class Ray:
 
         if ray.is_initialized():
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # jobs without a GPU keep their environment
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+        _check_address(address)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             ray.init(address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
-            raise UserError(f"--ray-address {address}: no Ray cluster can be joined there ({first_line(error)})") from None
+            raise UserError(f"--ray-address {address}: no Ray cluster answers there ({first_line(error)})") from None
         if threading.current_thread() is threading.main_thread():  # Ray puts its own in their place
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -104,6 +114,17 @@ class Ray:
                 f"--cpus-per-run {self.cpus:g} --gpus-per-run {self.gpus:g}: this machine has {ray.cluster_resources().get('CPU', 0):g} "
                 f"cores and {ray.cluster_resources().get('GPU', 0):g} GPUs"
             )
+
+
+def _check_address(address: str) -> None:
+    """Raises :class:`UserError` if nobody answers at HOST:PORT, which Ray itself would take minutes to find out."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ray-address {address}: no Ray cluster answers there ({first_line(error)})") from None
 
 
 def _carry_out(work: Work, job: Any, environment: Mapping[str, str]) -> Any:

@@ -131,7 +131,7 @@ def test_no_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_strategies_and_data_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["strategies"]) == 0
-    assert "--last-k.k (default 3)" in capsys.readouterr().out
+    assert "--last-k.k (default 3; searched 1 to 8)" in capsys.readouterr().out
     assert main(["data", "list"]) == 0
     assert "CUB-200-2011" in capsys.readouterr().out
 

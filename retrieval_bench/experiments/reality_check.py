@@ -51,7 +51,7 @@ CHECKS = {
     "cpu": Check(
         f"{_EMOJI.about}, gates that leave 90 % of the MACs",
         replace(_EMOJI.base, options=replace(_EMOJI.base.options, channel_gates=ChannelGates.Options(budget=0.9))),
-        _EMOJI.seeds,
+        (0, 1, 2, 3, 4),
         trials=6,
         objective="map_at_r",  # 137 validation images: Recall@1 moves in steps of 0.7 points
     ),

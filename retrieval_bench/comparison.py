@@ -10,8 +10,8 @@ import numpy as np
 
 from retrieval_bench.details import Details, details_path, read_details
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.statistics import bootstrap_interval, paired_permutation_test, paired_t_test
-from retrieval_bench.leaderboard import METRIC
+from retrieval_bench.evaluation.statistics import SEEDS, bootstrap_interval, paired_permutation_test, paired_t_test
+from retrieval_bench.leaderboard import METRIC, runs_by_row
 from retrieval_bench.records import find_records
 from retrieval_bench.tables import metric_title
 
@@ -30,8 +30,8 @@ class Comparison:
         metrics: a row per metric: ``metric``, ``first`` and ``second`` (means over the common seeds), ``difference``; over seeds
             ``seeds_half`` (half of the t-interval) and ``seeds_p`` (paired t-test), NaN for fewer than two seeds; over the classes of the
             queries ``low``, ``high`` (bootstrap) and ``p`` (permutation test), NaN without details of both sides.
-        won: queries that only the first side finds at rank 1 (in most of the seeds), with names of some.
-        lost: that only the second does.
+        won: queries that the first side finds at rank 1 and the second does not (with several seeds: in fewer of them), with names of some.
+        lost: those that the second does.
         queries: how many were compared; 0 without details.
         reason: why queries were not compared.
     """
@@ -53,7 +53,7 @@ def compare(first: str, second: str, results: Path) -> Comparison:
     Raises:
         UserError: a side that is not there, or one and the same on both sides.
     """
-    sides = [{record["seed"]: record for record in find_records(word, results)} for word in (first, second)]
+    sides = [_side(word, results) for word in (first, second)]
     seeds = sorted(set(sides[0]) & set(sides[1]))
     pairs = [(sides[0][seed], sides[1][seed]) for seed in seeds]
     if not seeds:
@@ -69,6 +69,15 @@ def compare(first: str, second: str, results: Path) -> Comparison:
     except UserError as error:
         return Comparison(names, changes, seeds, _rows(pairs, []), (0, []), (0, []), 0, str(error))
     return Comparison(names, changes, seeds, _rows(pairs, looked), *_won_and_lost(looked), len(looked[0][0].queries))
+
+
+def _side(word: str, results: Path) -> dict[int, dict[str, Any]]:
+    """The runs that `word` names, by seed; raises :class:`UserError` for those of several kinds of device."""
+    found = runs_by_row(find_records(word, results))
+    if len(found) > 1:
+        kinds = " and ".join(kind for _, kind in found)
+        raise UserError(f"{word}: there are runs of it on {kinds}; name runs by their ids, which end in the device")
+    return {record["seed"]: record for record in next(iter(found.values()))}
 
 
 def _name(record: dict[str, Any], pairs: int) -> str:
@@ -152,15 +161,25 @@ def to_lines(found: Comparison) -> list[str]:
     lines += [f"  {name}: {left} | {right}" for name, left, right in found.changes] or ["  no difference in configuration"]
     if any(name.startswith("data.") for name, *_ in found.changes):
         lines += ["", "the data or how it is shown differs: the figures below do not compare strategies alone"]
-    lines += ["", f"{'':10}{'first':>8}{'second':>8}{'diff':>8}   {'95 % over seeds':22}{'95 % over classes':24}"]
+    lines += ["", f"{'':10}{'first':>8}{'second':>8}{'diff':>8}   {'95 % over seeds':26}{'95 % over classes':24}"]
     for row in found.metrics:
-        seeds = f"± {100 * row['seeds_half']:.2f}, p {row['seeds_p']:.3f}" if row["seeds_p"] == row["seeds_p"] else "one seed"
+        seeds = _over_seeds(row, len(found.seeds))
         classes = f"[{100 * row['low']:.2f}, {100 * row['high']:.2f}], p {row['p']:.4f}" if row["p"] == row["p"] else "-"
         figures = "".join(f"{100 * row[name]:{sign}8.2f}" for name, sign in (("first", ""), ("second", ""), ("difference", "+")))
-        lines.append(f"{metric_title(row['metric']):10}{figures}   {seeds:22}{classes:24}".rstrip())
+        lines.append(f"{metric_title(row['metric']):10}{figures}   {seeds:26}{classes:24}".rstrip())
     if not found.queries:
         return [*lines, "", f"queries are not compared: {found.reason}"]
-    lines += ["", f"at rank 1, of {found.queries:,} queries the first alone finds {found.won[0]:,}, the second alone {found.lost[0]:,}"]
+    several = len(found.seeds) > 1
+    how = "in more seeds than the other" if several else "alone"
+    counts = f"the first finds {found.won[0]:,} {how}, the second {found.lost[0]:,}"
+    lines += ["", f"at rank 1, of {found.queries:,} queries {counts}"]
     for side, (_, examples) in (("first", found.won), ("second", found.lost)):
-        lines += [f"  only the {side}: {example}" for example in examples]
+        lines += [f"  {'more often' if several else 'only'} the {side}: {example}" for example in examples]
     return lines
+
+
+def _over_seeds(row: dict[str, Any], count: int) -> str:
+    """The interval over seeds, and the p-value of three or more."""
+    if row["seeds_p"] != row["seeds_p"]:
+        return "one seed"
+    return f"± {100 * row['seeds_half']:.2f}, " + (f"p {row['seeds_p']:.3f}" if count >= SEEDS else "too few to test")

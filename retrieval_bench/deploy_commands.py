@@ -152,6 +152,8 @@ class Search(Chosen):
         if collection.embedder != embedder_digest(found.path):
             raise UserError(f"{gallery}: was made with another embedder than {self.run}; embed its images with this one, or name that one")
         if self.sheet:
+            if self.sheet.suffix.lower() != ".png":
+                raise UserError(f"{self.sheet}: a sheet is written as .png")
             check_writable(self.sheet.expanduser().parent, "--sheet")
         queries = self._embed(found, table_of(self.queries), self.device, 0, 64)
         neighbours = nearest(open_index(collection, gallery), collection, queries, self.k)

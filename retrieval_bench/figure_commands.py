@@ -33,8 +33,7 @@ class Figures:
             raise UserError(f"{self.results}: no such folder; --results names the one that holds runs/")
         records = list(read_records(self.results))
         if not records:
-            print("no records yet: `make bench` makes the first ones")
-            return
+            raise UserError(f"{self.results}: no records in runs/; `make bench` makes the first ones")
         folder = self.output or self.results / "figures"
         check_writable(folder, "--output")
         for shown in gallery(records):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.evaluation.statistics import paired_t_test, t_factor
+from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test, t_factor
 from retrieval_bench.records import FRACTION
 
 PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size")
@@ -21,19 +21,15 @@ MEASURED_TIMES = ("train_seconds", "latency_ms", "peak_memory_mb")
 """Costs that say something about one machine and number of threads only."""
 LAST_COLUMNS = ("device", "threads", "config_hash")
 METRIC = FRACTION
-LEVEL = 0.05
-"""p-value from which a row counts as not told apart from the best."""
-SEEDS = 3
-"""Fewest seeds of a row that is ranked, and of a pair of rows that is tested: differences of two seeds are often equal by chance."""
 
 
 def build_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a protocol.
 
     Columns: the first that people compare, ``seeds`` (how many), for each metric its mean over seeds as a fraction and ``<metric>_ci95``
-    (half width of the t-interval; empty for one seed), mean costs, ``standing`` and ``p_value`` (:func:`standings`), then every other
-    choice of the configuration, so that two rows never look alike. Seconds, latency and memory are empty where runs of a row were made on
-    different machines or numbers of threads. Of several records of one configuration, device and seed the newest counts.
+    (half width of the t-interval; empty for one seed), mean costs, ``standing``, ``difference`` and ``p_value`` (:func:`standings`), then
+    every other choice of the configuration, so that two rows never look alike. Seconds, latency and memory are empty where runs of a row
+    were made on different machines or numbers of threads. Of several records of one configuration, device and seed the newest counts.
     """
     if not records:
         return pd.DataFrame()
@@ -44,10 +40,31 @@ def build_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     table = _means(runs, rows, metrics)
     order = [*PROTOCOL, metrics[0], "config_hash", "device"]
     table = table.sort_values(order, ascending=[name != metrics[0] for name in order])
-    table[["standing", "p_value"]] = standings(table, runs, rows, metrics[0])
-    front = [*FIRST_COLUMNS, *(column for name in metrics for column in (name, f"{name}_ci95")), "standing", "p_value", *COST_COLUMNS]
+    table[["standing", "difference", "p_value"]] = standings(table, runs, rows, metrics[0])
+    front = [
+        *FIRST_COLUMNS,
+        *(column for name in metrics for column in (name, f"{name}_ci95")),
+        "standing",
+        "difference",
+        "p_value",
+        *COST_COLUMNS,
+    ]
     choices = [name for name in table if name not in (*front, *LAST_COLUMNS, "seed", "kind")]
     return table.reindex(columns=[*front, *choices, *LAST_COLUMNS]).reset_index(drop=True)
+
+
+def runs_by_row(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The runs behind each row of the table, by its configuration's hash and kind of device; seeds in order, of each the newest."""
+    newest = {_key(record): record for record in sorted(records, key=lambda record: str(record.get("finished", "")))}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for code, kind, seed in sorted(newest):
+        found.setdefault((code, kind), []).append(newest[code, kind, seed])
+    return found
+
+
+def row_keys(table: Any) -> list[tuple[str, str]]:
+    """The keys of the table's rows in :func:`runs_by_row`."""
+    return [(code, device.split(":")[0]) for code, device in zip(table["config_hash"], table["device"].map(str), strict=True)]
 
 
 def _depth(metric: str) -> int:
@@ -122,8 +139,8 @@ def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
 
     The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds: fewer never rank. Every
     other row is compared with it by a paired t-test over the seeds that both have (three at least); from p = 0.05 on the row is a ``tie``.
-    The p-values are those of single tests, not adjusted for their number: with the few seeds that people can afford, adjusted ones would
-    call most rows ties.
+    So is one that is above the best over those seeds, which may be fewer than the best's own. The p-values are those of single tests, not
+    adjusted for their number: with the few seeds that people can afford, adjusted ones would call most rows ties.
 
     Args:
         table: a line per row.
@@ -132,13 +149,15 @@ def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
         metric: what ranks.
 
     Returns:
-        columns ``standing`` (``best``, ``tie`` or empty) and ``p_value`` (empty where nothing was tested), by the table's index.
+        columns ``standing`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row less that of the best)
+        and ``p_value`` (both empty where nothing was tested), by the table's index.
     """
     seeds: dict[Any, dict[int, float]] = {}
     for row, seed, value in zip(rows, runs["seed"], runs[metric], strict=True):
         if value == value:
             seeds.setdefault(row, {})[seed] = value
-    standing, p_values = dict.fromkeys(table.index, ""), dict.fromkeys(table.index, np.nan)
+    standing = dict.fromkeys(table.index, "")
+    differences, p_values = dict.fromkeys(table.index, np.nan), dict.fromkeys(table.index, np.nan)
     groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
     for _, group in groups:
         able = [row for row in group.index if len(seeds.get(row, ())) >= SEEDS]
@@ -146,17 +165,20 @@ def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
             continue
         best = max(able, key=lambda row: group.loc[row, metric])
         standing[best] = "best"
-        tests = {row: _paired(seeds[best], seeds.get(row, {})) for row in group.index if row != best}
-        for row, value in tests.items():
-            if value is not None:
-                p_values[row], standing[row] = round(value, 6), "tie" if value >= LEVEL else ""
-    return pd.DataFrame({"standing": standing, "p_value": p_values})
+        for row in group.index:
+            if row != best and (found := _paired(seeds.get(row, {}), seeds[best])):
+                differences[row], p_values[row] = (round(value, 6) for value in found)
+                standing[row] = "tie" if found[1] >= LEVEL or found[0] >= 0 else ""
+    return pd.DataFrame({"standing": standing, "difference": differences, "p_value": p_values})
 
 
-def _paired(one: dict[int, float], other: dict[int, float]) -> float | None:
-    """p-value over the seeds that both have; None for too few."""
+def _paired(one: dict[int, float], other: dict[int, float]) -> tuple[float, float] | None:
+    """Mean difference and p-value over the seeds that both have; None for too few."""
     common = sorted(set(one) & set(other))
-    return paired_t_test([one[seed] for seed in common], [other[seed] for seed in common])[2] if len(common) >= SEEDS else None
+    if len(common) < SEEDS:
+        return None
+    mean, _, p_value = paired_t_test([one[seed] for seed in common], [other[seed] for seed in common])
+    return mean, p_value
 
 
 def choose_rows(table: Any, wanted: Mapping[str, Collection[str]]) -> pd.DataFrame:
@@ -171,6 +193,7 @@ def choose_rows(table: Any, wanted: Mapping[str, Collection[str]]) -> pd.DataFra
             raise unknown("column", column, map(str, table))
         have = table[column].map(plain_text)
         plain = have.str.replace(r"\([^)]*\)", "", regex=True) if column == "strategy" else have
+        values = [_as_typed(value) for value in values]
         for value in values:
             if value not in set(have) | set(plain):
                 raise unknown(column, value, sorted(set(have) | set(plain)))
@@ -186,13 +209,21 @@ def plain_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def _as_typed(text: str) -> str:
+    """A value that somebody typed, as :func:`plain_text` writes it: ``3.0`` is ``3``."""
+    try:
+        return plain_text(float(text)) if "." in text else text
+    except ValueError:
+        return text
+
+
 def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     """One row per value of the columns `by`, within the protocol columns that are not among them: means over configurations.
 
     Columns: the protocol's, `by`, ``configurations`` (how many), and for each metric the mean of the configurations' means with half of
     the 95 % t-interval over configurations, and mean costs. Rows best first.
     """
-    numbers = (*COST_COLUMNS, "standing", "p_value")
+    numbers = (*COST_COLUMNS, "standing", "difference", "p_value")
     choices = [name for name in map(str, table) if name not in numbers and not METRIC.fullmatch(name.removesuffix("_ci95"))]
     by = list(dict.fromkeys(by))
     for column in by:
@@ -204,6 +235,7 @@ def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     count, means, spread = grouped[metrics].count(), grouped[metrics].mean(), grouped[metrics].std()
     half = (spread * count.map(lambda n: t_factor(int(n))) / np.sqrt(count)).add_suffix("_ci95")
     costs = grouped[list(COST_COLUMNS)].mean()
+    costs.loc[(grouped[["device", "threads"]].nunique() > 1).any(axis=1), list(MEASURED_TIMES)] = np.nan
     out: Any = pd.concat([grouped.size().rename("configurations"), means.round(6), half.round(6), costs], axis=1).reset_index()
     order = [*(name for name in PROTOCOL if name not in by), metrics[0], *by]
     return out.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True, key=_sortable)

@@ -94,6 +94,12 @@ def read_record(path: Path) -> dict[str, Any]:
     for key, kind in REQUIRED.items():
         if not isinstance(record.get(key), kind) or isinstance(record[key], bool):
             raise ValueError(f"'{key}' is missing or no {kind.__name__}")
+    for key in ("facts", "training"):
+        if not isinstance(record.setdefault(key, {}), dict):
+            raise ValueError(f"'{key}' is no dict")
+    losses = record["training"].get("loss_per_epoch", [])
+    if not isinstance(losses, list) or not all(map(_is_number, losses)):
+        raise ValueError("loss_per_epoch is no list of numbers")
     if not isinstance(record["config"].get("data"), dict) or not isinstance(record["config"]["data"].get("dataset"), str):
         raise ValueError("its configuration names no data set")
     if not isinstance(record["labels"].get("strategy"), str):

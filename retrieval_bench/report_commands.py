@@ -40,23 +40,29 @@ class Leaderboard:
 
     def execute(self) -> None:
         from retrieval_bench.files import write_text
-        from retrieval_bench.leaderboard import build_table, choose_rows, group_rows
+        from retrieval_bench.leaderboard import build_table, choose_rows, group_rows, row_keys, runs_by_row
         from retrieval_bench.records import read_records
         from retrieval_bench.tables import print_table, render, write_tables
 
         check_results(self.results)
+        if self.output is not None and self.output.is_dir():
+            raise UserError(f"{self.output}: is a folder; name a file")
         wanted = self._wanted()
-        whole = not (wanted or self.by or self.output) and self.format == "text"
-        table = write_tables(self.results) if whole else build_table(list(read_records(self.results)))
-        if len(table):
-            table = choose_rows(table, wanted) if wanted else table
-            table = group_rows(table, self.by) if self.by else table
+        if not (wanted or self.by or self.output) and self.format == "text":
+            print_table(write_tables(self.results))
+            return
+        records = list(read_records(self.results))
+        if not records:
+            raise UserError(f"{self.results}: no records in runs/; `make bench` makes the first ones")
+        table = build_table(records)
+        if wanted:  # the rows that are left are ranked among themselves
+            runs = runs_by_row(records)
+            table = build_table([record for key in row_keys(choose_rows(table, wanted)) for record in runs[key]])
+        table = group_rows(table, self.by) if self.by else table
         if self.output is None and self.format == "text":
             print_table(table, self.by)
             return
-        if not len(table):
-            raise UserError(f"{self.results}: no records in runs/; `make bench` makes the first ones")
-        text = render(table, self.format, self.by)
+        text = render(table, self.format, self.by, published=set(wanted) <= {"dataset"})
         if self.output is None:
             print(text, end="")
         else:
@@ -70,6 +76,8 @@ class Leaderboard:
             column, equals, value = word.partition("=")
             if not equals:
                 raise UserError(f"--where {word}: say COLUMN=VALUE, such as epochs=4")
+            if getattr(self, column, ()):
+                raise UserError(f"--where {word}: give the values of --{column} there or here, not both")
             wanted[column] = (*wanted.get(column, ()), value)
         return wanted
 

@@ -23,6 +23,11 @@ LEGEND = (
     "Bold: the highest mean of its protocol among rows of at least three seeds; =: not told apart from it (paired t-test over three "
     "common seeds or more, p from 0.05 on)."
 )
+GROUPED = (
+    "Recall@K and MAP@R in percent, mean over configurations (each the mean over its seeds) ± half of the 95 % t-interval over "
+    "configurations; nothing is ranked."
+)
+MARKS = "*: highest mean of its protocol among rows of three seeds or more; =: not told apart from it (paired t-test, p from 0.05 on)"
 WIDEST = 40
 """Letters of the widest column in a terminal; longer cells go on in the next line."""
 QUOTED = "quoted from papers, not measured here; settings differ from row to row"
@@ -95,7 +100,7 @@ def readable(table: Any, by: Sequence[str] = ()) -> Any:
     if by:
         shown = pd.DataFrame({name: table[name].map(plain_text).astype(str) for name in dict.fromkeys([*by, "configurations"])})
     else:
-        hidden = {*PROTOCOL, *COST_COLUMNS, *LAST_COLUMNS, "dim", "strategy", "seeds", "options", "standing", "p_value"}
+        hidden = {*PROTOCOL, *COST_COLUMNS, *LAST_COLUMNS, "dim", "strategy", "seeds", "options", "standing", "difference", "p_value"}
         choices = [name for name in map(str, table) if name not in hidden and not METRIC.fullmatch(name.removesuffix("_ci95"))]
         varying = [name for name in choices if table[name].astype(str).nunique() > 1]
         varying = ["dim", *varying] if table["dim"].nunique() > 1 else varying
@@ -126,11 +131,11 @@ def metric_title(name: str) -> str:
 
 
 def percent(value: float | None, half: float | None = None, sign: str = "") -> str:
-    """A fraction in percent, with half of its interval where there is one; nothing for None and NaN."""
+    """A fraction in percent, with half of its interval where that is not 0, as of features that nothing trained; nothing for None."""
     if value is None or value != value:
         return ""
     text = f"{100 * value:{sign}.2f}"
-    return text if half is None or half != half else f"{text} ± {100 * half:.2f}"
+    return text if not half or half != half else f"{text} ± {100 * half:.2f}"
 
 
 def scaled(value: Any, unit: float, form: str) -> str:
@@ -138,23 +143,26 @@ def scaled(value: Any, unit: float, form: str) -> str:
     return "" if pd.isna(value) else form.format(value / unit)
 
 
-def render(table: Any, form: Format, by: Sequence[str] = ()) -> str:
-    """The table (grouped `by` columns) in one format, quoted rows apart and marked: the readable ones a section per protocol, CSV and JSON
-    all columns."""
+def render(table: Any, form: Format, by: Sequence[str] = (), published: bool = True) -> str:
+    """The table (grouped `by` columns) in one format: the readable ones a section per protocol, CSV and JSON all columns. With `published`,
+    quoted rows about its data sets come apart and marked."""
+    datasets = list(table["dataset"].unique()) if published and "dataset" in table else []
     if form in ("csv", "json"):
-        quoted = quoted_rows(table["dataset"].unique()) if "dataset" in table else pd.DataFrame()
+        quoted = quoted_rows(datasets)
         if form == "csv":
             both = pd.concat([table.astype(object), quoted.astype(object)]) if len(quoted) else table  # whole numbers stay whole
             return both.to_csv(index=False, lineterminator="\n")
         parts = {"measured": table, "quoted": quoted}
         return json.dumps({name: json.loads(str(part.to_json(orient="records"))) for name, part in parts.items()}, indent=1) + "\n"
-    found = sections(table, by) + (quoted_sections(table["dataset"].unique()) if "dataset" in table else [])
-    return {"markdown": to_markdown, "latex": to_latex, "html": to_html, "text": to_text}[form](found)
+    found, legend = sections(table, by) + quoted_sections(datasets), GROUPED if by else LEGEND
+    if form == "latex":
+        return to_latex(found)
+    return to_text(found) if form == "text" else {"markdown": to_markdown, "html": to_html}[form](found, legend)
 
 
-def to_markdown(found: Iterable[Section]) -> str:
+def to_markdown(found: Iterable[Section], legend: str) -> str:
     """Sections in Markdown."""
-    parts = [f"{LEGEND}\nBuilt from `runs/` by `make leaderboard`; `leaderboard.csv` has every column.\n"]
+    parts = [f"{legend}\n"]
     for section in found:
         escaped = section.marked("**{}**", "{} =", markdown_text)
         parts.append("\n".join([f"## {markdown_text(section.title)}", "", *_bars(section.shown, escaped), ""]))
@@ -205,9 +213,9 @@ def latex_table(shown: Any, notes: Sequence[str], rows: list[list[str]] | None =
     return "\n".join([r"\begin{tabular}{l" + "r" * (count - 1) + "}", *body, r"\end{tabular}"]) + "\n"
 
 
-def to_html(found: Iterable[Section]) -> str:
+def to_html(found: Iterable[Section], legend: str) -> str:
     """A plain page with a table per section."""
-    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Leaderboard</title>', f"<p>{html.escape(LEGEND)}</p>"]
+    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Leaderboard</title>', f"<p>{html.escape(legend)}</p>"]
     for section in found:
         heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in section.shown.columns)
         rows = section.marked("<strong>{}</strong>", "{} =", lambda cell: html.escape(str(cell)))
@@ -225,6 +233,7 @@ def to_text(found: Iterable[Section]) -> str:
     from rich.table import Table
 
     console = Console(width=10_000, emoji=False)  # columns have their natural widths: a number is never cut
+    ranked = False
     with console.capture() as capture:
         for section in found:
             drawn = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -236,7 +245,9 @@ def to_text(found: Iterable[Section]) -> str:
                 drawn.add_row(*row)
             console.print(section.title, highlight=False, markup=False)
             console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+            ranked = ranked or any(section.standing)
+    legend = [MARKS] if ranked else []
+    return "\n".join([*(line.rstrip() for line in capture.get().splitlines()), *legend]) + "\n"
 
 
 def print_table(table: pd.DataFrame, by: Sequence[str] = ()) -> None:
@@ -249,5 +260,6 @@ def write_tables(results: Path) -> pd.DataFrame:
     table = build_table(list(read_records(results)))
     if len(table):
         write_text(results / "leaderboard.csv", render(table, "csv"))
-        write_text(results / "leaderboard.md", render(table, "markdown"))
+        built = "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column."
+        write_text(results / "leaderboard.md", f"{built}\n\n{render(table, 'markdown')}")
     return table

@@ -36,7 +36,9 @@ class Tune:
 
     def execute(self) -> None:
         from retrieval_bench.experiments.reality_report import run_searches
-        from retrieval_bench.tune.search import open_searches, search_machine
+        from retrieval_bench.tune.search import check_trials, open_searches, search_machine
+
+        check_trials(self.trials)
 
         strategies = tuple(self.base.strategy.split(","))
         refuse_unused_options(strategies, self.base.options)
@@ -65,8 +67,10 @@ class RealityCheck:
 
     def execute(self) -> None:
         from retrieval_bench.experiments.reality_report import run_check
+        from retrieval_bench.tune.search import check_trials
 
         refuse_single_run(self.base, "reality check", " --strategies and")
+        check_trials(self.trials)
         profile = CHECKS[self.profile]
         refuse_unused_options(self.strategies, self.base.options, profile.base.options)
         wanted = replace(

@@ -52,13 +52,22 @@ def _facts(record: Record) -> dict[str, str]:
         f"{data['train_classes']:,} classes to train on, {data['test_images']:,} of {data['test_classes']:,} to test on",
         "strategy": record["labels"]["strategy"] + (f" (chosen on validation classes: {', '.join(chosen)})" if chosen else ""),
         "its options": ", ".join(options) or "none",
-        "training": f"epochs {train['epochs']}, loss {config['loss']['loss']}, batches of {train['batch_size']}, {train['optimizer']}, "
+        "training": "none: the pretrained features as they are"
+        if not cost["images_seen"]
+        else f"epochs {train['epochs']}, loss {config['loss']['loss']}, batches of {train['batch_size']}, {train['optimizer']}, "
         f"rate {train['lr']:g}, {train['schedule']}",
         "seed": str(record["seed"]),
-        "size": f"{cost['parameters']:,} parameters, {cost['macs']:,} multiply-accumulates for an image",
-        "cost": f"{cost['images_seen']:,} images seen in {cost['train_seconds']:g} s of training; an image takes {cost['latency_ms']:g} ms "
+        "size": f"{_number(cost, 'parameters')} parameters, {_number(cost, 'macs')} multiply-accumulates for an image",
+        "cost": f"{_number(cost, 'images_seen')} images seen in {_number(cost, 'train_seconds')} s of training; an image takes "
+        f"{_number(cost, 'latency_ms')} ms "
         f"({record['environment']['device']}, torch)",
     }
+
+
+def _number(cost: dict[str, Any], name: str) -> str:
+    """A cost as text; older records lack some."""
+    value = cost.get(name)
+    return "an unknown number of" if value is None else f"{value:,}"
 
 
 def _metrics(metrics: dict[str, Any]) -> dict[str, str]:
@@ -124,6 +133,7 @@ def _limits(record: Record, graph: Graph) -> list[str]:
         "The metrics are of one seed, and say nothing of the spread over seeds.",
         f"They hold for images like those of {record['config']['data']['dataset']}, "
         + ("of the classes that it was trained on." if closed else "of classes that it was not trained on."),
+        "Images are read as they are stored: an orientation in their EXIF data is not applied, neither in training nor in use.",
         "The licences of the data set and of the pretrained weights are not given here; ask those who publish them.",
     ]
     if graph.difference is not None:

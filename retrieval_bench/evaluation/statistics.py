@@ -16,6 +16,10 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.seeding import derive
 
 Values = Sequence[float] | np.ndarray
+LEVEL = 0.05
+"""p-value from which two rows are not told apart."""
+SEEDS = 3
+"""Fewest seeds of a row that is ranked, and of a pair of rows that is tested: differences of two seeds are often equal by chance."""
 DRAWS = 1 << 22
 """Random numbers that are drawn at once, which bounds memory."""
 

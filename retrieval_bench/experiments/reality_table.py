@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from retrieval_bench.evaluation.statistics import holm, paired_t_test
+from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, holm, paired_t_test
 from retrieval_bench.experiments.study import Record, Row, measured_table
 from retrieval_bench.leaderboard import METRIC
 from retrieval_bench.tables import metric_title, percent, scaled
@@ -15,8 +15,6 @@ from retrieval_bench.tune.spaces import shown
 
 FIRST = "recall_at_1"
 """What decides the rank."""
-LEVEL = 0.05
-"""Differences with a p-value of at least this are not told apart."""
 
 
 def check_table(rows: Sequence[Row], searches: Sequence[Search], records: dict[str, list[Record]], trials: int) -> Any:
@@ -26,7 +24,7 @@ def check_table(rows: Sequence[Row], searches: Sequence[Search], records: dict[s
     ``chosen`` (values, in words); ``validation`` (the objective of the chosen trial, a fraction); ``trials`` and ``failed_trials``;
     ``search_images_seen``; ``against`` (the best row), ``difference`` to it (mean over the seeds that both have) and its ``_ci95``;
     ``p_value`` of the paired t-test over seeds, ``p_holm`` corrected over the rows; ``tied``, whether the row cannot be told apart from
-    the best one.
+    the best one (empty where fewer than three seeds leave that open).
     """
     first = measured_table(rows, records)
     order = first.sort_values(FIRST, ascending=False, na_position="last", kind="stable").index
@@ -58,15 +56,19 @@ def _effort(entry: Search, trials: int) -> dict[str, Any]:
 
 def _p_value(found: list[Record], best: dict[int, float]) -> float:
     pairs = [(record["metrics"][FIRST], best[record["seed"]]) for record in found if record["seed"] in best]
-    return paired_t_test([one for one, _ in pairs], [other for _, other in pairs])[2]
+    return paired_t_test([one for one, _ in pairs], [other for _, other in pairs])[2] if len(pairs) >= SEEDS else float("nan")
 
 
 def check_for_people(table: Any, objective: str) -> Any:
-    """The same as text: percentages, and ``=`` behind the ranks that cannot be told apart from the first."""
+    """The same as text: percentages, ``=`` behind ranks that cannot be told apart from the first, ``?`` where seeds are too few."""
     import pandas as pd
 
     columns = {name: table[name].tolist() for name in table}
-    ranks = ["" if rank is pd.NA else f"{rank}{' =' if tied else ''}" for rank, tied in zip(columns["rank"], columns["tied"], strict=True)]
+    marks = {True: " =", False: "", None: " ?"}  # the first row is compared with nothing
+    ranks = [
+        "" if rank is pd.NA else f"{rank}{marks[tied] if row else ''}"
+        for row, (rank, tied) in enumerate(zip(columns["rank"], columns["tied"], strict=True))
+    ]
     text = pd.DataFrame({"rank": ranks, "strategy": table["row"], "chosen": table["chosen"]})
     for name in filter(METRIC.fullmatch, table):
         text[metric_title(name)] = [percent(*pair) for pair in zip(columns[name], columns[f"{name}_ci95"], strict=True)]

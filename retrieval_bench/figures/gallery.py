@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from retrieval_bench.errors import first_line
 from retrieval_bench.figures.canvas import Picture
 from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.pruning import SIZES, is_pruned, pruning_curve
@@ -15,10 +16,11 @@ from retrieval_bench.figures.routes import is_routed, routes
 from retrieval_bench.figures.tradeoff import COSTS, has_cost, tradeoff
 from retrieval_bench.figures.variation import STRATEGIES, variation_heat_map
 from retrieval_bench.leaderboard import PROTOCOL, build_table
+from retrieval_bench.progress import announce
 from retrieval_bench.tables import protocol_title
 
 RESULT = re.compile(
-    r"recall_at_|map_at_r|accuracy|seeds|strategy|options|standing|p_value|peak_|train_s|macs|parameters|trained_|images_seen|latency|threads|device|config_hash"
+    r"recall_at_|map_at_r|accuracy|seeds|strategy|options|standing|difference|p_value|peak_|train_s|macs|parameters|trained_|images_seen|latency|threads|device|config_hash"
 )
 """Columns of the table that are no choices."""
 Record = dict[str, Any]
@@ -63,14 +65,17 @@ def _of_protocol(table: Any, records: list[Record], title: str, slug: str) -> It
     seen = set()
     for record in sorted(records, key=lambda record: (record["seed"], record["id"])):
         words = f"{record['labels']['strategy']}, {record['config']['loss']['loss']}, seed {record['seed']}. {title}"
-        facts = next((record["facts"][key] for key in STRATEGIES if record["facts"].get(key, {}).get("variation")), None)
         if record["config_hash"] in seen:
             continue
         seen.add(record["config_hash"])
-        if facts is not None:
-            yield Shown(f"variation-{record['id']}", title, variation_heat_map(facts, words))
-        if is_routed(record):
-            yield Shown(f"routes-{record['id']}", title, routes(record, words))
+        try:
+            facts = next((record["facts"][key] for key in STRATEGIES if record["facts"].get(key, {}).get("variation")), None)
+            if facts is not None:
+                yield Shown(f"variation-{record['id']}", title, variation_heat_map(facts, words))
+            if is_routed(record):
+                yield Shown(f"routes-{record['id']}", title, routes(record, words))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:  # facts of an odd record
+            announce(f"skipped the figures of {record['id']}: {first_line(error)}")
 
 
 def told_apart(table: Any) -> Any:

@@ -26,7 +26,7 @@ WIDE = 30
 
 def has_cost(table: Any, cost: str) -> bool:
     """Whether at least two configurations were measured, at costs that differ by a hundredth or more (budgets are never met exactly)."""
-    if cost not in table:
+    if cost not in table or "recall_at_1" not in table:
         return False
     known = table.loc[table["recall_at_1"].notna(), cost].dropna()
     return len(known) > 1 and bool(known.max() > 1.01 * known.min())
@@ -65,7 +65,9 @@ def tradeoff(table: Any, cost: str = "macs", title: str = "") -> Picture:
     shorter = short_labels(labels)
     place_labels(axes, np.column_stack((costs, values))[front], [shorter[row] for row in front], np.column_stack((costs, values)), line)
     on_front = ", ".join(f"{labels[row]} ({values[row]:.1f} %)" for row in front)
-    text = f"Recall@1 against {axis} for {len(labels)} configurations; no other one is better and as cheap as {on_front}."
+    low, high = axes.get_ylim()
+    cut = " Intervals that reach the edge go on beyond it." if ((values - halves < low) | (values + halves > high)).any() else ""
+    text = f"Recall@1 against {axis} for {len(labels)} configurations; no other one is better and as cheap as {on_front}.{cut}"
     return Picture(title or f"Recall@1 against {axis}", text, figure)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import retrieval_bench
+from retrieval_bench.details import details_path
 from retrieval_bench.files import cache_dir
 from retrieval_bench.grid.engines import Place
 from retrieval_bench.records import record_path
@@ -118,9 +119,14 @@ def last_error(log: Path, begun: int, code: int) -> str:
 
 
 def collect(results: Path, run_id: str) -> dict[str, bytes]:
-    """What a run left in a results folder, by path below it; record and embedder are taken away, checkpoints stay."""
+    """What a run left in a results folder, by path below it; record, details and embedder are taken away, checkpoints stay."""
     files: dict[str, bytes] = {}
-    for path in (record_path(results, run_id), log_path(results, run_id), *(results / "models").glob(f"{run_id}.*")):
+    for path in (
+        record_path(results, run_id),
+        details_path(results, run_id),
+        log_path(results, run_id),
+        *(results / "models").glob(f"{run_id}.*"),
+    ):
         if path.exists():
             files[path.relative_to(results).as_posix()] = path.read_bytes()
             path.unlink()

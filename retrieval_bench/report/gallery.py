@@ -30,6 +30,10 @@ class Thumbnails:
             self.size += len(picture) * 4 // 3 + 32
         return self.names[picture]
 
+    def copy(self) -> Thumbnails:
+        """The same pictures, to try what more would take."""
+        return Thumbnails(dict(self.names), self.size)
+
     def encoded(self) -> list[str]:
         """The pictures by number, as base64."""
         return [base64.b64encode(picture).decode("ascii") for picture in self.names]

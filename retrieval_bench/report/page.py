@@ -9,13 +9,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from retrieval_bench.details import details_path, read_details
+from retrieval_bench.details import Details, details_path, read_details
 from retrieval_bench.errors import UserError
 from retrieval_bench.figures.canvas import svg_text
 from retrieval_bench.figures.embedding import embedding_map
-from retrieval_bench.figures.gallery import Shown, gallery
+from retrieval_bench.figures.gallery import Shown, gallery, told_apart
 from retrieval_bench.files import write_text
-from retrieval_bench.leaderboard import PROTOCOL, build_table
+from retrieval_bench.leaderboard import PROTOCOL, build_table, row_keys, runs_by_row
 from retrieval_bench.progress import announce
 from retrieval_bench.records import read_records
 from retrieval_bench.report.gallery import Thumbnails, gallery_of
@@ -25,6 +25,8 @@ from retrieval_bench.tables import LEGEND, Section, percent, quoted_sections, se
 HERE = Path(__file__).parent
 MAPPED = 400
 """Points of an embedding map, which would otherwise be most of a page."""
+IMAGE_MARKUP = 400
+"""Bytes around an image of a gallery, at most."""
 KINDS = {
     "tradeoff": "accuracy against cost",
     "pruning": "pruning",
@@ -55,20 +57,20 @@ def write_report(results: Path, output: Path, title: str, megabytes: float) -> d
     if not records:
         raise UserError(f"{results}: no records in runs/; `make bench` makes the first ones")
     table = build_table(records)
+    runs = runs_by_row(records)
     room = Room(int(megabytes * 1e6) - 60_000)
-    by_hash = defaultdict(list)
-    for record in sorted(records, key=lambda record: (record["seed"], record["id"])):
-        by_hash[record["config_hash"]].append(record)
     figures = defaultdict(list)
     for shown in gallery(records):
         figures[shown.protocol].append(shown)
     groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
     pairs = list(zip(sections(table), (rows for _, rows in groups), strict=True))
-    protocols = [_protocol(number, section, rows, by_hash, figures[section.title], room) for number, (section, rows) in enumerate(pairs)]
+    protocols = [
+        _protocol(number, section, told_apart(rows), runs, figures[section.title], room) for number, (section, rows) in enumerate(pairs)
+    ]
     thumbnails = Thumbnails()
     for protocol in protocols:
         for run in protocol["runs"]:
-            run["gallery"] = _gallery(run, results, thumbnails, room)
+            run["gallery"], thumbnails = _gallery(run, results, thumbnails, room)
     page = (
         _environment()
         .get_template("page.html")
@@ -108,7 +110,7 @@ class Room:
 
 
 def _protocol(
-    number: int, section: Section, rows: Any, by_hash: dict[str, list[Record]], figures: list[Shown], room: Room
+    number: int, section: Section, rows: Any, runs: dict[tuple[str, str], list[Record]], figures: list[Shown], room: Room
 ) -> dict[str, Any]:
     """What the template shows of one protocol."""
     room.free -= 700 * len(rows)  # cells, and what unfolds below them
@@ -123,7 +125,7 @@ def _protocol(
         "verdict": verdict(rows),
         "table": _shown(section),
         "figures": {kind: pictures for kind, pictures in drawn.items() if pictures},
-        "runs": [_run(by_hash[code], label) for code, label in zip(rows["config_hash"], section.shown["strategy"], strict=True)],
+        "runs": [_run(runs[key], label) for key, label in zip(row_keys(rows), rows["strategy"], strict=True)],
     }
 
 
@@ -139,29 +141,35 @@ def _run(records: list[Record], label: str) -> dict[str, Any]:
     """A configuration's runs for the template."""
     seeds = [{"id": record["id"], "seed": record["seed"], "recall": percent(record["metrics"].get("recall_at_1"))} for record in records]
     first = records[0]
-    converged = [record["seed"] for record in records if record["training"].get("converged") is False] if "training" in first else []
+    converged = [record["seed"] for record in records if record.get("training", {}).get("converged") is False]
     return {"label": label, "command": first.get("command", ""), "seeds": seeds, "not_converged": converged}
 
 
-def _gallery(run: dict[str, Any], results: Path, thumbnails: Thumbnails, room: Room) -> dict[str, Any] | None:
-    """The gallery of a configuration's first run that has details, and its map; None without details or room."""
-    path = next((path for seed in run["seeds"] if (path := details_path(results, seed["id"])).exists()), None)
-    if path is None:
-        return None
-    try:
-        details = read_details(path)
-    except UserError as error:
-        announce(f"skipped {error}")
-        return None
+def _gallery(run: dict[str, Any], results: Path, thumbnails: Thumbnails, room: Room) -> tuple[dict[str, Any] | None, Thumbnails]:
+    """The gallery of a configuration's first run with readable details, and its map, None without details or room; and all thumbnails."""
+    path, details = _first_details([details_path(results, seed["id"]) for seed in run["seeds"]])
+    if details is None:
+        return None, thumbnails
     some = slice(None, None, max(1, len(details.mapped) // MAPPED))
     labels = details.labels[details.mapped[some]]
     title = f"test images by the first two principal components of their embeddings: {run['label']}"
     drawn = svg_text(embedding_map(details.map[some], labels, [str(name) for name in details.class_names], title))
-    before = thumbnails.size
-    found = gallery_of(details, thumbnails)
-    if not room.take(thumbnails.size - before + len(drawn) + len(json.dumps(found))):
-        return None
-    return found | {"run": path.stem, "map": drawn, "title": title}
+    more = thumbnails.copy()
+    found = gallery_of(details, more)
+    images = sum(1 + len(query["neighbours"]) for query in found["queries"]) + 2 * len(found["pairs"])
+    if not room.take(more.size - thumbnails.size + len(drawn) + len(json.dumps(found)) + IMAGE_MARKUP * images):
+        return None, thumbnails
+    return found | {"run": path.stem, "map": drawn, "title": title}, more
+
+
+def _first_details(paths: list[Path]) -> tuple[Path, Details | None]:
+    """The first of the files that can be read; those that are damaged are named."""
+    for path in filter(Path.exists, paths):
+        try:
+            return path, read_details(path)
+        except UserError as error:
+            announce(f"skipped {error}")
+    return paths[0], None
 
 
 def _environment() -> Environment:

@@ -47,7 +47,7 @@ class GlobalK(LearnedRouting):
     options: Options
     shown_options = ("k",)
     space: ClassVar[Space] = {
-        "k": Range(1, 6, integer=True),
+        "k": Range(1, 6, integer=True, blocks=True),
         "policy_lr": Range(1e-4, 1e-2, log=True),
         "count_weight": Range(0.01, 1.0, log=True),
         "entropy_weight": Range(0.01, 1.0, log=True),

@@ -29,7 +29,7 @@ class LastK(Strategy):
 
     options: Options
     shown_options = ("k",)
-    space: ClassVar[Space] = {"k": Range(1, 8, integer=True)}
+    space: ClassVar[Space] = {"k": Range(1, 8, integer=True, blocks=True)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         names = block_names(model, "last_k")

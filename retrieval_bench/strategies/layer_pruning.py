@@ -38,7 +38,7 @@ class LayerPruning(Strategy):
 
     options: Options
     shown_options = ("drop",)
-    space: ClassVar[Space] = {"drop": Choice(tuple(f"last:{count}" for count in range(5)))}
+    space: ClassVar[Space] = {"drop": Choice(tuple(f"last:{count}" for count in range(5)), blocks=True)}
     cuts = True
 
     @classmethod

@@ -31,7 +31,7 @@ class RandomPolicy(Strategy):
         """number of blocks at the end that are tuned for every image"""
 
     options: Options
-    space: ClassVar[Space] = {"last": Range(0, 7, integer=True)}
+    space: ClassVar[Space] = {"last": Range(0, 7, integer=True, blocks=True)}
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         import torch

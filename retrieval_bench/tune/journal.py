@@ -55,17 +55,18 @@ class Search:
         path: of the journal.
         objective: the metric that is maximised.
         plain_images: images that a run sees which makes one pass per epoch.
+        blocks: that the backbone has, if that is known.
 
     Raises:
         UserError: optuna is missing, a journal that cannot be read or is of another space, or a split whose tested classes are not for
             making choices.
     """
 
-    def __init__(self, config: RunConfig, path: Path, objective: Objective, plain_images: int):
+    def __init__(self, config: RunConfig, path: Path, objective: Objective, plain_images: int, blocks: int | None = None):
         if config.data.split != "zero_shot_val":
             raise UserError(f"--split {config.data.split}: a search is scored on the split zero_shot_val")
         self.config, self.path, self.objective, self.plain_images = config, path, objective, plain_images
-        self.space = space_of(config)
+        self.space = space_of(config, blocks)
         self._study = open_study(path, {name: str(values) for name, values in self.space.items()})
 
     @property

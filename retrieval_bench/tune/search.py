@@ -11,7 +11,7 @@ from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import check_writable
 from retrieval_bench.progress import announce
 from retrieval_bench.strategies import only_used
@@ -54,6 +54,7 @@ def open_searches(base: RunConfig, strategies: Sequence[str], objective: Objecti
     """
     from retrieval_bench.experiments.study import Row
     from retrieval_bench.experiments.study_report import rehearse
+    from retrieval_bench.models.build import build_backbone
 
     configs = validation_configs(base, strategies)
     hashes, _ = rehearse([Row(config.strategy, config) for config in configs], machine)
@@ -61,7 +62,14 @@ def open_searches(base: RunConfig, strategies: Sequence[str], objective: Objecti
     kind = resolve_device(machine.device)
     names = [f"{base.data.dataset}-{config.strategy}-{hashes[config.strategy]}-s{base.seed}-{kind}-{objective}" for config in configs]
     paths = [machine.results / "search" / f"{name}.journal" for name in names]
-    return [Search(config, path, objective, images) for config, path in zip(configs, paths, strict=True)]
+    blocks = len(build_backbone(replace(base.model, weights="none"), base.data.image_size).body)
+    return [Search(config, path, objective, images, blocks) for config, path in zip(configs, paths, strict=True)]
+
+
+def check_trials(trials: int) -> None:
+    """Raises :class:`UserError` for fewer than one trial."""
+    if trials < 1:
+        raise UserError(f"--trials {trials}: must be at least 1")
 
 
 def plain_images(config: RunConfig, data_root: Path | None) -> int:
@@ -83,8 +91,7 @@ def search(searches: Sequence[Search], trials: int, carry_out: CarryOut) -> None
     Raises:
         UserError: fewer than one trial.
     """
-    if trials < 1:
-        raise UserError(f"--trials {trials}: must be at least 1")
+    check_trials(trials)
     while waiting := [entry for entry in searches if entry.wants_more(trials)]:
         configs = [entry.ask() for entry in waiting]
         announce(f"search: trial {max(len(entry.trials) for entry in waiting) + 1} of {trials}, {len(waiting)} strategies")
@@ -105,6 +112,6 @@ def in_turn(configs: Sequence[RunConfig], machine: Machine) -> list[Outcome]:
         try:
             record = run(config, machine)
             outcomes.append(Outcome(config, record["id"], record))
-        except UserError as error:
-            outcomes.append(Outcome(config, "", error=str(error)))
+        except Exception as error:  # as in a process of its own, where anything that goes wrong is one failed trial
+            outcomes.append(Outcome(config, "", error=str(error) if isinstance(error, UserError) else first_line(error)))
     return outcomes

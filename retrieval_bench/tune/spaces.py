@@ -22,11 +22,12 @@ def tidy(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def space_of(config: RunConfig) -> dict[str, Range | Choice]:
+def space_of(config: RunConfig, blocks: int | None = None) -> dict[str, Range | Choice]:
     """What is searched, by flag without its dashes: ``lr`` for everything that trains, and what the strategy's parts declare
     (``l2sp.alpha``). Empty for a frozen backbone without an embedding layer, which trains nothing.
 
-    The loss, its learning rate and the length of the training are the same for all strategies and are not searched.
+    Numbers of blocks stay below `blocks`, those that the backbone has, so that no trial is lost on what it cannot do. The loss, its
+    learning rate and the length of the training are the same for all strategies and are not searched.
 
     Raises:
         UserError: a value that `config` has, which is the first to be tried, lies outside.
@@ -37,6 +38,7 @@ def space_of(config: RunConfig) -> dict[str, Range | Choice]:
     lr = config.train.lr
     space: dict[str, Range | Choice] = {"lr": Range(tidy(lr / RATE_SPAN), tidy(lr * RATE_SPAN), log=True)} if lr else {}
     space |= {f"{name}.{option}": values for name in names for option, values in STRATEGIES[name].space.items()}
+    space = space if blocks is None else {name: values.within(blocks) for name, values in space.items()}
     for name, value in values_of(config, space).items():
         if value not in space[name]:
             raise UserError(f"--{name.replace('_', '-')} {value} is not among the values that are searched ({space[name]})")

@@ -210,8 +210,8 @@ def test_the_command_prints_lines_or_json(results: Path, capsys: pytest.CaptureF
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "strategy: one | two" in printed
-    assert "of 6 queries the first alone finds 2, the second alone 1" in printed
-    assert "  only the second: 3.png (rank 5)" in printed
+    assert "of 6 queries the first finds 2 in more seeds than the other, the second 1" in printed
+    assert "  more often the second: 3.png (rank 5)" in printed
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["won"] == [2, ["1.png (rank 3)", "2.png (rank 2)"]]
@@ -243,3 +243,11 @@ def test_a_record_without_an_id_is_refused(results: Path) -> None:
     path.write_text(path.read_text().replace('"id"', '"name"'))
     with refused(path, "'id'"):
         compare("hashone", "hashtwo", results)
+
+
+def test_runs_on_two_kinds_of_devices_are_not_mixed(tmp_path: Path) -> None:
+    cpu, gpu = of("standard", 0.5), of("standard", 0.7)
+    gpu[0] |= {"id": f"{gpu[0]['id']}-cuda", "environment": {"device": "cuda: H"}}
+    save(tmp_path, *cpu, *gpu, *of("frozen", 0.4))
+    with refused("name runs by their ids"):
+        compare(cpu[0]["id"][:-1], "frozen", tmp_path)

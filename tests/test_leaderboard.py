@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from retrieval_bench.leaderboard import build_table, choose_rows, group_rows
+from retrieval_bench.leaderboard import build_table, choose_rows, group_rows, row_keys, runs_by_row
 from retrieval_bench.tables import print_table, readable, write_tables
 from tests.board_records import of, record, save
 from tests.data.data_checks import refused
@@ -287,3 +287,37 @@ def test_groups_of_mixed_values_and_of_a_column_twice() -> None:
     for column in ("recall_at_1", "recall_at_1_ci95", "macs", "standing", "nothing"):
         with refused("unknown column", column):
             group_rows(table, [column])
+
+
+def test_a_row_is_worse_only_over_the_seeds_that_both_have() -> None:
+    """The best mean may come from seeds that the other row does not have; on the common ones it may be the lower."""
+    table = build_table([*of("many", 0.5, 0.5, 0.5, 0.9, 0.9), *of("few", 0.6, 0.6, 0.6)])
+    rows = table.set_index("strategy")
+    assert rows["standing"].to_dict() == {"many": "best", "few": "tie"}
+    assert rows.loc["few", "difference"] == pytest.approx(0.1)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    table = build_table([*of("best", 0.8, 0.81, 0.82), *of("other", 0.7, 0.72, 0.71)]).set_index("strategy")
+    assert table.loc["other", "difference"] == pytest.approx(-0.1)
+    assert table.loc["other", "standing"] == ""
+
+
+def test_groups_do_not_average_times_of_different_machines() -> None:
+    slow, fast = of("slow", 0.5), of("fast", 0.6)
+    fast[0]["environment"] = {"device": "cuda: H"}
+    grouped = group_rows(build_table([*slow, *fast]), ["loss"])
+    assert len(grouped) == 1
+    assert pd.isna(grouped.loc[0, "train_seconds"])
+    assert grouped.loc[0, "macs"] == 1000000
+
+
+def test_runs_by_row_keeps_devices_apart_and_the_newest() -> None:
+    old, new = record("a", 0, 0.4, id="old", finished="2026-01-01"), record("a", 0, 0.5, id="new", finished="2026-02-01")
+    other = record("a", 0, 0.6, id="gpu", environment={"device": "cuda: H"})
+    found = runs_by_row([new, old, other])
+    assert {key: [entry["id"] for entry in runs] for key, runs in found.items()} == {
+        ("hash-a", "cpu"): ["new"],
+        ("hash-a", "cuda"): ["gpu"],
+    }
+    assert set(row_keys(build_table([new, old, other]))) == set(found)

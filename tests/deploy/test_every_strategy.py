@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ OPTIONS = StrategyOptions(
 MODEL = ModelConfig(backbone="test_resnet", weights="none", embedding_dim=8)
 IMAGES = random_images(16, seed=4)
 EXPORTED: set[str] = set()
-"""Structures whose graph has been compared: networks that differ in their weights alone share a graph, and an export takes seconds."""
+"""Kinds of structures whose graph has been compared, since an export takes seconds."""
 
 pytestmark = pytest.mark.parametrize("name", STRATEGIES)
 
@@ -49,7 +48,7 @@ def test_saved_and_loaded_and_exported(name: str, synthetic: Data, tmp_path: Pat
     again, recipe = load_embedder(tmp_path / "one")
     with torch.no_grad():
         assert torch.equal(again(IMAGES), expected)
-    structure = json.dumps({**recipe, "rebuilt": (recipe["rebuilt"] or {}).get("strategy")})
+    structure = f"{bool(recipe['dropped_blocks'])} {bool(recipe['widths'])} {(recipe['rebuilt'] or {}).get('strategy')}"
     if structure in EXPORTED:
         return
     EXPORTED.add(structure)

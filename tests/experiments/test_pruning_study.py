@@ -56,6 +56,7 @@ def test_networks_from_random_weights_are_trained_for_longer_the_more_is_pruned(
     assert {entry.config.train.epochs for entry in study.rows(study.profiles["cpu"].base)} == {3}
 
 
+@pytest.mark.slow
 def test_paper_profile_on_drawn_patterns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """VGG-16 with its gates learned on random weights, in a closed set."""
     change = ["--dataset", "synthetic", "--epochs", "1", "--seeds", "0", "--reader", "pil"]

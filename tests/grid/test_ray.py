@@ -99,6 +99,7 @@ def test_without_ray_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
         Ray()
 
 
+@pytest.mark.slow
 def test_jobs_of_a_machine_that_is_lost_are_begun_again_elsewhere(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 

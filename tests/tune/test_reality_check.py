@@ -83,7 +83,7 @@ def test_profiles_say_what_they_are() -> None:
     assert set(CHECKS) == {"cpu", "paper", "smoke"}
     cpu = CHECKS["cpu"]
     assert len(cpu.strategies) >= 8
-    assert len(cpu.seeds) == 3
+    assert len(cpu.seeds) == 5
     assert (cpu.base.data.dataset, cpu.base.data.split, cpu.base.data.classes) == ("emoji", "zero_shot", 100)
     assert CHECKS["paper"].trials == 50
     for check in CHECKS.values():

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrieval_bench.cli import main
+from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.tune.journal import RANDOM_TRIALS, Search
 from retrieval_bench.tune.report import trials_frame, write_search
-from retrieval_bench.tune.search import search, validation_configs
+from retrieval_bench.tune.search import in_turn, search, validation_configs
 from retrieval_bench.tune.spaces import Objective
 from tests.training.helpers import run_config
 from tests.tune.fakes import PLAIN, Runs, record_of, searches_of
@@ -168,3 +170,20 @@ def test_without_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_trials(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--trials 0: must be at least 1"):
         search(searches_of(tmp_path, "standard"), 0, Runs())
+
+
+def test_a_trial_that_breaks_in_this_process_is_one_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: RunConfig, machine: Machine) -> None:
+        raise RuntimeError(f"no {config.strategy}")
+
+    monkeypatch.setattr("retrieval_bench.run.run", broken)
+    (outcome,) = in_turn([run_config()], Machine(results=tmp_path))
+    assert outcome.record is None
+    assert outcome.error == "no standard"
+
+
+def test_too_few_trials_are_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["tune", "--strategy", "standard"], ["reality-check", "smoke"]):
+        assert main([*command, "--trials", "0", "--results", str(tmp_path)]) == 2
+        assert "--trials 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -108,3 +108,13 @@ def test_every_profile_can_be_searched(profile: str) -> None:
     for config in validation_configs(check.base, check.strategies):
         for values in [{}, *corners(space_of(config))]:
             validate(with_values(config, values))
+
+
+def test_numbers_of_blocks_stay_below_those_of_the_backbone() -> None:
+    def space(strategy: str) -> dict[str, str]:
+        return {name: str(values) for name, values in space_of(replace(run_config(), strategy=strategy), blocks=4).items()}
+
+    assert space("last_k")["last_k.k"] == "1 to 3"
+    assert space("random_policy")["random_policy.last"] == "0 to 3"
+    assert space("layer_pruning")["layer_pruning.drop"] == "last:0, last:1, last:2, last:3"
+    assert space("l2sp") == {name: str(values) for name, values in space_of(replace(run_config(), strategy="l2sp")).items()}

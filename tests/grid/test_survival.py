@@ -24,7 +24,7 @@ from tests.test_interrupted import hear_interrupts
 
 pytestmark = pytest.mark.slow
 FLAGS = ["--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--batch-size", "16"]
-GRID = [*FLAGS, "--no-freeze-bn", "--strategy", "frozen,standard", "--seed", "0,1", "--epochs", "12"]
+GRID = [*FLAGS, "--no-freeze-bn", "--strategy", "frozen,standard", "--seed", "0,1", "--epochs", "8"]
 UNTOLD = ("finished", "command", "cost", "environment")
 """Parts of a record that say when, how fast and where."""
 

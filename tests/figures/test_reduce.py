@@ -136,8 +136,8 @@ def test_figures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_no_records_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["figures", "--results", str(tmp_path)]) == 0
-    assert "no records yet" in capsys.readouterr().out
+    assert main(["figures", "--results", str(tmp_path)]) == 2
+    assert "no records" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert main(["figures", "--results", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err

@@ -22,6 +22,7 @@ def test_structure_and_its_correlation() -> None:
     assert math.isnan(correlation(one, np.full(3, 0.5))), "the same share everywhere varies with nothing"
 
 
+@pytest.mark.slow
 def test_similarity_is_written_with_its_figure_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "figure_structure_similarity", "smoke", "--rows", "1", "5", "--results", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

@@ -31,7 +31,7 @@ def record(results: Path, *words: str, processes: int = 1) -> tuple[dict[str, An
     "words",
     [
         ("--loss", "triplet", "--batch-size", "20", "--strategy", "l2sp"),
-        ("--loss", "proxy_anchor", "--batch-size", "21", "--strategy", "autolr", "--reader", "cache"),
+        pytest.param(("--loss", "proxy_anchor", "--batch-size", "21", "--strategy", "autolr", "--reader", "cache"), marks=pytest.mark.slow),
     ],
     ids=["pairs across processes", "proxies, an odd batch, repeated epochs"],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from retrieval_bench.errors import first_line
@@ -23,6 +24,8 @@ RESULT = re.compile(
     r"recall_at_|map_at_r|accuracy|seeds|strategy|options|standing|difference|p_value|peak_|train_s|macs|parameters|trained_|images_seen|latency|threads|device|config_hash"
 )
 """Columns of the table that are no choices."""
+OF_A_KIND = 12
+"""Single runs of a protocol that have a figure of a kind, those of the best rows."""
 Record = dict[str, Any]
 
 
@@ -62,20 +65,34 @@ def _of_protocol(table: Any, records: list[Record], title: str, slug: str) -> It
     curves = learning_curves(records, dict(zip(table["config_hash"], table["strategy"], strict=True)), title)
     if curves is not None:
         yield Shown(f"losses-{slug}", title, curves)
-    seen = set()
-    for record in sorted(records, key=lambda record: (record["seed"], record["id"])):
-        words = f"{record['labels']['strategy']}, {record['config']['loss']['loss']}, seed {record['seed']}. {title}"
-        if record["config_hash"] in seen:
-            continue
-        seen.add(record["config_hash"])
-        try:
-            facts = next((record["facts"][key] for key in STRATEGIES if record["facts"].get(key, {}).get("variation")), None)
-            if facts is not None:
-                yield Shown(f"variation-{record['id']}", title, variation_heat_map(facts, words))
-            if is_routed(record):
-                yield Shown(f"routes-{record['id']}", title, routes(record, words))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:  # facts of an odd record
-            announce(f"skipped the figures of {record['id']}: {first_line(error)}")
+    place = {code: number for number, code in enumerate(table["config_hash"])}
+    firsts: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: (place[record["config_hash"]], record["seed"], record["id"])):
+        firsts.setdefault(record["config_hash"], record)
+    for make in (_variation, _routes):
+        yield from islice((shown for record in firsts.values() if (shown := _one_run(make, record, title))), OF_A_KIND)
+
+
+def _one_run(make: Callable[[Record, str], Shown | None], record: Record, title: str) -> Shown | None:
+    """What `make` draws of one run, if there is something to draw; the facts of an odd record cost a line."""
+    try:
+        return make(record, title)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        announce(f"skipped the figures of {record['id']}: {first_line(error)}")
+        return None
+
+
+def _variation(record: Record, title: str) -> Shown | None:
+    facts = next((record["facts"][key] for key in STRATEGIES if record["facts"].get(key, {}).get("variation")), None)
+    return Shown(f"variation-{record['id']}", title, variation_heat_map(facts, _words(record, title))) if facts else None
+
+
+def _routes(record: Record, title: str) -> Shown | None:
+    return Shown(f"routes-{record['id']}", title, routes(record, _words(record, title))) if is_routed(record) else None
+
+
+def _words(record: Record, title: str) -> str:
+    return f"{record['labels']['strategy']}, {record['config']['loss']['loss']}, seed {record['seed']}. {title}"
 
 
 def told_apart(table: Any) -> Any:

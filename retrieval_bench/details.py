@@ -17,6 +17,7 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.evaluation.plane import principal_plane
 from retrieval_bench.files import atomic_path
 from retrieval_bench.seeding import derive
 
@@ -180,16 +181,6 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, gallery: np.ndarray, devic
         found[start : start + len(part), :width] = np.where(np.isfinite(values), gallery[best], -1)
         similarity[start : start + len(part), :width] = np.where(np.isfinite(values), values, 0)
     return found, similarity
-
-
-def principal_plane(vectors: np.ndarray) -> np.ndarray:
-    """float32 (N, 2): the first two principal components; each one's largest value is positive, so that signs are fixed."""
-    centred = vectors.astype(np.float64) - vectors.mean(0)
-    strengths, places = np.linalg.eigh(centred @ centred.T)  # for few images smaller than the covariance of many dimensions
-    plane = np.zeros((len(vectors), 2))
-    plane[:, : len(strengths)] = (places * np.sqrt(strengths.clip(min=0)))[:, ::-1][:, :2]
-    largest = plane[np.abs(plane).argmax(0), [0, 1]]
-    return (plane * np.where(largest < 0, -1, 1)).astype(np.float32)
 
 
 def _with_thumbnails(details: Details, root: Path) -> Details:

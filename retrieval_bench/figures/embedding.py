@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.plane import principal_plane
 from retrieval_bench.figures.canvas import SMALL, WIDTH, Picture, dress, new_figure, plain
 from retrieval_bench.figures.colours import LOOKS
 from retrieval_bench.figures.tradeoff import columns
@@ -25,7 +26,7 @@ def reduce(embeddings: np.ndarray, method: Method = "pca", seed: int = 0) -> np.
 
     Args:
         embeddings: finite numbers.
-        method: ``pca`` (principal components; of each, the largest weight is positive) or ``umap`` (McInnes et al. 2018, cosine
+        method: ``pca`` (principal components; of each, the value of the largest size is positive) or ``umap`` (McInnes et al. 2018, cosine
             similarity; from the extra ``viz``).
         seed: of UMAP; PCA draws nothing.
 
@@ -35,16 +36,7 @@ def reduce(embeddings: np.ndarray, method: Method = "pca", seed: int = 0) -> np.
     values = np.asarray(embeddings)
     if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise UserError(f"embeddings of shape {values.shape} and type {values.dtype}: a map needs (N, D) finite numbers")
-    return _umap(values, seed) if method == "umap" else _pca(values.astype(np.float64))
-
-
-def _pca(values: np.ndarray) -> np.ndarray:
-    centred = values - values.mean(axis=0)
-    _, axes = np.linalg.eigh(centred.T @ centred)  # ascending
-    axes = axes[:, ::-1][:, :2]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    found = centred @ axes
-    return np.pad(found, ((0, 0), (0, 2 - found.shape[1]))).astype(np.float32)
+    return _umap(values, seed) if method == "umap" else principal_plane(values)
 
 
 def _umap(values: np.ndarray, seed: int) -> np.ndarray:

@@ -13,38 +13,30 @@ from typing import Any
 
 import tyro
 
-from retrieval_bench import (
-    commands,
-    data_commands,
-    deploy_commands,
-    figure_commands,
-    grid_commands,
-    report_commands,
-    tune_commands,
-)
+from retrieval_bench.commands import data, deploy, evaluate, figures, grids, reports, runs, tuning
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.reality_check import CHECKS
 from retrieval_bench.experiments.studies import STUDIES
 
 COMMANDS: dict[str, Any] = {
-    "run": commands.Run,
-    "bench": commands.BenchRuns,
-    "study": commands.StudyRuns,
-    "sweep": grid_commands.Sweep,
-    "tune": tune_commands.Tune,
-    "reality-check": tune_commands.RealityCheck,
-    "leaderboard": report_commands.Leaderboard,
-    "compare": report_commands.Compare,
-    "report": report_commands.Report,
-    "figures": figure_commands.Figures,
-    "map": figure_commands.Map,
-    "evaluate": commands.Evaluate,
-    "export": deploy_commands.Export,
-    "embed": deploy_commands.Embed,
-    "search": deploy_commands.Search,
-    "data": data_commands.Data,
-    "strategies": commands.Strategies,
+    "run": runs.Run,
+    "bench": runs.BenchRuns,
+    "study": runs.StudyRuns,
+    "sweep": grids.Sweep,
+    "tune": tuning.Tune,
+    "reality-check": tuning.RealityCheck,
+    "leaderboard": reports.Leaderboard,
+    "compare": reports.Compare,
+    "report": reports.Report,
+    "figures": figures.Figures,
+    "map": figures.Map,
+    "evaluate": evaluate.Evaluate,
+    "export": deploy.Export,
+    "embed": deploy.Embed,
+    "search": deploy.Search,
+    "data": data.Data,
+    "strategies": runs.Strategies,
 }
 
 
@@ -134,12 +126,12 @@ def parse(words: Sequence[str]) -> Any:
             profile = STUDIES[rest[0]].profiles[size]
             options = {"default": kind(rest[0], size, profile.seeds, base=profile.base)}
         elif name == "reality-check":
-            options = {"default": tune_commands.of_profile(rest[0])}
+            options = {"default": tuning.of_profile(rest[0])}
         else:
             kind = members[rest[0]]
         rest = rest[1:]
     if name == "sweep":
-        return grid_commands.read_sweep(rest, lambda words, default: ask(kind, words, program, {"default": default}))
+        return grids.read_sweep(rest, lambda words, default: ask(kind, words, program, {"default": default}))
     return ask(kind, rest, program, options)
 
 
@@ -199,7 +191,7 @@ def check_usage() -> str:
 
 def data_usage() -> str:
     """The text of ``data --help``."""
-    return _listing("data ACTION [--help] [NAME]", "actions", {name: kind.__doc__ for name, kind in data_commands.ACTIONS.items()})
+    return _listing("data ACTION [--help] [NAME]", "actions", {name: kind.__doc__ for name, kind in data.ACTIONS.items()})
 
 
 def _listing(form: str, title: str, entries: dict[str, str]) -> str:
@@ -212,6 +204,6 @@ GROUPS = {
     "bench": ("benchmark", BENCHES, bench_usage),
     "study": ("study", STUDIES, study_usage),
     "reality-check": ("profile", CHECKS, check_usage),
-    "data": ("action", data_commands.ACTIONS, data_usage),
+    "data": ("action", data.ACTIONS, data_usage),
 }
 """Commands whose second word is a name: what it names, the names, and the text that lists them."""

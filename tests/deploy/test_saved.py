@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from retrieval_bench.cli import main
-from retrieval_bench.commands import BenchRuns, Run, StudyRuns
+from retrieval_bench.commands.runs import BenchRuns, Run, StudyRuns
 from retrieval_bench.config import ModelConfig
 from retrieval_bench.deploy.saved import embedder_digest, load_embedder, save_embedder
 from retrieval_bench.errors import UserError

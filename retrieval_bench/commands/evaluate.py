@@ -1,91 +1,18 @@
-"""The commands: the arguments of each, and what it does. Each imports what it needs when it runs, so that ``--help`` answers at once."""
+"""The command that measures embeddings from anywhere."""
 
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
-from retrieval_bench.config import Machine, RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine, Metric
-from retrieval_bench.experiments import Bench, refuse_single_run
-from retrieval_bench.experiments.studies import STUDIES
 
 Positional = tyro.conf.Positional
-Flat = tyro.conf.arg(name="")
-KEEPING = partial(Machine, keep_new=True)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Train and evaluate one configuration, and record it."""
-
-    config: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=KEEPING)
-
-    def execute(self) -> None:
-        from retrieval_bench.leaderboard import build_table
-        from retrieval_bench.run import run
-        from retrieval_bench.tables import print_table
-
-        print_table(build_table([run(self.config, self.machine)]))
-
-
-@dataclass(frozen=True)
-class BenchRuns:
-    """Compare strategies under one protocol, and print the table."""
-
-    bench: Annotated[Bench, Flat] = field(default_factory=Bench)
-    machine: Annotated[Machine, Flat] = field(default_factory=KEEPING)
-
-    def execute(self) -> None:
-        from retrieval_bench.leaderboard import build_table
-        from retrieval_bench.progress import announce
-        from retrieval_bench.run import run
-        from retrieval_bench.tables import print_table, write_tables
-        from retrieval_bench.validation import validate
-
-        grid = self.bench.runs()
-        for config in grid:
-            validate(config)
-        records: list[dict[str, Any]] = []
-        try:
-            for config in grid:
-                records.append(run(config, self.machine))
-        finally:  # what was finished is shown, whatever ended the rest
-            if records:
-                write_tables(self.machine.results)
-                print_table(build_table(records))
-        announce(f"look closer: python -m retrieval_bench report --results {self.machine.results}")
-
-
-@dataclass(frozen=True)
-class StudyRuns:
-    """Regenerate a table or figure of a paper, quoted and measured values side by side."""
-
-    name: tyro.conf.Suppress[str] = "ablation_pruning"
-    profile: tyro.conf.Suppress[str] = "cpu"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """one run per row and seed"""
-    rows: tuple[int, ...] = ()
-    """numbers of the rows to run, from 1; without, all"""
-    base: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
-
-    def execute(self) -> None:
-        from retrieval_bench.experiments.study_report import run_study
-
-        refuse_single_run(self.base, "study")
-        study = STUDIES[self.name]
-        profile = study.profiles[self.profile]
-        path = run_study(f"{self.name}-{self.profile}", study, profile, self.base, self.seeds, self.rows, self.machine)
-        print(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -184,18 +111,3 @@ def _listed(metrics: dict[str, Any], ranges: dict[str, Any]) -> str:
                 line += f"   [{low:.4f}, {high:.4f}] over {over}"
         lines.append(line)
     return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Strategies:
-    """List the fine-tuning strategies and their options."""
-
-    def execute(self) -> None:
-        from retrieval_bench.strategies import STRATEGIES
-
-        width = max(map(len, STRATEGIES)) + 2
-        for name, kind in STRATEGIES.items():
-            print(f"{name:{width}}{(sys.modules[kind.__module__].__doc__ or '').splitlines()[0]}")
-            for option in fields(kind.Options):
-                searched = f"; searched {kind.space[option.name]}" if option.name in kind.space else ""
-                print(f"{'':{width}}--{name.replace('_', '-')}.{option.name.replace('_', '-')} (default {option.default}{searched})")

@@ -17,7 +17,7 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.files import cache_dir, check_space, gigabytes, locked, whole_folder
 from retrieval_bench.progress import announce
 
-VERSION = 1
+VERSION = 2
 """Counts changes of what is stored, so that an older cache is never read as a newer one."""
 
 PIXELS, SIZES = "pixels.bin", "sizes.npy"

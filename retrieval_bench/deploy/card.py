@@ -115,8 +115,8 @@ def snippet(config: DataConfig) -> str:
     stored = f"[length * {config.stored} // min(image.size) for length in image.size], Image.Resampling.LANCZOS"
     lines = [
         "import numpy, onnxruntime",
-        "from PIL import Image",
-        'image = Image.open("picture.jpg").convert("RGBA")',
+        "from PIL import Image, ImageOps",
+        'image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGBA")',
         'image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")',
         *([f"image = image.resize({stored}) if min(image.size) > {config.stored} else image"] if config.stored else []),
         f"image = image.resize({size}, Image.Resampling.{'BILINEAR' if config.preprocessing == 'crop' else 'BICUBIC'})",
@@ -133,7 +133,6 @@ def _limits(record: Record, graph: Graph) -> list[str]:
         "The metrics are of one seed, and say nothing of the spread over seeds.",
         f"They hold for images like those of {record['config']['data']['dataset']}, "
         + ("of the classes that it was trained on." if closed else "of classes that it was not trained on."),
-        "Images are read as they are stored: an orientation in their EXIF data is not applied, neither in training nor in use.",
         "The licences of the data set and of the pretrained weights are not given here; ask those who publish them.",
     ]
     if graph.difference is not None:

@@ -10,7 +10,7 @@ import pytest
 from data_checks import noise, random_image, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from retrieval_bench.data.reading import read_image, read_size
 from retrieval_bench.errors import UserError
@@ -97,6 +97,28 @@ def test_size_is_read_from_the_head_alone(mode: str, tmp_path: Path) -> None:
     image = Image.new(mode, (40, 30)) if mode == "I;16" else random_image(30, 40).convert(mode)
     image.save(path)
     assert read_size(path) == (30, 40) == read_image(path).size[::-1]
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_turned_photograph_is_set_upright(kind: str, orientation: int, tmp_path: Path) -> None:
+    """As PIL's own function does it, whatever the format; 0 and 9 mean nothing."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    corners = Image.fromarray(np.kron(np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]]], dtype=np.uint8), np.ones((16, 16, 1), np.uint8)))
+    path = tmp_path / f"a.{kind}"
+    corners.save(path, exif=exif)
+    with Image.open(path) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(path)), expected)
+    assert read_size(path) == expected.shape[:2]
+
+
+def test_exif_data_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
+    for number, exif in enumerate([b"Exif\0\0MM", b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"]):
+        path = tmp_path / f"{number}.jpg"
+        random_image(30, 40).save(path, exif=exif)
+        assert read_size(path) == (30, 40) == read_image(path).size[::-1]
 
 
 def test_size_of_a_missing_or_foreign_file_is_one_line(tmp_path: Path) -> None:

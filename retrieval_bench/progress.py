@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 def announce(message: str) -> None:
     """One line to standard error: what is being done now. Of processes that work together only the first speaks."""
-    if _speaks():
+    if speaks():
         print(message, file=sys.stderr, flush=True)
 
 
@@ -57,7 +57,8 @@ def track(
             bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
 
-def _speaks() -> bool:
+def speaks() -> bool:
+    """Whether this process is the one of those that work together (``torchrun``) that speaks to the user."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -66,4 +67,4 @@ def bar_options() -> dict[str, Any]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    return {"console": console, "transient": True, "disable": not (console.is_terminal and _speaks())}
+    return {"console": console, "transient": True, "disable": not (console.is_terminal and speaks())}

@@ -17,7 +17,7 @@ from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
-from retrieval_bench.deploy.saved import is_kept, kept_path, save_embedder
+from retrieval_bench.deploy.saved import files_of, is_kept, kept_path, save_embedder
 from retrieval_bench.details import details_path, write_details
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError, first_line
@@ -87,6 +87,8 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
         record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
         if group.leads:
             write_details(details, goal.details)
+            for file in files_of(goal.kept):  # of an earlier record
+                file.unlink(missing_ok=True)
             write_record(goal.path, record)
             if machine.keep or machine.keep_new:
                 _keep(embedder, choice.config, training.strategy, goal.kept)

@@ -15,6 +15,7 @@ import pandas as pd
 from retrieval_bench.experiments.published import quoted_rows
 from retrieval_bench.files import write_text
 from retrieval_bench.leaderboard import COST_COLUMNS, LAST_COLUMNS, METRIC, PROTOCOL, build_table, plain_text
+from retrieval_bench.progress import speaks
 from retrieval_bench.records import read_records
 
 Format = Literal["text", "markdown", "latex", "html", "csv", "json"]
@@ -251,7 +252,9 @@ def to_text(found: Iterable[Section]) -> str:
 
 
 def print_table(table: pd.DataFrame, by: Sequence[str] = ()) -> None:
-    """Prints the readable tables, one per protocol."""
+    """Prints the readable tables, one per protocol; of processes that work together only the first does."""
+    if not speaks():
+        return
     print(to_text(sections(table, by)) if len(table) else "no records yet: `make bench` makes the first ones\n", end="")
 
 

@@ -155,6 +155,13 @@ def test_text_shows_labels_as_they_are_and_marks_the_best() -> None:
     assert "\x1b" not in text
 
 
+def test_of_processes_that_work_together_one_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for rank, spoken in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        tables.print_table(build_table(fixed()))
+        assert bool(capsys.readouterr().out) == spoken
+
+
 def test_csv_and_json_hold_the_table(tmp_path: Path) -> None:
     table = build_table(fixed())
     rows = list(csv.DictReader(io.StringIO(render(table, "csv"))))

@@ -42,7 +42,7 @@ class BenchRuns:
 
     def execute(self) -> None:
         from retrieval_bench.leaderboard import build_table
-        from retrieval_bench.progress import announce
+        from retrieval_bench.progress import announce, speaks
         from retrieval_bench.run import run
         from retrieval_bench.tables import print_table, write_tables
         from retrieval_bench.validation import validate
@@ -55,7 +55,7 @@ class BenchRuns:
             for config in grid:
                 records.append(run(config, self.machine))
         finally:  # what was finished is shown, whatever ended the rest
-            if records:
+            if records and speaks():
                 write_tables(self.machine.results)
                 print_table(build_table(records))
         announce(f"look closer: python -m retrieval_bench report --results {self.machine.results}")

@@ -188,3 +188,6 @@ def test_a_run_keeps_its_embedder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "already recorded" in capsys.readouterr().err
     assert main([*command, "--seed", "1"]) == 0
     assert len(list((tmp_path / "models").glob("*.safetensors"))) == 2, "a run that is made now keeps its embedder"
+    assert main([*command, "--force", "--no-keep-new"]) == 0
+    assert not file.exists(), "one of an earlier record is not taken for the new record's"
+    assert not file.with_suffix(".safetensors").exists()

@@ -8,8 +8,10 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -140,11 +142,35 @@ def ask(kind: Any, words: Sequence[str], program: str, options: dict[str, Any]) 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=words, prog=program, **options)
+            return tyro.cli(kind, args=_separated(words, set(_lists(kind))), prog=program, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(f"{one_line(said.getvalue())} (`{program} --help` lists all flags)") from None
+
+
+def _lists(kind: Any) -> Iterator[str]:
+    """The flags of a command that take any number of values, without dashes."""
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            yield from _lists(hint)
+        elif get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is not tuple and get_args(hint)[0] is not Path:
+            yield name.replace("_", "-")
+
+
+def _separated(words: Sequence[str], lists: Collection[str]) -> list[str]:
+    """The words, with commas between the values of such flags taken for spaces; not inside ``label(a=1,b=2)``."""
+    found, inside = [], False
+    for word in words:
+        flag, values = "", word
+        if word.startswith("--"):
+            flag, _, values = word.partition("=")
+            inside = flag[2:].replace("_", "-") in lists
+        if not inside or "," not in values or {"(", "="} & set(values):
+            found.append(word)
+        else:
+            found += [*([flag] if flag else []), *values.split(",")]
+    return found
 
 
 def _profile(words: list[str]) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval_bench.cli import COMMANDS, main
+from retrieval_bench.cli import COMMANDS, main, parse
 from retrieval_bench.experiments import BENCHES
 
 HEAVY = (
@@ -111,6 +111,23 @@ def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, c
     assert printed.err.count("\n") == 1
     assert message in printed.err
     assert not printed.out
+
+
+@pytest.mark.parametrize("words", [["--seeds", "0,1"], ["--seeds", "0", "1"], ["--seeds=0,1"]])
+def test_several_values_are_separated_by_spaces_or_commas(words: list[str]) -> None:
+    command = parse(["bench", "synthetic", *words, "--strategies", "frozen,standard", "--k", "1,2"])
+    assert (command.bench.seeds, command.bench.strategies) == ((0, 1), ("frozen", "standard"))
+    assert command.bench.base.evaluation.k == (1, 2)
+    sweep = parse(["sweep", "--dataset", "synthetic", *(word.replace("--seeds", "--seed") for word in words)])
+    assert [config.seed for config in sweep.grid.runs()] == [0, 1]
+
+
+def test_commas_of_labels_and_of_single_values_stay() -> None:
+    label = "channel_gates(budget=0.9, search_epochs=6)"
+    for words in (["--strategy", "standard,frozen", label], ["--strategy=standard,frozen", label]):
+        assert parse(["leaderboard", *words]).strategy == ("standard", "frozen", label)
+    assert parse(["leaderboard", f"--strategy={label}"]).strategy == (label,)
+    assert parse(["run", "--layer-pruning.drop", "15,16"]).config.options.layer_pruning.drop == "15,16"
 
 
 @pytest.mark.parametrize("words", [["data", "fetch"], ["evaluate"], ["data", "list", "cub"]])

@@ -87,8 +87,9 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
     """Tells flags of ``run`` from other words.
 
     Args:
-        words: of the command line. A flag takes several values separated by commas; where it takes several words (``--loss-options margin
-            0.1,0.2``) they are combined. Of a flag that is given several times the last counts, but for those in :data:`LISTS`.
+        words: of the command line. A flag takes several values, separated by commas or as words of their own; where one value is several
+            words (``--loss-options margin 0.1,0.2``) commas separate, and they are combined. Of a flag that is given several times the
+            last counts, but for those in :data:`LISTS`.
 
     Returns:
         The words that are no flags of ``run``, and for each flag, without its dashes, its values as words.
@@ -96,7 +97,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
     Raises:
         UserError: an empty value, or one that is given twice.
     """
-    known, others, given = run_flags(), [], {}
+    usual, known, others, given = RunConfig(), run_flags(), [], {}
     for words_of_flag in _by_flag(words):
         flag = words_of_flag[0].removeprefix("--").replace("_", "-")
         if flag not in known or len(words_of_flag) == 1:
@@ -104,7 +105,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
             continue
         parts = [[word] if flag in LISTS else word.split(",") for word in words_of_flag[1:]]
         values = given[flag] = given.get(flag, []) if flag in LISTS else []
-        for value in map(list, itertools.product(*parts)):
+        one_word = not isinstance(_get(usual, known[flag]), tuple)
+        for value in [[part] for several in parts for part in several] if one_word else map(list, itertools.product(*parts)):
             if "," in "".join(words_of_flag[1:]) and "" in value:
                 raise UserError(f"{' '.join(words_of_flag)}: a value is missing beside a comma")
             if value in values:

@@ -22,7 +22,12 @@ def histories(records: dict[str, list[Record]]) -> dict[str, dict[str, Any]]:
     """The facts on variations of each row's first record, by the row and its seed; rows without are left out."""
     firsts = {f"{name}, seed {found[0]['seed']}": found[0]["facts"] for name, found in records.items() if found}
     found = {name: next((facts[key] for key in STRATEGIES if key in facts), None) for name, facts in firsts.items()}
-    return {name: facts for name, facts in found.items() if facts and facts.get("variation")}
+    return {name: facts for name, facts in found.items() if facts and has_history(facts)}
+
+
+def has_history(facts: dict[str, Any]) -> bool:
+    """Whether the facts of a strategy in :data:`STRATEGIES` hold the variation of any block."""
+    return bool(facts.get("variation")) and facts.get("blocks") != []
 
 
 def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:

@@ -182,14 +182,16 @@ class AutoLR(Strategy):
         rates = state.rates()
         if self.options.optimizer_state == "fresh":
             state.optimizer.state.clear()
+        measured: dict[str, float] = {}
+        moving: dict[str, float] = {}
         try:
             loss = train_once(0 if self.options.paired_trials else number)
         except Diverged:
-            loss, measured = float("nan"), {}
+            loss = quality = float("nan")
         else:
             measured = weight_variation(before["model"], state.model, self.options.normalizer)
-        moving = {name: value for name, value in measured.items() if value != 0}
-        quality = sorting_quality(list(moving.values())) if measured else float("nan")
+            moving = {name: value for name, value in measured.items() if value != 0}
+            quality = sorting_quality(list(moving.values()))
         self._bounds["still_blocks"] += len(measured) - len(moving)
         self._bounds["diverged"] += not np.isfinite(quality)
         return Trial(number, rates, loss, measured, moving, quality)

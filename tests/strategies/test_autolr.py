@@ -149,6 +149,16 @@ def test_nothing_moves() -> None:
     assert (facts["passes"], facts["quality"]) == ([1, 1], [1, 1])
 
 
+def test_where_no_block_is_trained_every_pass_is_kept(synthetic: Data) -> None:
+    """A frozen backbone under an embedding layer: nothing to sort, and nothing that diverged."""
+    strategy = build_strategy("frozen+autolr", StrategyOptions())
+    training = make_training(synthetic, strategy, run_config(), tiny_embedder(4))
+    training.fit()
+    facts = strategy.facts()["autolr"]
+    assert (facts["passes"], facts["quality"], facts["converged"], facts["blocks"]) == ([1, 1], [1, 1], [True, True], [])
+    assert facts["bounds"] == dict.fromkeys(BOUNDS, 0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.floats(0.001, 1000), min_size=5, max_size=5), min_size=1, max_size=12), st.integers(1, 6))
 def test_rates_stay_positive_and_bounded_and_trials_are_limited(moves: list[list[float]], limit: int) -> None:

@@ -121,6 +121,11 @@ class AutoLR(Strategy):
         for name in ("low", "high", "threshold_decay", "stem_factor"):
             if getattr(self.options, name) <= 0:
                 raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be above 0")
+        if self.options.threshold_decay > 1:
+            raise UserError(f"--autolr.threshold-decay {self.options.threshold_decay}: must be at most 1")
+        if not is_sorted_enough(1.0, self.options.threshold, self.options.rules):
+            below = "below 1, which the paper's rules have to exceed" if self.options.rules == "paper" else "at most 1"
+            raise UserError(f"--autolr.threshold {self.options.threshold}: sorting quality is at most 1; must be {below}")
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         if len(model.backbone.body) < 2:

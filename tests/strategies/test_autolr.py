@@ -176,6 +176,14 @@ def test_options_that_cannot_work_are_refused(option: str) -> None:
         autolr(**{option: 0})
 
 
+@pytest.mark.parametrize("options", [{"threshold": 1.01}, {"threshold": 1.0, "rules": "paper"}, {"threshold_decay": 1.01}])
+def test_thresholds_that_no_pass_can_reach_are_refused(options: dict[str, Any]) -> None:
+    """Every epoch would be repeated until its limit; where nothing moves there would not even be a target."""
+    with pytest.raises(UserError, match=r"must be (at most|below) 1"):
+        autolr(**options)
+    autolr(threshold=1.0, threshold_decay=1.0)
+
+
 def test_needs_two_blocks() -> None:
     with pytest.raises(UserError, match="two or more blocks"):
         LinearState(lambda *_: (1,), 1).run(autolr(), 1)

@@ -111,7 +111,7 @@ class AutoLR(Strategy):
 
     def __init__(self, options: Options | None = None):
         super().__init__(options)
-        self._history = History()
+        self._history = History(self.options.normalizer)
         self._first: dict[str, float] = {}
         self._rejected = 0
         self._bounds = Counter(dict.fromkeys(BOUNDS, 0))

@@ -93,7 +93,7 @@ class AutoLR(Strategy):
         paired_trials: bool = False
         """repeat an epoch with the same order and augmentation"""
         max_trials: int = 10
-        """most passes per epoch"""
+        """most passes per epoch, the repetition of the best aside"""
         max_rejected: int = 200
         """most passes that are undone in the whole training"""
         max_ratio: float = 100.0

@@ -30,6 +30,19 @@ class Choice:
     cost: Counter[str] = field(default_factory=Counter)
 
 
+def open_choices(config: RunConfig) -> dict[str, list[Any]]:
+    """The candidates of each strategy whose options leave something open, by the strategy's name, preferred ones first.
+
+    Raises:
+        UserError: something is open, but the split is another one than ``zero_shot``.
+    """
+    found = {name: STRATEGIES[name].candidates(getattr(config.options, name)) for name in split_names(config.strategy)}
+    found = {name: candidates for name, candidates in found.items() if candidates != [getattr(config.options, name)]}
+    if found and config.data.split != "zero_shot":
+        raise UserError(f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}")
+    return found
+
+
 def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Choice:
     """Runs every candidate of the strategy's options on the ``zero_shot_val`` split; the best Recall@1 wins, of equal ones the first.
 
@@ -38,17 +51,10 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
         run: trains, evaluates and records one configuration; a candidate that has a record costs no time.
 
     Raises:
-        UserError: something is open, but the split is another one than ``zero_shot``.
+        UserError: see :func:`open_choices`.
     """
     choice = Choice(config)
-    for name in split_names(config.strategy):
-        candidates = STRATEGIES[name].candidates(getattr(config.options, name))
-        if candidates == [getattr(config.options, name)]:
-            continue
-        if config.data.split != "zero_shot":
-            raise UserError(
-                f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
-            )
+    for name, candidates in open_choices(config).items():
         announce(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
         open_ = choice.config
         trials = [replace(open_, options=replace(open_.options, **{name: candidate})) for candidate in candidates]

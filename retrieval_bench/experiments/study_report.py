@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from retrieval_bench.config import Machine, RunConfig
@@ -29,6 +30,7 @@ from retrieval_bench.identity import config_hash
 from retrieval_bench.progress import announce
 from retrieval_bench.records import read_records
 from retrieval_bench.run import identify, run
+from retrieval_bench.selection import open_choices
 from retrieval_bench.strategies import build_strategy
 from retrieval_bench.tables import latex_table, markdown_rows
 from retrieval_bench.validation import validate
@@ -109,7 +111,8 @@ def rehearse(rows: list[Row], machine: Machine) -> tuple[dict[str, str], ImageTa
         model = copy.deepcopy(models[entry.config.model])
         if entry.config.train.freeze_bn:
             freeze_batch_norms(model)
-        strategy = build_strategy(entry.config.strategy, entry.config.options)
+        preferred = {name: candidates[0] for name, candidates in open_choices(entry.config).items()}
+        strategy = build_strategy(entry.config.strategy, replace(entry.config.options, **preferred))
         strategy.parameter_groups(strategy.prepare(model, probe), [])
     return {entry.name: config_hash(identify(entry.config, table)) for entry in rows}, table
 

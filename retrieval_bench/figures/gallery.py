@@ -15,7 +15,7 @@ from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.pruning import SIZES, is_pruned, pruning_curve
 from retrieval_bench.figures.routes import is_routed, routes
 from retrieval_bench.figures.tradeoff import COSTS, has_cost, tradeoff
-from retrieval_bench.figures.variation import STRATEGIES, variation_heat_map
+from retrieval_bench.figures.variation import STRATEGIES, has_history, variation_heat_map
 from retrieval_bench.leaderboard import PROTOCOL, build_table
 from retrieval_bench.progress import announce
 from retrieval_bench.tables import protocol_title
@@ -83,7 +83,7 @@ def _one_run(make: Callable[[Record, str], Shown | None], record: Record, title:
 
 
 def _variation(record: Record, title: str) -> Shown | None:
-    facts = next((record["facts"][key] for key in STRATEGIES if record["facts"].get(key, {}).get("variation")), None)
+    facts = next((record["facts"][key] for key in STRATEGIES if has_history(record["facts"].get(key, {}))), None)
     return Shown(f"variation-{record['id']}", title, variation_heat_map(facts, _words(record, title))) if facts else None
 
 

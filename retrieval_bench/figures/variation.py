@@ -17,12 +17,23 @@ if TYPE_CHECKING:
 STRATEGIES = ("weight_variation", "autolr")
 """Strategies whose facts hold variations and rates."""
 
+UNITS = {"n": "v, per weight", "sqrt_n": "v, root mean square", "relative": "v, relative to the weights"}
+"""What a variation is, by its normaliser."""
+
+RATE = "rate before the schedule"
+"""Facts hold rates without the schedule's factor, which is the same for all blocks."""
+
 
 def histories(records: dict[str, list[Record]]) -> dict[str, dict[str, Any]]:
     """The facts on variations of each row's first record, by the row and its seed; rows without are left out."""
     firsts = {f"{name}, seed {found[0]['seed']}": found[0]["facts"] for name, found in records.items() if found}
     found = {name: next((facts[key] for key in STRATEGIES if key in facts), None) for name, facts in firsts.items()}
-    return {name: facts for name, facts in found.items() if facts and facts.get("variation")}
+    return {name: facts for name, facts in found.items() if facts and has_history(facts)}
+
+
+def has_history(facts: dict[str, Any]) -> bool:
+    """Whether the facts of a strategy in :data:`STRATEGIES` hold the variation of any block."""
+    return bool(facts.get("variation")) and facts.get("blocks") != []
 
 
 def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
@@ -34,8 +45,8 @@ def draw(records: dict[str, list[Record]], path: Path, heading: str, images: Ima
     figure = new_figure((13, 3.4 * len(shown) + 0.6))
     axes = figure.subplots(len(shown), 3, squeeze=False)
     for (name, facts), (left, middle, right) in zip(shown.items(), axes, strict=True):
-        _by_block(left, np.array(facts["variation"], dtype=float), f"{name}: weight variation", "v (per weight)")
-        _by_block(middle, _rates(facts), "learning rate", "rate")
+        _by_block(left, np.array(facts["variation"], dtype=float), f"{name}: weight variation", _unit(facts))
+        _by_block(middle, _rates(facts), "learning rate", RATE)
         _by_epoch(right, facts)
     save_figure(figure, path, heading)
     return []
@@ -46,14 +57,14 @@ def variation_heat_map(facts: dict[str, Any], title: str = "") -> Picture:
 
     Args:
         facts: what a strategy in :data:`STRATEGIES` put into the record: ``variation`` (epochs, K), ``rates`` by block, ``blocks``,
-            ``quality``, ``passes`` or ``trials``.
+            ``quality``, ``passes`` or ``trials``, and ``normalizer`` where that is not ``n``.
         title: of the picture.
     """
     values, rates = np.array(facts["variation"], dtype=float), _rates(facts)
     heights = [0.75 + 0.13 * max(4, min(len(part), 25)) for part in (values, rates)]
     figure = new_figure((WIDTH, sum(heights) + 1.8))
     above, middle, below = figure.subplots(3, 1, height_ratios=[*heights, 1.8])
-    for axes, part, words in ((above, values, ("weight variation", "v, per weight")), (middle, rates, ("learning rate", "rate"))):
+    for axes, part, words in ((above, values, ("weight variation", _unit(facts))), (middle, rates, ("learning rate", RATE))):
         step = -(-len(part) // 25)
         heat_map(
             axes, part, [str(epoch) if epoch % step == 0 or step == 1 else "" for epoch in range(1, len(part) + 1)], words[1], log=True
@@ -69,6 +80,10 @@ def variation_heat_map(facts: dict[str, Any], title: str = "") -> Picture:
     return Picture(
         title or "Weight variation", f"Weight variation and rates of {values.shape[1]} blocks over {len(values)} epochs{words}.", figure
     )
+
+
+def _unit(facts: dict[str, Any]) -> str:
+    return UNITS[facts.get("normalizer", "n")]
 
 
 def _rates(facts: dict[str, Any]) -> np.ndarray:

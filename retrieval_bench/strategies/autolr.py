@@ -93,7 +93,7 @@ class AutoLR(Strategy):
         paired_trials: bool = False
         """repeat an epoch with the same order and augmentation"""
         max_trials: int = 10
-        """most passes per epoch"""
+        """most passes per epoch, the repetition of the best aside"""
         max_rejected: int = 200
         """most passes that are undone in the whole training"""
         max_ratio: float = 100.0
@@ -111,7 +111,7 @@ class AutoLR(Strategy):
 
     def __init__(self, options: Options | None = None):
         super().__init__(options)
-        self._history = History()
+        self._history = History(self.options.normalizer)
         self._first: dict[str, float] = {}
         self._rejected = 0
         self._bounds = Counter(dict.fromkeys(BOUNDS, 0))
@@ -121,6 +121,11 @@ class AutoLR(Strategy):
         for name in ("low", "high", "threshold_decay", "stem_factor"):
             if getattr(self.options, name) <= 0:
                 raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be above 0")
+        if self.options.threshold_decay > 1:
+            raise UserError(f"--autolr.threshold-decay {self.options.threshold_decay}: must be at most 1")
+        if not is_sorted_enough(1.0, self.options.threshold, self.options.rules):
+            below = "below 1, which the paper's rules have to exceed" if self.options.rules == "paper" else "at most 1"
+            raise UserError(f"--autolr.threshold {self.options.threshold}: sorting quality is at most 1; must be {below}")
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         if len(model.backbone.body) < 2:
@@ -182,14 +187,16 @@ class AutoLR(Strategy):
         rates = state.rates()
         if self.options.optimizer_state == "fresh":
             state.optimizer.state.clear()
+        measured: dict[str, float] = {}
+        moving: dict[str, float] = {}
         try:
             loss = train_once(0 if self.options.paired_trials else number)
         except Diverged:
-            loss, measured = float("nan"), {}
+            loss = quality = float("nan")
         else:
             measured = weight_variation(before["model"], state.model, self.options.normalizer)
-        moving = {name: value for name, value in measured.items() if value != 0}
-        quality = sorting_quality(list(moving.values())) if measured else float("nan")
+            moving = {name: value for name, value in measured.items() if value != 0}
+            quality = sorting_quality(list(moving.values()))
         self._bounds["still_blocks"] += len(measured) - len(moving)
         self._bounds["diverged"] += not np.isfinite(quality)
         return Trial(number, rates, loss, measured, moving, quality)

@@ -47,7 +47,7 @@ class EpochState(Protocol):
     def snapshot(self) -> dict[str, Any]:
         """A copy of weights, buffers (BN statistics included) and optimiser state, as state dictionaries.
 
-        Its keys are ``model``, ``criterion`` and ``optimizer``.
+        Its keys are ``model``, ``criterion``, ``optimizer`` and ``skipped`` (batches that were left out).
         """
         ...
 

@@ -70,9 +70,14 @@ def sorting_quality(variation: Sequence[float] | np.ndarray) -> float:
 
 
 class History:
-    """What happened to variations and rates, epoch by epoch: the facts that the figure of AutoLR is drawn from."""
+    """What happened to variations and rates, epoch by epoch: the facts that the figure of AutoLR is drawn from.
 
-    def __init__(self) -> None:
+    Args:
+        normalizer: what the variations are divided by.
+    """
+
+    def __init__(self, normalizer: Normalizer = "n") -> None:
+        self.normalizer = normalizer
         self.epochs: list[dict[str, Any]] = []
 
     def add(self, variation: Mapping[str, float], rates: Mapping[str, float], **more: Any) -> None:
@@ -80,13 +85,14 @@ class History:
         self.epochs.append({"variation": list(variation.values()), "blocks": list(variation), "rates": dict(rates), **more})
 
     def facts(self) -> dict[str, Any]:
-        """Lists over epochs, by key; ``blocks`` once; ``rates`` by group."""
+        """Lists over epochs, by key; ``blocks`` and ``normalizer`` once; ``rates`` by group, before the schedule's factor."""
         if not self.epochs:
             return {}
         lists = {key: [epoch[key] for epoch in self.epochs] for key in self.epochs[0] if key != "blocks"}
         groups = self.epochs[0]["rates"]
         return {
             "blocks": self.epochs[0]["blocks"],
+            "normalizer": self.normalizer,
             **lists,
             "rates": {name: [epoch["rates"][name] for epoch in self.epochs] for name in groups},
         }
@@ -104,7 +110,7 @@ class WeightVariation(Strategy):
 
     def __init__(self, options: Options | None = None):
         super().__init__(options)
-        self._history = History()
+        self._history = History(self.options.normalizer)
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         before = state.snapshot()["model"]

@@ -51,7 +51,7 @@ class Training:
         seconds: wall time of all passes.
         strategy_seconds: what the strategy took beside its passes, for snapshots, measures and decisions.
         history: mean loss of each epoch's accepted pass.
-        skipped: (epoch, step) of batches that were left out, from 0.
+        skipped: (epoch, step) of batches that were left out, from 0; those of undone passes are undone with them.
         micro: most images that pass through the network at a time, 0 for the whole batch.
         begun: the pass that a checkpoint was made in the middle of, until it is gone on with.
         resumed: the epochs after which the training was gone on with from a checkpoint.
@@ -245,13 +245,16 @@ class Training:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy of weights, buffers and optimiser state of model and loss."""
-        return copy.deepcopy({name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer")})
+        """A copy of weights, buffers and optimiser state of model and loss, and which batches were left out until now."""
+        states = {name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer")}
+        return copy.deepcopy({**states, "skipped": self.skipped})
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Puts a snapshot back, bit for bit."""
-        for name, state in snapshot.items():
-            getattr(self, name).load_state_dict(copy.deepcopy(state) if name == "optimizer" else state)
+        self.skipped = copy.deepcopy(snapshot["skipped"])
+        for name in ("model", "criterion"):
+            getattr(self, name).load_state_dict(snapshot[name])
+        self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
 
     @contextmanager
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:

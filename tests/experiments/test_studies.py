@@ -150,6 +150,20 @@ def test_a_run_that_diverges_does_not_stop_the_others(
     assert seeds_of(tmp_path) == {"Layer-wise decay": "1"}
 
 
+def test_a_row_may_choose_on_validation_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "table_strategies", "smoke", "--rows", "11", "--seeds", "0", "--results", str(tmp_path), "--epochs", "4"]
+    words += ["--backbone", "resnet10t", "--global-k.k", "1", "--last-k.k", "1", "--random-policy.last", "1"]
+    words += ["--layer-pruning.drop", "auto:1"]
+    assert main(words) == 0
+    (table,) = (tmp_path / "studies").glob("*.csv")
+    (line,) = (line for line in csv.DictReader(table.open(encoding="utf-8")) if line["seeds"] == "1")
+    assert line["strategy"] == "layer_pruning(drop=auto:1)"
+    assert float(line["images_seen"]) == 4 * (64 + 2 * 48), "what the choice took counts"
+    capsys.readouterr()
+    assert main([word.replace("auto:1", "auto:4") for word in words]) == 2
+    assert "last:4: the backbone has 4 blocks" in capsys.readouterr().err
+
+
 def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["study", "figure_weight_variation", "smoke", *SMALL, str(tmp_path), "--seeds", "0", "--image-size", "32"]
     words[words.index("resnet26")] = "resnet50"

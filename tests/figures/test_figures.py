@@ -57,10 +57,10 @@ def losses() -> Picture:
     return found
 
 
-def variation(epochs: int = 2) -> Picture:
+def variation(epochs: int = 2, **more: str) -> Picture:
     rates = {name: [1e-3] * epochs for name in "ab"}
     facts = {"variation": [[1e-5, 0.0]] * epochs, "rates": rates, "blocks": ["a", "b"], "quality": [None] * epochs, "trials": [1] * epochs}
-    return variation_heat_map(facts)
+    return variation_heat_map(facts | more)
 
 
 def spottune() -> Picture:
@@ -112,6 +112,14 @@ def test_svg_is_an_element_for_a_page(name: str) -> None:
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(set(ids)) == len(ids)
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
+
+
+@pytest.mark.parametrize(("normalizer", "unit"), [("n", "per weight"), ("sqrt_n", "root mean square"), ("relative", "relative to")])
+def test_variations_have_the_unit_of_their_normaliser_and_rates_say_what_is_left_out(normalizer: str, unit: str) -> None:
+    written = "".join(ElementTree.fromstring(svg_text(variation(normalizer=normalizer))).itertext())
+    assert unit in written
+    assert ("per weight" in written) == (normalizer == "n")
+    assert "rate before the schedule" in written
 
 
 def test_the_same_picture_gives_the_same_bytes_and_another_one_other_ids() -> None:

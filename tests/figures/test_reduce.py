@@ -123,13 +123,15 @@ def test_figures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     write(tmp_path, "standard", 0, 0.5, 100, autolr=facts)
     write(tmp_path, "channel_gates(budget=0.5)", 0, 0.25, 50)
     write(tmp_path, "channel_gates(budget=0.7)", 0, 0.3, 70)
+    write(tmp_path, "frozen", 0, 0.1, 100, weight_variation=facts | {"variation": [[]], "rates": {}, "blocks": []})
     assert main(["figures", "--results", str(tmp_path)]) == 0
     written = sorted(path.name for path in (tmp_path / "figures").iterdir())
     protocol = "emoji_mini-zero_shot-efficientnet_lite0-imagenet-72-px"
     names = [f"losses-{protocol}", f"pruning-{protocol}-macs", f"tradeoff-{protocol}-macs", "variation-standard-0"]
     assert written == [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
-    printed = capsys.readouterr().out.splitlines()
-    assert sorted(Path(line).name for line in printed) == [f"{name}.svg" for name in names]
+    printed, said = capsys.readouterr()
+    assert sorted(Path(line).name for line in printed.splitlines()) == [f"{name}.svg" for name in names]
+    assert "skipped" not in said, "where no block was trained there is nothing to draw"
     first = {name: (tmp_path / "figures" / name).read_bytes() for name in written}
     assert main(["figures", "--results", str(tmp_path), "-o", str(tmp_path / "again")]) == 0
     assert {name: (tmp_path / "again" / name).read_bytes() for name in written} == first

@@ -149,6 +149,16 @@ def test_nothing_moves() -> None:
     assert (facts["passes"], facts["quality"]) == ([1, 1], [1, 1])
 
 
+def test_where_no_block_is_trained_every_pass_is_kept(synthetic: Data) -> None:
+    """A frozen backbone under an embedding layer: nothing to sort, and nothing that diverged."""
+    strategy = build_strategy("frozen+autolr", StrategyOptions())
+    training = make_training(synthetic, strategy, run_config(), tiny_embedder(4))
+    training.fit()
+    facts = strategy.facts()["autolr"]
+    assert (facts["passes"], facts["quality"], facts["converged"], facts["blocks"]) == ([1, 1], [1, 1], [True, True], [])
+    assert facts["bounds"] == dict.fromkeys(BOUNDS, 0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.floats(0.001, 1000), min_size=5, max_size=5), min_size=1, max_size=12), st.integers(1, 6))
 def test_rates_stay_positive_and_bounded_and_trials_are_limited(moves: list[list[float]], limit: int) -> None:
@@ -164,6 +174,14 @@ def test_rates_stay_positive_and_bounded_and_trials_are_limited(moves: list[list
 def test_options_that_cannot_work_are_refused(option: str) -> None:
     with pytest.raises(UserError, match=option.replace("_", "-")):
         autolr(**{option: 0})
+
+
+@pytest.mark.parametrize("options", [{"threshold": 1.01}, {"threshold": 1.0, "rules": "paper"}, {"threshold_decay": 1.01}])
+def test_thresholds_that_no_pass_can_reach_are_refused(options: dict[str, Any]) -> None:
+    """Every epoch would be repeated until its limit; where nothing moves there would not even be a target."""
+    with pytest.raises(UserError, match=r"must be (at most|below) 1"):
+        autolr(**options)
+    autolr(threshold=1.0, threshold_decay=1.0)
 
 
 def test_needs_two_blocks() -> None:

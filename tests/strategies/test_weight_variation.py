@@ -77,4 +77,5 @@ def test_measuring_changes_nothing(synthetic: Data) -> None:
     facts = strategy.facts()
     assert len(facts["variation"]) == len(facts["quality"]) == 2
     assert facts["rates"]["layer1.0"] == [0.001, 0.001]
+    assert facts["normalizer"] == "n"
     assert all(value > 0 for epoch in facts["variation"] for value in epoch)

@@ -11,7 +11,9 @@ from torch import Tensor
 from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import StrategyOptions, build_strategy
+from retrieval_bench.strategies.autolr import AutoLR
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.training.loop import Training
 from retrieval_bench.training.profile import Stopwatch
 from tests.training.helpers import Data, differing, flatten, make_training, random_images, run_config, state_of, tiny_embedder
@@ -148,6 +150,29 @@ def test_some_batches_may_be_left_out_and_change_nothing(
     assert "epoch 1, step 2 is nan: the batch is left out" in capsys.readouterr().err
     with pytest.raises(UserError, match="epoch 2, step 3"):
         make_training(synthetic, Spoiling({1, 6}), run_config(skip_batches=1, freeze_bn=True)).fit()
+
+
+class SpoilingImages(Strategy):
+    """The loss of one batch is no number, whenever the same images come again."""
+
+    batch: Tensor | None = None
+
+    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+        self.batch = images.clone() if self.batch is None else self.batch
+        return torch.tensor(float("nan")) if torch.equal(images, self.batch) else None
+
+
+def test_batches_of_undone_passes_do_not_use_up_those_that_may_be_left_out(synthetic: Data) -> None:
+    """No pass is sorted enough; the first is the best, leaves a batch out, and does so again when it is repeated."""
+    options = AutoLR.Options(max_trials=3, threshold=1.0, max_ratio=1.0)
+    strategy = Chain({"spoiling": SpoilingImages(), "autolr": AutoLR(options)})
+    config = run_config("softmax", optimizer="sgd", lr=0.01, freeze_bn=True, skip_batches=1, epochs=1)
+    training = make_training(synthetic, strategy, config)
+    training.fit()
+    facts = strategy.facts()["autolr"]
+    assert facts["passes"] == [4], "three, and the first once more"
+    assert facts["quality"][0] == facts["qualities"][0][0]
+    assert training.account()["skipped_batches"] == [[0, 0]]
 
 
 def test_all_batches_left_out_is_no_training(synthetic: Data) -> None:

@@ -6,8 +6,10 @@ Rusu et al., Progressive Neural Networks (arXiv 1606.04671), equation 2 for two 
 
 V_l and U_l are 1x1 convolutions to a quarter of the channels and back. A baseline of SpotTune's table; no more than these words is known of
 it there. Deviations: the new column starts as a copy of the pretrained one and U_l at zero, so that training starts from the pretrained
-features (a column from random weights cannot be learned from a few thousand images); no scalar before V_l, which is linear anyway; both
-columns share the frozen stem; what follows the last block is trained. The cost is about that of two networks.
+features (a column from random weights cannot be learned from a few thousand images); what the adapter takes from layer l joins the new
+column's own features before layer l + 1, where the paper adds it to what that layer makes of them, so that one 1x1 convolution fits both
+where a block changes size; no scalar before V_l, which is linear anyway; both columns share the frozen stem; what follows the last block
+is trained. The cost is about that of two networks.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from retrieval_bench.config import Machine, RunConfig
@@ -20,6 +22,26 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     plain["evaluation"]["k"] = list(config.ks)
     plain["options"] = {name: values for name, values in plain["options"].items() if name in names}
     return plain
+
+
+def map_weight_files(config: RunConfig, change: Callable[[Path], str]) -> RunConfig:
+    """The configuration with `change` of each path of a weight file in its place: the backbone's, and those of policy networks."""
+
+    def changed(weights: str) -> str:
+        return weights if weights in ("imagenet", "none") else change(Path(weights).expanduser())
+
+    options: Any = {
+        part.name: replace(values, policy_weights=changed(values.policy_weights))
+        for part in fields(config.options)
+        if hasattr(values := getattr(config.options, part.name), "policy_weights")
+    }
+    model = replace(config.model, weights=changed(config.model.weights))
+    return replace(config, model=model, options=replace(config.options, **options))
+
+
+def portable(config: RunConfig) -> RunConfig:
+    """The configuration with the names of weight files in place of their paths."""
+    return map_weight_files(config, lambda path: path.name)
 
 
 def _plain(value: Any, kind: Any = None) -> Any:

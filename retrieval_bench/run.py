@@ -22,7 +22,7 @@ from retrieval_bench.details import details_path, write_details
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import check_writable, digest, locked
-from retrieval_bench.identity import config_hash, to_command, to_dict
+from retrieval_bench.identity import config_hash, map_weight_files, portable, to_command, to_dict
 from retrieval_bench.models.build import full_name
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import announce
@@ -79,8 +79,9 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             embedder, training = train(choice.config, table, split, device, read, checkpoints, group, machine.profile, trackers)
             record, details = group.leader(partial(measured, embedder, training, table, split, read, machine.thumbnails))
             trackers.log({name: value for name, value in record["metrics"].items() if isinstance(value, float)}, config.train.epochs)
-        record["labels"] = {"strategy": config.strategy_label, "weights": _weights_name(config), **record["labels"]}
-        record["command"] = _command(config)
+        named = portable(config)
+        record["labels"] = {"strategy": named.strategy_label, "weights": named.model.weights, **record["labels"]}
+        record["command"] = shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(named)])
         if choice.facts:
             record["facts"]["selection"] = choice.facts
             record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
@@ -146,15 +147,18 @@ class Goal:
 
 
 def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
-    """The configuration as JSON types with the content of the data and of a weight file in place of their paths."""
-    identity = to_dict(config)
+    """The configuration as JSON types with the content of the data and of weight files in place of their paths."""
+    identity = to_dict(map_weight_files(config, content_of))
     identity["data"]["files_fingerprint"] = table.fingerprint()
     if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
         identity["data"]["sides_fingerprint"] = table.sides_fingerprint()
     identity["model"]["backbone"] = full_name(config.model)
-    if config.model.weights not in ("imagenet", "none"):
-        identity["model"]["weights"] = f"sha256:{digest(Path(config.model.weights).expanduser())}"
     return identity
+
+
+def content_of(path: Path) -> str:
+    """What stands for a weight file in an identity; a missing file is a :class:`UserError`."""
+    return f"sha256:{digest(path)}"
 
 
 def name_run(identity: dict[str, Any], device: str) -> str:
@@ -176,14 +180,3 @@ def _keep(embedder: Embedder, config: RunConfig, strategy: Strategy, path: Path)
         announce(f"the embedder is kept in {path}.json and .safetensors")
     except (UserError, OSError, SafetensorError) as error:
         announce(f"the embedder is not kept: {first_line(error)}")
-
-
-def _weights_name(config: RunConfig) -> str:
-    """The weights without the path of a file."""
-    return config.model.weights if config.model.weights in ("imagenet", "none") else Path(config.model.weights).name
-
-
-def _command(config: RunConfig) -> str:
-    """The command that repeats a run, where the machine's paths are filled in."""
-    portable = replace(config, model=replace(config.model, weights=_weights_name(config)))
-    return shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(portable)])

@@ -16,8 +16,11 @@ from retrieval_bench import run as run_module
 from retrieval_bench.cli import main
 from retrieval_bench.config import DataConfig, LossConfig, Machine, ModelConfig, RunConfig, TrainConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.grid.carry_out import run_ids
 from retrieval_bench.models.build import full_name
 from retrieval_bench.run import run
+from retrieval_bench.strategies import StrategyOptions
+from retrieval_bench.strategies.spottune import SpotTune
 
 FAST = RunConfig(
     data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
@@ -89,6 +92,31 @@ def test_weight_files_are_recorded_by_name_and_content(tmp_path: Path) -> None:
     state = timm.create_model("resnet10t", num_classes=0).state_dict()
     save_file({name: value + 0.1 if value.is_floating_point() else value for name, value in state.items()}, path)
     assert run(config, Machine(results=tmp_path))["config_hash"] != first["config_hash"]
+
+
+def test_so_are_those_of_a_policy_network(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    path, other = tmp_path / "policy.safetensors", tmp_path / "other.safetensors"
+    state = timm.create_model("resnet10t", num_classes=0).state_dict()
+    save_file(state, path)
+    save_file({name: value + 1 for name, value in state.items()}, other)
+
+    def routed(file: Path) -> RunConfig:
+        policy = SpotTune.Options(policy="resnet10t", policy_weights=str(file))
+        return replace(FAST, strategy="spottune", train=replace(FAST.train, epochs=0), options=StrategyOptions(spottune=policy))
+
+    first = run(routed(path), Machine(results=tmp_path / "results"))
+    assert first["labels"]["strategy"] == "spottune(policy=resnet10t, policy_weights=policy.safetensors)"
+    assert str(tmp_path) not in json.dumps(first)
+    path.rename(tmp_path / "renamed.safetensors")
+    assert run(routed(tmp_path / "renamed.safetensors"), Machine(results=tmp_path / "results")) == first
+    other.rename(path)
+    configs = [routed(path), routed(tmp_path / "renamed.safetensors")]
+    found = [run(config, Machine(results=tmp_path / "results"))["id"] for config in configs]
+    assert found[0] != found[1] == first["id"]
+    assert list(run_ids(configs, Machine(device="cpu"))) == found
 
 
 @pytest.mark.parametrize("failure", ["not json", '{"schema": 1}'])

@@ -137,7 +137,8 @@ def _limits(record: Record, graph: Graph) -> list[str]:
     ]
     if graph.difference is not None:
         limits.append(f"The ONNX graph differs from torch by at most {graph.difference:.1e} in a value, on random images.")
-    if "spottune" in record["config"]["options"]:
+    routing = record["config"]["options"].get("spottune")
+    if routing is not None and routing.get("eval_policy", "argmax").startswith("argmax"):  # all others fix one route for all images
         limits.append(
             "A policy network decides which blocks an image takes; where it is undecided, rounding may decide, and another route gives "
             "another vector."

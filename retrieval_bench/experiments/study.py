@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
-from retrieval_bench.identity import changed_flags
+from retrieval_bench.identity import changed_flags, portable
 from retrieval_bench.strategies import only_used
 
 PERCENT = 100
@@ -167,7 +167,7 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[Record]]) -> Any
     lines = []
     for entry in rows:
         found = records.get(entry.name, [])
-        line: dict[str, Any] = {"row": entry.name, "strategy": entry.config.strategy_label, "loss": entry.config.loss.loss}
+        line: dict[str, Any] = {"row": entry.name, "strategy": portable(entry.config).strategy_label, "loss": entry.config.loss.loss}
         line["seeds"] = len(found)
         values = {record["seed"]: entry.measured(record) for record in found}
         for name in entry.metrics:

@@ -16,9 +16,9 @@ from retrieval_bench.files import atomic_path, check_writable
 from retrieval_bench.grid.call import Call, Ended, make_run
 from retrieval_bench.grid.engines import Engine
 from retrieval_bench.grid.view import watch
-from retrieval_bench.identity import machine_words, to_command, to_dict
+from retrieval_bench.identity import machine_words, map_weight_files, to_command, to_dict
 from retrieval_bench.records import read_record
-from retrieval_bench.run import Goal, identify, name_run
+from retrieval_bench.run import Goal, content_of, identify, name_run
 from retrieval_bench.validation import validate
 
 
@@ -100,15 +100,15 @@ def run_ids(configs: Sequence[RunConfig], machine: Machine) -> Iterator[str]:
         table, _ = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
         return identify(RunConfig(data=data, model=model), table)
 
+    once = cache(content_of)
     for config in configs:
-        content = identity(config.data, config.model)
-        yield name_run({**to_dict(config), "data": content["data"], "model": content["model"]}, machine.device)
+        known = identity(config.data, config.model)
+        own = to_dict(map_weight_files(config, once))
+        yield name_run({**own, "data": known["data"], "model": known["model"]}, machine.device)
 
 
 def _call(outcome: Outcome, machine: Machine, engine: Engine, retries: int) -> Call:
-    config = outcome.config
-    if config.model.weights not in ("imagenet", "none"):
-        config = replace(config, model=replace(config.model, weights=str(_absolute(Path(config.model.weights)))))
+    config = map_weight_files(outcome.config, lambda path: str(_absolute(path)))
     words = ("run", *to_command(config), *machine_words(replace(machine, results=Machine.results)))
     return Call(outcome.id, words, machine.results if engine.shared else None, retries)
 

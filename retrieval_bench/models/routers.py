@@ -47,8 +47,8 @@ class LearnedRouter(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
 
     def logits(self, images: Tensor) -> Tensor:
-        """Float (B, L, 2); index 1 is the tuned block."""
-        return self.head(self.features(images)).unflatten(1, (-1, 2))
+        """Float32 (B, L, 2), under autocast too; index 1 is the tuned block."""
+        return self.head(self.features(images)).float().unflatten(1, (-1, 2))
 
     def forward(self, images: Tensor) -> Decisions:
         """Float (B, L). In training drawn, exactly 0 or 1, with the gradient of the soft decisions (straight-through). In eval mode the

@@ -1,7 +1,8 @@
 """Feature extractor: the whole backbone stays as it was pretrained.
 
 The baseline of every fine-tuning paper (SpotTune's table calls it "feature extractor"). With no embedding layer nothing is left to train
-and the run measures the pretrained features themselves: no training image is seen. With ``--embedding-dim`` the linear layer is trained.
+and the run measures the pretrained features themselves: no training image is seen. With ``--embedding-dim`` the linear layer is trained,
+in a closed set the classifier of the loss.
 """
 
 from __future__ import annotations

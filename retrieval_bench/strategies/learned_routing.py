@@ -28,7 +28,7 @@ class LearnedRouting(Strategy):
         policy: str = "auto"
         """policy network: auto, a small ResNet that costs at most a sixth of the backbone, or the name of any backbone"""
         policy_weights: str = "imagenet"
-        """weights of a named policy network: imagenet, none, or a file"""
+        """weights of a named policy network: imagenet, none, or a file (auto starts from random ones)"""
         policy_lr: float = 1e-3
         """learning rate of the policy"""
         policy_weight_decay: float = 1e-3
@@ -47,6 +47,8 @@ class LearnedRouting(Strategy):
         options = self.options
         if options.temperature <= 0 or min(options.policy_lr, options.policy_weight_decay) < 0:
             raise UserError("the policy's temperature must be above 0, its learning rate and weight decay not negative")
+        if options.policy == "auto" and options.policy_weights not in ("imagenet", "none"):
+            raise UserError(f"--policy-weights {options.policy_weights}: the policy auto starts from random weights; name its network")
         if options.code_compat and not trains_batch_norms(model):
             raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
 

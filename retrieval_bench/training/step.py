@@ -87,7 +87,8 @@ def backward(
             with watch("backward"):
                 total.backward()
         return _plus(loss, penalty, 1).detach()
-    return _in_pieces(forward, criterion, strategy, images.split(micro), labels, group, watch)
+    pieces = images.tensor_split(-(-len(images) // micro))  # even ones: batch norms that are trained refuse a rest of a single image
+    return _in_pieces(forward, criterion, strategy, pieces, labels, group, watch)
 
 
 def _in_pieces(

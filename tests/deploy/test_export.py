@@ -187,3 +187,5 @@ def test_the_card_tells_what_is_particular(results: Path) -> None:
     assert "| accuracy of the classifier | 12.50 % |" in card
     assert "There is no ONNX graph here: it has no name." in card
     assert "A policy network decides" in card
+    record["config"]["options"]["spottune"]["eval_policy"] = "majority,argmax"
+    assert "A policy network decides" not in model_card(record, {"image_size": 32}, 8, Graph()), "all images take one route"

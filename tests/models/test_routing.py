@@ -214,6 +214,16 @@ def test_decisions_are_one_hot_and_their_gradient_is_that_of_the_soft_ones(seed:
     torch.testing.assert_close(straight, made.head.bias.grad)
 
 
+def test_policy_decides_in_float32_where_the_network_runs_in_bfloat16() -> None:
+    """Rounded to bfloat16, soft decisions near 0.5 would count as frozen: 1 % of an even choice."""
+    torch.manual_seed(0)
+    made = router(torch.zeros(1, 2)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = decide(made, torch.zeros(200_000, 3, 1, 1))
+    assert drawn.dtype == torch.float32
+    assert abs(drawn.mean().item() - 0.5) < 0.005
+
+
 def test_sampling_at_test_depends_on_the_image_and_the_draw_alone() -> None:
     made = router(torch.tensor([[0.0, 0.5]] * 6)).eval()
     images = random_images(200, side=4)

@@ -44,6 +44,20 @@ def test_penalty_is_that_of_the_formula() -> None:
     assert (decisions.grad[:, 1::2] > 0).all()
 
 
+def test_penalty_is_a_number_in_bfloat16_where_a_block_is_tuned_for_all_images() -> None:
+    strategy = GlobalK()
+    model = strategy.prepare(tiny_embedder(), random_images(2)).train()
+    with torch.no_grad():
+        strategy.router.head.bias.add_(torch.tensor([0.0, 50.0]).repeat(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(random_images(4))
+    assert strategy.backbone.decisions is not None
+    assert strategy.backbone.decisions.min() == 1
+    penalty = strategy.penalty(model, random_images(4))
+    assert penalty is not None
+    assert penalty.item() == pytest.approx(0.1 * (8 - 3) ** 2, rel=1e-3)
+
+
 @pytest.mark.parametrize("k", [1, 6])
 def test_penalties_drive_the_count_towards_k(k: int, synthetic: Data) -> None:
     """With the task out of the way (no rate for the network) the policy, which starts near 4 of 8 blocks, tunes about k."""

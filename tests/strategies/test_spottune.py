@@ -121,6 +121,7 @@ def test_it_composes(strategy: str, synthetic: Data) -> None:
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"policy_lr": -1.0}, "not negative"),
         ({"policy": "resnet5"}, "resnet"),
+        ({"policy_weights": "policy.safetensors"}, "policy-weights policy.safetensors: the policy auto starts from random weights"),
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:

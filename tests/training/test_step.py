@@ -85,6 +85,15 @@ def test_routes_are_drawn_alike_in_both_passes(synthetic: Data) -> None:
     assert all(torch.equal(one, two) for one, two in zip(drawn[:2], drawn[2:], strict=True))
 
 
+def test_pieces_are_even_so_that_none_is_a_single_image(synthetic: Data) -> None:
+    """16 images, 5 at a time, at 32 pixels, where the policy's last batch norm sees one value per image and refuses a single image."""
+    training = make_training(synthetic, build_strategy("spottune", StrategyOptions()), run_config("triplet"))
+    sizes: list[int] = []
+    training.model.backbone.register_forward_hook(lambda _, __, out: sizes.append(len(out)))
+    gradients(training, 5)
+    assert sizes == [4] * 8
+
+
 def failing_above(model: Embedder, limit: int) -> None:
     def look(module: Any, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs[0]) > limit:

@@ -9,6 +9,7 @@ from typing import Any
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.choices import check_first
 from retrieval_bench.progress import announce
 from retrieval_bench.strategies import STRATEGIES, split_names
 
@@ -38,7 +39,7 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
         run: trains, evaluates and records one configuration; a candidate that has a record costs no time.
 
     Raises:
-        UserError: something is open, but the split is another one than ``zero_shot``.
+        UserError: something is open, but the split is another one than ``zero_shot``, or Recall@1 is not measured.
     """
     choice = Choice(config)
     for name in split_names(config.strategy):
@@ -49,6 +50,7 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
             raise UserError(
                 f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
             )
+        check_first(config.ks)
         announce(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
         open_ = choice.config
         trials = [replace(open_, options=replace(open_.options, **{name: candidate})) for candidate in candidates]

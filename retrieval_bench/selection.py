@@ -9,6 +9,7 @@ from typing import Any
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.choices import check_first
 from retrieval_bench.progress import announce
 from retrieval_bench.strategies import STRATEGIES, split_names
 
@@ -34,12 +35,14 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
     """The candidates of each strategy whose options leave something open, by the strategy's name, preferred ones first.
 
     Raises:
-        UserError: something is open, but the split is another one than ``zero_shot``.
+        UserError: something is open, but the split is another one than ``zero_shot``, or Recall@1 is not measured.
     """
     found = {name: STRATEGIES[name].candidates(getattr(config.options, name)) for name in split_names(config.strategy)}
     found = {name: candidates for name, candidates in found.items() if candidates != [getattr(config.options, name)]}
     if found and config.data.split != "zero_shot":
         raise UserError(f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}")
+    if found:
+        check_first(config.ks)
     return found
 
 

@@ -15,3 +15,9 @@ def check_ks(ks: tuple[int, ...]) -> None:
     """Raises :class:`UserError` unless `ks` are distinct whole numbers from 1 up."""
     if not ks or any(int(k) != k for k in ks) or min(ks) < 1 or len(set(ks)) < len(ks):
         raise UserError(f"--k {' '.join(map(str, ks))}: give distinct whole numbers from 1 up")
+
+
+def check_first(ks: tuple[int, ...]) -> None:
+    """Raises :class:`UserError` unless 1 is among `ks`: choices on validation classes are made by Recall@1."""
+    if 1 not in ks:
+        raise UserError(f"--k {' '.join(map(str, ks))}: choices are made by Recall@1, so 1 must be among them")

@@ -30,7 +30,10 @@ def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, image
     seeds, bars reach to the lowest and highest seed."""
     del images, others
     families: dict[str, list[list[Record]]] = {}
-    for name, found in records.items():
+    measured = {name: found for name, found in records.items() if all("recall_at_1" in record["metrics"] for record in found)}
+    if not measured:  # --k left it out
+        return []
+    for name, found in measured.items():
         families.setdefault(re.sub(r" -?[\d.]+$", "", name), []).append(found)
     figure = new_figure((15, 4.6))
     for axes, cost in zip(figure.subplots(1, len(SIZES)), SIZES, strict=True):

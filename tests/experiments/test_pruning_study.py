@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from retrieval_bench.cli import main
+from retrieval_bench.data.images import ImageTable
 from retrieval_bench.experiments.pruning import BUDGETS, STUDIES
+from retrieval_bench.figures.pruning import draw_curve
 from retrieval_bench.figures.structures import correlation, structure
 
 
@@ -20,6 +22,13 @@ def test_structure_and_its_correlation() -> None:
     assert correlation(one, one) == pytest.approx(1)
     assert correlation(one, -one) == pytest.approx(-1)
     assert math.isnan(correlation(one, np.full(3, 0.5))), "the same share everywhere varies with nothing"
+
+
+def test_no_curve_without_recall_at_1(tmp_path: Path) -> None:
+    table = ImageTable(tmp_path, (), np.empty(0, dtype=np.int64), ())
+    found = {"Whole network": [{"metrics": {"recall_at_5": 0.5}, "cost": {"macs": 1}}]}
+    assert draw_curve(found, tmp_path / "curve.png", "", table, []) == []
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

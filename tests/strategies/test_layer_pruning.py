@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from retrieval_bench import cost
-from retrieval_bench.config import DataConfig, Machine, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import DataConfig, EvalConfig, Machine, ModelConfig, RunConfig, TrainConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
@@ -167,6 +167,12 @@ def test_the_number_of_blocks_is_chosen_on_validation_classes(tmp_path: Path) ->
     assert trial["data"]["test_classes"] == 2
     plain = run(replace(AUTO, options=options(f"last:{chosen}")), Machine(results=tmp_path))
     assert plain["metrics"] == record["metrics"]
+
+
+def test_a_choice_without_recall_at_1_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--k 5 10: choices are made by Recall@1"):
+        run(replace(AUTO, evaluation=EvalConfig(k=(5, 10))), Machine(results=tmp_path))
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_the_choice_is_made_inside_the_classes_that_the_run_trains_on(tmp_path: Path) -> None:

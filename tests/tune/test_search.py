@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.cli import main
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import EvalConfig, Machine, RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.tune.journal import RANDOM_TRIALS, Search
 from retrieval_bench.tune.report import trials_frame, write_search
@@ -67,6 +67,11 @@ def test_only_validation_classes_are_looked_at(tmp_path: Path) -> None:
     base = run_config()
     with pytest.raises(UserError, match="--split kfold: a search is scored on zero_shot_val"):
         validation_configs(replace(base, data=replace(base.data, split="kfold")), ["standard"])
+
+
+def test_a_search_without_recall_at_1_is_refused() -> None:
+    with pytest.raises(UserError, match="--k 5 10: choices are made by Recall@1"):
+        validation_configs(replace(run_config(), evaluation=EvalConfig(k=(5, 10))), ["standard"])
 
 
 @pytest.mark.parametrize("stopped_after", [0, 1, 4, 7])

@@ -60,12 +60,12 @@ def compare(first: str, second: str, results: Path) -> Comparison:
         if max(map(len, sides)) > 1:
             raise UserError(f"{first} and {second} have no seed in common; name one run of each")
         pairs = [(next(iter(sides[0].values())), next(iter(sides[1].values())))]
-    if all(one["id"] == other["id"] for one, other in pairs):
+    if all(one == other for one, other in pairs):
         raise UserError(f"{first} and {second} are the same; name two runs")
     names = (_name(pairs[0][0], len(pairs)), _name(pairs[0][1], len(pairs)))
     changes = differing(pairs[0][0]["config"], pairs[0][1]["config"])
     try:
-        looked = _details(pairs, results)
+        looked = _details(pairs, (_home(first, results), _home(second, results)))
     except UserError as error:
         return Comparison(names, changes, seeds, _rows(pairs, []), (0, []), (0, []), 0, str(error))
     return Comparison(names, changes, seeds, _rows(pairs, looked), *_won_and_lost(looked), len(looked[0][0].queries))
@@ -97,9 +97,16 @@ def differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> l
     return found
 
 
-def _details(pairs: list[tuple[dict[str, Any], dict[str, Any]]], results: Path) -> list[tuple[Details, Details]]:
+def _home(word: str, results: Path) -> Path:
+    """The folder that holds the details of a side: beside the record, if that is named by its file."""
+    path = Path(word)
+    return path.parent.parent if path.suffix == ".json" else results
+
+
+def _details(pairs: list[tuple[dict[str, Any], dict[str, Any]]], homes: tuple[Path, Path]) -> list[tuple[Details, Details]]:
     """The details of all runs, which must be about the same queries among the same images."""
-    found = [(read_details(details_path(results, one["id"])), read_details(details_path(results, other["id"]))) for one, other in pairs]
+    paths = [[details_path(home, side["id"]) for home, side in zip(homes, pair, strict=True)] for pair in pairs]
+    found = [(read_details(one), read_details(other)) for one, other in paths]
     first = found[0][0]
     for details in (side for pair in found for side in pair):
         same = all(np.array_equal(getattr(first, name), getattr(details, name)) for name in ("paths", "queries"))

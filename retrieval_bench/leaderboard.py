@@ -13,7 +13,7 @@ from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test, t_factor
 from retrieval_bench.records import FRACTION
 
-PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size")
+PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
 FIRST_COLUMNS = (*PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
 COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "latency_ms", "peak_memory_mb")
@@ -34,7 +34,8 @@ def build_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     if not records:
         return pd.DataFrame()
     newest = sorted(records, key=lambda record: (str(record.get("finished", "")), str(record.get("id", ""))))
-    runs: Any = pd.DataFrame(list({_key(record): _flat(record) for record in newest}.values()))
+    several = _names_of_several_weights(records)
+    runs: Any = pd.DataFrame(list({_key(record): _flat(record, several) for record in newest}.values()))
     metrics = sorted((name for name in map(str, runs) if METRIC.fullmatch(name)), key=_depth)
     rows = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
     table = _means(runs, rows, metrics)
@@ -85,8 +86,23 @@ def _device(record: dict[str, Any]) -> str:
     return record["environment"].get("device") or "unknown"
 
 
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """The record as one row of a table: choices, labels, costs, metrics, and where it was made."""
+def _names_of_several_weights(records: Sequence[dict[str, Any]]) -> set[str]:
+    """File names that stand for weights of different content."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(record["labels"].get("weights"), set()).add(_digest(record))
+    return {name for name, digests in found.items() if len(digests) > 1}
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """The beginning of the digest of a weight file; nothing for weights that come by name."""
+    kind, _, digest = str(record["config"].get("model", {}).get("weights")).partition(":")
+    return digest[:8] if kind == "sha256" else ""
+
+
+def _flat(record: dict[str, Any], several: Collection[str]) -> dict[str, Any]:
+    """The record as one row of a table: choices, labels, costs, metrics, and where it was made; weights with their digest if their name is
+    among `several`."""
     config, around = record["config"], record["environment"]
     row: dict[str, Any] = {}
     for section, values in config.items():
@@ -99,8 +115,11 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     if row["split"] == "kfold":
         row["split"] = f"kfold {row.get('fold')} of {row.get('folds')}"
     row["options"] = json.dumps(config.get("options", {}), sort_keys=True)
-    row |= {"files_fingerprint": str(row.get("files_fingerprint", ""))[:8]}
+    copies = (row.get("files_fingerprint"), row.pop("sides_fingerprint", None))
+    row |= {"files_fingerprint": "+".join(str(copy)[:8] for copy in copies if copy)}
     row |= {name: record["labels"].get(name) for name in ("strategy", "weights", "dim")}
+    if row["weights"] in several:
+        row["weights"] = f"{row['weights']} {_digest(record)}".rstrip()
     row |= {name: record["cost"].get(name) for name in COST_COLUMNS}
     row |= {name: value for name, value in record["metrics"].items() if METRIC.fullmatch(name)}
     return row | {

@@ -60,12 +60,12 @@ class Section:
 
 def sections(table: Any, by: Sequence[str] = ()) -> list[Section]:
     """A section per protocol of a leaderboard, or of its rows grouped `by` columns."""
-    keys = [name for name in PROTOCOL if name not in by]
+    keys = [name for name in PROTOCOL if name not in by and not (name == "files_fingerprint" and "dataset" in by)]
     groups: Any = table.groupby(keys, sort=False, dropna=False)
     found = []
-    for _, group in groups:
+    for title, (_, group) in zip(protocol_titles(group[keys].iloc[0] for _, group in groups), groups, strict=True):
         standing = group["standing"].tolist() if "standing" in group else ()
-        found.append(Section(protocol_title(group[keys].iloc[0]), readable(group, by), standing))
+        found.append(Section(title, readable(group, by), standing))
     return found
 
 
@@ -82,6 +82,16 @@ def quoted_sections(datasets: Iterable[str]) -> list[Section]:
         shown["source"] = group["quoted"].str.removeprefix("Quoted: ")
         found.append(Section(f"{name}: {QUOTED}", shown))
     return found
+
+
+def protocol_titles(rows: Iterable[Any]) -> list[str]:
+    """:func:`protocol_title` of a row of each protocol; those that differ in their files only say which."""
+    rows = list(rows)
+    titles = [protocol_title(row) for row in rows]
+    return [
+        f"{title}, files {row['files_fingerprint'] or 'unknown'}" if titles.count(title) > 1 else title
+        for title, row in zip(titles, rows, strict=True)
+    ]
 
 
 def protocol_title(row: Any) -> str:

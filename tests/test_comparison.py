@@ -125,6 +125,18 @@ def test_sides_are_found_by_id_by_its_beginning_by_file_and_by_hash(results: Pat
         compare("nowhere.json", "hashtwo", results)
 
 
+def test_a_run_named_by_its_file_comes_with_the_details_beside_it(results: Path, tmp_path: Path) -> None:
+    """The same run made again in another folder has the same id; details of the one say nothing of the other."""
+    again, name = tmp_path / "again", "cub-one-hashone-s1-cpu"
+    entry = next(entry for entry in side("one", FIRST) if entry["id"] == name)
+    ranks = [min(rank, 1) for rank in FIRST[1]]
+    save(again, {**entry, "metrics": metrics(ranks)})
+    write_details(details(ranks), details_path(again, name))
+    found = compare(str(again / "runs" / f"{name}.json"), name, results)
+    assert found.won[0] == sum(rank > 1 for rank in FIRST[1])
+    assert found.metrics[0]["low"] <= found.metrics[0]["difference"] <= found.metrics[0]["high"]
+
+
 def test_what_cannot_be_compared_is_refused(results: Path) -> None:
     with refused("are the same"):
         compare("hashone", "cub-one", results)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from retrieval_bench.figures.gallery import gallery
 from retrieval_bench.leaderboard import build_table, choose_rows, group_rows, row_keys, runs_by_row
-from retrieval_bench.tables import print_table, readable, write_tables
+from retrieval_bench.tables import print_table, readable, sections, write_tables
 from tests.board_records import of, record, save
 from tests.data.data_checks import refused
 
@@ -102,6 +103,33 @@ def test_protocols_are_not_ranked_against_each_other(tmp_path: Path) -> None:
     write_tables(tmp_path)
     text = (tmp_path / "leaderboard.md").read_text()
     assert text.index("72 px") < text.index("50.00") < text.index("96 px") < text.index("90.00")
+
+
+def test_other_images_under_one_name_are_another_protocol() -> None:
+    """Two folders of somebody's own, or a scaled copy: a paired test between them would say nothing."""
+    one, two = (
+        of(name, *values, data={"files_fingerprint": name * 64}) for name, values in (("a", (0.9, 0.9, 0.9)), ("b", (0.5, 0.6, 0.7)))
+    )
+    sides = of("c", 0.5, 0.6, 0.7, data={"files_fingerprint": "a" * 64, "sides_fingerprint": "c" * 64})
+    table: Any = build_table([*one, *two, *sides])
+    assert table["standing"].tolist() == ["best"] * 3
+    assert not table["p_value"].notna().any()
+    titles = [section.title.rsplit(", ", 1)[1] for section in sections(table)]
+    assert titles == ["files aaaaaaaa", "files aaaaaaaa+cccccccc", "files bbbbbbbb"]
+    assert [section.title.rsplit(", ", 1)[1] for section in sections(build_table(one))] == ["72 px"], "nothing to tell apart"
+    larger = [{**entry, "config_hash": f"{entry['config_hash']}-2", "cost": {**entry["cost"], "macs": 9}} for entry in (*one, *two)]
+    drawn = {shown.protocol for shown in gallery([{**entry, "facts": {}} for entry in (*one, *two, *larger)])}
+    assert drawn == {section.title for section in sections(build_table([*one, *two]))}, "pages find figures by the title"
+
+
+def test_weights_of_one_file_name_and_other_content_are_another_protocol() -> None:
+    records = [*of("a", 0.9, 0.9, 0.9), *of("b", 0.5, 0.6, 0.7)]
+    for entry in records:
+        entry["labels"]["weights"] = "model.pth"
+        entry["config"]["model"]["weights"] = f"sha256:{entry['labels']['strategy'] * 64}"
+    table = build_table(records)
+    assert table[["weights", "standing"]].to_numpy().tolist() == [["model.pth aaaaaaaa", "best"], ["model.pth bbbbbbbb", "best"]]
+    assert build_table(records[:3])["weights"].tolist() == ["model.pth"]
 
 
 def test_every_choice_is_a_column_and_what_differs_is_shown(tmp_path: Path) -> None:

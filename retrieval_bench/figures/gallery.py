@@ -18,7 +18,7 @@ from retrieval_bench.figures.tradeoff import COSTS, has_cost, tradeoff
 from retrieval_bench.figures.variation import STRATEGIES, has_history, variation_heat_map
 from retrieval_bench.leaderboard import PROTOCOL, build_table
 from retrieval_bench.progress import announce
-from retrieval_bench.tables import protocol_title
+from retrieval_bench.tables import protocol_titles
 
 RESULT = re.compile(
     r"recall_at_|map_at_r|accuracy|seeds|strategy|options|standing|difference|p_value|peak_|train_s|macs|parameters|trained_|images_seen|latency|threads|device|config_hash"
@@ -47,8 +47,8 @@ def gallery(records: list[Record]) -> Iterator[Shown]:
     for record in records:
         by_hash[record["config_hash"]].append(record)
     taken: set[str] = set()
-    for _, group in table.groupby(list(PROTOCOL), sort=False, dropna=False):
-        title = protocol_title(group.iloc[0])
+    groups = [group for _, group in table.groupby(list(PROTOCOL), sort=False, dropna=False)]
+    for title, group in zip(protocol_titles(group.iloc[0] for group in groups), groups, strict=True):
         slug = _free(protocol_slug(title), taken)
         yield from _of_protocol(
             told_apart(group), [record for code in group["config_hash"].unique() for record in by_hash[code]], title, slug

@@ -190,7 +190,10 @@ def one_line(box: str) -> str:
     title = re.compile(r"(Parsing|Unrecognized|Invalid|Required).*(error|options|input)|.* --help")
     rows = [frame.sub(" ", row).strip() for row in plain.splitlines()]
     rows = [row for row in rows if row and not title.fullmatch(row)]
-    return re.sub(r"\s+", " ", " ".join(rows).split("Argument helptext:")[0]).strip() or "the arguments cannot be understood"
+    return (
+        re.sub(r"\s+", " ", " ".join(rows).split("Argument helptext:")[0]).strip()
+        or "the arguments cannot be understood"
+    )
 
 
 def usage() -> str:
@@ -200,13 +203,17 @@ def usage() -> str:
 
 def bench_usage() -> str:
     """The text of ``bench --help``."""
-    return _listing("bench NAME [--help] [flags of run]", "benchmarks", {name: about for name, (about, _) in BENCHES.items()})
+    return _listing(
+        "bench NAME [--help] [flags of run]", "benchmarks", {name: about for name, (about, _) in BENCHES.items()}
+    )
 
 
 def study_usage() -> str:
     """The text of ``study --help``."""
     about = {name: f"{study.about} ({', '.join(study.profiles)})" for name, study in STUDIES.items()}
-    return _listing("study NAME [PROFILE] [--help] [flags of run]", "studies, and their profiles (cpu is the default)", about)
+    return _listing(
+        "study NAME [PROFILE] [--help] [flags of run]", "studies, and their profiles (cpu is the default)", about
+    )
 
 
 def check_usage() -> str:
@@ -217,7 +224,9 @@ def check_usage() -> str:
 
 def data_usage() -> str:
     """The text of ``data --help``."""
-    return _listing("data ACTION [--help] [NAME]", "actions", {name: kind.__doc__ for name, kind in data.ACTIONS.items()})
+    return _listing(
+        "data ACTION [--help] [NAME]", "actions", {name: kind.__doc__ for name, kind in data.ACTIONS.items()}
+    )
 
 
 def _listing(form: str, title: str, entries: dict[str, str]) -> str:

@@ -103,7 +103,9 @@ def _home(word: str, results: Path) -> Path:
     return path.parent.parent if path.suffix == ".json" else results
 
 
-def _details(pairs: list[tuple[dict[str, Any], dict[str, Any]]], homes: tuple[Path, Path]) -> list[tuple[Details, Details]]:
+def _details(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]], homes: tuple[Path, Path]
+) -> list[tuple[Details, Details]]:
     """The details of all runs, which must be about the same queries among the same images."""
     paths = [[details_path(home, side["id"]) for home, side in zip(homes, pair, strict=True)] for pair in pairs]
     found = [(read_details(one), read_details(other)) for one, other in paths]
@@ -115,7 +117,9 @@ def _details(pairs: list[tuple[dict[str, Any], dict[str, Any]]], homes: tuple[Pa
     return found
 
 
-def _rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]], looked: list[tuple[Details, Details]]) -> list[dict[str, Any]]:
+def _rows(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]], looked: list[tuple[Details, Details]]
+) -> list[dict[str, Any]]:
     """The rows of :attr:`Comparison.metrics`."""
     names = [
         name
@@ -158,21 +162,29 @@ def _won_and_lost(looked: list[tuple[Details, Details]]) -> tuple[tuple[int, lis
     for better, of_loser in ((one > other, ranks[1]), (other > one, ranks[0])):
         places = np.flatnonzero(better)
         worst = places[np.argsort(-of_loser[places], kind="stable")][:EXAMPLES]
-        found.append((len(places), [f"{about.paths[about.queries[place]]} (rank {of_loser[place]:.0f})" for place in worst]))
+        found.append(
+            (len(places), [f"{about.paths[about.queries[place]]} (rank {of_loser[place]:.0f})" for place in worst])
+        )
     return found[0], found[1]
 
 
 def to_lines(found: Comparison) -> list[str]:
     """The comparison as lines of text."""
     lines = [f"first:  {found.names[0]}", f"second: {found.names[1]}", ""]
-    lines += [f"  {name}: {left} | {right}" for name, left, right in found.changes] or ["  no difference in configuration"]
+    lines += [f"  {name}: {left} | {right}" for name, left, right in found.changes] or [
+        "  no difference in configuration"
+    ]
     if any(name.startswith("data.") for name, *_ in found.changes):
         lines += ["", "the data or how it is shown differs: the figures below do not compare strategies alone"]
     lines += ["", f"{'':10}{'first':>8}{'second':>8}{'diff':>8}   {'95 % over seeds':26}{'95 % over classes':24}"]
     for row in found.metrics:
         seeds = _over_seeds(row, len(found.seeds))
-        classes = f"[{100 * row['low']:.2f}, {100 * row['high']:.2f}], p {row['p']:.4f}" if row["p"] == row["p"] else "-"
-        figures = "".join(f"{100 * row[name]:{sign}8.2f}" for name, sign in (("first", ""), ("second", ""), ("difference", "+")))
+        classes = (
+            f"[{100 * row['low']:.2f}, {100 * row['high']:.2f}], p {row['p']:.4f}" if row["p"] == row["p"] else "-"
+        )
+        figures = "".join(
+            f"{100 * row[name]:{sign}8.2f}" for name, sign in (("first", ""), ("second", ""), ("difference", "+"))
+        )
         lines.append(f"{metric_title(row['metric']):10}{figures}   {seeds:26}{classes:24}".rstrip())
     if not found.queries:
         return [*lines, "", f"queries are not compared: {found.reason}"]

@@ -91,7 +91,11 @@ class Details:
                 taken[label] += 1
                 worst.append(int(place))
         found = np.flatnonzero(ranks == 1)
-        spread = found[np.unique(np.linspace(0, len(found) - 1, min(FOUND, len(found))).round().astype(int))] if len(found) else found
+        spread = (
+            found[np.unique(np.linspace(0, len(found) - 1, min(FOUND, len(found))).round().astype(int))]
+            if len(found)
+            else found
+        )
         return np.concatenate([np.array(worst, dtype=np.int64), spread])
 
     def confused(self) -> list[tuple[int, int, int, int]]:
@@ -101,13 +105,21 @@ class Details:
         own = self.labels[self.queries[self.listed]]
         other = np.where(nearest >= 0, self.labels[nearest], own)
         wrong = np.flatnonzero((own != other) & (self.first_rank[self.listed] > 0))
-        pairs, first, counts = np.unique(np.stack([own[wrong], other[wrong]], axis=1), axis=0, return_index=True, return_counts=True)
+        pairs, first, counts = np.unique(
+            np.stack([own[wrong], other[wrong]], axis=1), axis=0, return_index=True, return_counts=True
+        )
         order = np.argsort(-counts, kind="stable")[:PAIRS]
         return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i]), int(wrong[first[i]])) for i in order]
 
 
 def describe(
-    vectors: np.ndarray, columns: dict[str, np.ndarray], table: ImageTable, split: Split, seed: int, device: str, pictures: bool
+    vectors: np.ndarray,
+    columns: dict[str, np.ndarray],
+    table: ImageTable,
+    split: Split,
+    seed: int,
+    device: str,
+    pictures: bool,
 ) -> Details:
     """The details of a test.
 
@@ -154,7 +166,9 @@ def _spread(count: int, ranks: np.ndarray, seed: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def nearest(vectors: np.ndarray, queries: np.ndarray, gallery: np.ndarray, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    vectors: np.ndarray, queries: np.ndarray, gallery: np.ndarray, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
     """The :data:`NEIGHBOURS` nearest images of each query.
 
     Args:
@@ -187,7 +201,9 @@ def _with_thumbnails(details: Details, root: Path) -> Details:
     """The same with thumbnails of all that galleries show; an image that cannot be read any more has none."""
     places = [*details.shown(), *(example for *_, example in details.confused())]
     rows = [details.queries[details.listed[place]] for place in places]
-    wanted = sorted({int(row) for row in rows} | {int(row) for place in places for row in details.neighbours[place] if row >= 0})
+    wanted = sorted(
+        {int(row) for row in rows} | {int(row) for place in places for row in details.neighbours[place] if row >= 0}
+    )
     pictures = {row: picture for row in wanted if (picture := thumbnail(root / str(details.paths[row])))}
     ends = np.cumsum([len(picture) for picture in pictures.values()], dtype=np.int64)
     joined = np.frombuffer(b"".join(pictures.values()), dtype=np.uint8)
@@ -235,7 +251,13 @@ def _check(found: Details) -> None:
     """Raises ValueError unless the arrays fit together, so that nothing that is made of them can fail later."""
     images, queries, listed = len(found.paths), len(found.queries), len(found.listed)
     shapes = {
-        **{"labels": (images,), "queries": (queries,), "first_rank": (queries,), "map_at_r": (queries,), "listed": (listed,)},
+        **{
+            "labels": (images,),
+            "queries": (queries,),
+            "first_rank": (queries,),
+            "map_at_r": (queries,),
+            "listed": (listed,),
+        },
         **{"neighbours": (listed, NEIGHBOURS), "similarity": (listed, NEIGHBOURS), "map": (len(found.mapped), 2)},
         "thumbnail_ends": found.thumbnails.shape,
     }

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 
 def cache_dir() -> Path:
@@ -75,7 +75,9 @@ def check_writable(folder: Path, setting: str = "--results") -> None:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another folder with {setting}") from None
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}); choose another folder with {setting}"
+        ) from None
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -115,7 +117,7 @@ def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE") -> Ite
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        announce(f"waiting for another process that is {what}")
+        logger.info(f"waiting for another process that is {what}")
         lock.acquire()
     try:
         yield

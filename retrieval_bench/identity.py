@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.strategies import StrategyOptions, split_names
 
 
@@ -83,9 +83,9 @@ def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]
     return [word for flag in changed_flags(config, default or RunConfig()) for word in flag]
 
 
-def machine_words(machine: Machine) -> list[str]:
+def machine_words(machine: RuntimeConfig) -> list[str]:
     """The `run` arguments that give `machine`."""
-    usual = Machine(keep_new=True)  # `run` keeps embedders unless told otherwise
+    usual = RuntimeConfig(keep_new=True)  # `run` keeps embedders unless told otherwise
     return [word for flag in _flags(machine, usual, "") for word in flag]
 
 

@@ -16,7 +16,15 @@ from retrieval_bench.records import FRACTION
 PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
 FIRST_COLUMNS = (*PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
-COST_COLUMNS = ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "latency_ms", "peak_memory_mb")
+COST_COLUMNS = (
+    "parameters",
+    "trained_parameters",
+    "macs",
+    "images_seen",
+    "train_seconds",
+    "latency_ms",
+    "peak_memory_mb",
+)
 MEASURED_TIMES = ("train_seconds", "latency_ms", "peak_memory_mb")
 """Costs that say something about one machine and number of threads only."""
 LAST_COLUMNS = ("device", "threads", "config_hash")
@@ -65,7 +73,10 @@ def runs_by_row(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list
 
 def row_keys(table: Any) -> list[tuple[str, str]]:
     """The keys of the table's rows in :func:`runs_by_row`."""
-    return [(code, device.split(":")[0]) for code, device in zip(table["config_hash"], table["device"].map(str), strict=True)]
+    return [
+        (code, device.split(":")[0])
+        for code, device in zip(table["config_hash"], table["device"].map(str), strict=True)
+    ]
 
 
 def _depth(metric: str) -> int:
@@ -108,7 +119,9 @@ def _flat(record: dict[str, Any], several: Collection[str]) -> dict[str, Any]:
     for section, values in config.items():
         if isinstance(values, dict) and section != "options":
             named = {name: value for name, value in values.items() if not METRIC.fullmatch(name)}
-            row |= {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in named.items()}
+            row |= {
+                name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in named.items()
+            }
     row |= {name: config["data"].get(name) for name in ("dataset", "split", "image_size")}
     row |= {"classes": config["data"].get("classes", 0)}  # records from before there was the choice have none
     row |= {"backbone": config.get("model", {}).get("backbone")}
@@ -144,9 +157,13 @@ def _means(runs: Any, rows: Any, metrics: Sequence[str]) -> Any:
     machines = runs["device"].map(str) + " " + runs["threads"].map(str)
     several = machines.groupby(rows).nunique() > 1
     costs.loc[several, list(MEASURED_TIMES)] = np.nan
-    table["threads"] = table["threads"].astype(object)  # of whole numbers pandas would make fractions to hold the empty ones
+    table["threads"] = table["threads"].astype(
+        object
+    )  # of whole numbers pandas would make fractions to hold the empty ones
     table.loc[several, "threads"] = None
-    table.loc[several, "device"] = runs["device"].groupby(rows).agg(lambda found: "; ".join(sorted(set(found))))[several]
+    table.loc[several, "device"] = (
+        runs["device"].groupby(rows).agg(lambda found: "; ".join(sorted(set(found))))[several]
+    )
     for name in COST_COLUMNS:
         decimals = {"train_seconds": 1, "latency_ms": 3}.get(name)
         table[name] = costs[name].round().astype("Int64") if decimals is None else costs[name].round(decimals)
@@ -243,7 +260,9 @@ def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     the 95 % t-interval over configurations, and mean costs. Rows best first.
     """
     numbers = (*COST_COLUMNS, "standing", "difference", "p_value")
-    choices = [name for name in map(str, table) if name not in numbers and not METRIC.fullmatch(name.removesuffix("_ci95"))]
+    choices = [
+        name for name in map(str, table) if name not in numbers and not METRIC.fullmatch(name.removesuffix("_ci95"))
+    ]
     by = list(dict.fromkeys(by))
     for column in by:
         if column not in choices:
@@ -255,7 +274,9 @@ def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     half = (spread * count.map(lambda n: t_factor(int(n))) / np.sqrt(count)).add_suffix("_ci95")
     costs = grouped[list(COST_COLUMNS)].mean()
     costs.loc[(grouped[["device", "threads"]].nunique() > 1).any(axis=1), list(MEASURED_TIMES)] = np.nan
-    out: Any = pd.concat([grouped.size().rename("configurations"), means.round(6), half.round(6), costs], axis=1).reset_index()
+    out: Any = pd.concat(
+        [grouped.size().rename("configurations"), means.round(6), half.round(6), costs], axis=1
+    ).reset_index()
     order = [*(name for name in PROTOCOL if name not in by), metrics[0], *by]
     return out.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True, key=_sortable)
 

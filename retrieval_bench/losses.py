@@ -47,7 +47,9 @@ def _softmax(classes: int, dim: int, options: Options) -> nn.Module:
 LOSSES: dict[str, Loss] = {
     "arcface": Loss(_pml("ArcFaceLoss")),
     "contrastive": Loss(_pml("ContrastiveLoss", has_classes=False), needs_pairs=True),
-    "multi_similarity": Loss(_pml("MultiSimilarityLoss", has_classes=False), needs_pairs=True, miner="multi_similarity"),
+    "multi_similarity": Loss(
+        _pml("MultiSimilarityLoss", has_classes=False), needs_pairs=True, miner="multi_similarity"
+    ),
     "normalized_softmax": Loss(_pml("NormalizedSoftmaxLoss")),
     "proxy_anchor": Loss(_pml("ProxyAnchorLoss")),
     "proxy_nca": Loss(_pml("ProxyNCALoss")),

@@ -40,7 +40,12 @@ class Tested:
 
 
 def measure(
-    embedder: Embedder, criterion: Criterion | None, batches: Batches, labels: np.ndarray, split: Split, config: RunConfig
+    embedder: Embedder,
+    criterion: Criterion | None,
+    batches: Batches,
+    labels: np.ndarray,
+    split: Split,
+    config: RunConfig,
 ) -> Tested:
     """The test of the embedder: the split's queries searched in its gallery, no image its own neighbour; in a closed set also ``accuracy``,
     the share of test images that the loss's classifier (or nearest proxy) puts into their class, if the loss has one.
@@ -97,7 +102,7 @@ def measure_routes(
 
 
 def measure_variants(strategy: Strategy, embedder: Embedder, *setting: Any) -> dict[str, Metrics]:
-    """Metrics of every other way to use the embedder (``Strategy.variants``), by its name.
+    """Metrics of every other way to use the embedder (``Strategy.eval_modes``), by its name.
 
     Args:
         strategy: of the run.
@@ -108,7 +113,7 @@ def measure_variants(strategy: Strategy, embedder: Embedder, *setting: Any) -> d
         Means over the draws of a way that has several, with their standard deviations as ``<metric>_sd``, and ``draws``.
     """
     found: dict[str, list[Metrics]] = {}
-    for name, model in strategy.variants(embedder):
+    for name, model in strategy.eval_modes(embedder):
         found.setdefault(name, []).append(measure(model, *setting).metrics)
     return {name: _over_draws(draws) for name, draws in found.items()}
 
@@ -116,6 +121,13 @@ def measure_variants(strategy: Strategy, embedder: Embedder, *setting: Any) -> d
 def _over_draws(draws: list[Metrics]) -> Metrics:
     if len(draws) == 1:
         return draws[0]
-    values = {name: [draw[name] for draw in draws] for name, value in draws[0].items() if isinstance(value, float)}  # not the counts
+    values = {
+        name: [draw[name] for draw in draws] for name, value in draws[0].items() if isinstance(value, float)
+    }  # not the counts
     means = {name: statistics.fmean(found) for name, found in values.items()}
-    return {**draws[0], **means, **{f"{name}_sd": statistics.stdev(found) for name, found in values.items()}, "draws": len(draws)}
+    return {
+        **draws[0],
+        **means,
+        **{f"{name}_sd": statistics.stdev(found) for name, found in values.items()},
+        "draws": len(draws),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +12,20 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 
-def announce(message: str) -> None:
-    """One line to standard error: what is being done now. Of processes that work together only the first speaks."""
-    if speaks():
-        print(message, file=sys.stderr, flush=True)
+class _ToStderr(logging.Handler):
+    """Writes each message as one line to whatever standard error is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if is_main_process():
+            print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+logger = logging.getLogger("retrieval_bench")
+"""What is being done now, one line each, on standard error. Of the processes of one run (``torchrun``) only the first one logs."""
+if not logger.handlers:
+    logger.addHandler(_ToStderr())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 @contextmanager
@@ -22,7 +33,12 @@ def download_bar(name: str, total: int, done: int) -> Iterator[Callable[[int], N
     """A bar in bytes; yields the function that advances it. `total` 0 means unknown."""
     from rich import progress
 
-    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn())
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+    )
     with progress.Progress(*columns, progress.TimeRemainingColumn(), **bar_options()) as bar:
         task = bar.add_task(name, total=total or None, completed=done)
         yield lambda count: bar.advance(task, count)
@@ -57,8 +73,8 @@ def track(
             bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
 
-def speaks() -> bool:
-    """Whether this process is the one of those that work together (``torchrun``) that speaks to the user."""
+def is_main_process() -> bool:
+    """Whether this process is the one of those that work together (``torchrun``) that logs and prints tables."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -67,4 +83,4 @@ def bar_options() -> dict[str, Any]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    return {"console": console, "transient": True, "disable": not (console.is_terminal and speaks())}
+    return {"console": console, "transient": True, "disable": not (console.is_terminal and is_main_process())}

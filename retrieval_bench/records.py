@@ -32,7 +32,7 @@ from typing import Any
 import retrieval_bench
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.files import write_text
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 SCHEMA = 1
 NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
@@ -68,7 +68,10 @@ def record_path(results: Path, run_id: str) -> Path:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes the record atomically; NaN and infinities, which JSON lacks, become null."""
     text = json.dumps(finite(record), indent=2, sort_keys=True, allow_nan=False)
-    write_text(path, NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n")
+    write_text(
+        path,
+        NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n",
+    )
 
 
 def finite(value: Any) -> Any:
@@ -88,7 +91,9 @@ def read_record(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if "\\u" in text:
-        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair, which no file can hold, is a ValueError
+        json.dumps(
+            record, ensure_ascii=False
+        ).encode()  # half of a surrogate pair, which no file can hold, is a ValueError
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"not a record of schema {SCHEMA}")
     for key, kind in REQUIRED.items():
@@ -100,7 +105,9 @@ def read_record(path: Path) -> dict[str, Any]:
     losses = record["training"].get("loss_per_epoch", [])
     if not isinstance(losses, list) or not all(map(_is_number, losses)):
         raise ValueError("loss_per_epoch is no list of numbers")
-    if not isinstance(record["config"].get("data"), dict) or not isinstance(record["config"]["data"].get("dataset"), str):
+    if not isinstance(record["config"].get("data"), dict) or not isinstance(
+        record["config"]["data"].get("dataset"), str
+    ):
         raise ValueError("its configuration names no data set")
     if not isinstance(record["labels"].get("strategy"), str):
         raise ValueError("its labels name no strategy")
@@ -112,7 +119,8 @@ def read_record(path: Path) -> dict[str, Any]:
         if not _is_number(value):
             raise ValueError(f"{name} is {_short(value)}, no number")
     if not any(
-        name.startswith("recall_at_") and FRACTION.fullmatch(name) and record["metrics"][name] is not None for name in record["metrics"]
+        name.startswith("recall_at_") and FRACTION.fullmatch(name) and record["metrics"][name] is not None
+        for name in record["metrics"]
     ):
         raise ValueError("it has no recall_at_K")
     return record
@@ -146,7 +154,7 @@ def read_records(results: Path) -> Iterator[dict[str, Any]]:
         try:
             yield read_record(path)
         except (ValueError, OSError) as error:
-            announce(f"skipped {path}: {first_line(error)}")
+            logger.info(f"skipped {path}: {first_line(error)}")
 
 
 def find_records(word: str, results: Path) -> list[dict[str, Any]]:
@@ -166,7 +174,9 @@ def find_records(word: str, results: Path) -> list[dict[str, Any]]:
         raise unknown("run", word, [path.stem for path in paths])
     found = [_read_named(path) for path in chosen]
     if len({record["config_hash"] for record in found}) > 1:
-        raise UserError(f"{word}: fits {len(found)} runs in {results / 'runs'} ({chosen[0].stem}, {chosen[-1].stem}...); say more")
+        raise UserError(
+            f"{word}: fits {len(found)} runs in {results / 'runs'} ({chosen[0].stem}, {chosen[-1].stem}...); say more"
+        )
     return found
 
 
@@ -202,7 +212,9 @@ def git_revision() -> str | None:
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         if not git("ls-files", "__init__.py"):

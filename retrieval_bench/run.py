@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
@@ -25,7 +25,7 @@ from retrieval_bench.files import check_writable, digest, locked
 from retrieval_bench.identity import config_hash, map_weight_files, portable, to_command, to_dict
 from retrieval_bench.models.build import full_name
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.records import SCHEMA, read_record, record_path, write_record
 from retrieval_bench.selection import choose
 from retrieval_bench.strategies import Strategy
@@ -36,7 +36,7 @@ from retrieval_bench.trial import measured, train
 from retrieval_bench.validation import validate
 
 
-def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
+def run(config: RunConfig, machine: RuntimeConfig) -> dict[str, Any]:
     """Trains, evaluates once and records one configuration; a configuration that has a record is not run again unless forced.
 
     Args:
@@ -51,11 +51,15 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     """
     validate(config)
     if machine.checkpoint_every < 0:
-        raise UserError(f"--checkpoint-every {machine.checkpoint_every}: give a number of epochs, or 0 for no checkpoints")
+        raise UserError(
+            f"--checkpoint-every {machine.checkpoint_every}: give a number of epochs, or 0 for no checkpoints"
+        )
     device = resolve_device(machine.device, machine.deterministic)
     group = join(device)
     if group.size > 1 and config.train.out_of_memory == "halve":
-        raise UserError("--out-of-memory halve is for one process, since others would wait for it; give --micro-batch N")
+        raise UserError(
+            "--out-of-memory halve is for one process, since others would wait for it; give --micro-batch N"
+        )
     workers = resolve_workers(machine.workers, device)
     data = config.data
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
@@ -65,28 +69,43 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
     if record := group.leader(goal.reached):
         return record
     check_writable(goal.path.parent)
-    with locked(goal.checkpoints, f"running {run_id}", "--results") if group.leads else nullcontext():
+    with locked(goal.checkpoints, f"running {run_id}", "--results") if group.is_main_process else nullcontext():
         if record := group.leader(goal.reached):  # by the process that was waited for
             return record
         checkpoints = Checkpoints(goal.checkpoints, identity, machine.checkpoint_every, machine.resume)
-        if machine.force and machine.resume is None and group.leads:
+        if machine.force and machine.resume is None and group.is_main_process:
             checkpoints.remove()
-        announce(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
+        logger.info(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
         choice = choose(config, partial(run, machine=replace(machine, resume=None, keep=False, keep_new=False)))
         decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
         read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
-        with closing(Trackers(machine.track if group.leads else (), run_id, identity, machine.results)) as trackers:
-            embedder, training = train(choice.config, table, split, device, read, checkpoints, group, machine.profile, trackers)
-            record, details = group.leader(partial(measured, embedder, training, table, split, read, machine.thumbnails))
-            trackers.log({name: value for name, value in record["metrics"].items() if isinstance(value, float)}, config.train.epochs)
+        with closing(
+            Trackers(machine.track if group.is_main_process else (), run_id, identity, machine.results)
+        ) as trackers:
+            embedder, training = train(
+                choice.config, table, split, device, read, checkpoints, group, machine.profile, trackers
+            )
+            record, details = group.leader(
+                partial(measured, embedder, training, table, split, read, machine.thumbnails)
+            )
+            trackers.log(
+                {name: value for name, value in record["metrics"].items() if isinstance(value, float)},
+                config.train.epochs,
+            )
         named = portable(config)
         record["labels"] = {"strategy": named.strategy_label, "weights": named.model.weights, **record["labels"]}
         record["command"] = shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(named)])
         if choice.facts:
             record["facts"]["selection"] = choice.facts
             record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
-        record |= {"schema": SCHEMA, "id": run_id, "config": identity, "config_hash": config_hash(identity), "seed": config.seed}
-        if group.leads:
+        record |= {
+            "schema": SCHEMA,
+            "id": run_id,
+            "config": identity,
+            "config_hash": config_hash(identity),
+            "seed": config.seed,
+        }
+        if group.is_main_process:
             write_details(details, goal.details)
             for file in files_of(goal.kept):  # of an earlier record
                 file.unlink(missing_ok=True)
@@ -94,7 +113,7 @@ def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
             if machine.keep or machine.keep_new:
                 _keep(embedder, choice.config, training.strategy, goal.kept)
             checkpoints.remove()
-    announce(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {goal.path}")
+    logger.info(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {goal.path}")
     return record
 
 
@@ -103,7 +122,7 @@ class Goal:
     """What a run leaves below the results folder."""
 
     run_id: str
-    machine: Machine
+    machine: RuntimeConfig
 
     @property
     def path(self) -> Path:
@@ -128,7 +147,7 @@ class Goal:
     def reached(self) -> dict[str, Any] | None:
         """:meth:`record`, which is told to the user."""
         if record := self.record():
-            announce(f"{self.run_id}: already recorded in {self.path} (--force runs it again)")
+            logger.info(f"{self.run_id}: already recorded in {self.path} (--force runs it again)")
         return record
 
     def record(self) -> dict[str, Any] | None:
@@ -177,6 +196,6 @@ def _keep(embedder: Embedder, config: RunConfig, strategy: Strategy, path: Path)
     about = {"views": views, "flip_sum": config.evaluation.flip_sum}
     try:
         save_embedder(embedder, config.model, config.data.image_size, path, about, strategy)
-        announce(f"the embedder is kept in {path}.json and .safetensors")
+        logger.info(f"the embedder is kept in {path}.json and .safetensors")
     except (UserError, OSError, SafetensorError) as error:
-        announce(f"the embedder is not kept: {first_line(error)}")
+        logger.info(f"the embedder is not kept: {first_line(error)}")

@@ -10,7 +10,7 @@ from typing import Any
 from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.choices import check_first
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.strategies import STRATEGIES, split_names
 
 COUNTED = ("images_seen", "train_seconds", "test_seconds", "total_seconds")
@@ -40,7 +40,9 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
     found = {name: STRATEGIES[name].candidates(getattr(config.options, name)) for name in split_names(config.strategy)}
     found = {name: candidates for name, candidates in found.items() if candidates != [getattr(config.options, name)]}
     if found and config.data.split != "zero_shot":
-        raise UserError(f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}")
+        raise UserError(
+            f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
+        )
     if found:
         check_first(config.ks)
     return found
@@ -58,7 +60,7 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
     """
     choice = Choice(config)
     for name, candidates in open_choices(config).items():
-        announce(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
+        logger.info(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
         open_ = choice.config
         trials = [replace(open_, options=replace(open_.options, **{name: candidate})) for candidate in candidates]
         records = [run(replace(trial, data=replace(trial.data, split="zero_shot_val"))) for trial in trials]
@@ -70,7 +72,9 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
                 **choice.facts,
                 name: {
                     "chosen": trials[best].strategy_label,
-                    "validation_recall_at_1": {trial.strategy_label: recall for trial, recall in zip(trials, recalls, strict=True)},
+                    "validation_recall_at_1": {
+                        trial.strategy_label: recall for trial, recall in zip(trials, recalls, strict=True)
+                    },
                     "records": [record["id"] for record in records],
                 },
             },

@@ -15,7 +15,7 @@ import pandas as pd
 from retrieval_bench.experiments.published import quoted_rows
 from retrieval_bench.files import write_text
 from retrieval_bench.leaderboard import COST_COLUMNS, LAST_COLUMNS, METRIC, PROTOCOL, build_table, plain_text
-from retrieval_bench.progress import speaks
+from retrieval_bench.progress import is_main_process
 from retrieval_bench.records import read_records
 
 Format = Literal["text", "markdown", "latex", "html", "csv", "json"]
@@ -98,7 +98,9 @@ def protocol_title(row: Any) -> str:
     """What the rows of a section share, in a line."""
     classes = row.get("classes")
     part = f"first {classes:.0f} classes" if classes and classes == classes else ""
-    backbone = " ".join(text for text in (str(row.get("backbone", "")), f"({row['weights']})" if "weights" in row.index else "") if text)
+    backbone = " ".join(
+        text for text in (str(row.get("backbone", "")), f"({row['weights']})" if "weights" in row.index else "") if text
+    )
     size = f"{row['image_size']:.0f} px" if "image_size" in row.index else ""
     parts = (str(row.get("dataset", "")), str(row.get("split", "")), part, backbone, size)
     return ", ".join(text for text in parts if text) or "all rows"
@@ -109,13 +111,30 @@ def readable(table: Any, by: Sequence[str] = ()) -> Any:
     Recall@1 and MAP@R), and costs; of grouped rows the columns `by` in place of choices. Options need no column of their own: the
     strategy's label shows those that differ from defaults."""
     if by:
-        shown = pd.DataFrame({name: table[name].map(plain_text).astype(str) for name in dict.fromkeys([*by, "configurations"])})
+        shown = pd.DataFrame(
+            {name: table[name].map(plain_text).astype(str) for name in dict.fromkeys([*by, "configurations"])}
+        )
     else:
-        hidden = {*PROTOCOL, *COST_COLUMNS, *LAST_COLUMNS, "dim", "strategy", "seeds", "options", "standing", "difference", "p_value"}
-        choices = [name for name in map(str, table) if name not in hidden and not METRIC.fullmatch(name.removesuffix("_ci95"))]
+        hidden = {
+            *PROTOCOL,
+            *COST_COLUMNS,
+            *LAST_COLUMNS,
+            "dim",
+            "strategy",
+            "seeds",
+            "options",
+            "standing",
+            "difference",
+            "p_value",
+        }
+        choices = [
+            name for name in map(str, table) if name not in hidden and not METRIC.fullmatch(name.removesuffix("_ci95"))
+        ]
         varying = [name for name in choices if table[name].astype(str).nunique() > 1]
         varying = ["dim", *varying] if table["dim"].nunique() > 1 else varying
-        shown = pd.DataFrame({name: table[name].astype(str) for name in dict.fromkeys(["strategy", "loss", "epochs", *varying, "seeds"])})
+        shown = pd.DataFrame(
+            {name: table[name].astype(str) for name in dict.fromkeys(["strategy", "loss", "epochs", *varying, "seeds"])}
+        )
         shown.loc[table["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
     for name in (str(name) for name in table if METRIC.fullmatch(str(name)) and table[name].notna().any()):
         halves = table[f"{name}_ci95"] if name in ("recall_at_1", "map_at_r") else [None] * len(table)
@@ -161,10 +180,17 @@ def render(table: Any, form: Format, by: Sequence[str] = (), published: bool = T
     if form in ("csv", "json"):
         quoted = quoted_rows(datasets)
         if form == "csv":
-            both = pd.concat([table.astype(object), quoted.astype(object)]) if len(quoted) else table  # whole numbers stay whole
+            both = (
+                pd.concat([table.astype(object), quoted.astype(object)]) if len(quoted) else table
+            )  # whole numbers stay whole
             return both.to_csv(index=False, lineterminator="\n")
         parts = {"measured": table, "quoted": quoted}
-        return json.dumps({name: json.loads(str(part.to_json(orient="records"))) for name, part in parts.items()}, indent=1) + "\n"
+        return (
+            json.dumps(
+                {name: json.loads(str(part.to_json(orient="records"))) for name, part in parts.items()}, indent=1
+            )
+            + "\n"
+        )
     found, legend = sections(table, by) + quoted_sections(datasets), GROUPED if by else LEGEND
     if form == "latex":
         return to_latex(found)
@@ -192,7 +218,8 @@ def markdown_rows(shown: Any) -> list[str]:
 
 def _bars(shown: Any, rows: list[list[str]]) -> list[str]:
     return [
-        "| " + " | ".join(line) + " |" for line in [[markdown_text(name) for name in shown.columns], ["---"] * len(shown.columns), *rows]
+        "| " + " | ".join(line) + " |"
+        for line in [[markdown_text(name) for name in shown.columns], ["---"] * len(shown.columns), *rows]
     ]
 
 
@@ -210,7 +237,10 @@ def latex_text(cell: str) -> str:
 
 def to_latex(found: Iterable[Section]) -> str:
     """A ``tabular`` per section, the section's name in its last line."""
-    tables = [latex_table(section.shown, [section.title], section.marked(r"\textbf{{{}}}", "{} $=$", latex_text)) for section in found]
+    tables = [
+        latex_table(section.shown, [section.title], section.marked(r"\textbf{{{}}}", "{} $=$", latex_text))
+        for section in found
+    ]
     return "\n".join(tables)
 
 
@@ -219,14 +249,20 @@ def latex_table(shown: Any, notes: Sequence[str], rows: list[list[str]] | None =
     rows = [[latex_text(cell) for cell in row] for row in shown.to_numpy().tolist()] if rows is None else rows
     count = len(shown.columns)
     lines = [" & ".join(line) + r" \\" for line in [[latex_text(name) for name in shown.columns], *rows]]
-    below = [rf"\multicolumn{{{count}}}{{p{{0.95\linewidth}}}}{{\footnotesize {latex_text(note)}}} \\" for note in notes]
+    below = [
+        rf"\multicolumn{{{count}}}{{p{{0.95\linewidth}}}}{{\footnotesize {latex_text(note)}}} \\" for note in notes
+    ]
     body = [r"\hline", lines[0], r"\hline", *lines[1:], r"\hline", *below]
     return "\n".join([r"\begin{tabular}{l" + "r" * (count - 1) + "}", *body, r"\end{tabular}"]) + "\n"
 
 
 def to_html(found: Iterable[Section], legend: str) -> str:
     """A plain page with a table per section."""
-    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Leaderboard</title>', f"<p>{html.escape(legend)}</p>"]
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><meta charset="utf-8"><title>Leaderboard</title>',
+        f"<p>{html.escape(legend)}</p>",
+    ]
     for section in found:
         heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in section.shown.columns)
         rows = section.marked("<strong>{}</strong>", "{} =", lambda cell: html.escape(str(cell)))
@@ -263,7 +299,7 @@ def to_text(found: Iterable[Section]) -> str:
 
 def print_table(table: pd.DataFrame, by: Sequence[str] = ()) -> None:
     """Prints the readable tables, one per protocol; of processes that work together only the first does."""
-    if not speaks():
+    if not is_main_process():
         return
     print(to_text(sections(table, by)) if len(table) else "no records yet: `make bench` makes the first ones\n", end="")
 

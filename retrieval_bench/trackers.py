@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retrieval_bench.errors import first_line
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 
 class Tracker(Protocol):
@@ -70,7 +70,11 @@ class MLflow:
         self.mlflow.end_run()
 
 
-TRACKERS: dict[str, Callable[[str, Mapping[str, Any], Path], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+TRACKERS: dict[str, Callable[[str, Mapping[str, Any], Path], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
+}
 
 
 class Trackers:
@@ -83,13 +87,19 @@ class Trackers:
         results: folder for what trackers keep on this machine.
     """
 
-    def __init__(self, names: Iterable[str] = (), run_id: str = "", config: Mapping[str, Any] | None = None, results: Path = Path()):
+    def __init__(
+        self,
+        names: Iterable[str] = (),
+        run_id: str = "",
+        config: Mapping[str, Any] | None = None,
+        results: Path = Path(),
+    ):
         self.live: dict[str, Tracker] = {}
         for name in names:
             try:
                 self.live[name] = TRACKERS[name](run_id, config or {}, results)
             except Exception as error:  # whatever another program does must not cost the run
-                announce(f"not tracked with {name}: {first_line(error)}")
+                logger.info(f"not tracked with {name}: {first_line(error)}")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers after `step` epochs."""
@@ -105,7 +115,7 @@ class Trackers:
         try:
             getattr(self.live[name], method)(*given)
         except Exception as error:
-            announce(f"no longer tracked with {name}: {first_line(error)}")
+            logger.info(f"no longer tracked with {name}: {first_line(error)}")
             del self.live[name]
 
 

@@ -20,7 +20,7 @@ from retrieval_bench.details import Details, describe
 from retrieval_bench.measure import measure_routes, measure_variants
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.records import environment
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies import build_strategy
@@ -74,7 +74,7 @@ def train(
     training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers)
     embedder = training.fit()
     if profile and training.images_seen:
-        announce(training.watch.report(training.seconds, training.images_seen))
+        logger.info(training.watch.report(training.seconds, training.images_seen))
     return embedder, training
 
 
@@ -109,7 +109,7 @@ def measured(
         "metrics": test.metrics,
         **({"variants": variants} if variants else {}),
         "training": training.account(),
-        "facts": {**strategy.facts(), **({"routes": routes} if routes else {})},
+        "facts": {**strategy.info(), **({"routes": routes} if routes else {})},
         "cost": {
             "parameters": cost.parameters(embedder),
             "trained_parameters": trained_parameters,
@@ -119,6 +119,9 @@ def measured(
             "macs": cost.macs(embedder, config.data.image_size),
             "latency_ms": round(cost.latency_ms(embedder, config.data.image_size), 3),
         },
-        "environment": {**environment(device), **({"processes": training.group.size} if training.group.size > 1 else {})},
+        "environment": {
+            **environment(device),
+            **({"processes": training.group.size} if training.group.size > 1 else {}),
+        },
     }
     return record, describe(test.vectors, test.columns, table, split, config.seed, device, pictures)

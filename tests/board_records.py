@@ -12,7 +12,9 @@ from retrieval_bench.records import SCHEMA, record_path, write_record
 
 def record(strategy: str, seed: int, recall: float, **changes: Any) -> dict[str, Any]:
     """A record with everything that tables need."""
-    cost = dict.fromkeys(("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb"), 1000000)
+    cost = dict.fromkeys(
+        ("parameters", "trained_parameters", "macs", "images_seen", "train_seconds", "peak_memory_mb"), 1000000
+    )
     return {
         "schema": SCHEMA,
         "id": f"{strategy}-{seed}",

@@ -104,7 +104,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "fetch", "cup"], "did you mean 'cub'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
@@ -159,5 +161,7 @@ def test_data_verify_reads_every_image(capsys: pytest.CaptureFixture[str], own_c
 
 
 def test_as_a_module() -> None:
-    answer = subprocess.run([sys.executable, "-m", "retrieval_bench", "strategies"], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-m", "retrieval_bench", "strategies"], capture_output=True, text=True, check=True
+    )
     assert "standard" in answer.stdout

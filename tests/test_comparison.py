@@ -55,7 +55,11 @@ def side(strategy: str, ranks: list[list[int]], first: int = 0) -> list[dict[str
     """Records of a strategy, a seed for each list of ranks."""
     found = of(strategy, *[0.5] * len(ranks), first=first)
     for entry, own in zip(found, ranks, strict=True):
-        entry |= {"id": f"cub-{strategy}-hash{strategy}-s{entry['seed']}-cpu", "config_hash": f"hash{strategy}", "metrics": metrics(own)}
+        entry |= {
+            "id": f"cub-{strategy}-hash{strategy}-s{entry['seed']}-cpu",
+            "config_hash": f"hash{strategy}",
+            "metrics": metrics(own),
+        }
         entry["config"]["strategy"] = strategy
     return found
 
@@ -95,7 +99,10 @@ def test_figures_are_those_of_scipy_and_of_the_queries(results: Path) -> None:
         assert row["second"] == pytest.approx(second.mean())
         test = stats.ttest_rel(first, second)
         low, high = test.confidence_interval()
-        assert (row["difference"], row["seeds_half"]) == (pytest.approx((low + high) / 2), pytest.approx((high - low) / 2))
+        assert (row["difference"], row["seeds_half"]) == (
+            pytest.approx((low + high) / 2),
+            pytest.approx((high - low) / 2),
+        )
         assert row["seeds_p"] == pytest.approx(test.pvalue)
         values = []
         for both in (FIRST, SECOND):
@@ -104,7 +111,9 @@ def test_figures_are_those_of_scipy_and_of_the_queries(results: Path) -> None:
             values.append(((ranks <= k) if k else 1 / ranks.astype(np.float32)).mean(0))
         assert (row["low"], row["high"]) == pytest.approx(bootstrap_interval(values[0] - values[1], LABELS[able]))
         assert row["p"] == pytest.approx(paired_permutation_test(values[0], values[1], LABELS[able])[1])
-        assert (values[0] - values[1]).mean() == pytest.approx(row["difference"], abs=1e-6), "both describe one difference"
+        assert (values[0] - values[1]).mean() == pytest.approx(row["difference"], abs=1e-6), (
+            "both describe one difference"
+        )
         assert row["low"] <= row["difference"] <= row["high"]
 
 
@@ -150,7 +159,9 @@ def test_two_runs_of_different_seeds_are_compared_as_they_are(results: Path) -> 
     found = compare("cub-one-hashone-s0-cpu", "cub-one-hashone-s2-cpu", results)
     assert found.seeds == []
     assert found.changes == []
-    assert found.metrics[0]["difference"] == pytest.approx(metrics(FIRST[0])["recall_at_1"] - metrics(FIRST[2])["recall_at_1"])
+    assert found.metrics[0]["difference"] == pytest.approx(
+        metrics(FIRST[0])["recall_at_1"] - metrics(FIRST[2])["recall_at_1"]
+    )
     assert "no difference in configuration" in "\n".join(to_lines(found))
 
 
@@ -174,7 +185,10 @@ def test_details_of_other_images_are_not_compared(results: Path, change: str) ->
     elif change == "labels":
         write_details(replace(other, labels=np.array([0, 0, 1, 1, 2, 0], dtype=np.int32)), path)
     else:
-        fewer = {name: getattr(other, name)[:5] for name in ("queries", "first_rank", "map_at_r", "listed", "neighbours", "similarity")}
+        fewer = {
+            name: getattr(other, name)[:5]
+            for name in ("queries", "first_rank", "map_at_r", "listed", "neighbours", "similarity")
+        }
         write_details(replace(other, **fewer), path)
     found = compare("hashone", "hashtwo", results)
     assert found.queries == 0
@@ -242,7 +256,9 @@ def test_the_command_prints_lines_or_json(results: Path, capsys: pytest.CaptureF
         (["hashone", ""], "say more"),
     ],
 )
-def test_errors_are_one_line_and_exit_code_2(results: Path, capsys: pytest.CaptureFixture[str], sides: list[str], said: str) -> None:
+def test_errors_are_one_line_and_exit_code_2(
+    results: Path, capsys: pytest.CaptureFixture[str], sides: list[str], said: str
+) -> None:
     assert main(["compare", *sides, "--results", str(results)]) == 2
     found = capsys.readouterr()
     assert said in found.err

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.cli import parse
-from retrieval_bench.config import DataConfig, EvalConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.identity import config_hash, to_command, to_dict
+from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.validation import validate
@@ -23,7 +24,10 @@ from retrieval_bench.validation import validate
 
 def test_hash_is_the_same_in_every_process() -> None:
     code = "from retrieval_bench.config import *; from retrieval_bench.identity import *; print(config_hash(to_dict(RunConfig())))"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env(seed)) for seed in "01"]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env(seed))
+        for seed in "01"
+    ]
     assert runs[0].stdout == runs[1].stdout == config_hash(to_dict(RunConfig())) + "\n"
 
 
@@ -38,17 +42,21 @@ def test_hash_of_the_default_run_never_changes() -> None:
 
 
 def test_hash_is_of_values_not_of_spelling() -> None:
-    assert config_hash(to_dict(RunConfig(train=TrainConfig(lr=1)))) == config_hash(to_dict(RunConfig(train=TrainConfig(lr=1.0))))
-    assert config_hash(to_dict(RunConfig(strategy=" frozen + last_k"))) == config_hash(to_dict(RunConfig(strategy="frozen+last_k")))
+    assert config_hash(to_dict(RunConfig(train=TrainConfig(lr=1)))) == config_hash(
+        to_dict(RunConfig(train=TrainConfig(lr=1.0)))
+    )
+    assert config_hash(to_dict(RunConfig(strategy=" frozen + last_k"))) == config_hash(
+        to_dict(RunConfig(strategy="frozen+last_k"))
+    )
 
 
 def test_hash_leaves_out_the_seed_and_the_options_of_other_strategies() -> None:
     base = config_hash(to_dict(RunConfig()))
     assert config_hash(to_dict(RunConfig(seed=5))) == base
     assert config_hash(to_dict(RunConfig(options=StrategyOptions(last_k=LastK.Options(k=1))))) == base
-    assert config_hash(to_dict(RunConfig(strategy="last_k", options=StrategyOptions(last_k=LastK.Options(k=1))))) != config_hash(
-        to_dict(RunConfig(strategy="last_k"))
-    )
+    assert config_hash(
+        to_dict(RunConfig(strategy="last_k", options=StrategyOptions(last_k=LastK.Options(k=1))))
+    ) != config_hash(to_dict(RunConfig(strategy="last_k")))
 
 
 def test_hash_depends_on_every_other_choice() -> None:
@@ -77,9 +85,18 @@ configs = st.builds(
         stored=st.integers(0, 256),
         reader=st.sampled_from(["pil", "cache"]),
     ),
-    model=st.builds(ModelConfig, embedding_dim=st.integers(0, 512), mean=st.none() | st.just((0.1, 0.2, 0.3)), weights=st.just("a b.pth")),
-    loss=st.builds(LossConfig, loss_options=st.sampled_from([(), (("margin", 0.25),), (("margin", 0.1), ("alpha", 16.0))])),
-    train=st.builds(TrainConfig, lr=st.floats(0, 1), freeze_bn=st.booleans(), optimizer=st.sampled_from(["adamw", "sgd"])),
+    model=st.builds(
+        ModelConfig,
+        embedding_dim=st.integers(0, 512),
+        mean=st.none() | st.just((0.1, 0.2, 0.3)),
+        weights=st.just("a b.pth"),
+    ),
+    loss=st.builds(
+        LossConfig, loss_options=st.sampled_from([(), (("margin", 0.25),), (("margin", 0.1), ("alpha", 16.0))])
+    ),
+    train=st.builds(
+        TrainConfig, lr=st.floats(0, 1), freeze_bn=st.booleans(), optimizer=st.sampled_from(["adamw", "sgd"])
+    ),
     evaluation=st.builds(EvalConfig, k=st.sampled_from([(), (1,), (1, 10, 100)]), flip_sum=st.booleans()),
     options=st.builds(StrategyOptions, last_k=st.builds(LastK.Options, k=st.integers(0, 9))),
 )
@@ -97,7 +114,9 @@ def test_every_benchmark_is_a_valid_grid_of_one_protocol(name: str) -> None:
     for config in runs:
         validate(config)
     assert len({(config.strategy, config.seed) for config in runs}) == len(runs)
-    assert {replace(config, strategy="standard", seed=0) for config in runs} == {replace(runs[0], strategy="standard", seed=0)}
+    assert {replace(config, strategy="standard", seed=0) for config in runs} == {
+        replace(runs[0], strategy="standard", seed=0)
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,7 +132,10 @@ def test_every_benchmark_is_a_valid_grid_of_one_protocol(name: str) -> None:
         (RunConfig(train=TrainConfig(batch_size=10, samples_per_class=4)), "not a multiple"),
         (RunConfig(train=TrainConfig(epochs=-1)), "--epochs -1: must be at least 0"),
         (RunConfig(train=TrainConfig(lr=float("nan"))), "--lr nan"),
-        (RunConfig(loss=LossConfig(loss_options=(("margin", float("nan")),))), "--loss-options margin nan: must be finite"),
+        (
+            RunConfig(loss=LossConfig(loss_options=(("margin", float("nan")),))),
+            "--loss-options margin nan: must be finite",
+        ),
         (RunConfig(loss=LossConfig(loss_lr=float("inf"))), "--loss-lr inf: must be finite"),
         (RunConfig(model=ModelConfig(std=(1.0, 0.0, 1.0))), "--std 1.0 0.0 1.0: must be above 0"),
         (RunConfig(data=DataConfig(crop_scale=0)), "--crop-scale 0"),
@@ -142,7 +164,12 @@ def test_pair_losses_get_batches_with_several_images_per_class() -> None:
 
 
 def test_k_is_what_papers_report_on_the_data_set_unless_asked() -> None:
-    expected = {"emoji_mini": [1, 2, 4, 8], "cub": [1, 2, 4, 8], "sop": [1, 10, 100, 1000], "inshop": [1, 10, 20, 30, 40, 50]}
+    expected = {
+        "emoji_mini": [1, 2, 4, 8],
+        "cub": [1, 2, 4, 8],
+        "sop": [1, 10, 100, 1000],
+        "inshop": [1, 10, 20, 30, 40, 50],
+    }
     for name, ks in expected.items():
         config = RunConfig(data=DataConfig(dataset=name))
         assert list(config.ks) == to_dict(config)["evaluation"]["k"] == ks
@@ -156,7 +183,10 @@ def test_asking_for_the_default_k_is_the_same_run() -> None:
 
 
 def test_folds_and_readers_are_runs_of_their_own() -> None:
-    choices = [DataConfig(split="kfold", fold=fold) for fold in range(4)] + [DataConfig(reader="cache"), DataConfig(stored=64)]
+    choices = [DataConfig(split="kfold", fold=fold) for fold in range(4)] + [
+        DataConfig(reader="cache"),
+        DataConfig(stored=64),
+    ]
     for data in choices:
         validate(RunConfig(data=data))
     assert len({config_hash(to_dict(RunConfig(data=data))) for data in [DataConfig(), *choices]}) == 7

@@ -7,14 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_bench import cost
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.models.build import build_embedder
+from retrieval_bench.sections import ModelConfig
 
 
 def small_net() -> nn.Sequential:
     """At 10 x 10: a 3x3 convolution 3 -> 4 with stride 2 to 5 x 5, a grouped one 4 -> 8, pooling, a linear layer 8 -> 6."""
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 8, 1, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Conv2d(4, 8, 1, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 6),
     )
 
 
@@ -53,7 +57,9 @@ def test_resnet50_has_the_published_size(name: str) -> None:
 
 
 def test_macs_include_the_embedding_layer() -> None:
-    plain, with_head = (build_embedder(ModelConfig(backbone="resnet10t", weights="none", embedding_dim=dim), 32) for dim in (0, 10))
+    plain, with_head = (
+        build_embedder(ModelConfig(backbone="resnet10t", weights="none", embedding_dim=dim), 32) for dim in (0, 10)
+    )
     assert cost.macs(with_head, 32) - cost.macs(plain, 32) == 512 * 10
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import data_speed
 from retrieval_bench.experiments.data_speed import Rate, measure_speed, report, training_step
+from retrieval_bench.sections import DataConfig
 
 Synthetic = tuple[ImageTable, Split]
 CONFIG = DataConfig(dataset="synthetic", image_size=32, stored=20)
@@ -43,7 +43,9 @@ class Clock:
 
 
 @pytest.mark.parametrize("batch_size", [16, 64])
-def test_rates_count_the_images_that_were_read(batch_size: int, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_count_the_images_that_were_read(
+    batch_size: int, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[int] = []
     views = data_speed.Batches.__iter__
 

@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 
 from retrieval_bench import details as module
 from retrieval_bench.cli import main
-from retrieval_bench.config import DataConfig, Machine, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.splits import Split
@@ -38,6 +38,7 @@ from retrieval_bench.details import (
 )
 from retrieval_bench.evaluation.plane import principal_plane
 from retrieval_bench.run import run
+from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
 from retrieval_bench.tables import metric_title
 from tests.data.data_checks import files_below, refused
 
@@ -96,7 +97,9 @@ def test_nearest_is_what_sorting_all_images_gives(seed: int, count: int, data: s
     found, similarity = nearest(vectors, queries, gallery)
     assert found.shape == similarity.shape == (len(queries), NEIGHBOURS)
     for query, images, values in zip(queries, found, similarity, strict=True):
-        others = sorted((-float(vectors[query] @ vectors[image]), int(image)) for image in gallery if image != query)[:NEIGHBOURS]
+        others = sorted((-float(vectors[query] @ vectors[image]), int(image)) for image in gallery if image != query)[
+            :NEIGHBOURS
+        ]
         empty = [-1] * (NEIGHBOURS - len(others))
         assert images.tolist() == [image for _, image in others] + empty
         assert values[: len(others)] == pytest.approx([-value for value, _ in others], abs=1e-6)
@@ -159,7 +162,9 @@ def test_confused_classes_are_counted_by_hand() -> None:
     labels = [0, 0, 0, 1, 1, 2, 2]
     neighbours = [[3], [4, 0], [1], [5], [3], [6], []]
     found = made([2, 2, 1, 2, 1, 1, 0], labels, neighbours).confused()
-    assert found == [(0, 1, 2, 0), (1, 2, 1, 3)], "0 for 1 twice, first at place 0; 1 for 2 once; the last has no neighbour"
+    assert found == [(0, 1, 2, 0), (1, 2, 1, 3)], (
+        "0 for 1 twice, first at place 0; 1 for 2 once; the last has no neighbour"
+    )
 
 
 def test_confusion_of_a_query_without_a_positive_does_not_count() -> None:
@@ -182,7 +187,9 @@ def test_confused_classes_are_those_of_a_counter(rows: list[tuple[int, int, int]
         assert (labels[place], labels[nearest_images[place]]) == (own, other)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((300, 100), (72, 24)), ((100, 300), (24, 72)), ((20, 10), (20, 10)), ((72, 72), (72, 72))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((300, 100), (72, 24)), ((100, 300), (24, 72)), ((20, 10), (20, 10)), ((72, 72), (72, 72))]
+)
 def test_a_thumbnail_is_a_small_webp_and_never_larger_than_the_image(
     tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
@@ -197,10 +204,14 @@ def test_what_is_no_image_has_no_thumbnail(tmp_path: Path) -> None:
     assert thumbnail(tmp_path / "missing.png") == b""
 
 
-def small_test(root: Path, count: int = 8, classes: int = 4) -> tuple[np.ndarray, dict[str, np.ndarray], ImageTable, Split]:
+def small_test(
+    root: Path, count: int = 8, classes: int = 4
+) -> tuple[np.ndarray, dict[str, np.ndarray], ImageTable, Split]:
     """Everything that `describe` is told of a test whose images are all queries of one another; drawn images in `root`."""
     labels = np.arange(count) % classes
-    table = ImageTable(root, tuple(f"{row}.png" for row in range(count)), labels, tuple(f"class {label}" for label in range(classes)))
+    table = ImageTable(
+        root, tuple(f"{row}.png" for row in range(count)), labels, tuple(f"class {label}" for label in range(classes))
+    )
     for row, path in enumerate(table.paths):
         Image.new("RGB", (90, 90), (20 * row % 256, 0, 0)).save(root / path)
     columns = {"first_rank": np.arange(1, count + 1), "map_at_r": np.linspace(0, 1, count)}
@@ -313,7 +324,7 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path: Path, changes: di
 
 @pytest.mark.parametrize("split", ["zero_shot", "closed_set"])
 def test_a_run_writes_details_that_give_its_metrics(tmp_path: Path, split: str) -> None:
-    record = run(replace(TINY, data=replace(TINY.data, split=split)), Machine(results=tmp_path))
+    record = run(replace(TINY, data=replace(TINY.data, split=split)), RuntimeConfig(results=tmp_path))
     found = read_details(details_path(tmp_path, record["id"]))
     able = found.first_rank > 0
     assert len(found.queries) == record["metrics"]["queries"] == record["data"]["query_images"]
@@ -325,14 +336,28 @@ def test_a_run_writes_details_that_give_its_metrics(tmp_path: Path, split: str) 
         assert hits / int(able.sum()) == value, metric_title(name)
     assert np.nanmean(found.map_at_r, dtype=np.float64) == pytest.approx(record["metrics"]["map_at_r"], abs=1e-6)
     nearest_label = found.labels[found.neighbours[:, 0]]
-    np.testing.assert_array_equal(nearest_label == found.labels[found.queries[found.listed]], found.first_rank[found.listed] == 1)
+    np.testing.assert_array_equal(
+        nearest_label == found.labels[found.queries[found.listed]], found.first_rank[found.listed] == 1
+    )
     pictures = found.pictures()
     assert set(found.queries[found.listed[found.shown()]].tolist()) <= set(pictures)
     assert all(picture.startswith(b"RIFF") for picture in pictures.values())
 
 
 def test_without_thumbnails_there_are_none_and_the_record_is_the_same(tmp_path: Path) -> None:
-    words = ["run", "--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--epochs", "0"]
+    words = [
+        "run",
+        "--dataset",
+        "synthetic",
+        "--backbone",
+        "resnet10t",
+        "--weights",
+        "none",
+        "--image-size",
+        "32",
+        "--epochs",
+        "0",
+    ]
     found = []
     for name, flags in (("with", []), ("without", ["--no-thumbnails"])):
         assert main([*words, *flags, "--results", str(tmp_path / name)]) == 0
@@ -342,7 +367,10 @@ def test_without_thumbnails_there_are_none_and_the_record_is_the_same(tmp_path: 
     bare, nothing = found[1], found[0]
     assert nothing.pictures()
     assert bare.pictures() == {}
-    assert same(bare, replace(nothing, **{name: getattr(bare, name) for name in ("thumbnails", "thumbnail_ends", "thumbnail_bytes")}))
+    assert same(
+        bare,
+        replace(nothing, **{name: getattr(bare, name) for name in ("thumbnails", "thumbnail_ends", "thumbnail_bytes")}),
+    )
 
 
 def test_a_query_without_positives_has_rank_0_and_no_map_at_r(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,13 +379,15 @@ def test_a_query_without_positives_has_rank_0_and_no_map_at_r(tmp_path: Path, mo
     alone = table.labels[split.query] == table.labels[split.query][0]
     gallery = np.setdiff1d(split.gallery, split.query[alone])
     monkeypatch.setattr("retrieval_bench.run.open_dataset", lambda *_: (table, replace(split, gallery=gallery)))
-    record = run(TINY, Machine(results=tmp_path))
+    record = run(TINY, RuntimeConfig(results=tmp_path))
     assert record["metrics"]["queries_without_positive"] == alone.sum() == 8
     found = read_details(details_path(tmp_path, record["id"]))
     assert not found.first_rank[alone].any()
     assert np.isnan(found.map_at_r[alone]).all()
     assert not np.isnan(found.map_at_r[~alone]).any()
-    assert not set(found.neighbours.ravel().tolist()) & set(np.flatnonzero(alone).tolist()), "the gallery alone is searched"
+    assert not set(found.neighbours.ravel().tolist()) & set(np.flatnonzero(alone).tolist()), (
+        "the gallery alone is searched"
+    )
     able = found.first_rank > 0
     assert (found.first_rank == 1).sum() / able.sum() == record["metrics"]["recall_at_1"]
     assert not set(np.flatnonzero(alone)) & set(found.listed[found.shown()].tolist()), "it is neither found nor wrong"

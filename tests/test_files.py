@@ -85,7 +85,9 @@ def test_a_finished_folder_appears_whole_and_under_its_name_only(tmp_path: Path)
         assert not (tmp_path / "set").exists()
     assert names(tmp_path) == ["set"]
     assert names(tmp_path / "set") == ["a"]
-    assert stat.S_IMODE((tmp_path / "set").stat().st_mode) & 0o055 == 0o055 & ~_umask(), "others may read it, as an ordinary folder"
+    assert stat.S_IMODE((tmp_path / "set").stat().st_mode) & 0o055 == 0o055 & ~_umask(), (
+        "others may read it, as an ordinary folder"
+    )
 
 
 def _umask() -> int:
@@ -145,7 +147,7 @@ def test_who_has_to_wait_for_a_lock_says_so_and_goes_on(tmp_path: Path, monkeypa
     """The holder lets go once the other has said that it waits."""
     events: list[str] = []
     waiting = threading.Event()
-    monkeypatch.setattr("retrieval_bench.files.announce", lambda message: (events.append(message), waiting.set()))
+    monkeypatch.setattr("retrieval_bench.files.logger.info", lambda message: (events.append(message), waiting.set()))
     held = FileLock(tmp_path / ".set.lock", thread_local=False)
     held.acquire()
 
@@ -205,7 +207,14 @@ def test_room_is_asked_for_where_the_folder_will_be(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 MB"), (1, "1 MB"), (11_500_000, "12 MB"), (10**9, "1.0 GB"), (3_149_000_000, "3.1 GB"), (10**12, "1000.0 GB")],
+    [
+        (0, "0 MB"),
+        (1, "1 MB"),
+        (11_500_000, "12 MB"),
+        (10**9, "1.0 GB"),
+        (3_149_000_000, "3.1 GB"),
+        (10**12, "1000.0 GB"),
+    ],
 )
 def test_bytes_are_told_in_units_of_ten(count: int, text: str) -> None:
     assert gigabytes(count) == text

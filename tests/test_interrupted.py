@@ -15,7 +15,18 @@ import pytest
 
 from retrieval_bench.cli import main
 
-FLAGS = ["--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--batch-size", "16"]
+FLAGS = [
+    "--dataset",
+    "synthetic",
+    "--backbone",
+    "resnet10t",
+    "--weights",
+    "none",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "16",
+]
 EPOCHS = 6
 
 

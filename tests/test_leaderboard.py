@@ -72,7 +72,11 @@ def test_a_copied_record_counts_once_and_the_newest_wins(tmp_path: Path) -> None
 
 
 def test_times_of_different_machines_are_not_averaged(tmp_path: Path) -> None:
-    save(tmp_path, record("standard", 0, 0.5), record("standard", 1, 0.5, environment={"device": "cpu: other", "threads": 2}))
+    save(
+        tmp_path,
+        record("standard", 0, 0.5),
+        record("standard", 1, 0.5, environment={"device": "cpu: other", "threads": 2}),
+    )
     row = write_tables(tmp_path).iloc[0]
     assert row["seeds"] == 2, "recall is comparable"
     assert pd.isna(row["train_seconds"]), "time is not"
@@ -108,7 +112,8 @@ def test_protocols_are_not_ranked_against_each_other(tmp_path: Path) -> None:
 def test_other_images_under_one_name_are_another_protocol() -> None:
     """Two folders of somebody's own, or a scaled copy: a paired test between them would say nothing."""
     one, two = (
-        of(name, *values, data={"files_fingerprint": name * 64}) for name, values in (("a", (0.9, 0.9, 0.9)), ("b", (0.5, 0.6, 0.7)))
+        of(name, *values, data={"files_fingerprint": name * 64})
+        for name, values in (("a", (0.9, 0.9, 0.9)), ("b", (0.5, 0.6, 0.7)))
     )
     sides = of("c", 0.5, 0.6, 0.7, data={"files_fingerprint": "a" * 64, "sides_fingerprint": "c" * 64})
     table: Any = build_table([*one, *two, *sides])
@@ -116,10 +121,17 @@ def test_other_images_under_one_name_are_another_protocol() -> None:
     assert not table["p_value"].notna().any()
     titles = [section.title.rsplit(", ", 1)[1] for section in sections(table)]
     assert titles == ["files aaaaaaaa", "files aaaaaaaa+cccccccc", "files bbbbbbbb"]
-    assert [section.title.rsplit(", ", 1)[1] for section in sections(build_table(one))] == ["72 px"], "nothing to tell apart"
-    larger = [{**entry, "config_hash": f"{entry['config_hash']}-2", "cost": {**entry["cost"], "macs": 9}} for entry in (*one, *two)]
+    assert [section.title.rsplit(", ", 1)[1] for section in sections(build_table(one))] == ["72 px"], (
+        "nothing to tell apart"
+    )
+    larger = [
+        {**entry, "config_hash": f"{entry['config_hash']}-2", "cost": {**entry["cost"], "macs": 9}}
+        for entry in (*one, *two)
+    ]
     drawn = {shown.protocol for shown in gallery([{**entry, "facts": {}} for entry in (*one, *two, *larger)])}
-    assert drawn == {section.title for section in sections(build_table([*one, *two]))}, "pages find figures by the title"
+    assert drawn == {section.title for section in sections(build_table([*one, *two]))}, (
+        "pages find figures by the title"
+    )
 
 
 def test_weights_of_one_file_name_and_other_content_are_another_protocol() -> None:
@@ -128,7 +140,10 @@ def test_weights_of_one_file_name_and_other_content_are_another_protocol() -> No
         entry["labels"]["weights"] = "model.pth"
         entry["config"]["model"]["weights"] = f"sha256:{entry['labels']['strategy'] * 64}"
     table = build_table(records)
-    assert table[["weights", "standing"]].to_numpy().tolist() == [["model.pth aaaaaaaa", "best"], ["model.pth bbbbbbbb", "best"]]
+    assert table[["weights", "standing"]].to_numpy().tolist() == [
+        ["model.pth aaaaaaaa", "best"],
+        ["model.pth bbbbbbbb", "best"],
+    ]
     assert build_table(records[:3])["weights"].tolist() == ["model.pth"]
 
 
@@ -138,7 +153,10 @@ def test_every_choice_is_a_column_and_what_differs_is_shown(tmp_path: Path) -> N
     save(tmp_path, record("standard", 0, 0.6), slow)
     table = write_tables(tmp_path)
     config = slow["config"]
-    choices = {name for section in config.values() if isinstance(section, dict) for name in section} - {"k", "embedding_dim"}
+    choices = {name for section in config.values() if isinstance(section, dict) for name in section} - {
+        "k",
+        "embedding_dim",
+    }
     assert choices - {"standard"} <= set(table)
     assert readable(table)["lr"].tolist() == ["0.0003", "1e-05"]
     assert "optimizer" not in readable(table)
@@ -215,7 +233,11 @@ def standing(*records: dict[str, Any]) -> dict[str, str]:
 
 
 def test_fewer_than_three_seeds_never_rank() -> None:
-    assert standing(*of("lucky", 0.9), *of("pair", 0.8, 0.8), *of("solid", 0.5, 0.5, 0.5)) == {"lucky": "", "pair": "", "solid": "best"}
+    assert standing(*of("lucky", 0.9), *of("pair", 0.8, 0.8), *of("solid", 0.5, 0.5, 0.5)) == {
+        "lucky": "",
+        "pair": "",
+        "solid": "best",
+    }
     assert standing(*of("pair", 0.8, 0.8)) == {"pair": ""}
     gone = of("gone", 0.9, 0.9, 0.9)
     for entry in gone[1:]:
@@ -229,7 +251,9 @@ def test_pairs_are_of_common_seeds_only() -> None:
     assert pd.isna(table.loc["apart", "p_value"]), "no seed in common"
     three = of("three", 0.65, 0.62, 0.5, 0.01, first=1)
     table = build_table([*best, *three]).set_index("strategy")
-    assert table.loc["three", "p_value"] == pytest.approx(stats.ttest_rel([0.8, 0.7, 0.6], [0.65, 0.62, 0.5]).pvalue, abs=1e-6)
+    assert table.loc["three", "p_value"] == pytest.approx(
+        stats.ttest_rel([0.8, 0.7, 0.6], [0.65, 0.62, 0.5]).pvalue, abs=1e-6
+    )
     two = of("two", 0.65, 0.62, first=2)
     assert pd.isna(build_table([*best, *two]).set_index("strategy").loc["two", "p_value"])
 
@@ -238,7 +262,9 @@ def test_a_protocol_has_a_best_of_its_own_and_equal_rows_one_between_them() -> N
     other = of("other", 0.9, 0.9, 0.9, data={"image_size": 96})
     assert standing(*of("one", 0.5, 0.5, 0.5), *other) == {"one": "best", "other": "best"}
     table = build_table([*of("b", 0.5, 0.6, 0.7), *of("a", 0.7, 0.6, 0.5)])
-    assert table[["strategy", "standing"]].to_numpy().tolist() == [["a", "best"], ["b", "tie"]], "the first of equal ones"
+    assert table[["strategy", "standing"]].to_numpy().tolist() == [["a", "best"], ["b", "tie"]], (
+        "the first of equal ones"
+    )
 
 
 STRATEGIES = st.sampled_from(["frozen", "standard", "last_k(k=2)"])
@@ -251,7 +277,9 @@ RUNS = st.lists(
 
 
 def runs_of(rows: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
-    return [of(strategy, recall / 1000, first=seed, data={"image_size": size})[0] for strategy, size, seed, recall in rows]
+    return [
+        of(strategy, recall / 1000, first=seed, data={"image_size": size})[0] for strategy, size, seed, recall in rows
+    ]
 
 
 @given(rows=RUNS, shuffle=st.randoms())
@@ -289,7 +317,9 @@ def test_means_and_groups_are_those_of_plain_python(rows: list[tuple[str, int, i
 
 
 def test_rows_are_chosen_by_what_people_type() -> None:
-    table = build_table([*of("last_k(k=2)", 0.5), *of("last_k(k=3)", 0.4), *of("l2sp+last_k(k=2)", 0.3), *of("frozen", 0.2)])
+    table = build_table(
+        [*of("last_k(k=2)", 0.5), *of("last_k(k=3)", 0.4), *of("l2sp+last_k(k=2)", 0.3), *of("frozen", 0.2)]
+    )
 
     def chosen(**wanted: list[str]) -> list[str]:
         return choose_rows(table, wanted)["strategy"].tolist()
@@ -341,7 +371,10 @@ def test_groups_do_not_average_times_of_different_machines() -> None:
 
 
 def test_runs_by_row_keeps_devices_apart_and_the_newest() -> None:
-    old, new = record("a", 0, 0.4, id="old", finished="2026-01-01"), record("a", 0, 0.5, id="new", finished="2026-02-01")
+    old, new = (
+        record("a", 0, 0.4, id="old", finished="2026-01-01"),
+        record("a", 0, 0.5, id="new", finished="2026-02-01"),
+    )
     other = record("a", 0, 0.6, id="gpu", environment={"device": "cuda: H"})
     found = runs_by_row([new, old, other])
     assert {key: [entry["id"] for entry in runs] for key, runs in found.items()} == {

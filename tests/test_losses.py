@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retrieval_bench.config import LossConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.models.classifier import SoftmaxLoss, autolr_head
+from retrieval_bench.sections import LossConfig
 from retrieval_bench.training.criterion import Criterion, build_criterion
 
 CLASSES, DIM = 4, 16
 
 
-def criterion(loss: str, miner: str = "default", head: str = "linear", options: dict[str, float] | None = None) -> Criterion:
+def criterion(
+    loss: str, miner: str = "default", head: str = "linear", options: dict[str, float] | None = None
+) -> Criterion:
     torch.manual_seed(0)
     config = LossConfig(loss=loss, miner=miner, head=head, loss_options=tuple((options or {}).items()))  # pyright: ignore[reportArgumentType]
     return build_criterion(config, CLASSES, DIM)
@@ -24,7 +26,9 @@ def criterion(loss: str, miner: str = "default", head: str = "linear", options: 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
     """Embeddings (16, 16) of varied length, that require gradients, and 4 of each of 4 labels."""
-    embeddings = torch.randn(16, DIM, generator=torch.Generator().manual_seed(seed)) * torch.linspace(0.5, 3, 16)[:, None]
+    embeddings = (
+        torch.randn(16, DIM, generator=torch.Generator().manual_seed(seed)) * torch.linspace(0.5, 3, 16)[:, None]
+    )
     return embeddings.requires_grad_(), torch.arange(CLASSES).repeat_interleave(4)
 
 
@@ -87,7 +91,9 @@ def test_options_reach_the_loss() -> None:
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_pairs])
 def test_length_of_embeddings_does_not_matter_to_losses_of_pairs(name: str) -> None:
     embeddings, labels = batch()
-    torch.testing.assert_close(criterion(name, "none")(embeddings * 7, labels), criterion(name, "none")(embeddings, labels))
+    torch.testing.assert_close(
+        criterion(name, "none")(embeddings * 7, labels), criterion(name, "none")(embeddings, labels)
+    )
 
 
 @pytest.mark.parametrize("name", MINERS)
@@ -161,5 +167,8 @@ def test_linear_softmax_is_cross_entropy_of_its_layer(smoothing: float) -> None:
 
 
 def test_softmax_uses_the_head_of_the_configuration() -> None:
-    sizes = {head: sum(parameter.numel() for parameter in criterion("softmax", head=head).parameters()) for head in ("linear", "autolr")}
+    sizes = {
+        head: sum(parameter.numel() for parameter in criterion("softmax", head=head).parameters())
+        for head in ("linear", "autolr")
+    }
     assert sizes == {"linear": (DIM + 1) * CLASSES, "autolr": (DIM + 1) * 512 + 1024 + 513 * CLASSES}

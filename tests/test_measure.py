@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval_bench.config import DataConfig, LossConfig, Machine, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.evaluation.routes import describe_routes
 from retrieval_bench.losses import LOSSES
 from retrieval_bench.measure import accuracy
 from retrieval_bench.records import write_record
 from retrieval_bench.run import run
+from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.spottune import SpotTune
 from retrieval_bench.training.criterion import Criterion, build_criterion
@@ -38,20 +39,20 @@ ROUTED = replace(
 def test_a_closed_set_has_an_accuracy_and_a_frozen_network_a_trained_classifier(tmp_path: Path) -> None:
     """The classifier of frozen features is above chance (1 of 16), though the network itself has nothing to train."""
     frozen = replace(CLOSED, strategy="frozen", train=replace(CLOSED.train, epochs=30))
-    record = run(frozen, Machine(results=tmp_path))
+    record = run(frozen, RuntimeConfig(results=tmp_path))
     assert record["cost"]["images_seen"] == 30 * 64
     assert record["cost"]["trained_parameters"] == 0
     assert record["metrics"]["accuracy"] > 0.15
-    untrained = run(replace(frozen, train=replace(frozen.train, epochs=0)), Machine(results=tmp_path))
+    untrained = run(replace(frozen, train=replace(frozen.train, epochs=0)), RuntimeConfig(results=tmp_path))
     assert untrained["metrics"]["accuracy"] < record["metrics"]["accuracy"]
     assert untrained["metrics"]["recall_at_1"] == record["metrics"]["recall_at_1"], "the features are the same"
 
 
 def test_no_accuracy_without_classes_or_classifier(tmp_path: Path) -> None:
     triplet = replace(CLOSED, loss=LossConfig(loss="triplet"), train=replace(CLOSED.train, epochs=1))
-    assert "accuracy" not in run(triplet, Machine(results=tmp_path))["metrics"]
+    assert "accuracy" not in run(triplet, RuntimeConfig(results=tmp_path))["metrics"]
     zero_shot = replace(CLOSED, data=replace(CLOSED.data, split="zero_shot"), train=replace(CLOSED.train, epochs=1))
-    assert "accuracy" not in run(zero_shot, Machine(results=tmp_path))["metrics"]
+    assert "accuracy" not in run(zero_shot, RuntimeConfig(results=tmp_path))["metrics"]
 
 
 def test_accuracy_by_hand() -> None:
@@ -87,7 +88,7 @@ def test_losses_with_a_vector_per_class_classify(name: str) -> None:
 
 
 def test_variants_and_routes_are_in_the_record(tmp_path: Path) -> None:
-    record = run(ROUTED, Machine(results=tmp_path))
+    record = run(ROUTED, RuntimeConfig(results=tmp_path))
     assert record["variants"].keys() == {"all_frozen", "sample"}
     assert record["variants"]["all_frozen"].keys() == record["metrics"].keys()
     sample = record["variants"]["sample"]
@@ -107,8 +108,8 @@ def test_variants_and_routes_are_in_the_record(tmp_path: Path) -> None:
 def test_routes_with_mirrored_images_are_those_of_the_images(tmp_path: Path) -> None:
     from retrieval_bench.config import EvalConfig
 
-    both = run(replace(ROUTED, evaluation=EvalConfig(flip_sum=True)), Machine(results=tmp_path))
-    assert both["facts"]["routes"] == run(ROUTED, Machine(results=tmp_path))["facts"]["routes"]
+    both = run(replace(ROUTED, evaluation=EvalConfig(flip_sum=True)), RuntimeConfig(results=tmp_path))
+    assert both["facts"]["routes"] == run(ROUTED, RuntimeConfig(results=tmp_path))["facts"]["routes"]
 
 
 def test_routes_described() -> None:

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval_bench.config import DataConfig, Machine, ModelConfig, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.weights import efficientnet_lite0_weights
 from retrieval_bench.run import run
+from retrieval_bench.sections import DataConfig, ModelConfig
 
 pytestmark = [
     pytest.mark.realdata,
@@ -42,7 +43,9 @@ def real(name: str) -> Path:
 
 
 def resnet50() -> ModelConfig:
-    return ModelConfig(backbone="resnet50_caffe", weights=str(real("weights") / "resnet50-imagenet-stride-in-conv1.safetensors"))
+    return ModelConfig(
+        backbone="resnet50_caffe", weights=str(real("weights") / "resnet50-imagenet-stride-in-conv1.safetensors")
+    )
 
 
 def test_cub_has_the_published_counts_and_the_committed_manifest(cub: Path) -> None:
@@ -70,7 +73,9 @@ KNOWN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", KNOWN)
-def test_known_answers_within_0_3_points(backbone: str, cub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_answers_within_0_3_points(
+    backbone: str, cub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frozen features of all 5,924 test images: Resize 256, CenterCrop 224, float32."""
     if backbone == "efficientnet_lite0":
         monkeypatch.delenv("RETRIEVAL_BENCH_CACHE")
@@ -78,6 +83,6 @@ def test_known_answers_within_0_3_points(backbone: str, cub: Path, tmp_path: Pat
     torch.set_num_threads(os.cpu_count() or 1)
     model = resnet50() if backbone == "resnet50_caffe" else ModelConfig(backbone=backbone)
     config = RunConfig(strategy="frozen", data=DataConfig(dataset="cub", image_size=224), model=model)
-    metrics = run(config, Machine(data_root=cub, results=tmp_path))["metrics"]
+    metrics = run(config, RuntimeConfig(data_root=cub, results=tmp_path))["metrics"]
     found = [100 * metrics[f"recall_at_{k}"] for k in (1, 2, 4, 8)]
     assert found == pytest.approx(KNOWN[backbone], abs=0.3)

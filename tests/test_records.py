@@ -53,7 +53,10 @@ BROKEN = {
     "other-schema": (json.dumps({"schema": 99}), "schema 1"),
     "deep": ("[" * 100_000, "nested too deeply"),
     "deep-inside": ('{"a":' * 50_000, "nested too deeply"),
-    **{f"no-{name}": (without(name), f"'{name}'") for name in ("config", "metrics", "cost", "labels", "environment", "data", "seed")},
+    **{
+        f"no-{name}": (without(name), f"'{name}'")
+        for name in ("config", "metrics", "cost", "labels", "environment", "data", "seed")
+    },
     "text-config": (with_value("standard", "config"), "'config'"),
     "text-seed": (with_value("zero", "seed"), "'seed'"),
     "bool-seed": (with_value(True, "seed"), "'seed'"),
@@ -61,7 +64,10 @@ BROKEN = {
     "number-hash": (with_value(7, "config_hash"), "'config_hash'"),
     "no-recall": (with_value({}, "metrics"), "no recall_at_K"),
     "null-recall": (with_value({"recall_at_1": None}, "metrics"), "no recall_at_K"),
-    "recall-at-x": (with_value({"recall_at_x": 0.5, "recall_at_0": 0.5, "recall_at_01": 0.5}, "metrics"), "no recall_at_K"),
+    "recall-at-x": (
+        with_value({"recall_at_x": 0.5, "recall_at_0": 0.5, "recall_at_01": 0.5}, "metrics"),
+        "no recall_at_K",
+    ),
     "recall-above-1": (with_value(1.01, "metrics", "recall_at_1"), "recall_at_1 is 1.01, no fraction"),
     "recall-below-0": (with_value(-0.5, "metrics", "recall_at_10"), "recall_at_10"),
     "recall-text": (with_value("0.5", "metrics", "recall_at_1"), "recall_at_1"),
@@ -171,7 +177,7 @@ def test_whatever_a_part_of_a_record_is_the_table_is_made(
     (results / "runs" / "odd.json").write_text(json.dumps(put(VALID, place, value)))
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retrieval_bench.records.announce", said.append)
+        patch.setattr("retrieval_bench.records.logger.info", said.append)
         records = list(read_records(results))
     assert len(records) + len(said) == 3
     assert all("odd.json: " in line and len(line.splitlines()) == 1 for line in said)

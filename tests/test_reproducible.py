@@ -41,8 +41,29 @@ def measured(results: Path, disturbance: int) -> dict[str, Any]:
     torch.manual_seed(disturbance)
     np.random.seed(disturbance)  # noqa: NPY002
     random.seed(disturbance)
-    words = ["run", "--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--epochs", "1"]
-    words += ["--strategy", "spottune", "--loss", "softmax", "--embedding-dim", "16", "--no-freeze-bn", "--deterministic"]
+    words = [
+        "run",
+        "--dataset",
+        "synthetic",
+        "--backbone",
+        "resnet10t",
+        "--weights",
+        "none",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+    ]
+    words += [
+        "--strategy",
+        "spottune",
+        "--loss",
+        "softmax",
+        "--embedding-dim",
+        "16",
+        "--no-freeze-bn",
+        "--deterministic",
+    ]
     assert main([*words, "--results", str(results), "--device", "cpu"]) == 0
     (path,) = (results / "runs").glob("*.json")
     record = json.loads(path.read_text())

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from retrieval_bench.config import DataConfig, EvalConfig, Machine, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.sets.synthetic import draw
 from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError
 from retrieval_bench.measure import measure
 from retrieval_bench.run import run
+from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig, TrainConfig
 
 FAST = RunConfig(
     data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
@@ -51,10 +52,17 @@ def listed(root: Path) -> Path:
 def test_queries_are_searched_in_the_gallery(strategy: str, reader: Literal["pil", "cache"], tmp_path: Path) -> None:
     data = replace(FAST.data, dataset="table", reader=reader)
     config = replace(
-        FAST, strategy=strategy, data=data, model=replace(FAST.model, backbone="resnet18"), train=replace(FAST.train, batch_size=4)
+        FAST,
+        strategy=strategy,
+        data=data,
+        model=replace(FAST.model, backbone="resnet18"),
+        train=replace(FAST.train, batch_size=4),
     )
-    record = run(config, Machine(results=tmp_path, data_root=listed(tmp_path / "images")))
-    sides = {name: record["data"][name] for name in ("train_images", "test_images", "query_images", "gallery_images", "test_classes")}
+    record = run(config, RuntimeConfig(results=tmp_path, data_root=listed(tmp_path / "images")))
+    sides = {
+        name: record["data"][name]
+        for name in ("train_images", "test_images", "query_images", "gallery_images", "test_classes")
+    }
     assert sides == {"train_images": 8, "test_images": 16, "query_images": 8, "gallery_images": 12, "test_classes": 4}
     assert (record["metrics"]["queries"], record["metrics"]["queries_without_positive"]) == (8, 0)
     assert all(0 <= record["metrics"][f"recall_at_{k}"] <= 1 for k in (1, 2, 4, 8))
@@ -82,7 +90,14 @@ def test_measured_are_the_queries_against_the_gallery_and_not_themselves() -> No
     found = measure(embedder, None, batches, labels, split, replace(FAST, evaluation=EvalConfig(k=(1, 2)))).metrics
     # 2 finds 6 (wrong), then 4, then 3; 4 finds 6 (wrong), then 3
     counts = {"queries": 2, "queries_without_positive": 0}
-    assert found == {"recall_at_1": 0.0, "recall_at_2": 1.0, "mrr": 0.5, "r_precision": 0.25, "map_at_r": 0.125, **counts}
+    assert found == {
+        "recall_at_1": 0.0,
+        "recall_at_2": 1.0,
+        "mrr": 0.5,
+        "r_precision": 0.25,
+        "map_at_r": 0.125,
+        **counts,
+    }
 
 
 @pytest.mark.parametrize("preprocessing", ["crop", "squash"])
@@ -90,7 +105,7 @@ def test_both_readers_give_close_results(preprocessing: Literal["crop", "squash"
     found = []
     for reader in ("pil", "cache"):
         config = replace(FAST, data=replace(FAST.data, reader=reader, preprocessing=preprocessing, stored=36))
-        found.append(run(config, Machine(results=tmp_path)))
+        found.append(run(config, RuntimeConfig(results=tmp_path)))
     pil, cache = found
     assert pil["id"] != cache["id"]
     assert pil["training"]["loss_per_epoch"] == pytest.approx(cache["training"]["loss_per_epoch"], rel=0.02)
@@ -100,7 +115,9 @@ def test_both_readers_give_close_results(preprocessing: Literal["crop", "squash"
 
 def test_folds_validate_different_classes(tmp_path: Path) -> None:
     frozen = replace(FAST, strategy="frozen", data=replace(FAST.data, split="kfold", folds=3))
-    records = [run(replace(frozen, data=replace(frozen.data, fold=fold)), Machine(results=tmp_path)) for fold in range(3)]
+    records = [
+        run(replace(frozen, data=replace(frozen.data, fold=fold)), RuntimeConfig(results=tmp_path)) for fold in range(3)
+    ]
     assert [record["data"]["test_classes"] for record in records] == [3, 3, 2]
     assert [record["data"]["train_classes"] for record in records] == [5, 5, 6]
     assert len({record["id"] for record in records}) == 3
@@ -111,8 +128,10 @@ def test_folds_validate_different_classes(tmp_path: Path) -> None:
 def test_closed_set_trains_and_tests_on_the_same_classes(tmp_path: Path) -> None:
     for side in ("train", "test"):
         folder_of_images(tmp_path / "images" / side)
-    config = replace(FAST, data=replace(FAST.data, dataset="folder", split="closed_set"), train=replace(FAST.train, batch_size=4))
-    record = run(config, Machine(results=tmp_path, data_root=tmp_path / "images"))
+    config = replace(
+        FAST, data=replace(FAST.data, dataset="folder", split="closed_set"), train=replace(FAST.train, batch_size=4)
+    )
+    record = run(config, RuntimeConfig(results=tmp_path, data_root=tmp_path / "images"))
     assert (record["data"]["train_classes"], record["data"]["test_classes"]) == (4, 4)
     assert (record["data"]["train_images"], record["data"]["test_images"]) == (16, 16)
     assert 0 <= record["metrics"]["recall_at_1"] <= 1
@@ -121,5 +140,5 @@ def test_closed_set_trains_and_tests_on_the_same_classes(tmp_path: Path) -> None
 def test_cache_that_would_be_too_large_stops_before_training(tmp_path: Path) -> None:
     config = replace(FAST, data=replace(FAST.data, reader="cache", stored=39))
     with pytest.raises(UserError, match="--cache-limit-gb"):
-        run(config, Machine(results=tmp_path, cache_limit_gb=1e-6))
+        run(config, RuntimeConfig(results=tmp_path, cache_limit_gb=1e-6))
     assert not list(tmp_path.rglob("*.json"))

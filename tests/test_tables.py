@@ -24,7 +24,16 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.experiments.published import quoted_rows
 from retrieval_bench.identity import to_dict
 from retrieval_bench.leaderboard import build_table, choose_rows, group_rows
-from retrieval_bench.tables import Format, latex_text, markdown_text, percent, quoted_sections, readable, render, sections
+from retrieval_bench.tables import (
+    Format,
+    latex_text,
+    markdown_text,
+    percent,
+    quoted_sections,
+    readable,
+    render,
+    sections,
+)
 from tests.board_records import of, save
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -54,16 +63,33 @@ def fixed() -> list[dict[str, Any]]:
         if entry["labels"]["strategy"] == "frozen":
             entry["cost"] |= {"images_seen": 0, "train_seconds": 0.04}
         # The golden files are about formats: choices that are added to the configuration later do not change them.
-        kept = {"data": ("dataset", "split", "classes", "image_size"), "model": ("backbone",), "train": ("epochs", "lr"), "loss": ("loss",)}
-        entry["config"] = {section: {name: entry["config"][section][name] for name in names} for section, names in kept.items()}
+        kept = {
+            "data": ("dataset", "split", "classes", "image_size"),
+            "model": ("backbone",),
+            "train": ("epochs", "lr"),
+            "loss": ("loss",),
+        }
+        entry["config"] = {
+            section: {name: entry["config"][section][name] for name in names} for section, names in kept.items()
+        }
     return found
 
 
 @pytest.fixture
 def two_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two quoted rows in place of the published ones, whose number grows."""
-    about = {"dataset": "cub", "split": "zero_shot", "backbone": "ResNet-50", "dim": None, "loss": "softmax", "quoted": "Quoted: a paper."}
-    rows = [about | {"strategy": "one", "recall_at_1": 0.7}, about | {"strategy": "two †", "dim": 512.0, "recall_at_2": 0.9}]
+    about = {
+        "dataset": "cub",
+        "split": "zero_shot",
+        "backbone": "ResNet-50",
+        "dim": None,
+        "loss": "softmax",
+        "quoted": "Quoted: a paper.",
+    }
+    rows = [
+        about | {"strategy": "one", "recall_at_1": 0.7},
+        about | {"strategy": "two †", "dim": 512.0, "recall_at_2": 0.9},
+    ]
     monkeypatch.setattr(tables, "quoted_rows", lambda names: pd.DataFrame(rows if "cub" in names else []))
     monkeypatch.setattr(tables, "quoted_sections", lambda names: quoted_sections(names) if "cub" in names else [])
 
@@ -155,7 +181,9 @@ def test_text_shows_labels_as_they_are_and_marks_the_best() -> None:
     assert "\x1b" not in text
 
 
-def test_of_processes_that_work_together_one_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_processes_that_work_together_one_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for rank, spoken in (("0", True), ("1", False)):
         monkeypatch.setenv("RANK", rank)
         tables.print_table(build_table(fixed()))
@@ -228,7 +256,9 @@ def test_two_rows_that_differ_never_look_alike() -> None:
 
 
 @pytest.mark.parametrize("form", get_args(Format))
-def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: Format) -> None:
+def test_the_command_prints_and_writes_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: Format
+) -> None:
     save(tmp_path, *fixed())
     words = ["leaderboard", "--results", str(tmp_path), "--dataset", "emoji_mini", "--format", form]
     assert main(words) == 0
@@ -251,7 +281,9 @@ def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.C
         (["--dataset", "cub", "--strategy", "frozen"], "no row has"),
     ],
 )
-def test_wrong_words_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_wrong_words_are_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
     save(tmp_path, *fixed())
     assert main(["leaderboard", "--results", str(tmp_path), *words]) == 2
     found = capsys.readouterr()
@@ -272,4 +304,6 @@ def test_committed_results_are_what_their_records_give(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(results / "runs")
     assert main(["leaderboard", "--results", str(tmp_path)]) == 0
     for name in ("leaderboard.csv", "leaderboard.md"):
-        assert (tmp_path / name).read_bytes() == (results / name).read_bytes(), f"{name}: run `make leaderboard RESULTS=results`"
+        assert (tmp_path / name).read_bytes() == (results / name).read_bytes(), (
+            f"{name}: run `make leaderboard RESULTS=results`"
+        )

@@ -15,7 +15,19 @@ from retrieval_bench.trackers import Trackers, flat
 
 
 def run(results: Path, *track: str) -> dict[str, Any]:
-    words = ["run", "--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--epochs", "2"]
+    words = [
+        "run",
+        "--dataset",
+        "synthetic",
+        "--backbone",
+        "resnet10t",
+        "--weights",
+        "none",
+        "--image-size",
+        "32",
+        "--epochs",
+        "2",
+    ]
     assert main([*words, "--results", str(results), "--device", "cpu", "--track", *track]) == 0
     (path,) = (results / "runs").glob("*.json")
     return json.loads(path.read_text())
@@ -67,7 +79,9 @@ def test_the_others_are_told_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     assert mlflow[-1][0] == "end_run"
 
 
-def test_one_that_fails_costs_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_fails_costs_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     calls: list[Any] = []
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls, failing=True))
     monkeypatch.setitem(sys.modules, "mlflow", None)  # not installed

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.catalog import DATASETS, open_dataset, open_table
 from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.sections import DataConfig
 
 if TYPE_CHECKING:
     from retrieval_bench.data.images import ImageTable
@@ -66,18 +66,24 @@ class Fetch:
 
     def _install(self) -> None:
         from retrieval_bench.data.download import install
-        from retrieval_bench.progress import announce
+        from retrieval_bench.progress import logger
 
         archives = DATASETS[self.name].archives
         if not archives or self.data_root:
-            reason = "takes no archives" if not archives else "is installed from --from-archive or opened at --data-root, not both"
+            reason = (
+                "takes no archives"
+                if not archives
+                else "is installed from --from-archive or opened at --data-root, not both"
+            )
             raise UserError(f"data set '{self.name}' {reason}")
         for path in self.from_archive:
             archive = install(archives, path.expanduser())
-            announce(f"{path}: kept as {archive.place}")
+            logger.info(f"{path}: kept as {archive.place}")
         missing = [archive.name for archive in archives if not archive.place.exists() and not archive.urls]
         if missing:
-            raise UserError(f"{self.name} also needs {', '.join(missing)}: give it with --from-archive, now or later; nothing is lost")
+            raise UserError(
+                f"{self.name} also needs {', '.join(missing)}: give it with --from-archive, now or later; nothing is lost"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,9 @@ class Show(Chosen):
         from retrieval_bench.files import check_writable
 
         if not (1 <= self.classes <= 100 and 1 <= self.images <= 20):
-            raise UserError(f"--classes {self.classes} --images {self.images}: at most 100 classes of 20 images, and at least one")
+            raise UserError(
+                f"--classes {self.classes} --images {self.images}: at most 100 classes of 20 images, and at least one"
+            )
         output = self.output or Path(f"{self.name}.png")
         table, split = open_dataset(self.name, self.data_root, self.split)
         check_writable(output.parent, "--output")
@@ -170,11 +178,15 @@ class Pack:
         from retrieval_bench.files import gigabytes
 
         if self.size < 8 or not self.max_shard_mb > 0:
-            raise UserError(f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels and more than 0 MB are needed")
+            raise UserError(
+                f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels and more than 0 MB are needed"
+            )
         table = open_table(self.name, self.data_root)
         shards = write_pack(self.name, table, self.output.expanduser(), self.size, self.max_shard_mb)
         total = gigabytes(sum(path.stat().st_size for path in shards))
-        print(f"{len(table):,} images in {len(shards)} shards, {total}; open with --dataset {self.name} --data-root {self.output}")
+        print(
+            f"{len(table):,} images in {len(shards)} shards, {total}; open with --dataset {self.name} --data-root {self.output}"
+        )
 
 
 @dataclass(frozen=True)
@@ -209,7 +221,9 @@ class Speed(Chosen):
         workers = resolve_workers(self.workers, device)
         table, split = open_dataset(self.name, self.data_root)
         config = DataConfig(dataset=self.name, image_size=self.image_size, stored=self.stored)
-        measured = measure_speed(table, split, config, self.backbone, self.batch_size, device, workers, self.cache_limit_gb)
+        measured = measure_speed(
+            table, split, config, self.backbone, self.batch_size, device, workers, self.cache_limit_gb
+        )
         print(report(*measured, len(table), device))
 
 
@@ -229,4 +243,6 @@ def describe(name: str, table: ImageTable, split: Split) -> None:
     tested = f"{len(split.test):,} to test on"
     if len(split.query) < len(split.test):
         tested += f" ({len(split.query):,} queries, {len(split.gallery):,} in the gallery)"
-    print(f"{name}: {len(table):,} images of {len(table.class_names):,} classes; {len(split.train):,} to train on, {tested}")
+    print(
+        f"{name}: {len(table):,} images of {len(table.class_names):,} classes; {len(split.train):,} to train on, {tested}"
+    )

@@ -42,7 +42,9 @@ class Export:
         if graph.difference is None:
             print(f"{target}: weights, recipe and card; no ONNX graph: {graph.missing}")
         else:
-            print(f"{target}: weights, recipe, card and ONNX graph, which differs from torch by at most {graph.difference:.1e}")
+            print(
+                f"{target}: weights, recipe, card and ONNX graph, which differs from torch by at most {graph.difference:.1e}"
+            )
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ class Search(Chosen):
         found, gallery = find_embedder(self.run, self.results), self.gallery.expanduser()
         collection = read_collection(gallery)
         if collection.embedder != embedder_digest(found.path):
-            raise UserError(f"{gallery}: was made with another embedder than {self.run}; embed its images with this one, or name that one")
+            raise UserError(
+                f"{gallery}: was made with another embedder than {self.run}; embed its images with this one, or name that one"
+            )
         if self.sheet:
             if self.sheet.suffix.lower() != ".png":
                 raise UserError(f"{self.sheet}: a sheet is written as .png")
@@ -165,7 +169,8 @@ class Search(Chosen):
 
 def _plain(queries: tuple[Path, ...], found: list[list[Any]]) -> list[dict[str, Any]]:
     return [
-        {"query": str(query), "neighbours": [neighbour._asdict() for neighbour in row]} for query, row in zip(queries, found, strict=True)
+        {"query": str(query), "neighbours": [neighbour._asdict() for neighbour in row]}
+        for query, row in zip(queries, found, strict=True)
     ]
 
 

@@ -75,11 +75,19 @@ class Evaluate:
             device=self.device,
             memory_gb=self.memory_gb,
         )
-        for path, frame in ((self.per_query, found.per_query), (self.per_class, found.per_class), (self.curve, found.curve_frame)):
+        for path, frame in (
+            (self.per_query, found.per_query),
+            (self.per_class, found.per_class),
+            (self.curve, found.curve_frame),
+        ):
             if path is not None:
                 write_frame(frame(), path)
         ranges = intervals(found.columns) if self.intervals else {}
-        print(json.dumps(finite({**found.metrics, **ranges}), allow_nan=False) if self.json else _listed(found.metrics, ranges))
+        print(
+            json.dumps(finite({**found.metrics, **ranges}), allow_nan=False)
+            if self.json
+            else _listed(found.metrics, ranges)
+        )
 
     def _given(self) -> dict[str, Any]:
         """The embeddings and labels, as arguments of the evaluator."""
@@ -87,7 +95,9 @@ class Evaluate:
 
         if self.file is not None:
             if self.query_labels or self.gallery_labels:
-                raise UserError("--query-labels and --gallery-labels belong to --query and --gallery; the labels of a file are --labels")
+                raise UserError(
+                    "--query-labels and --gallery-labels belong to --query and --gallery; the labels of a file are --labels"
+                )
             if self.query or self.gallery:
                 raise UserError(f"{self.file}: give one file, or --query and --gallery, not both")
             return read_set(self.file, self.labels)

@@ -68,9 +68,13 @@ class Map:
             raise UserError(f"{output}: a map is written as {' or '.join(ENDINGS)}")
         embeddings, labels = read_embeddings(self.file, self.labels)
         if labels.shape != embeddings.shape[:1]:
-            raise UserError(f"{self.file}: {labels.shape} labels for {embeddings.shape} embeddings; one label per row is needed")
+            raise UserError(
+                f"{self.file}: {labels.shape} labels for {embeddings.shape} embeddings; one label per row is needed"
+            )
         check_writable(output.parent, "--output")
-        picture = embedding_map(reduce(embeddings, self.method, self.seed), labels, title=f"{self.file.name}, {self.method.upper()}")
+        picture = embedding_map(
+            reduce(embeddings, self.method, self.seed), labels, title=f"{self.file.name}, {self.method.upper()}"
+        )
         if output.suffix == ".svg":
             write_text(output, svg_text(picture))
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.experiments.grids import GRIDS
 from retrieval_bench.grid.axes import Grid, read_axes, split_words
@@ -30,7 +30,7 @@ class Sweep:
     """
 
     config: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
+    machine: Annotated[RuntimeConfig, Flat] = field(default_factory=RuntimeConfig)
     workers: Annotated[Workers, Flat] = field(default_factory=Workers)
     retries: int = 1
     """how often a run that failed is tried again (bad input and a loss that is no number are not)"""
@@ -64,7 +64,10 @@ class Sweep:
         from retrieval_bench.grid.call import log_path
 
         lines = [f"{len(outcomes)} runs: {len(outcomes) - len(failed)} recorded, {len(failed)} failed"]
-        return lines + [f"failed: {outcome.id}: {outcome.error} ({log_path(self.machine.results, outcome.id)})" for outcome in failed]
+        return lines + [
+            f"failed: {outcome.id}: {outcome.error} ({log_path(self.machine.results, outcome.id)})"
+            for outcome in failed
+        ]
 
     def _print_plan(self, configs: list[RunConfig], engine: Engine) -> None:
         from retrieval_bench.grid.carry_out import plan, settled
@@ -76,11 +79,17 @@ class Sweep:
         planned = plan(configs, machine)
         seconds = estimate([outcome.config for outcome in planned], list(read_records(machine.results)), machine.device)
         for outcome, wanted in zip(planned, seconds, strict=True):
-            told = "recorded" if outcome.record else f"about {duration(wanted)}" if wanted is not None else "unknown time"
-            print(f"{outcome.id}: {outcome.config.strategy_label}, {outcome.config.loss.loss}, seed {outcome.config.seed}: {told}")
+            told = (
+                "recorded" if outcome.record else f"about {duration(wanted)}" if wanted is not None else "unknown time"
+            )
+            print(
+                f"{outcome.id}: {outcome.config.strategy_label}, {outcome.config.loss.loss}, seed {outcome.config.seed}: {told}"
+            )
         left = [wanted for outcome, wanted in zip(planned, seconds, strict=True) if outcome.record is None]
         known = [wanted for wanted in left if wanted is not None]
-        print(f"{len(planned)} runs: {len(planned) - len(left)} recorded, {len(left)} to make, {engine.width()} at a time")
+        print(
+            f"{len(planned)} runs: {len(planned) - len(left)} recorded, {len(left)} to make, {engine.width()} at a time"
+        )
         if known:
             whole = duration(sum(known) / max(1, min(engine.width(), len(left))))
             print(

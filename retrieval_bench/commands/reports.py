@@ -104,7 +104,11 @@ class Compare:
 
         check_results(self.results)
         found = compare(self.first, self.second, self.results)
-        print(json.dumps(finite(asdict(found)), allow_nan=False, default=float) if self.json else "\n".join(to_lines(found)))
+        print(
+            json.dumps(finite(asdict(found)), allow_nan=False, default=float)
+            if self.json
+            else "\n".join(to_lines(found))
+        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Report:
 
     def execute(self) -> None:
         from retrieval_bench.files import check_writable
-        from retrieval_bench.progress import announce
+        from retrieval_bench.progress import logger
         from retrieval_bench.report.page import write_report
 
         check_results(self.results)
@@ -132,9 +136,11 @@ class Report:
         check_writable(output.parent, "--output")
         made = write_report(self.results, output, self.title, self.megabytes)
         counted = f"{made['configurations']} configurations, {made['figures']} figures, {made['galleries']} galleries"
-        announce(f"{output}: {counted}, {made['bytes'] / 1e6:.1f} MB")
+        logger.info(f"{output}: {counted}, {made['bytes'] / 1e6:.1f} MB")
         if made["left_out"]:
-            announce(f"{made['left_out']} figures or galleries are left out for want of room; --megabytes gives more")
+            logger.info(
+                f"{made['left_out']} figures or galleries are left out for want of room; --megabytes gives more"
+            )
 
 
 def check_results(results: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.experiments import Bench, refuse_single_run
 from retrieval_bench.experiments.studies import STUDIES
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")
-KEEPING = partial(Machine, keep_new=True)
+KEEPING = partial(RuntimeConfig, keep_new=True)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Run:
     """Train and evaluate one configuration, and record it."""
 
     config: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=KEEPING)
+    machine: Annotated[RuntimeConfig, Flat] = field(default_factory=KEEPING)
 
     def execute(self) -> None:
         from retrieval_bench.leaderboard import build_table
@@ -38,11 +38,11 @@ class BenchRuns:
     """Compare strategies under one protocol, and print the table."""
 
     bench: Annotated[Bench, Flat] = field(default_factory=Bench)
-    machine: Annotated[Machine, Flat] = field(default_factory=KEEPING)
+    machine: Annotated[RuntimeConfig, Flat] = field(default_factory=KEEPING)
 
     def execute(self) -> None:
         from retrieval_bench.leaderboard import build_table
-        from retrieval_bench.progress import announce, speaks
+        from retrieval_bench.progress import is_main_process, logger
         from retrieval_bench.run import run
         from retrieval_bench.tables import print_table, write_tables
         from retrieval_bench.validation import validate
@@ -55,10 +55,10 @@ class BenchRuns:
             for config in grid:
                 records.append(run(config, self.machine))
         finally:  # what was finished is shown, whatever ended the rest
-            if records and speaks():
+            if records and is_main_process():
                 write_tables(self.machine.results)
                 print_table(build_table(records))
-        announce(f"look closer: python -m retrieval_bench report --results {self.machine.results}")
+        logger.info(f"look closer: python -m retrieval_bench report --results {self.machine.results}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StudyRuns:
     rows: tuple[int, ...] = ()
     """numbers of the rows to run, from 1; without, all"""
     base: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
+    machine: Annotated[RuntimeConfig, Flat] = field(default_factory=RuntimeConfig)
 
     def execute(self) -> None:
         from retrieval_bench.experiments.study_report import run_study
@@ -96,4 +96,6 @@ class Strategies:
             print(f"{name:{width}}{(sys.modules[kind.__module__].__doc__ or '').splitlines()[0]}")
             for option in fields(kind.Options):
                 searched = f"; searched {kind.space[option.name]}" if option.name in kind.space else ""
-                print(f"{'':{width}}--{name.replace('_', '-')}.{option.name.replace('_', '-')} (default {option.default}{searched})")
+                print(
+                    f"{'':{width}}--{name.replace('_', '-')}.{option.name.replace('_', '-')} (default {option.default}{searched})"
+                )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.experiments import refuse_single_run
 from retrieval_bench.experiments.reality_check import CHECKS
 from retrieval_bench.grid.workers import Workers
@@ -31,7 +31,7 @@ class Tune:
     objective: Objective = "recall_at_1"
     """what is maximised on the validation classes"""
     base: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
+    machine: Annotated[RuntimeConfig, Flat] = field(default_factory=RuntimeConfig)
     workers: Annotated[Workers, Flat] = field(default_factory=Workers)
 
     def execute(self) -> None:
@@ -62,7 +62,7 @@ class RealityCheck:
     seeds: tuple[int, ...] = ()
     """of the final runs of each choice"""
     base: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
-    machine: Annotated[Machine, Flat] = field(default_factory=Machine)
+    machine: Annotated[RuntimeConfig, Flat] = field(default_factory=RuntimeConfig)
     workers: Annotated[Workers, Flat] = field(default_factory=Workers)
 
     def execute(self) -> None:
@@ -74,7 +74,12 @@ class RealityCheck:
         profile = CHECKS[self.profile]
         refuse_unused_options(self.strategies, self.base.options, profile.base.options)
         wanted = replace(
-            profile, base=self.base, seeds=self.seeds, strategies=self.strategies, trials=self.trials, objective=self.objective
+            profile,
+            base=self.base,
+            seeds=self.seeds,
+            strategies=self.strategies,
+            trials=self.trials,
+            objective=self.objective,
         )
         path = run_check(self.profile, profile, wanted, self.machine, carrier(self.workers, self.machine))
         print(path.read_text(encoding="utf-8"))
@@ -86,7 +91,7 @@ def of_profile(name: str) -> RealityCheck:
     return RealityCheck(name, check.strategies, check.trials, check.objective, check.seeds, check.base)
 
 
-def carrier(workers: Workers, machine: Machine) -> Callable[[Machine], CarryOut]:
+def carrier(workers: Workers, machine: RuntimeConfig) -> Callable[[RuntimeConfig], CarryOut]:
     """What makes runs, given where results go: this process where one run goes on at a time, else the processes of an engine."""
     from retrieval_bench.grid.carry_out import carry_out, settled
     from retrieval_bench.grid.engines import Local

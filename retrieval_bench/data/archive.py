@@ -13,7 +13,7 @@ from pathlib import Path
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import cache_dir, check_space, locked, whole_folder
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".zip")
 
@@ -44,7 +44,7 @@ def extracted(archive: Path) -> Path:
 
 
 def _extract_to(archive: Path, target: Path) -> None:
-    announce(f"extracting {archive}")
+    logger.info(f"extracting {archive}")
     with whole_folder(target) as temporary:
         (_unzip if _is_zip(archive) else untar)(archive, temporary)
 
@@ -61,12 +61,16 @@ def untar(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
-            while tar.fileobj and tar.fileobj.read(1 << 20):  # to the end of the stream, where the compression's checksum is verified
+            while tar.fileobj and tar.fileobj.read(
+                1 << 20
+            ):  # to the end of the stream, where the compression's checksum is verified
                 pass
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, a member would be written outside the folder ({error})") from None
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{archive}: truncated or not a tar or zip archive ({first_line(error)}); fetch it again") from None
+        raise UserError(
+            f"{archive}: truncated or not a tar or zip archive ({first_line(error)}); fetch it again"
+        ) from None
     except OSError as error:
         if error.errno is not None:  # the disk's word, not the decompressor's
             raise
@@ -91,6 +95,8 @@ def _unzip(archive: Path, folder: Path) -> None:
 def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
     parts = member.filename.replace("\\", "/").split("/")
     if not parts[0] or ".." in parts or ":" in parts[0] or stat.S_ISLNK(member.external_attr >> 16):
-        raise UserError(f"{archive}: refused, member '{member.filename}' is a link or would be written outside the folder")
+        raise UserError(
+            f"{archive}: refused, member '{member.filename}' is a link or would be written outside the folder"
+        )
     if member.flag_bits & 1:
         raise UserError(f"{archive}: is encrypted; extract it with its password and give the folder with --data-root")

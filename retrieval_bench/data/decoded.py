@@ -15,7 +15,7 @@ from retrieval_bench.data.reading import read_image, read_size
 from retrieval_bench.data.transforms import shrink, stored_size
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import cache_dir, check_space, gigabytes, locked, whole_folder
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 VERSION = 2
 """Counts changes of what is stored, so that an older cache is never read as a newer one."""
@@ -88,7 +88,7 @@ def _build(table: ImageTable, stored: int, limit_gb: float, folder: Path) -> Non
     sizes = np.array([stored_size(height, width, stored) for height, width in found], dtype=np.int64).reshape(-1, 2)
     starts, total = _starts(sizes), int(3 * sizes.prod(axis=1).sum())
     _check_limit(total, limit_gb, folder.parent, stored)
-    announce(f"decoding {len(files):,} images once into {folder} ({gigabytes(total)})")
+    logger.info(f"decoding {len(files):,} images once into {folder} ({gigabytes(total)})")
     with whole_folder(folder) as temporary:
         pixels: Any = np.memmap(temporary / PIXELS, dtype=np.uint8, mode="w+", shape=(total,))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import atomic_path, cache_dir, check_digest, check_space, digest, locked
-from retrieval_bench.progress import announce, download_bar
+from retrieval_bench.progress import download_bar, logger
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class ResumingDownloader:
         with requests.get(url, stream=True, timeout=30, headers=headers) as response:
             if response.status_code != 416:
                 self._receive(response, have)
-            elif response.headers.get("content-range", "").removeprefix("bytes */") not in ("", str(have)):  # else nothing is left to send
+            elif response.headers.get("content-range", "").removeprefix("bytes */") not in (
+                "",
+                str(have),
+            ):  # else nothing is left to send
                 raise ConnectionError(SHORTER)
         self.part.replace(output_file)
 
@@ -76,7 +79,10 @@ class ResumingDownloader:
         check_space(self.part.parent, remaining, f"downloading {self.part.stem}")
         total = remaining + (have if resumed else 0)
         broken = False
-        with self.part.open("ab" if resumed else "wb") as stream, download_bar(self.part.stem, total, have if resumed else 0) as advance:
+        with (
+            self.part.open("ab" if resumed else "wb") as stream,
+            download_bar(self.part.stem, total, have if resumed else 0) as advance,
+        ):
             try:
                 for chunk in response.iter_content(1 << 20):
                     stream.write(chunk)
@@ -131,7 +137,9 @@ def _download(archive: Archive) -> None:
         failures.append("that part is removed: the same command starts anew")
     tried = f" ({'; '.join(failures)})" if failures else ""
     ways = f"give it to `data fetch` with --from-archive, or put it at {archive.place}"
-    raise UserError(f"cannot download {archive.name}{tried}; fetch it by hand{archive.by_hand and f' {archive.by_hand}'} and {ways}")
+    raise UserError(
+        f"cannot download {archive.name}{tried}; fetch it by hand{archive.by_hand and f' {archive.by_hand}'} and {ways}"
+    )
 
 
 def _try(archive: Archive, url: str) -> str:
@@ -140,11 +148,15 @@ def _try(archive: Archive, url: str) -> str:
     import requests
 
     pooch.get_logger().setLevel("WARNING")  # the line below says it
-    announce(f"downloading {url}")
+    logger.info(f"downloading {url}")
     downloader: Any = ResumingDownloader(archive.part)
     try:
         pooch.retrieve(
-            url, f"md5:{archive.md5}" if archive.md5 else None, fname=archive.name, path=archive.place.parent, downloader=downloader
+            url,
+            f"md5:{archive.md5}" if archive.md5 else None,
+            fname=archive.name,
+            path=archive.place.parent,
+            downloader=downloader,
         )
     except (requests.RequestException, ConnectionError) as error:
         return f"{url}: {_reason(error)}"
@@ -164,8 +176,16 @@ def install(archives: Sequence[Archive], given: Path) -> Archive:
     if not given.is_file():
         raise UserError(f"{given}: no such file (--from-archive)")
     with given.open("rb") as stream:
-        if stream.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-            raise UserError(f"{given}: an HTML page, not an archive: the server answered with a page in place of the file; fetch it again")
+        if (
+            stream.read(512)
+            .removeprefix(b"\xef\xbb\xbf")
+            .lstrip()
+            .lower()
+            .startswith((b"<!doctype", b"<html", b"<?xml"))
+        ):
+            raise UserError(
+                f"{given}: an HTML page, not an archive: the server answered with a page in place of the file; fetch it again"
+            )
     found = digest(given, "md5")
     for archive in archives:
         if found == archive.md5 or (not archive.md5 and given.name == archive.name):

@@ -86,4 +86,6 @@ def _status(path: Path) -> tuple[int, int]:
 def expect_count(what: str, found: int, expected: int, root: Path) -> None:
     """Raises :class:`UserError` unless `found` is `expected`."""
     if found != expected:
-        raise UserError(f"{root}: found {found:,} {what}, expected {expected:,}; the data set is incomplete or has foreign files")
+        raise UserError(
+            f"{root}: found {found:,} {what}, expected {expected:,}; the data set is incomplete or has foreign files"
+        )

@@ -20,7 +20,11 @@ def read_columns(path: Path, columns: int, skip: int = 0) -> list[list[str]]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: file is missing; the data set is incomplete") from None
-    rows = [(number, line.split(maxsplit=columns - 1)) for number, line in enumerate(lines, start=1) if number > skip and line.strip()]
+    rows = [
+        (number, line.split(maxsplit=columns - 1))
+        for number, line in enumerate(lines, start=1)
+        if number > skip and line.strip()
+    ]
     for number, row in rows:
         if len(row) != columns:
             raise UserError(

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.decoded import Decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.transforms import Cut, eval_cut, shrink, train_cut, view, views
 from retrieval_bench.errors import UserError
+from retrieval_bench.sections import DataConfig
 from retrieval_bench.seeding import derive, generator
 
 Item = tuple[int, int]
@@ -107,7 +107,9 @@ class _Order:
 
     def __iter__(self) -> Iterator[list[Item]]:
         drawn: Counter[int] = Counter()
-        batches = self.sampler or np.array_split(np.arange(self.count), range(self.batch_size, self.count, self.batch_size))
+        batches = self.sampler or np.array_split(
+            np.arange(self.count), range(self.batch_size, self.count, self.batch_size)
+        )
         for number, batch in enumerate(batches):
             items = []
             for index in batch:
@@ -150,14 +152,18 @@ class Batches:
         device: str = "cpu",
         share: Callable[[int], range] = range,
     ):
-        self.views = Views(table, rows, np.asarray(labels, dtype=np.int64), config, training=sampler is not None, share=share)
+        self.views = Views(
+            table, rows, np.asarray(labels, dtype=np.int64), config, training=sampler is not None, share=share
+        )
         self.sampler = sampler
         self.order = _Order(len(rows), batch_size, sampler)
         self.decoded = decoded
         self.device = torch.device(device)
         pin = torch.cuda.is_available()
         order: Any = self.order
-        self.loader = DataLoader(self.views, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin, batch_sampler=order)
+        self.loader = DataLoader(
+            self.views, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin, batch_sampler=order
+        )
 
     def __len__(self) -> int:
         return len(self.order)
@@ -165,10 +171,23 @@ class Batches:
     def subset(self, positions: np.ndarray, training: bool) -> Batches:
         """Batches of the rows at these positions only: drawn as these are, or in order and without augmentation."""
         views, labels = self.views, self.views.labels[positions]
-        sampler = BatchSampler(labels, self.sampler.batch_size, self.sampler.per_class) if training and self.sampler else None
+        sampler = (
+            BatchSampler(labels, self.sampler.batch_size, self.sampler.per_class) if training and self.sampler else None
+        )
         size, share = self.order.batch_size, views.share if training else range
         workers, device = self.loader.num_workers, str(self.device)
-        return Batches(views.table, views.rows[positions], labels, views.config, workers, sampler, size, self.decoded, device, share)
+        return Batches(
+            views.table,
+            views.rows[positions],
+            labels,
+            views.config,
+            workers,
+            sampler,
+            size,
+            self.decoded,
+            device,
+            share,
+        )
 
     @property
     def labels(self) -> np.ndarray:

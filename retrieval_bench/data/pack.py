@@ -21,8 +21,17 @@ from retrieval_bench.data.archive import untar
 from retrieval_bench.data.images import SIDES, ImageTable
 from retrieval_bench.data.parallel import in_threads
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.files import cache_dir, check_digest, check_space, check_writable, digest, locked, whole_folder, write_text
-from retrieval_bench.progress import announce
+from retrieval_bench.files import (
+    cache_dir,
+    check_digest,
+    check_space,
+    check_writable,
+    digest,
+    locked,
+    whole_folder,
+    write_text,
+)
+from retrieval_bench.progress import logger
 
 FORMAT = 1
 QUALITY = 90
@@ -57,15 +66,31 @@ def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_
     check_writable(target.parent, "--output")
     outside = next((path for path in table.paths if _leads_out(path)), None)
     if outside:
-        raise UserError(f"{outside}: lies outside the data set's folder; name it by a path below that folder to pack it")
+        raise UserError(
+            f"{outside}: lies outside the data set's folder; name it by a path below that folder to pack it"
+        )
     limit = int(max_shard_mb * (1 << 20))
     with whole_folder(target) as temporary:
-        with closing(in_threads(lambda path: _scaled_bytes(table.root / path, size), table.paths, "packing", len(table))) as images:
-            shards = [_write_shard(temporary / f"{name}-{number:05d}.tar", files) for number, files in _shards(table.paths, images, limit)]
+        with closing(
+            in_threads(lambda path: _scaled_bytes(table.root / path, size), table.paths, "packing", len(table))
+        ) as images:
+            shards = [
+                _write_shard(temporary / f"{name}-{number:05d}.tar", files)
+                for number, files in _shards(table.paths, images, limit)
+            ]
         write_text(temporary / "manifest.csv", _rows(table).to_csv(index=False, lineterminator="\n"))
-        index = {"format": FORMAT, "name": name, "images": len(table), "zero_shot_classes": table.zero_shot_classes, "size": size}
+        index = {
+            "format": FORMAT,
+            "name": name,
+            "images": len(table),
+            "zero_shot_classes": table.zero_shot_classes,
+            "size": size,
+        }
         digests = {path.name: digest(path) for path in [temporary / "manifest.csv", *shards]}
-        write_text(temporary / INDEX, json.dumps(index | {"class_names": table.class_names, "sha256": digests}, indent=1) + "\n")
+        write_text(
+            temporary / INDEX,
+            json.dumps(index | {"class_names": table.class_names, "sha256": digests}, indent=1) + "\n",
+        )
     return [target / path.name for path in shards]
 
 
@@ -81,17 +106,23 @@ def _scaled_bytes(path: Path, size: int) -> bytes:
     try:
         small.save(stream, "JPEG", quality=QUALITY)
     except OSError as error:
-        raise UserError(f"{path}: cannot be saved as JPEG at {small.width} x {small.height} pixels ({first_line(error)})") from None
+        raise UserError(
+            f"{path}: cannot be saved as JPEG at {small.width} x {small.height} pixels ({first_line(error)})"
+        ) from None
     return stream.getvalue()
 
 
-def _shards(paths: tuple[str, ...], images: Iterator[bytes], limit: int) -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
+def _shards(
+    paths: tuple[str, ...], images: Iterator[bytes], limit: int
+) -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
     """(number, [(name, content)]) of each shard; a tar's headers and padding count."""
     number, used, files = 0, 0, []
     for path, content in zip(paths, images, strict=True):
         needed = len(_member(path, content).tobuf(tarfile.PAX_FORMAT)) + -(-len(content) // BLOCK) * BLOCK
         if _tar_size(needed) > limit:
-            raise UserError(f"{path}: takes {needed:,} bytes, more than --max-shard-mb allows; raise it or lower --size")
+            raise UserError(
+                f"{path}: takes {needed:,} bytes, more than --max-shard-mb allows; raise it or lower --size"
+            )
         if files and _tar_size(used + needed) > limit:
             yield number, files
             number, used, files = number + 1, 0, []
@@ -164,10 +195,12 @@ def _read_index(root: Path) -> dict[str, Any]:
 def _extract(root: Path, digests: dict[str, str], target: Path) -> None:
     missing = [name for name in digests if not (root / name).is_file()]
     if missing:
-        raise UserError(f"{root / missing[0]}: {len(missing)} of the pack's {len(digests)} files missing; copy the rest of the pack")
+        raise UserError(
+            f"{root / missing[0]}: {len(missing)} of the pack's {len(digests)} files missing; copy the rest of the pack"
+        )
     shards = [root / name for name in digests if name.endswith(".tar")]
     check_space(target, sum(path.stat().st_size for path in shards), f"extracting the pack {root}")
-    announce(f"extracting {len(shards)} shards of {root}")
+    logger.info(f"extracting {len(shards)} shards of {root}")
     with whole_folder(target) as temporary:
         for name, expected in digests.items():
             check_digest(root / name, expected, "sha256")
@@ -185,12 +218,16 @@ def _read_table(root: Path, index: dict[str, Any], folder: Path) -> ImageTable:
         sides = rows["side"].to_numpy().astype("U7") if "side" in rows else None
         paths, classes = tuple(rows["path"]), tuple(index["class_names"])
         fits = (
-            len(paths) == index["images"] and ((labels >= 0) & (labels < len(classes))).all() and index["zero_shot_classes"] <= len(classes)
+            len(paths) == index["images"]
+            and ((labels >= 0) & (labels < len(classes))).all()
+            and index["zero_shot_classes"] <= len(classes)
         )
         if not fits or any(map(_leads_out, paths)) or (sides is not None and not np.isin(sides, SIDES).all()):
             raise ValueError("its rows do not fit the index")
     except (ValueError, KeyError) as error:
-        raise UserError(f"{root / 'manifest.csv'}: not the manifest of a pack ({first_line(error)}); copy the pack again") from None
+        raise UserError(
+            f"{root / 'manifest.csv'}: not the manifest of a pack ({first_line(error)}); copy the pack again"
+        ) from None
     return ImageTable(folder, paths, labels, classes, index["zero_shot_classes"], sides)
 
 

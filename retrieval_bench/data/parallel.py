@@ -15,7 +15,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str, total: int) -> Generator[Result, None, None]:
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], what: str, total: int
+) -> Generator[Result, None, None]:
     """Yields ``work(item)`` for each item in order; the first exception, or the caller's leaving, cancels what has not begun.
 
     Args:
@@ -39,7 +41,9 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], what: str,
     caller, wait = threading.get_ident(), True
     try:
         yield from track(results(), what, total)
-    except GeneratorExit:  # the garbage collector may be who leaves, in a thread that is being started: joining there is a deadlock
+    except (
+        GeneratorExit
+    ):  # the garbage collector may be who leaves, in a thread that is being started: joining there is a deadlock
         wait = threading.get_ident() == caller
         raise
     finally:

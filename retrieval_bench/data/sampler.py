@@ -74,7 +74,9 @@ class BatchSampler(Sampler[list[int]]):
         while len(taken) < self.per_class:
             if not images[index]:
                 fresh = self.rows[index][self._permutation(len(self.rows[index])).numpy()].tolist()
-                images[index] = sorted(fresh, key=lambda row: row not in taken)  # the end is taken first: no image twice in a batch
+                images[index] = sorted(
+                    fresh, key=lambda row: row not in taken
+                )  # the end is taken first: no image twice in a batch
             taken.append(images[index].pop())
         return taken
 

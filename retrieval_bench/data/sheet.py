@@ -34,7 +34,10 @@ def draw_sheet(table: ImageTable, split: Split, title: str, classes: int = 8, im
         left = column * (width + GAP) + 2 * GAP
         total = len(np.unique(table.labels[rows]))
         pen.text(
-            (left, HEADING + 4), _shortened(f"{side}: {len(rows):,} images of {total:,} classes", width, 15), fill=GREY, font=_font(15)
+            (left, HEADING + 4),
+            _shortened(f"{side}: {len(rows):,} images of {total:,} classes", width, 15),
+            fill=GREY,
+            font=_font(15),
         )
         for place, label in enumerate(chosen[side]):
             top = 2 * HEADING + place * height
@@ -63,7 +66,10 @@ def draw_rows(rows: Sequence[Sequence[Picture]]) -> Image.Image:
             left, top = 2 * GAP + place * width + (apart if place else 0), GAP + line * height
             for text, down, ink in ((picture.first, 0, INK), (picture.second, CAPTION - GAP, GREY)):
                 pen.text((left, top + down), _shortened(text, width + 3 * GAP, 12), fill=ink, font=_font(12))
-            sheet.paste(ImageOps.pad(read_image(picture.path), (THUMBNAIL, THUMBNAIL), color="white"), (left, top + 2 * CAPTION - 2 * GAP))
+            sheet.paste(
+                ImageOps.pad(read_image(picture.path), (THUMBNAIL, THUMBNAIL), color="white"),
+                (left, top + 2 * CAPTION - 2 * GAP),
+            )
     return sheet
 
 

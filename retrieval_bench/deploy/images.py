@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.parallel import in_threads
@@ -16,7 +15,8 @@ from retrieval_bench.data.sets.folder import is_image
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
+from retrieval_bench.sections import DataConfig
 
 
 def images_below(folder: Path, skip_unreadable: bool = False) -> ImageTable:
@@ -38,7 +38,9 @@ def images_below(folder: Path, skip_unreadable: bool = False) -> ImageTable:
     if skip_unreadable:
         paths = _readable(folder, paths)
     if not paths:
-        raise UserError(f"{folder}: no image in it that can be read" if skip_unreadable else f"{folder}: no image in it")
+        raise UserError(
+            f"{folder}: no image in it that can be read" if skip_unreadable else f"{folder}: no image in it"
+        )
     names = [path.split("/")[0] if "/" in path else "" for path in paths]
     classes, labels = np.unique(names, return_inverse=True)
     return ImageTable(folder, tuple(paths), labels.astype(np.int64), tuple(classes.tolist()))
@@ -46,9 +48,11 @@ def images_below(folder: Path, skip_unreadable: bool = False) -> ImageTable:
 
 def _readable(folder: Path, paths: list[str]) -> list[str]:
     readable = []
-    for path, fault in zip(paths, in_threads(_fault, [folder / path for path in paths], "reading", len(paths)), strict=True):
+    for path, fault in zip(
+        paths, in_threads(_fault, [folder / path for path in paths], "reading", len(paths)), strict=True
+    ):
         if fault:
-            announce(f"left out: {fault}")
+            logger.info(f"left out: {fault}")
         else:
             readable.append(path)
     return readable
@@ -63,7 +67,9 @@ def _fault(path: Path) -> str:
     return ""
 
 
-def embed_table(embedder: Embedder, recipe: dict[str, Any], table: ImageTable, batch_size: int, workers: int) -> np.ndarray:
+def embed_table(
+    embedder: Embedder, recipe: dict[str, Any], table: ImageTable, batch_size: int, workers: int
+) -> np.ndarray:
     """Float32 (N, D), of length 1: the embeddings of all images of a table.
 
     Args:

@@ -21,7 +21,7 @@ from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routers import LearnedRouter
 from retrieval_bench.models.routing import RoutedBackbone, unroute
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.seeding import generator
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -84,21 +84,25 @@ def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path)
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         return Graph(missing=f'{" and ".join(absent)} must be installed first: pip install "retrieval_bench[export]"')
-    announce("writing the ONNX graph (half a minute)")
+    logger.info("writing the ONNX graph (half a minute)")
     model = Deployed(embedder, flip_sum)
     example = _random_images(2, image_size)
     try:
         _export(model, example, path, dynamo=True)
         difference = _difference(model, image_size, path)
     except Exception as error:  # an exporter may fail anywhere, and a graph that it fixed to one N fails when it is run
-        announce(f"torch's exporter cannot do this network ({first_line(error)}): its older one, which traces, is tried")
+        logger.info(
+            f"torch's exporter cannot do this network ({first_line(error)}): its older one, which traces, is tried"
+        )
         try:
             _export(model, example, path, dynamo=False)
             difference = _difference(model, image_size, path)
         except Exception as second:
             raise UserError(f"this network cannot be exported to ONNX: {first_line(second)}") from None
     if not difference <= TOLERANCE:
-        raise UserError(f"the ONNX graph differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}: nothing is written")
+        raise UserError(
+            f"the ONNX graph differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}: nothing is written"
+        )
     return Graph(difference)
 
 
@@ -147,7 +151,11 @@ def _silence() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

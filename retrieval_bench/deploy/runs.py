@@ -53,7 +53,9 @@ def find_embedder(run: str, results: Path) -> Found:
     kept = kept_path(results, path.stem)
     if not is_kept(kept):
         where = "" if results == Path("results/local") else f" --results {shlex.quote(str(results))}"
-        raise UserError(f"the embedder of {path.stem} was not kept; this makes it again: {record.get('command', 'run')} --keep{where}")
+        raise UserError(
+            f"the embedder of {path.stem} was not kept; this makes it again: {record.get('command', 'run')} --keep{where}"
+        )
     return Found(kept, record)
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, digest, write_text
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.channels import find_channels, set_widths
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.surgery import drop_blocks
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import STRATEGIES, Strategy
 from retrieval_bench.strategies.chain import Chain
 
@@ -74,7 +74,12 @@ def save_embedder(
     """
     mean, std = embedder.backbone.normalisation
     config = replace(config, weights="none", mean=mean, std=std)
-    recipe = {"format": FORMATS[-1], "model": asdict(config), "image_size": image_size, **_structure(embedder, config, image_size)}
+    recipe = {
+        "format": FORMATS[-1],
+        "model": asdict(config),
+        "image_size": image_size,
+        **_structure(embedder, config, image_size),
+    }
     weights = {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}
     shapes = {name: value.shape for name, value in weights.items()}
     for rebuilt in (None, *_rebuilding(strategy)):
@@ -82,7 +87,9 @@ def save_embedder(
         if shapes == {name: value.shape for name, value in _build(recipe).state_dict().items()}:
             break
     else:
-        raise UserError("this network cannot be saved as a recipe: it has parts that neither its backbone nor its strategy gives it")
+        raise UserError(
+            "this network cannot be saved as a recipe: it has parts that neither its backbone nor its strategy gives it"
+        )
     recipe_path, weights_path = files_of(path)
     with atomic_path(weights_path) as unfinished:
         save_file(weights, unfinished)
@@ -107,7 +114,9 @@ def load_embedder(path: Path) -> tuple[Embedder, Recipe]:
     except UserError:
         raise
     except Exception as error:  # damaged JSON, tensors and shapes fail in a dozen ways
-        raise UserError(f"{path}: no embedder can be loaded from its .json and .safetensors ({first_line(error)})") from None
+        raise UserError(
+            f"{path}: no embedder can be loaded from its .json and .safetensors ({first_line(error)})"
+        ) from None
     return embedder.to(memory_format=torch.channels_last), recipe  # pyright: ignore[reportCallIssue]
 
 
@@ -115,7 +124,7 @@ def _rebuilding(strategy: Strategy | None) -> list[dict[str, Any]]:
     """The part of a chain that puts modules in the place of blocks, as a recipe holds it, if there is one."""
     parts = strategy.parts if isinstance(strategy, Chain) else {}
     return [
-        {"strategy": name, "options": _offline(asdict(part.options)), "memory": part.memory()}
+        {"strategy": name, "options": _offline(asdict(part.options)), "memory": part.state_dict()}
         for name, part in parts.items()
         if part.rebuilds_blocks
     ]
@@ -131,7 +140,9 @@ def _structure(embedder: Embedder, config: ModelConfig, image_size: int) -> dict
     whole = build_embedder(config, image_size)
     left = {block.name for block in embedder.backbone.blocks}
     dropped = [block.name for block in whole.backbone.body if block.name not in left]
-    convolutions = {name: module for name, module in whole.backbone.net.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    convolutions = {
+        name: module for name, module in whole.backbone.net.named_modules() if isinstance(module, torch.nn.Conv2d)
+    }
     # a block that was put beside another one keeps its name, less this word
     found = {re.sub(r"\.frozen(?=\.|$)", "", name): module for name, module in embedder.backbone.net.named_modules()}
     widths = {
@@ -150,15 +161,21 @@ def _build(recipe: Recipe) -> Embedder:
         embedder.resize_feature(drop_blocks(embedder.backbone, recipe["dropped_blocks"], probe))
     if recipe["widths"]:
         channels = find_channels(embedder.backbone, size)
-        set_widths(embedder.backbone, channels, {name: recipe["widths"].get(name, width) for name, width in channels.full.items()})
+        set_widths(
+            embedder.backbone,
+            channels,
+            {name: recipe["widths"].get(name, width) for name, width in channels.full.items()},
+        )
     if rebuilt := recipe.get("rebuilt"):
         kind = STRATEGIES[rebuilt["strategy"]]
         strategy = kind(kind.Options(**rebuilt["options"]))
         embedder = strategy.prepare(embedder, probe)
-        strategy.recall(rebuilt["memory"], embedder)
+        strategy.load_state_dict(rebuilt["memory"], embedder)
     return embedder.eval()
 
 
 def _model_config(fields: dict[str, Any]) -> ModelConfig:
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
     return ModelConfig(**values)

@@ -58,7 +58,9 @@ def draw_neighbours(queries: Sequence[Path], found: Sequence[Sequence[Neighbour]
     """
     for neighbour in (neighbour for row in found for neighbour in row):
         if not (folder / neighbour.path).is_file():
-            raise UserError(f"{folder / neighbour.path}: no such image; --folder FOLDER names the folder that was embedded")
+            raise UserError(
+                f"{folder / neighbour.path}: no such image; --folder FOLDER names the folder that was embedded"
+            )
     rows = [
         [
             Picture(query, query.name),

@@ -66,11 +66,15 @@ class Counter:
         alike = matching.symmetric and matching.queries.distance == "cosine"
         share = memory if alike else memory / 2
         self.queries = Blocks(matching.queries, matching.query_order, "left", self.device, share)
-        self.gallery = self.queries if alike else Blocks(matching.gallery, matching.gallery_order, "right", self.device, share)
+        self.gallery = (
+            self.queries if alike else Blocks(matching.gallery, matching.gallery_order, "right", self.device, share)
+        )
         has_positive = matching.counts > 0
         self.first = np.full(len(has_positive), np.inf)
         self.first[has_positive] = matching.limits[matching.starts[:-1][has_positive]]
-        self.low, self.high = (self._limits(self.first + shift) for shift in (-matching.gallery.error, matching.gallery.error))
+        self.low, self.high = (
+            self._limits(self.first + shift) for shift in (-matching.gallery.error, matching.gallery.error)
+        )
         self.counts = np.zeros(len(self.first), dtype=np.int64)
         self.close: list[tuple[np.ndarray, np.ndarray]] = []
         self.buckets = None if goal == "first" else Buckets(matching, deep=goal == "all")
@@ -110,7 +114,11 @@ class Counter:
         """int64 (sum of R,) counts."""
         self._decide()
         matching = self.matching
-        ahead = np.full(len(matching.positives), len(matching.gallery_order)) if self.buckets is None else self.buckets.ahead()
+        ahead = (
+            np.full(len(matching.positives), len(matching.gallery_order))
+            if self.buckets is None
+            else self.buckets.ahead()
+        )
         has_positive = matching.counts > 0
         ahead[matching.starts[:-1][has_positive]] = self.counts[has_positive]
         return ahead
@@ -119,7 +127,10 @@ class Counter:
         """Keeps the pairs of a block that are too close to a query's best positive for float32."""
         for start in range(0, len(unsure), 64):
             rows = unsure[start : start + 64]
-            chosen, places = similarity[torch.from_numpy(rows).to(self.device)], torch.from_numpy(query[rows]).to(self.device)
+            chosen, places = (
+                similarity[torch.from_numpy(rows).to(self.device)],
+                torch.from_numpy(query[rows]).to(self.device),
+            )
             close = (chosen >= self.low[places, None]) & (chosen < self.high[places, None])
             row, item = (found.cpu().numpy() for found in close.nonzero(as_tuple=True))
             self.close.append((query[rows[row]], item + first_item[rows[row]]))
@@ -161,7 +172,9 @@ class Counter:
     def _limits(self, values: np.ndarray) -> Tensor:
         """float32 on the device: similarities as inner products."""
         values = values + self.matching.gallery.offset
-        return torch.from_numpy(np.maximum(values, -8).astype(np.float32)).to(self.device)  # -8: below all, above a hidden positive
+        return torch.from_numpy(np.maximum(values, -8).astype(np.float32)).to(
+            self.device
+        )  # -8: below all, above a hidden positive
 
 
 class Blocks:
@@ -212,7 +225,9 @@ def hide_positives(similarity: Tensor, matching: Matching, rows: slice, columns:
     counts = np.clip(matching.gallery_starts[classes + 1], columns.start, columns.stop) - first
     if not counts.any():
         return
-    begins = np.arange(len(classes)) * similarity.shape[1] + first - columns.start  # of each row's positives, in flat memory
+    begins = (
+        np.arange(len(classes)) * similarity.shape[1] + first - columns.start
+    )  # of each row's positives, in flat memory
     flat = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
     similarity.view(-1).index_fill_(0, torch.from_numpy(flat).to(similarity.device), -torch.inf)
 

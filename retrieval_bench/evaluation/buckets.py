@@ -58,7 +58,9 @@ class Buckets:
             self.alive[part] &= self._ahead(query, part) + self._place(query, part) < matching.counts[query]
         lowest = np.full(len(counts), np.inf)
         chosen = np.flatnonzero(self.alive[part])
-        lowest[query[chosen] - queries.start] = matching.limits[part][chosen]  # best first: the last one written is the worst
+        lowest[query[chosen] - queries.start] = matching.limits[part][
+            chosen
+        ]  # best first: the last one written is the worst
         return lowest
 
     def ahead(self) -> np.ndarray:

@@ -12,7 +12,9 @@ def cluster(vectors: Vectors, clusters: int, seed: int = 0, rounds: int = 20) ->
     import faiss
 
     rows = np.ascontiguousarray(vectors.rows(slice(None)), dtype=np.float32)
-    kmeans = faiss.Kmeans(rows.shape[1], clusters, niter=rounds, seed=seed, min_points_per_centroid=1, max_points_per_centroid=1 << 30)
+    kmeans = faiss.Kmeans(
+        rows.shape[1], clusters, niter=rounds, seed=seed, min_points_per_centroid=1, max_points_per_centroid=1 << 30
+    )
     kmeans.train(rows)
     return kmeans.index.search(rows, 1)[1][:, 0]  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
 

@@ -135,8 +135,12 @@ def evaluate_in_detail(
     codes = np.unique(np.concatenate([names, asked]), return_inverse=True)[1]
     matching = match(queries, codes[len(names) :], gallery, codes[: len(names)], itself)
     if not (matching.counts > 0).any():
-        raise UserError("no query has an item of its class in the gallery: every class needs two images (or one in the gallery)")
-    if ((own := matching.itself) >= 0).any() and (matching.gallery_classes[own[own >= 0]] != matching.classes[own >= 0]).any():
+        raise UserError(
+            "no query has an item of its class in the gallery: every class needs two images (or one in the gallery)"
+        )
+    if ((own := matching.itself) >= 0).any() and (
+        matching.gallery_classes[own[own >= 0]] != matching.classes[own >= 0]
+    ).any():
         raise UserError("same_item: a query's own item has another label than the query")
     depth = max(*ks, 2 * int(matching.counts.max()))
     search = Search(ks, metrics, engine, resolve_device(device), memory_gb, depth)
@@ -221,7 +225,9 @@ def _summary(found: list[Any], asked: np.ndarray, ks: tuple[int, ...]) -> Evalua
     for name in found[0][2]:
         figures[name] = float(np.average([portion[2][name] for portion in found], weights=weights))
     curve = None if found[0][3] is None else np.average([portion[3] for portion in found], axis=0, weights=weights)
-    return Evaluation({**figures, "queries": len(query), "queries_without_positive": len(asked) - len(query)}, columns, curve)
+    return Evaluation(
+        {**figures, "queries": len(query), "queries_without_positive": len(asked) - len(query)}, columns, curve
+    )
 
 
 def _check_names(metrics: tuple[str, ...], engine: str, distance: str) -> None:

@@ -29,7 +29,10 @@ def read_embeddings(path: Path, labels: Path | None = None) -> tuple[np.ndarray,
         arrays["labels"] = read_labels(labels)
     for name in ("embeddings", "labels"):
         if name not in arrays:
-            ways = {".npy": "give them with --labels FILE", ".npz": "save with np.savez(path, embeddings=..., labels=...)"}
+            ways = {
+                ".npy": "give them with --labels FILE",
+                ".npz": "save with np.savez(path, embeddings=..., labels=...)",
+            }
             raise UserError(f"{path}: {name} are missing ({ways.get(path.suffix, 'columns label and embedding')})")
     return arrays["embeddings"], arrays["labels"]
 
@@ -79,7 +82,9 @@ def write_frame(frame: Any, path: Path) -> None:
         try:
             frame.to_parquet(temporary, index=False)
         except ImportError:
-            raise UserError(f"{path}: writing Parquet needs the package pyarrow (pip install pyarrow); .csv needs nothing") from None
+            raise UserError(
+                f"{path}: writing Parquet needs the package pyarrow (pip install pyarrow); .csv needs nothing"
+            ) from None
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -127,7 +132,9 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
         elif len(numbers := frame.select_dtypes("number").columns):
             found["embeddings"] = frame[numbers].to_numpy(dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: column 'embedding' does not hold lists of numbers of one length ({first_line(error)})") from None
+        raise UserError(
+            f"{path}: column 'embedding' does not hold lists of numbers of one length ({first_line(error)})"
+        ) from None
     return found
 
 

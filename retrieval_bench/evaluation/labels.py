@@ -16,14 +16,22 @@ def check_alike(names: np.ndarray, asked: np.ndarray) -> None:
     if names.dtype.kind != "U" and np.result_type(names, asked).kind == "f":
         largest = max(float(np.abs(values.astype(np.float64)).max(initial=0.0)) for values in (names, asked))
         if largest >= 2.0**53 and names.dtype != asked.dtype:
-            raise UserError(f"labels and query_labels: {names.dtype} and {asked.dtype} numbers above 2^53; give both in the same type")
+            raise UserError(
+                f"labels and query_labels: {names.dtype} and {asked.dtype} numbers above 2^53; give both in the same type"
+            )
 
 
 def as_rows(rows: Any, queries: int, gallery: int) -> np.ndarray:
     """int64 (Q,) row numbers, -1 for none; refuses anything else."""
     rows = np.asarray(rows)
-    if rows.shape != (queries,) or rows.dtype.kind not in "iu" or (len(rows) and not -1 <= rows.min() <= rows.max() < gallery):
-        raise UserError(f"same_item: expected {queries} row numbers of embeddings (-1 to {gallery - 1}), found {rows.dtype} {rows.shape}")
+    if (
+        rows.shape != (queries,)
+        or rows.dtype.kind not in "iu"
+        or (len(rows) and not -1 <= rows.min() <= rows.max() < gallery)
+    ):
+        raise UserError(
+            f"same_item: expected {queries} row numbers of embeddings (-1 to {gallery - 1}), found {rows.dtype} {rows.shape}"
+        )
     return rows.astype(np.int64)
 
 

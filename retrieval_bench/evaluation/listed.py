@@ -55,7 +55,9 @@ def count_flat(matching: Matching, goal: Goal, depth: int) -> np.ndarray:
     return ahead
 
 
-def rank_approximately(matching: Matching, kind: Approximate, depth: int, probes: int = 32) -> tuple[np.ndarray, dict[str, float]]:
+def rank_approximately(
+    matching: Matching, kind: Approximate, depth: int, probes: int = 32
+) -> tuple[np.ndarray, dict[str, float]]:
     """Ranks of the positives that an approximate index lists; those that it misses rank behind the whole gallery, as a user would see it.
 
     Args:
@@ -92,7 +94,13 @@ def build_index(matching: Matching, kind: Literal["flat", "ivf", "hnsw"], probes
     return index_of(rows, len(matching.gallery_order), matching.gallery.size, kind, probes)
 
 
-def index_of(rows: Callable[[Rows], np.ndarray], size: int, dimension: int, kind: Literal["flat", "ivf", "hnsw"], probes: int = 32) -> Any:
+def index_of(
+    rows: Callable[[Rows], np.ndarray],
+    size: int,
+    dimension: int,
+    kind: Literal["flat", "ivf", "hnsw"],
+    probes: int = 32,
+) -> Any:
     """A FAISS index of inner products.
 
     Args:

@@ -78,7 +78,11 @@ class Matching:
         query = self.query_starts[labels, None] + np.arange(asked)
         item = self.gallery_starts[labels, None] + np.arange(items)
         left = self.queries.rows(self.query_order[query.ravel()]).reshape(len(labels), asked, -1)
-        right = left if self.symmetric else self.gallery.rows(self.gallery_order[item.ravel()]).reshape(len(labels), items, -1)
+        right = (
+            left
+            if self.symmetric
+            else self.gallery.rows(self.gallery_order[item.ravel()]).reshape(len(labels), items, -1)
+        )
         similarity = similarities(left, right)
         similarity[self.itself[query][:, :, None] == item[:, None, :]] = -np.inf
         similarity[..., ::-1].sort(axis=-1)
@@ -108,7 +112,9 @@ class Matching:
         return out
 
 
-def match(queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_codes: np.ndarray, itself: np.ndarray) -> Matching:
+def match(
+    queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_codes: np.ndarray, itself: np.ndarray
+) -> Matching:
     """Sorts both sides by class.
 
     Args:
@@ -142,5 +148,11 @@ def subset(whole: Matching, places: np.ndarray) -> Matching:
     """The search for some of the queries, at ascending `places`."""
     starts = np.searchsorted(places, whole.query_starts)
     return Matching(
-        whole.queries, whole.gallery, whole.query_order[places], whole.gallery_order, starts, whole.gallery_starts, whole.itself[places]
+        whole.queries,
+        whole.gallery,
+        whole.query_order[places],
+        whole.gallery_order,
+        starts,
+        whole.gallery_starts,
+        whole.itself[places],
     )

@@ -12,7 +12,9 @@ EXAMPLES = 24
 CLASSES = 200
 
 
-def describe_routes(decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+def describe_routes(
+    decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str]
+) -> dict[str, Any]:
     """Figures of the routes of N images through L blocks, as JSON types.
 
     Args:
@@ -34,7 +36,9 @@ def describe_routes(decisions: np.ndarray, labels: np.ndarray, class_names: Sequ
     return {
         "images": len(routes),
         "rate": _rates(decisions),
-        "rate_by_class": {class_names[label]: _rates(decisions[labels == label]) for label in np.unique(labels)[:CLASSES]},
+        "rate_by_class": {
+            class_names[label]: _rates(decisions[labels == label]) for label in np.unique(labels)[:CLASSES]
+        },
         "distinct": len(counts),
         "entropy_bits": round(float(-(shares * np.log2(shares)).sum()) + 0.0, 4),
         "commonest": dict(counts.most_common(5)),

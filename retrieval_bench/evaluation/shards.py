@@ -84,7 +84,9 @@ class Shard:
 
 def merge(lists: Sequence[Nearest], k: int) -> Nearest:
     """The `k` nearest rows of each query, or all if there are fewer, from the lists of shards that are at least so long."""
-    similarities, rows = (np.concatenate([getattr(part, name) for part in lists], axis=1) for name in ("similarities", "rows"))
+    similarities, rows = (
+        np.concatenate([getattr(part, name) for part in lists], axis=1) for name in ("similarities", "rows")
+    )
     return _top(Nearest(similarities, rows), min(k, rows.shape[1]))
 
 
@@ -105,9 +107,13 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, shards: int = 1, b
         UserError: shapes that do not fit, `k` or `shards` out of range, or a number that is none.
     """
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1] or not len(gallery):
-        raise UserError(f"queries {queries.shape} and gallery {gallery.shape} must be (Q, D) and (N, D), with a row in the gallery")
+        raise UserError(
+            f"queries {queries.shape} and gallery {gallery.shape} must be (Q, D) and (N, D), with a row in the gallery"
+        )
     if k < 1 or not 1 <= shards <= len(gallery):
-        raise UserError(f"k {k}, shards {shards}: give at least 1, and at most a shard for each of the {len(gallery)} rows")
+        raise UserError(
+            f"k {k}, shards {shards}: give at least 1, and at most a shard for each of the {len(gallery)} rows"
+        )
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     bounds = np.linspace(0, len(gallery), shards + 1).astype(int)
     parts = [(int(first), int(end)) for first, end in pairwise(bounds)]

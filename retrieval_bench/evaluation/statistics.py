@@ -129,7 +129,9 @@ def paired_permutation_test(
     sums = np.bincount(codes, weights=first - second)
     sums = sums[sums != 0]
     observed = abs(sums.sum())
-    bound = observed - 1e-9 * np.abs(sums).sum()  # swaps that give the same difference but for rounding count as reaching it
+    bound = (
+        observed - 1e-9 * np.abs(sums).sum()
+    )  # swaps that give the same difference but for rounding count as reaching it
     difference = float((first - second).mean())
     if 2 ** min(len(sums), 60) <= resamples + 1:
         signs = 1 - 2 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
@@ -154,7 +156,9 @@ def _codes(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for being several (Holm, A simple sequentially rejective multiple test procedure, 1979): the smallest of m is
     multiplied by m, the next by m - 1 and so on, each at least the one before, at most 1. NaN stays and is not counted."""
-    order = sorted((place for place, value in enumerate(p_values) if not math.isnan(value)), key=lambda place: p_values[place])
+    order = sorted(
+        (place for place, value in enumerate(p_values) if not math.isnan(value)), key=lambda place: p_values[place]
+    )
     corrected, least = list(p_values), 0.0
     for done, place in enumerate(order):
         least = max(least, min(1.0, (len(order) - done) * p_values[place]))

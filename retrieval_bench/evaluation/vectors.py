@@ -88,7 +88,9 @@ class Vectors:
         scale = self.scale[rows]
         plain = self.distance == "cosine" and self.raw.dtype in (np.float16, np.float32)
         if plain and (scale[:, 0] == 1).all() and ((scale[:, 1] > 1e-30) & (scale[:, 1] < 1e30)).all():
-            return np.multiply(self.raw[rows], (1 / scale[:, 1:]).astype(np.float32), dtype=np.float32, order="C", subok=False)
+            return np.multiply(
+                self.raw[rows], (1 / scale[:, 1:]).astype(np.float32), dtype=np.float32, order="C", subok=False
+            )
         return (self.left if side == "left" else self.right)(rows).astype(np.float32)
 
     def _converted(self, rows: Rows, places: tuple[int, int]) -> np.ndarray:
@@ -148,7 +150,10 @@ def _scaled(given: list[tuple[np.ndarray, str]], distance: Distance) -> list[Vec
     largest = [_largest_values(vectors, what) for vectors, what in given]
     size = given[0][0].shape[1]
     if distance == "cosine":
-        return [_cosine(vectors, what, values, np.zeros(size)) for (vectors, what), values in zip(given, largest, strict=True)]
+        return [
+            _cosine(vectors, what, values, np.zeros(size))
+            for (vectors, what), values in zip(given, largest, strict=True)
+        ]
     highest = max(float(values.max(initial=0.0)) for values in largest) or 1.0
     total = max(1, sum(len(vectors) for vectors, _ in given))
     centre = np.zeros(size)
@@ -163,7 +168,9 @@ def _scaled(given: list[tuple[np.ndarray, str]], distance: Distance) -> list[Vec
 def _cosine(vectors: np.ndarray, what: str, largest: np.ndarray, centre: np.ndarray) -> Vectors:
     empty = np.flatnonzero(largest == 0)
     if len(empty):
-        raise UserError(f"{what}: row {empty[0]} is a zero vector, which has no cosine similarity ({len(empty)} such rows)")
+        raise UserError(
+            f"{what}: row {empty[0]} is a zero vector, which has no cosine similarity ({len(empty)} such rows)"
+        )
     first = np.where((largest < SAFE) & (largest > 1 / SAFE), 1.0, largest)
     return Vectors(vectors, centre, np.stack([first, _norms(vectors, first, centre)], axis=1), "cosine")
 
@@ -171,7 +178,9 @@ def _cosine(vectors: np.ndarray, what: str, largest: np.ndarray, centre: np.ndar
 def _largest_values(vectors: np.ndarray, what: str) -> np.ndarray:
     """float64 (N,): each row's largest absolute value; refuses what is no embedding."""
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or vectors.shape[1] == 0:
-        raise UserError(f"{what}: expected numbers of shape (images, dimensions), found {vectors.dtype} {vectors.shape}")
+        raise UserError(
+            f"{what}: expected numbers of shape (images, dimensions), found {vectors.dtype} {vectors.shape}"
+        )
     largest = np.empty(len(vectors))
     for rows in _pieces(vectors):
         piece = vectors[rows] if vectors.dtype.kind == "f" else vectors[rows].astype(np.float64)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import only_used, refuse_unused_options
 
 BASELINES = ("frozen", "last_k", "standard")
@@ -68,7 +69,10 @@ BENCHES: dict[str, tuple[str, Bench]] = {
     "cars": ("Cars-196 at 112 px, one seed", _photos("cars")),
     "flowers": ("Flowers 102 at 112 px, one seed", _photos("flowers")),
     "sop": ("Stanford Online Products at 112 px, two epochs, one seed; large for a CPU", _photos("sop", epochs=2)),
-    "inshop": ("In-Shop at 112 px with queries and gallery, two epochs, one seed; large for a CPU", _photos("inshop", epochs=2)),
+    "inshop": (
+        "In-Shop at 112 px with queries and gallery, two epochs, one seed; large for a CPU",
+        _photos("inshop", epochs=2),
+    ),
     "cub_224": (
         "CUB-200-2011 at 224 px, ResNet-50, 512 dimensions, 40 epochs, three seeds; for a GPU",
         Bench(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from retrieval_bench.config import DataConfig, EvalConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
 from retrieval_bench.figures import variation
+from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.low_high import LowHigh
 
@@ -20,7 +21,14 @@ PAPER = RunConfig(
     model=ModelConfig(backbone="torchvision/resnet50"),
     loss=LossConfig(loss="softmax", head="autolr", loss_lr=0.01, loss_weight_decay=5e-4),
     train=TrainConfig(
-        epochs=50, batch_size=40, samples_per_class=0, optimizer="sgd", lr=0.001, weight_decay=5e-4, schedule="step", freeze_bn=False
+        epochs=50,
+        batch_size=40,
+        samples_per_class=0,
+        optimizer="sgd",
+        lr=0.001,
+        weight_decay=5e-4,
+        schedule="step",
+        freeze_bn=False,
     ),
     evaluation=EvalConfig(flip_sum=True),
 )
@@ -61,7 +69,9 @@ def ablation(base: RunConfig) -> list[Row]:
         return dict(zip(names, recalls, strict=True)) if base.data.dataset == "cub" else {}
 
     def pruned(name: str, drop: str, *quoted: float) -> Row:
-        return row(base, name, "layer_pruning", published(*quoted), first, layer_pruning=LayerPruning.Options(drop=drop))
+        return row(
+            base, name, "layer_pruning", published(*quoted), first, layer_pruning=LayerPruning.Options(drop=drop)
+        )
 
     def rated(mark: str, low: float, high: float, *quoted: float) -> Row:
         options = {"layer_pruning": LAST_TWO, "low_high": LowHigh.Options(low=low, high=high)}
@@ -136,10 +146,18 @@ STUDIES = {
         "the AutoLR paper's ablation of layer-wise pruning, quoted and measured", ablation, PROFILES, (MARKS,), QUOTED
     ),
     "figure_weight_variation": Study(
-        "weight variations and rates under one rate and under AutoLR, as a figure", figure, PROFILES, draw=variation.draw
+        "weight variations and rates under one rate and under AutoLR, as a figure",
+        figure,
+        PROFILES,
+        draw=variation.draw,
     ),
     "table_autolr": Study(
-        "frozen, standard, pruned, AutoLR and both under softmax, triplet and proxy-anchor", comparison, PROFILES, (LOSSES,)
+        "frozen, standard, pruned, AutoLR and both under softmax, triplet and proxy-anchor",
+        comparison,
+        PROFILES,
+        (LOSSES,),
     ),
-    "learning_rates": Study("AutoLR beside layer-wise decay, rates by hand, cycles and warm restarts", learning_rates, PROFILES),
+    "learning_rates": Study(
+        "AutoLR beside layer-wise decay, rates by hand, cycles and warm restarts", learning_rates, PROFILES
+    ),
 }

@@ -11,13 +11,13 @@ from itertools import islice
 import numpy as np
 import torch
 
-from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError
+from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,14 @@ class Rate:
 
 
 def measure_speed(
-    table: ImageTable, split: Split, config: DataConfig, backbone: str, batch_size: int, device: str, workers: int, limit_gb: float
+    table: ImageTable,
+    split: Split,
+    config: DataConfig,
+    backbone: str,
+    batch_size: int,
+    device: str,
+    workers: int,
+    limit_gb: float,
 ) -> tuple[list[Rate], float]:
     """Rates of reading training views in ways of growing completeness, the last being the bare training step of a backbone.
 
@@ -131,4 +138,9 @@ def report(rates: list[Rate], opening: float, images: int, device: str) -> str:
     for rate in rates:
         share = "" if rate is rates[-1] else f"{100 * step / rate.median:.1f} %"
         lines.append(f"{rate.name:38}{rate.median:>10,.0f}{f'({rate.low:,.0f}, {rate.high:,.0f})':>22}{share:>28}")
-    return "\n".join([*lines, f"opening the cache of {images:,} images: {opening:.3f} s; {device}, {torch.get_num_threads()} threads"])
+    return "\n".join(
+        [
+            *lines,
+            f"opening the cache of {images:,} images: {opening:.3f} s; {device}, {torch.get_num_threads()} threads",
+        ]
+    )

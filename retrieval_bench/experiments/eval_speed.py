@@ -214,7 +214,11 @@ def _one(given: argparse.Namespace) -> dict[str, Any]:
         embeddings, labels = draw(given.drawn, 512, max(2, given.drawn // 5))
         competitor = "retrieval_bench, recall + MAP@R"
     else:
-        embeddings, labels, competitor = np.load(given.folder / "embeddings.npy"), np.load(given.folder / "labels.npy"), given.competitor
+        embeddings, labels, competitor = (
+            np.load(given.folder / "embeddings.npy"),
+            np.load(given.folder / "labels.npy"),
+            given.competitor,
+        )
     COMPETITORS[competitor](embeddings[:64], labels[:64] % 8)  # imports and first calls
     started = time.perf_counter()
     result = COMPETITORS[competitor](embeddings, labels)

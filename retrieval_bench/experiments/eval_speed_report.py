@@ -10,7 +10,7 @@ import numpy as np
 
 from retrieval_bench.experiments.eval_speed import GROWTH, SIZES, approximate, compare, in_own_process, table
 from retrieval_bench.files import atomic_path, write_text
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.records import environment
 
 
@@ -20,7 +20,7 @@ def run_all(only: str | None, rounds: int, output: Path, oml_python: str) -> Non
     kept["environment"] = environment("cpu")
     for name, (rows, size, classes) in SIZES.items():
         if only in (None, name):
-            announce(f"{rows:,} x {size}, {classes:,} classes, {rounds} round(s)")
+            logger.info(f"{rows:,} x {size}, {classes:,} classes, {rounds} round(s)")
             kept[name] = {
                 "rows": rows,
                 "size": size,
@@ -67,4 +67,6 @@ def draw_growth(points: list[dict[str, Any]], path: Path) -> str:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     per_row = np.polyfit(rows, memory, 1)[0] * 1024
-    return f"time grows as N^{slope:.2f}; memory by {per_row:.1f} KB per row (the input itself takes 2 KB); plot in {path}"
+    return (
+        f"time grows as N^{slope:.2f}; memory by {per_row:.1f} KB per row (the input itself takes 2 KB); plot in {path}"
+    )

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from retrieval_bench import cost
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.timing import report, timed
@@ -31,6 +30,7 @@ from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.folding import fold_norms
 from retrieval_bench.models.routing import RoutedBackbone
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune
 
@@ -66,7 +66,9 @@ def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> d
     }
 
 
-def pruning_ways(plain: Embedder, images: torch.Tensor, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)) -> dict[str, Callable[[], Any]]:
+def pruning_ways(
+    plain: Embedder, images: torch.Tensor, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)
+) -> dict[str, Callable[[], Any]]:
     """The ways of ``pruning`` to embed `images`; names say what share of the multiply-accumulates is left."""
     side = images.shape[-1]
     whole = cost.macs(plain, side)
@@ -75,7 +77,9 @@ def pruning_ways(plain: Embedder, images: torch.Tensor, budgets: tuple[float, ..
         for scores, multiple in (("uniform", 1), ("uniform", 16), ("magnitude", 16)):
             strategy = ChannelPruning(ChannelPruning.Options(budget=budget, scores=scores, multiple=multiple))
             pruned = strategy.prepare(copy.deepcopy(plain), images[:2]).eval()
-            networks[f"{scores}{', by 16' if multiple > 1 else ''}, {cost.macs(pruned, side) / whole:.3f} of the MACs"] = pruned
+            networks[
+                f"{scores}{', by 16' if multiple > 1 else ''}, {cost.macs(pruned, side) / whole:.3f} of the MACs"
+            ] = pruned
     layout = torch.contiguous_format if next(plain.parameters()).is_contiguous() else torch.channels_last
     for network in networks.values():
         fold_norms(network.backbone, side)

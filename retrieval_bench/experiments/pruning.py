@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.experiments import BENCHES, EMOJI
 from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
 from retrieval_bench.figures.pruning import draw_curve
 from retrieval_bench.figures.structures import draw_similarity
+from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.layer_pruning import LayerPruning
@@ -28,7 +29,9 @@ LENGTHS = (1, 4, 12)
 GPU = BENCHES["cub_224"][1].base
 SMALL = RunConfig(data=replace(EMOJI, classes=100, stored=72, reader="cache"), train=TrainConfig(epochs=3))
 SMOKE = replace(
-    BENCHES["synthetic"][1].base, model=ModelConfig(backbone="resnet26", weights="none"), train=TrainConfig(epochs=1, batch_size=16)
+    BENCHES["synthetic"][1].base,
+    model=ModelConfig(backbone="resnet26", weights="none"),
+    train=TrainConfig(epochs=1, batch_size=16),
 )
 
 
@@ -54,12 +57,18 @@ CIFAR = RunConfig(
 
 def _sizes(change: TrainConfig | None = None) -> dict[str, Profile]:
     def sized(base: RunConfig) -> RunConfig:
-        return base if change is None else replace(base, train=replace(base.train, epochs=change.epochs, freeze_bn=change.freeze_bn))
+        return (
+            base
+            if change is None
+            else replace(base, train=replace(base.train, epochs=change.epochs, freeze_bn=change.freeze_bn))
+        )
 
     return {
         "paper": Profile("VGG-16 on CIFAR-10 from random weights, 160 epochs: for a GPU", sized(CIFAR), (0, 1, 2)),
         "cub": Profile("ResNet-50 on CUB-200-2011, proxy-anchor, 224 px: for a GPU", sized(GPU), (0, 1, 2)),
-        "cpu": Profile("emoji, EfficientNet-lite0, proxy-anchor, few classes: for 2 CPU cores", sized(SMALL), (0, 1, 2)),
+        "cpu": Profile(
+            "emoji, EfficientNet-lite0, proxy-anchor, few classes: for 2 CPU cores", sized(SMALL), (0, 1, 2)
+        ),
         "smoke": Profile(NOTHING, sized(SMOKE), (0, 1)),
     }
 
@@ -79,11 +88,23 @@ def curve(base: RunConfig) -> list[Row]:
         pruned = {
             "Gates": ("channel_gates", {"channel_gates": gates}),
             "Magnitude": ("channel_pruning", {"channel_pruning": ChannelPruning.Options(budget=budget)}),
-            "Uniform": ("channel_pruning", {"channel_pruning": ChannelPruning.Options(budget=budget, scores="uniform")}),
+            "Uniform": (
+                "channel_pruning",
+                {"channel_pruning": ChannelPruning.Options(budget=budget, scores="uniform")},
+            ),
         }
-        rows += [row(longer, f"{name} {budget}", strategy, against=whole, **options) for name, (strategy, options) in pruned.items()]
+        rows += [
+            row(longer, f"{name} {budget}", strategy, against=whole, **options)
+            for name, (strategy, options) in pruned.items()
+        ]
     dropped = [
-        row(base, f"Blocks -{count}", "layer_pruning", against=whole, layer_pruning=LayerPruning.Options(f"last:{count}"))
+        row(
+            base,
+            f"Blocks -{count}",
+            "layer_pruning",
+            against=whole,
+            layer_pruning=LayerPruning.Options(f"last:{count}"),
+        )
         for count in DROPPED
     ]
     return rows + dropped
@@ -94,14 +115,24 @@ def similarity(base: RunConfig) -> list[Row]:
     random weights, gates on the weights as they are."""
     random = replace(base, model=replace(base.model, weights="none"))
     slimmed = [
-        row(random, f"Slimming after {length} epochs", "network_slimming", network_slimming=NetworkSlimming.Options(sparse_epochs=length))
+        row(
+            random,
+            f"Slimming after {length} epochs",
+            "network_slimming",
+            network_slimming=NetworkSlimming.Options(sparse_epochs=length),
+        )
         for length in LENGTHS
     ]
     scratch = ChannelGates.Options(regime="from_scratch", search_epochs=PASSES)
     return [
         *slimmed,
         row(random, "Gates on random weights", "channel_gates", channel_gates=scratch),
-        row(base, "Gates on pretrained weights", "channel_gates", channel_gates=ChannelGates.Options(search_epochs=PASSES)),
+        row(
+            base,
+            "Gates on pretrained weights",
+            "channel_gates",
+            channel_gates=ChannelGates.Options(search_epochs=PASSES),
+        ),
     ]
 
 

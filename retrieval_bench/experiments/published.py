@@ -33,10 +33,17 @@ def _from_studies() -> list[dict[str, object]]:
         rows = study.rows(study.profiles["paper"].base) if study.source and "paper" in study.profiles else []
         for row in rows:
             config = row.config
-            about = {"dataset": config.data.dataset, "split": config.data.split, "backbone": config.model.backbone, "dim": None}
+            about = {
+                "dataset": config.data.dataset,
+                "split": config.data.split,
+                "backbone": config.model.backbone,
+                "dim": None,
+            }
             metrics = {name: round(value / 100, 6) for name, value in row.quoted.items()}
             if metrics:
-                found.append(about | {"loss": config.loss.loss, "strategy": row.name} | metrics | {"quoted": study.source})
+                found.append(
+                    about | {"loss": config.loss.loss, "strategy": row.name} | metrics | {"quoted": study.source}
+                )
     return found
 
 
@@ -47,7 +54,15 @@ def _headlines() -> list[dict[str, object]]:
     found = []
     for dataset in ("cub", "cars", "sop", "inshop"):
         for line in table[table[dataset].notna()].to_dict("records"):
-            about = {"dataset": dataset, "split": "zero_shot", "backbone": line["backbone"], "dim": line["dim"], "loss": ""}
+            about = {
+                "dataset": dataset,
+                "split": "zero_shot",
+                "backbone": line["backbone"],
+                "dim": line["dim"],
+                "loss": "",
+            }
             source = f"Quoted: {line['source']}."
-            found.append(about | {"strategy": line["method"], "recall_at_1": round(line[dataset] / 100, 6), "quoted": source})
+            found.append(
+                about | {"strategy": line["method"], "recall_at_1": round(line[dataset] / 100, 6), "quoted": source}
+            )
     return found

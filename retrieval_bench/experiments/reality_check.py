@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.spottune import ZERO_SHOT
 from retrieval_bench.experiments.study import NOTHING, Profile
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.tune.spaces import Objective
 
@@ -55,7 +55,9 @@ CHECKS = {
         trials=6,
         objective="map_at_r",  # 137 validation images: Recall@1 moves in steps of 0.7 points
     ),
-    "paper": Check("ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", BENCHES["cub_224"][1].base, (0, 1, 2)),
+    "paper": Check(
+        "ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", BENCHES["cub_224"][1].base, (0, 1, 2)
+    ),
     "smoke": Check(
         NOTHING,
         replace(BENCHES["synthetic"][1].base, model=ModelConfig(backbone="resnet10t", weights="none")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from retrieval_bench.config import Machine
+from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.experiments.reality_check import Check
@@ -13,7 +13,7 @@ from retrieval_bench.experiments.reality_table import check_for_people, check_ta
 from retrieval_bench.experiments.study import Row, grid
 from retrieval_bench.experiments.study_report import Records, changed_words, headline, recorded, rehearse
 from retrieval_bench.files import write_text
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.tables import latex_table, markdown_rows, metric_title
 from retrieval_bench.tune.journal import Search, holding
 from retrieval_bench.tune.report import command, write_search
@@ -31,7 +31,9 @@ def run_searches(searches: Sequence[Search], trials: int, carry_out: CarryOut) -
                     write_search(entry, trials)
 
 
-def run_check(name: str, profile: Check, check: Check, machine: Machine, carry: Callable[[Machine], CarryOut]) -> Path:
+def run_check(
+    name: str, profile: Check, check: Check, machine: RuntimeConfig, carry: Callable[[RuntimeConfig], CarryOut]
+) -> Path:
     """Searches, trains the choices, tests them once, writes the table, and returns its Markdown file.
 
     Args:
@@ -51,18 +53,22 @@ def run_check(name: str, profile: Check, check: Check, machine: Machine, carry: 
     chosen = {entry.config.strategy: config for entry in searches if (config := entry.chosen(check.trials))}
     failed = [f"every trial of {strategy}" for strategy in check.strategies if strategy not in chosen]
     if not chosen:
-        raise UserError(f"every trial failed ({searches[0].trials[0].error}); {searches[0].path} remembers: remove it to try again")
+        raise UserError(
+            f"every trial failed ({searches[0].trials[0].error}); {searches[0].path} remembers: remove it to try again"
+        )
     rows = [Row(strategy, config, more=("map_at_r",)) for strategy, config in chosen.items()]
     hashes, _ = rehearse(rows, machine)
     stem = machine.results / "studies" / "-".join(["reality_check", name, *_differences(profile, check)])
-    announce(f"reality check: {len(rows)} choices, {len(check.seeds)} seeds")
+    logger.info(f"reality check: {len(rows)} choices, {len(check.seeds)} seeds")
     try:
         outcomes = carry(machine)([config for _, config in grid(rows, check.seeds)])
     finally:
         made = recorded(hashes, machine)
         records = {row: [record for record in found if record["seed"] in check.seeds] for row, found in made.items()}
         write_check(stem, profile, check, machine, rows, searches, records)
-    failed += [f"{outcome.config.strategy}, seed {outcome.config.seed}" for outcome in outcomes if outcome.record is None]
+    failed += [
+        f"{outcome.config.strategy}, seed {outcome.config.seed}" for outcome in outcomes if outcome.record is None
+    ]
     if failed:
         raise Diverged(f"failed, and missing in {stem}.md: {'; '.join(failed)}")
     return stem.with_name(f"{stem.name}.md")
@@ -77,7 +83,13 @@ def _differences(profile: Check, check: Check) -> list[str]:
 
 
 def write_check(
-    stem: Path, profile: Check, check: Check, machine: Machine, rows: list[Row], searches: Sequence[Search], records: Records
+    stem: Path,
+    profile: Check,
+    check: Check,
+    machine: RuntimeConfig,
+    rows: list[Row],
+    searches: Sequence[Search],
+    records: Records,
 ) -> None:
     """`stem` + .csv (numbers), .md and .tex (text); nothing without records."""
     if not any(records.values()):
@@ -87,12 +99,22 @@ def write_check(
     shown = check_for_people(table, check.objective)
     write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=notes[0]).to_csv(index=False))
     commands = [f"- {entry.name}: `{command(entry.config)}`" for entry in rows]
-    lines = [f"# {stem.name}", "", *(f"{note}\n" for note in notes), *markdown_rows(shown), "", "Chosen:", "", *commands, ""]
+    lines = [
+        f"# {stem.name}",
+        "",
+        *(f"{note}\n" for note in notes),
+        *markdown_rows(shown),
+        "",
+        "Chosen:",
+        "",
+        *commands,
+        "",
+    ]
     write_text(stem.with_name(f"{stem.name}.md"), "\n".join(lines))
     write_text(stem.with_name(f"{stem.name}.tex"), latex_table(shown, notes))
 
 
-def _notes(check: Check, machine: Machine, entry: Search) -> list[str]:
+def _notes(check: Check, machine: RuntimeConfig, entry: Search) -> list[str]:
     """How it was searched and tested, in words."""
     data = entry.config.data
     table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)

@@ -31,14 +31,18 @@ def check_table(rows: Sequence[Row], searches: Sequence[Search], records: dict[s
     rows = [rows[place] for place in order]
     best = rows[0].name
     table = measured_table([replace(entry, against="" if entry.name == best else best) for entry in rows], records)
-    table = table[[name for name in table if not name.endswith("_quoted") and name not in ("sd_over_draws", "per_1000_images")]]
+    table = table[
+        [name for name in table if not name.endswith("_quoted") and name not in ("sd_over_draws", "per_1000_images")]
+    ]
     by_name = {entry.config.strategy: entry for entry in searches}
     effort = [_effort(by_name[entry.name], trials) for entry in rows]
     values = {record["seed"]: record["metrics"][FIRST] for record in records.get(best, [])}
     p_values = [float("nan") if entry.name == best else _p_value(records.get(entry.name, []), values) for entry in rows]
     ranked = table[FIRST].rank(ascending=False, method="min").astype("Int64")
     table.insert(0, "rank", ranked)
-    table = table.assign(**{name: [line[name] for line in effort] for name in effort[0]}, p_value=p_values, p_holm=holm(p_values))
+    table = table.assign(
+        **{name: [line[name] for line in effort] for name in effort[0]}, p_value=p_values, p_holm=holm(p_values)
+    )
     return table.assign(tied=[bool(p >= LEVEL) if p == p else None for p in table["p_holm"]])
 
 
@@ -56,7 +60,11 @@ def _effort(entry: Search, trials: int) -> dict[str, Any]:
 
 def _p_value(found: list[Record], best: dict[int, float]) -> float:
     pairs = [(record["metrics"][FIRST], best[record["seed"]]) for record in found if record["seed"] in best]
-    return paired_t_test([one for one, _ in pairs], [other for _, other in pairs])[2] if len(pairs) >= SEEDS else float("nan")
+    return (
+        paired_t_test([one for one, _ in pairs], [other for _, other in pairs])[2]
+        if len(pairs) >= SEEDS
+        else float("nan")
+    )
 
 
 def check_for_people(table: Any, objective: str) -> Any:

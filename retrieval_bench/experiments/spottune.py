@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from retrieval_bench.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.experiments import BENCHES, EMOJI, PHOTOS
 from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
 from retrieval_bench.figures.routes import draw as draw_routes
+from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.l2sp import L2SP
@@ -69,7 +70,9 @@ PROFILES = {
     ),
     "smoke": Profile(NOTHING, SMOKE, (0, 1)),
 }
-QUOTED = "Quoted: top-1 accuracy in Guo et al., SpotTune (CVPR 2019), table of five data sets, closed sets with all classes."
+QUOTED = (
+    "Quoted: top-1 accuracy in Guo et al., SpotTune (CVPR 2019), table of five data sets, closed sets with all classes."
+)
 NOTE = "SGD with Nesterov momentum; the L2-SP row holds the classifier by a weight decay of 0.01 (beta), the others by 0.0001."
 TABLE = {
     "Feature extractor": (74.07, 70.81, 85.67, 61.60, 75.50),
@@ -113,7 +116,9 @@ def table(base: RunConfig) -> list[Row]:
         entry("SpotTune", "spottune", **shared),
         entry("Rollback", "rollback"),
     ]
-    if base.model.backbone.endswith("resnet50") and base.model.weights == "imagenet":  # a file fits one architecture only
+    if (
+        base.model.backbone.endswith("resnet50") and base.model.weights == "imagenet"
+    ):  # a file fits one architecture only
         deeper = replace(base, model=replace(base.model, backbone=base.model.backbone.removesuffix("50") + "101"))
         rows.insert(7, entry("ResNet-101", "standard", deeper))
     return rows
@@ -122,8 +127,16 @@ def table(base: RunConfig) -> list[Row]:
 def routes(base: RunConfig) -> list[Row]:
     """SpotTune's ways to route at test."""
     argmax = row(base, "Most probable block", "spottune", spottune=replace(base.options.spottune, eval_policy=ROUTES))
-    names = {"sample": "Drawn", "majority": "Majority of the training images", "all_tuned": "All tuned", "all_frozen": "All frozen"}
-    return [argmax, *(replace(argmax, name=name, against=argmax.name, variant=variant) for variant, name in names.items())]
+    names = {
+        "sample": "Drawn",
+        "majority": "Majority of the training images",
+        "all_tuned": "All tuned",
+        "all_frozen": "All frozen",
+    }
+    return [
+        argmax,
+        *(replace(argmax, name=name, against=argmax.name, variant=variant) for variant, name in names.items()),
+    ]
 
 
 COMPARED = {
@@ -151,12 +164,17 @@ COMPARED = {
 
 def strategies(base: RunConfig) -> list[Row]:
     """Every strategy at its defaults under one protocol, AutoLR with L2-SP and layer pruning too."""
-    return [row(base, name, strategy, against="" if name == "Standard" else "Standard") for name, strategy in COMPARED.items()]
+    return [
+        row(base, name, strategy, against="" if name == "Standard" else "Standard")
+        for name, strategy in COMPARED.items()
+    ]
 
 
 THREE_PERIODS = StrategyOptions(rollback=Rollback.Options(periods=3))
 ZERO_SHOT = {
-    "paper": Profile("ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", BENCHES["cub_224"][1].base, (0, 1, 2)),
+    "paper": Profile(
+        "ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", BENCHES["cub_224"][1].base, (0, 1, 2)
+    ),
     "cpu": Profile(
         "a small protocol for 2 CPU cores: EfficientNet-lite0, proxy-anchor, few classes, rollback in three periods",
         RunConfig(data=replace(PHOTOS, dataset="cub", classes=24), train=TrainConfig(epochs=3), options=THREE_PERIODS),
@@ -164,16 +182,28 @@ ZERO_SHOT = {
     ),
     "emoji": Profile(
         "drawings of emoji by seven vendors (pip brings images and weights): EfficientNet-lite0, proxy-anchor, rollback in three periods",
-        RunConfig(data=replace(EMOJI, classes=100, stored=72, reader="cache"), train=TrainConfig(epochs=3), options=THREE_PERIODS),
+        RunConfig(
+            data=replace(EMOJI, classes=100, stored=72, reader="cache"),
+            train=TrainConfig(epochs=3),
+            options=THREE_PERIODS,
+        ),
         (0, 1, 2),
     ),
-    "smoke": Profile(NOTHING, replace(BENCHES["synthetic"][1].base, model=ModelConfig(backbone="resnet26", weights="none")), (0, 1)),
+    "smoke": Profile(
+        NOTHING, replace(BENCHES["synthetic"][1].base, model=ModelConfig(backbone="resnet26", weights="none")), (0, 1)
+    ),
 }
 
 STUDIES = {
     "table_spottune": Study(
-        "the SpotTune paper's table, quoted and measured; --dataset chooses one of its five sets", table, PROFILES, (NOTE,), QUOTED
+        "the SpotTune paper's table, quoted and measured; --dataset chooses one of its five sets",
+        table,
+        PROFILES,
+        (NOTE,),
+        QUOTED,
     ),
-    "figure_routes": Study("which blocks SpotTune tunes for which images, as a figure", routes, PROFILES, draw=draw_routes),
+    "figure_routes": Study(
+        "which blocks SpotTune tunes for which images, as a figure", routes, PROFILES, draw=draw_routes
+    ),
     "table_strategies": Study("every strategy under one retrieval protocol", strategies, ZERO_SHOT),
 }

@@ -28,7 +28,7 @@ class Row:
         config: the run, without its seed.
         quoted: what the paper reports in percent, by the metric's name (``recall_at_1``).
         against: name of the row that it is compared with, seed by seed.
-        variant: the way to use the trained network whose metrics count (``Strategy.variants``); the usual way if empty.
+        variant: the way to use the trained network whose metrics count (``Strategy.eval_modes``); the usual way if empty.
         more: metrics that the table shows beside Recall@K.
     """
 
@@ -97,7 +97,9 @@ class Profile:
     seeds: tuple[int, ...]
 
 
-def row(base: RunConfig, name: str, strategy: str, quoted: dict[str, float] | None = None, against: str = "", **options: Any) -> Row:
+def row(
+    base: RunConfig, name: str, strategy: str, quoted: dict[str, float] | None = None, against: str = "", **options: Any
+) -> Row:
     """A row that differs from `base` in its strategy; `options` are the options of strategies that are part of it, by their names."""
     config = replace(base, strategy=strategy, options=replace(base.options, **options))
     return Row(name, replace(config, options=only_used(strategy, config.options)), quoted or {}, against)
@@ -146,7 +148,9 @@ def refuse_idle_flags(study: Study, profile: Profile, base: RunConfig) -> None:
             without: Any = {section: replace(values, **{part.name: usual})}
             if study.rows(replace(base, **without)) == rows:
                 flag = part.name.replace("_", "-") + (".*" if section == "options" else "")
-                raise UserError(f"--{flag} changes nothing here: the rows of this study set it themselves, or do without")
+                raise UserError(
+                    f"--{flag} changes nothing here: the rows of this study set it themselves, or do without"
+                )
 
 
 def measured_table(rows: Sequence[Row], records: dict[str, list[Record]]) -> Any:
@@ -167,13 +171,19 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[Record]]) -> Any
     lines = []
     for entry in rows:
         found = records.get(entry.name, [])
-        line: dict[str, Any] = {"row": entry.name, "strategy": portable(entry.config).strategy_label, "loss": entry.config.loss.loss}
+        line: dict[str, Any] = {
+            "row": entry.name,
+            "strategy": portable(entry.config).strategy_label,
+            "loss": entry.config.loss.loss,
+        }
         line["seeds"] = len(found)
         values = {record["seed"]: entry.measured(record) for record in found}
         for name in entry.metrics:
             line[name], line[f"{name}_ci95"] = _mean([metrics[name] for metrics in values.values() if name in metrics])
             line[f"{name}_quoted"] = round(entry.quoted[name] / PERCENT, 6) if name in entry.quoted else None
-        line["sd_over_draws"] = _mean([metrics[f"{entry.metrics[0]}_sd"] for metrics in values.values() if "draws" in metrics])[0]
+        line["sd_over_draws"] = _mean(
+            [metrics[f"{entry.metrics[0]}_sd"] for metrics in values.values() if "draws" in metrics]
+        )[0]
         line["against"] = entry.against
         other = {record["seed"]: record["metrics"] for record in records.get(entry.against, [])}
         line["difference"], line["difference_ci95"] = _mean(_differences(values, other, entry.metrics[0]))
@@ -191,7 +201,11 @@ def measured_table(rows: Sequence[Row], records: dict[str, list[Record]]) -> Any
 
 def _differences(found: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], name: str) -> list[float]:
     """The metric less that of the other row, for each seed that both have."""
-    return [metrics[name] - others[seed][name] for seed, metrics in found.items() if name in metrics and name in others.get(seed, {})]
+    return [
+        metrics[name] - others[seed][name]
+        for seed, metrics in found.items()
+        if name in metrics and name in others.get(seed, {})
+    ]
 
 
 def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:

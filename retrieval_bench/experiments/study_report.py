@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.sampler import BatchSampler
@@ -27,7 +27,7 @@ from retrieval_bench.experiments.study import (
 )
 from retrieval_bench.files import write_text
 from retrieval_bench.identity import config_hash
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.records import read_records
 from retrieval_bench.run import identify, run
 from retrieval_bench.selection import open_choices
@@ -40,7 +40,13 @@ Records = dict[str, list[Record]]
 
 
 def run_study(
-    name: str, study: Study, profile: Profile, base: RunConfig, seeds: tuple[int, ...], numbers: tuple[int, ...], machine: Machine
+    name: str,
+    study: Study,
+    profile: Profile,
+    base: RunConfig,
+    seeds: tuple[int, ...],
+    numbers: tuple[int, ...],
+    machine: RuntimeConfig,
 ) -> Path:
     """Carries out the runs that have no record yet, writes the study's files, and returns the Markdown one.
 
@@ -68,16 +74,18 @@ def run_study(
     diverged = []
     try:
         for number, (entry, config) in enumerate(runs, start=1):
-            announce(f"{name}: run {number} of {len(runs)}, {entry.name}")
+            logger.info(f"{name}: run {number} of {len(runs)}, {entry.name}")
             try:
                 run(config, machine)
             except Diverged as error:
-                announce(f"diverged: {error}")
+                logger.info(f"diverged: {error}")
                 diverged.append(f"{entry.name}, seed {config.seed}")
     finally:
         write_study(stem, study, profile, base, rows, recorded(hashes, machine), images)
     if diverged:
-        raise Diverged(f"{len(diverged)} of {len(runs)} runs diverged and are missing in {stem}.md: {'; '.join(diverged)}")
+        raise Diverged(
+            f"{len(diverged)} of {len(runs)} runs diverged and are missing in {stem}.md: {'; '.join(diverged)}"
+        )
     return stem.with_name(f"{stem.name}.md")
 
 
@@ -87,7 +95,7 @@ def changed_words(profile: Profile, base: RunConfig) -> list[str]:
     return own + [re.sub(r"[^A-Za-z0-9.]+", "-", flag).strip("-") for flag in changes(profile, base)]
 
 
-def rehearse(rows: list[Row], machine: Machine) -> tuple[dict[str, str], ImageTable]:
+def rehearse(rows: list[Row], machine: RuntimeConfig) -> tuple[dict[str, str], ImageTable]:
     """The hash of each row's configuration, by the row's name, and the images, once every row has passed all checks that need no training.
 
     Raises:
@@ -117,15 +125,19 @@ def rehearse(rows: list[Row], machine: Machine) -> tuple[dict[str, str], ImageTa
     return {entry.name: config_hash(identify(entry.config, table)) for entry in rows}, table
 
 
-def recorded(hashes: dict[str, str], machine: Machine) -> Records:
+def recorded(hashes: dict[str, str], machine: RuntimeConfig) -> Records:
     """The records of rows that have any, made on this kind of device; seeds in order."""
     device = resolve_device(machine.device)
-    records = [record for record in read_records(machine.results) if record["environment"].get("device", "").startswith(device)]
+    records = [
+        record for record in read_records(machine.results) if record["environment"].get("device", "").startswith(device)
+    ]
     found = {name: [record for record in records if record["config_hash"] == code] for name, code in hashes.items()}
     return {name: sorted(group, key=lambda record: record["seed"]) for name, group in found.items() if group}
 
 
-def write_study(stem: Path, study: Study, profile: Profile, base: RunConfig, rows: list[Row], records: Records, images: ImageTable) -> None:
+def write_study(
+    stem: Path, study: Study, profile: Profile, base: RunConfig, rows: list[Row], records: Records, images: ImageTable
+) -> None:
     """`stem` + .csv (numbers), .md and .tex (text), and .png where the study draws; nothing without records."""
     if not records:
         return

@@ -48,5 +48,7 @@ def report(timings: list[Timing], images: int = 0) -> str:
     for timing in timings:
         spread = f"({timing.low:.3f}, {timing.high:.3f})"
         rate = f"{images / timing.median:>10,.1f}" if images else ""
-        lines.append(f"{timing.name:44}{timing.median:>9.3f}{spread:>20}{timing.median / timings[0].median:>8.2f}{rate}")
+        lines.append(
+            f"{timing.name:44}{timing.median:>9.3f}{spread:>20}{timing.median / timings[0].median:>8.2f}{rate}"
+        )
     return "\n".join(lines)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from retrieval_bench.config import ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
@@ -34,6 +34,7 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.timing import report, timed
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.criterion import build_criterion
 from retrieval_bench.training.loop import Training
@@ -63,7 +64,9 @@ class Photographs(Dataset[tuple[Tensor, int]]):
         return shown, int(self.labels[index])
 
 
-def training_ways(config: RunConfig, root: Path | None, device: str, steps: int, workers: int) -> dict[str, Callable[[], object]]:
+def training_ways(
+    config: RunConfig, root: Path | None, device: str, steps: int, workers: int
+) -> dict[str, Callable[[], object]]:
     """The ways, each of which makes `steps` steps.
 
     Raises:
@@ -72,7 +75,9 @@ def training_ways(config: RunConfig, root: Path | None, device: str, steps: int,
     data, size = config.data, config.train.batch_size
     table, split = open_dataset(data.dataset, root, data.split, classes=data.classes)
     if steps * size > len(split.train):
-        raise UserError(f"{steps} batches of {size} need more than the {len(split.train)} training images of {data.dataset}")
+        raise UserError(
+            f"{steps} batches of {size} need more than the {len(split.train)} training images of {data.dataset}"
+        )
     rows, labels = split.train[: steps * size], split.train_labels(table.labels)[: steps * size]
     model = build_embedder(config.model, data.image_size).to(device)
     classes = len(split.train_classes)
@@ -88,7 +93,9 @@ def training_ways(config: RunConfig, root: Path | None, device: str, steps: int,
     )
 
     def training() -> Training:
-        return Training(copy.deepcopy(model), lambda dim: build_criterion(config.loss, classes, dim), batches, Strategy(), config)
+        return Training(
+            copy.deepcopy(model), lambda dim: build_criterion(config.loss, classes, dim), batches, Strategy(), config
+        )
 
     bare, loop = training(), training()
     batch = [part.to(device) for part in next(iter(batches))]
@@ -100,8 +107,10 @@ def training_ways(config: RunConfig, root: Path | None, device: str, steps: int,
 
     bare.model.train()
     for group in bare.optimizer.param_groups:
-        group["lr"] = group["base_lr"]
-    peer = peer_trainer(copy.deepcopy(model), config, classes, Photographs(table, rows, labels, data.image_size, model), steps, workers)
+        group["lr"] = group["initial_lr"]
+    peer = peer_trainer(
+        copy.deepcopy(model), config, classes, Photographs(table, rows, labels, data.image_size, model), steps, workers
+    )
     return {
         "bare step on a batch that is there": lambda: [step() for _ in range(steps)],
         "retrieval_bench": lambda: loop.train_once(),
@@ -109,7 +118,9 @@ def training_ways(config: RunConfig, root: Path | None, device: str, steps: int,
     }
 
 
-def peer_trainer(model: Embedder, config: RunConfig, classes: int, images: Photographs, steps: int, workers: int) -> Callable[[], object]:
+def peer_trainer(
+    model: Embedder, config: RunConfig, classes: int, images: Photographs, steps: int, workers: int
+) -> Callable[[], object]:
     """One epoch of the trainer of pytorch-metric-learning."""
     from pytorch_metric_learning import trainers
 
@@ -118,7 +129,9 @@ def peer_trainer(model: Embedder, config: RunConfig, classes: int, images: Photo
     trunk = model.backbone.net.train()
     loss = build_criterion(config.loss, classes, model.dim).loss.to(device)
     train = config.train
-    optimizer = torch.optim.AdamW([*trunk.parameters(), *loss.parameters()], lr=train.lr, weight_decay=train.weight_decay)
+    optimizer = torch.optim.AdamW(
+        [*trunk.parameters(), *loss.parameters()], lr=train.lr, weight_decay=train.weight_decay
+    )
     trainer: Any = trainers.MetricLossOnly(
         models={"trunk": trunk},
         optimizers={"trunk_optimizer": optimizer},
@@ -152,7 +165,9 @@ def main() -> None:
     torch.manual_seed(0)
     usual = RunConfig(model=ModelConfig(backbone=given.backbone, weights="none"))
     data = replace(usual.data, dataset=given.dataset, image_size=given.image_size, stored=given.stored, reader="cache")
-    train = TrainConfig(batch_size=given.batch_size, precision=given.precision, freeze_bn=False, schedule="constant", epochs=1)
+    train = TrainConfig(
+        batch_size=given.batch_size, precision=given.precision, freeze_bn=False, schedule="constant", epochs=1
+    )
     try:
         device = resolve_device(given.device)
         config = replace(usual, data=data, train=train)
@@ -160,7 +175,9 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     timings = timed(ways, given.rounds, device, warm_up=1)
-    print(f"{given.backbone}, {given.image_size} px, batches of {given.batch_size}, {given.steps} steps a round, {given.precision}")
+    print(
+        f"{given.backbone}, {given.image_size} px, batches of {given.batch_size}, {given.steps} steps a round, {given.precision}"
+    )
     print(f"{device}, {torch.get_num_threads()} threads")
     print(report(timings, given.steps * given.batch_size))
 

@@ -71,7 +71,9 @@ def save_picture(picture: Picture, path: Path) -> None:
     heading = figure.suptitle("\n".join(lines), fontsize=TEXT)
     figure.set_size_inches(width, height + 0.05 + 0.15 * len(lines))
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # letters of other scripts become boxes; the SVG has them as text
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing"
+        )  # letters of other scripts become boxes; the SVG has them as text
         figure.savefig(temporary, dpi=200, format="png", facecolor="white")
     heading.set_text("")
     figure.set_size_inches(width, height)
@@ -110,7 +112,9 @@ def heat_map(axes: Any, values: np.ndarray, rows: Sequence[str], unit: str = "",
     shown = np.ma.masked_invalid(np.where(values > 0, values, np.nan) if log else values)
     height, width = values.shape
     colours = colormaps["viridis"].resampled(64)
-    cells = axes.pcolormesh(np.arange(width + 1) + 0.5, np.arange(height + 1) - 0.5, shown, norm=norm, cmap=colours, ec="face", lw=0.2)
+    cells = axes.pcolormesh(
+        np.arange(width + 1) + 0.5, np.arange(height + 1) - 0.5, shown, norm=norm, cmap=colours, ec="face", lw=0.2
+    )
     axes.invert_yaxis()
     axes.set_yticks(range(height), list(map(plain, rows)))
     axes.set_xticks(range(1, width + 1))
@@ -150,11 +154,16 @@ def svg_text(picture: Picture) -> str:
     found = re.search(r'<svg [^>]*viewBox="([^"]+)"[^>]*>(.*)</svg>', stream.getvalue(), re.DOTALL)
     assert found is not None, "matplotlib writes an svg element with a viewBox"
     box, body = found.groups()
-    body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # it would rule the whole page
+    body = re.sub(
+        r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL
+    )  # it would rule the whole page
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
     body = re.sub(r"((?:fill|stroke): ?)#000000", r"\1currentColor", body)
     body = re.sub(r"'DejaVu Sans'[^;\"]*sans-serif", "sans-serif", body)
-    words = "\n".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for tag, text in (("title", picture.title), ("desc", picture.text)))
+    words = "\n".join(
+        f"<{tag}>{html.escape(printable(text))}</{tag}>"
+        for tag, text in (("title", picture.title), ("desc", picture.text))
+    )
     name = "f" + sha256((words + body).encode()).hexdigest()[:10]
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" width="100%" viewBox="{box}"'

@@ -20,7 +20,9 @@ Curves = dict[str, np.ndarray]
 """Losses (seeds, epochs) by label."""
 
 
-def learning_curves(records: Sequence[dict[str, Any]], names: Mapping[str, str] | None = None, title: str = "") -> Picture | None:
+def learning_curves(
+    records: Sequence[dict[str, Any]], names: Mapping[str, str] | None = None, title: str = ""
+) -> Picture | None:
     """Mean training loss per epoch, a line per configuration with the range over its seeds, a panel per kind of loss.
 
     Args:
@@ -91,6 +93,8 @@ def _curve(axes: Any, values: np.ndarray, label: str, look: Look, style: str) ->
     values = values[:, ~np.isnan(values).all(axis=0)]
     epochs = np.arange(1, values.shape[1] + 1)
     if len(values) > 1:
-        axes.fill_between(epochs, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=look.colour, alpha=0.15, lw=0)
+        axes.fill_between(
+            epochs, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=look.colour, alpha=0.15, lw=0
+        )
     marks = {"marker": look.marker, "ms": 4, "mec": look.edge, "markevery": max(1, len(epochs) // 10)}
     axes.plot(epochs, np.nanmean(values, axis=0), color=look.colour, ls=style, lw=1.2, **marks, label=plain(label))

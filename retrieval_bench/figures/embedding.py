@@ -35,7 +35,9 @@ def reduce(embeddings: np.ndarray, method: Method = "pca", seed: int = 0) -> np.
     """
     values = np.asarray(embeddings)
     if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise UserError(f"embeddings of shape {values.shape} and type {values.dtype}: a map needs (N, D) finite numbers")
+        raise UserError(
+            f"embeddings of shape {values.shape} and type {values.dtype}: a map needs (N, D) finite numbers"
+        )
     return _umap(values, seed) if method == "umap" else principal_plane(values)
 
 
@@ -45,14 +47,18 @@ def _umap(values: np.ndarray, seed: int) -> np.ndarray:
     try:
         from umap import UMAP
     except ImportError:
-        raise UserError("UMAP needs the package umap-learn (pip install 'retrieval_bench[viz]'); --method pca needs nothing") from None
+        raise UserError(
+            "UMAP needs the package umap-learn (pip install 'retrieval_bench[viz]'); --method pca needs nothing"
+        ) from None
     neighbours = min(15, len(values) - 1)
     start = "random" if len(values) < 10 else "spectral"  # the spectral start fails for a handful of points
     fit = UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1, init=start)
     return np.asarray(fit.fit_transform(values.astype(np.float32)), dtype=np.float32)
 
 
-def embedding_map(points: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None, title: str = "") -> Picture:
+def embedding_map(
+    points: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None, title: str = ""
+) -> Picture:
     """Points coloured by class: the twelve largest classes, the others grey.
 
     Args:
@@ -72,14 +78,27 @@ def embedding_map(points: np.ndarray, labels: np.ndarray, names: Sequence[str] |
     many = {"rasterized": len(points) > MANY, "ls": "none"}
     size = 3 if len(points) > MANY else 4.5
     if rest.any():
-        axes.plot(*points[rest].T, marker=".", ms=size, color="#848490", alpha=0.5, mew=0, label="other classes", **many)
+        axes.plot(
+            *points[rest].T, marker=".", ms=size, color="#848490", alpha=0.5, mew=0, label="other classes", **many
+        )
     for place, name, strategy in zip(largest, shown, COLOURED, strict=False):
         colour, marker = LOOKS[strategy]
-        axes.plot(*points[codes == place].T, marker=marker, ms=size, color=colour, mew=0, alpha=0.85, label=name, **many)
+        axes.plot(
+            *points[codes == place].T, marker=marker, ms=size, color=colour, mew=0, alpha=0.85, label=name, **many
+        )
     dress(axes)
     axes.set(xticks=[], yticks=[])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_aspect("equal", adjustable="datalim")
-    figure.legend(loc="outside lower center", ncols=columns(entries), frameon=False, fontsize=SMALL, columnspacing=1.2, handletextpad=0.3)
-    text = f"{len(points):,} embeddings of {len(classes):,} classes in two dimensions, {len(largest)} classes in colours."
+    figure.legend(
+        loc="outside lower center",
+        ncols=columns(entries),
+        frameon=False,
+        fontsize=SMALL,
+        columnspacing=1.2,
+        handletextpad=0.3,
+    )
+    text = (
+        f"{len(points):,} embeddings of {len(classes):,} classes in two dimensions, {len(largest)} classes in colours."
+    )
     return Picture(title or "Map of embeddings", text, figure)

@@ -17,7 +17,7 @@ from retrieval_bench.figures.routes import is_routed, routes
 from retrieval_bench.figures.tradeoff import COSTS, has_cost, tradeoff
 from retrieval_bench.figures.variation import STRATEGIES, has_history, variation_heat_map
 from retrieval_bench.leaderboard import PROTOCOL, build_table
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.tables import protocol_titles
 
 RESULT = re.compile(
@@ -51,7 +51,10 @@ def gallery(records: list[Record]) -> Iterator[Shown]:
     for title, group in zip(protocol_titles(group.iloc[0] for group in groups), groups, strict=True):
         slug = _free(protocol_slug(title), taken)
         yield from _of_protocol(
-            told_apart(group), [record for code in group["config_hash"].unique() for record in by_hash[code]], title, slug
+            told_apart(group),
+            [record for code in group["config_hash"].unique() for record in by_hash[code]],
+            title,
+            slug,
         )
 
 
@@ -78,13 +81,15 @@ def _one_run(make: Callable[[Record, str], Shown | None], record: Record, title:
     try:
         return make(record, title)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        announce(f"skipped the figures of {record['id']}: {first_line(error)}")
+        logger.info(f"skipped the figures of {record['id']}: {first_line(error)}")
         return None
 
 
 def _variation(record: Record, title: str) -> Shown | None:
     facts = next((record["facts"][key] for key in STRATEGIES if has_history(record["facts"].get(key, {}))), None)
-    return Shown(f"variation-{record['id']}", title, variation_heat_map(facts, _words(record, title))) if facts else None
+    return (
+        Shown(f"variation-{record['id']}", title, variation_heat_map(facts, _words(record, title))) if facts else None
+    )
 
 
 def _routes(record: Record, title: str) -> Shown | None:
@@ -114,7 +119,9 @@ def told_apart(table: Any) -> Any:
 
 
 def _choice(name: str, value: object) -> str:
-    return {"loss": f"{value}", "epochs": f"{value} epochs", "device": str(value).split(":")[0]}.get(name, f"{name} {value}")
+    return {"loss": f"{value}", "epochs": f"{value} epochs", "device": str(value).split(":")[0]}.get(
+        name, f"{name} {value}"
+    )
 
 
 def protocol_slug(title: str) -> str:
@@ -125,6 +132,8 @@ def protocol_slug(title: str) -> str:
 
 def _free(slug: str, taken: set[str]) -> str:
     """`slug`, with a number where another protocol has it."""
-    free = next(name for number in range(1, len(taken) + 2) if (name := f"{slug}-{number}" if number > 1 else slug) not in taken)
+    free = next(
+        name for number in range(1, len(taken) + 2) if (name := f"{slug}-{number}" if number > 1 else slug) not in taken
+    )
     taken.add(free)
     return free

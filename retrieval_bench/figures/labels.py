@@ -25,9 +25,14 @@ def short_labels(labels: Sequence[str]) -> list[str]:
     """The labels, the long ones with only those options in which they differ from others of the same strategy."""
     alike = defaultdict(list)
     for label in dict.fromkeys(labels):
-        alike[OPTIONS.sub("", label)].append({option for found in OPTIONS.findall(label) for option in found.split(", ")})
+        alike[OPTIONS.sub("", label)].append(
+            {option for found in OPTIONS.findall(label) for option in found.split(", ")}
+        )
     common = {name: set.intersection(*found) for name, found in alike.items()}
-    return [label if len(label) <= SHORT else without(label, common[OPTIONS.sub("", label)].__contains__) for label in labels]
+    return [
+        label if len(label) <= SHORT else without(label, common[OPTIONS.sub("", label)].__contains__)
+        for label in labels
+    ]
 
 
 def without(label: str, dropped: Callable[[str], bool]) -> str:
@@ -53,7 +58,13 @@ def place_labels(axes: Any, points: np.ndarray, labels: Sequence[str], others: n
     boxes += [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in marks]
     for point, label in zip(points, labels, strict=True):
         text = axes.annotate(
-            _in_two_lines(plain(label)), point, xytext=(0, 0), textcoords="offset points", fontsize=SMALL, va="center", in_layout=False
+            _in_two_lines(plain(label)),
+            point,
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=SMALL,
+            va="center",
+            in_layout=False,
         )
         size = text.get_window_extent()
         at = axes.transData.transform(point)
@@ -88,7 +99,9 @@ def _box(at: np.ndarray, distance: float, side: tuple[float, float], width: floa
 
 
 def _overlap(one: Box, other: Box) -> float:
-    return max(0.0, min(one[2], other[2]) - max(one[0], other[0])) * max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    return max(0.0, min(one[2], other[2]) - max(one[0], other[0])) * max(
+        0.0, min(one[3], other[3]) - max(one[1], other[1])
+    )
 
 
 def _outside(box: Box, frame: Box) -> float:

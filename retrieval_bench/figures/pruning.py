@@ -25,12 +25,16 @@ AMOUNTS = ("budget=", "drop=")
 """The options that say how much is pruned."""
 
 
-def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
+def draw_curve(
+    records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]
+) -> list[str]:
     """Writes a PNG with Recall@1 against multiply-accumulates, parameters and latency, a line per way to prune; points are means over
     seeds, bars reach to the lowest and highest seed."""
     del images, others
     families: dict[str, list[list[Record]]] = {}
-    measured = {name: found for name, found in records.items() if all("recall_at_1" in record["metrics"] for record in found)}
+    measured = {
+        name: found for name, found in records.items() if all("recall_at_1" in record["metrics"] for record in found)
+    }
     if not measured:  # --k left it out
         return []
     for name, found in measured.items():
@@ -38,9 +42,13 @@ def draw_curve(records: dict[str, list[Record]], path: Path, heading: str, image
     figure = new_figure((15, 4.6))
     for axes, cost in zip(figure.subplots(1, len(SIZES)), SIZES, strict=True):
         for name, rows in families.items():
-            known = [found for found in rows if all(cost in record["cost"] for record in found)]  # older records have no latency
+            known = [
+                found for found in rows if all(cost in record["cost"] for record in found)
+            ]  # older records have no latency
             if known:
-                _line(axes, np.array([(_mean(found, cost) / COSTS[cost][0], *_recalls(found)) for found in known]), name)
+                _line(
+                    axes, np.array([(_mean(found, cost) / COSTS[cost][0], *_recalls(found)) for found in known]), name
+                )
         axes.set(xlabel=COSTS[cost][1], ylabel="R@1, %")
         axes.grid(color=FAINT)
         axes.legend(frameon=False, fontsize=8)
@@ -52,7 +60,9 @@ def _line(axes: Any, points: np.ndarray, name: str, **look: Any) -> None:
     """A line through `points` (N, 4): size, mean, lowest and highest value."""
     sizes, means, lows, highs = np.array(sorted(points.tolist())).T
     (line,) = axes.plot(sizes, means, **{"marker": "o", "ms": 4, "lw": 1.2} | look, label=name)
-    axes.errorbar(sizes, means, (means - lows, highs - means), fmt="none", ecolor=line.get_color(), elinewidth=0.8, capsize=2)
+    axes.errorbar(
+        sizes, means, (means - lows, highs - means), fmt="none", ecolor=line.get_color(), elinewidth=0.8, capsize=2
+    )
 
 
 def _mean(found: list[Record], cost: str) -> float:
@@ -95,12 +105,27 @@ def pruning_curve(table: Any, cost: str = "macs", title: str = "") -> Picture:
     axes = figure.subplots()
     whole = [row for row, label in enumerate(labels) if not is_pruned(label)]
     axes.plot(
-        sizes[whole], values[whole], ls="none", marker="o", ms=4.5, mfc="none", mec="black", alpha=0.45, label="not pruned", zorder=1.5
+        sizes[whole],
+        values[whole],
+        ls="none",
+        marker="o",
+        ms=4.5,
+        mfc="none",
+        mec="black",
+        alpha=0.45,
+        label="not pruned",
+        zorder=1.5,
     )
     for number, name in enumerate(families):
         rows = [row for row, label in enumerate(labels) if family(label) == name]
         look, alike = look_of(name), [other for other in families[:number] if parts(other) == parts(name)]
-        style = {"marker": look.marker, "color": look.colour, "mec": look.edge, "ms": 5.5, "ls": ("-", "--", ":", "-.")[len(alike) % 4]}
+        style = {
+            "marker": look.marker,
+            "color": look.colour,
+            "mec": look.edge,
+            "ms": 5.5,
+            "ls": ("-", "--", ":", "-.")[len(alike) % 4],
+        }
         _line(axes, points[rows], plain(name), **style)
     dress(axes, xlabel=axis, ylabel="Recall@1, %")
     limits(axes, values, halves)

@@ -10,7 +10,18 @@ import numpy as np
 
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.errors import UserError
-from retrieval_bench.figures.canvas import FAINT, SMALL, TEXT, WIDTH, Picture, dress, heat_map, legend_above, new_figure, save_figure
+from retrieval_bench.figures.canvas import (
+    FAINT,
+    SMALL,
+    TEXT,
+    WIDTH,
+    Picture,
+    dress,
+    heat_map,
+    legend_above,
+    new_figure,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from retrieval_bench.experiments.study import Record
@@ -21,16 +32,22 @@ PAGE_CLASSES = 20
 """Classes in a figure for a page."""
 
 
-def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
+def draw(
+    records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]
+) -> list[str]:
     """Writes a PNG about the first record that has routes, beside the mean rates of all settings in `others`, and a second one with images
     and their routes; without such a record, nothing."""
-    found = [(f"{name}, seed {made[0]['seed']}", made[0]) for name, made in records.items() if made and is_routed(made[0])]
+    found = [
+        (f"{name}, seed {made[0]['seed']}", made[0]) for name, made in records.items() if made and is_routed(made[0])
+    ]
     if not found:
         return []
     name, record = found[0]
     learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
     figure = new_figure((15, 9.6))
-    axes = figure.subplot_mosaic([["classes", "epochs"], ["classes", "sets"], ["classes", "entropy"]], width_ratios=(1, 1.1))
+    axes = figure.subplot_mosaic(
+        [["classes", "epochs"], ["classes", "sets"], ["classes", "entropy"]], width_ratios=(1, 1.1)
+    )
     _classes(axes["classes"], tested)
     _epochs(axes["epochs"], learned, tested)
     _data_sets(axes["sets"], others)
@@ -41,15 +58,22 @@ def draw(records: dict[str, list[Record]], path: Path, heading: str, images: Ima
     figure = new_figure((15, 2.6))
     _examples(figure, tested["examples"], images)
     save_figure(
-        figure, pictures, "test images with few, some and many tuned blocks; below each its route, first block left, yellow where tuned"
+        figure,
+        pictures,
+        "test images with few, some and many tuned blocks; below each its route, first block left, yellow where tuned",
     )
-    return [f"{distinct}. Images with their routes are in `{pictures.name}` where the study was run: they belong to the data set.", ""]
+    return [
+        f"{distinct}. Images with their routes are in `{pictures.name}` where the study was run: they belong to the data set.",
+        "",
+    ]
 
 
 def _classes(axes: Any, tested: dict[str, Any], most: int = SHOWN_CLASSES) -> None:
     """Share of tuned blocks, a row per class, the mean of all test images on top."""
     chosen = dict(list(tested["rate_by_class"].items())[:most])
-    heat_map(axes, _rates([tested["rate"], *chosen.values()]), ["all test images", *(name[:28] for name in chosen)], "share")
+    heat_map(
+        axes, _rates([tested["rate"], *chosen.values()]), ["all test images", *(name[:28] for name in chosen)], "share"
+    )
     _words(axes, "share of test images for which a block is tuned, by class")
 
 
@@ -83,7 +107,9 @@ def _words(axes: Any, title: str) -> None:
 
 def _setting(record: Record) -> str:
     data, model, train = (record["config"][section] for section in ("data", "model", "train"))
-    size = f"{data['image_size']} px, {train['epochs']} epochs" + (f", {data['classes']} classes" if data["classes"] else "")
+    size = f"{data['image_size']} px, {train['epochs']} epochs" + (
+        f", {data['classes']} classes" if data["classes"] else ""
+    )
     return f"{data['dataset']} {data['split']},\n{model['backbone']}, {size}"
 
 
@@ -104,12 +130,16 @@ def routes(record: Record, title: str = "") -> Picture:
     _entropy(entropy, learned)
     dress(entropy, ylabel="entropy, bits")
     legend_above(entropy)
-    text = f"{_distinct(tested)}; on average {np.nanmean(_rates([tested['rate']])):.0%} of the blocks are tuned at test."
+    text = (
+        f"{_distinct(tested)}; on average {np.nanmean(_rates([tested['rate']])):.0%} of the blocks are tuned at test."
+    )
     return Picture(title or "Routes of SpotTune", text, figure)
 
 
 def _distinct(tested: dict[str, Any]) -> str:
-    return f"{tested['distinct']:,} distinct routes of {tested['images']:,} test images, {tested['entropy_bits']:.2f} bits"
+    return (
+        f"{tested['distinct']:,} distinct routes of {tested['images']:,} test images, {tested['entropy_bits']:.2f} bits"
+    )
 
 
 def is_routed(record: Record) -> bool:
@@ -123,7 +153,9 @@ def _entropy(axes: Any, learned: dict[str, Any]) -> None:
     epochs = np.arange(1, len(entropy) + 1)
     axes.fill_between(epochs, entropy.min(1), entropy.max(1), color=FAINT, lw=0, label="lowest and highest block")
     axes.plot(epochs, entropy.mean(1), "o-", ms=4, label="mean over blocks")
-    axes.set(xlabel="epoch", ylabel="bits", ylim=(0, 1.05), title="entropy of the policy's decisions on training images")
+    axes.set(
+        xlabel="epoch", ylabel="bits", ylim=(0, 1.05), title="entropy of the policy's decisions on training images"
+    )
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=7, loc="lower left")
 

@@ -27,7 +27,9 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one, other)[0, 1]) if one.std() > 1e-12 and other.std() > 1e-12 else float("nan")
 
 
-def draw_similarity(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
+def draw_similarity(
+    records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]
+) -> list[str]:
     """Writes a PNG with the correlation of every pair of structures, and returns the mean correlation between the seeds of each row."""
     del images, others
     names = [f"{name}, {record['seed']}" for name, found in records.items() for record in found]

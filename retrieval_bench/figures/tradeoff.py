@@ -61,12 +61,29 @@ def tradeoff(table: Any, cost: str = "macs", title: str = "") -> Picture:
     scale(axes, costs)
     limits(axes, values, halves)
     if names:
-        figure.legend(loc="outside lower center", ncols=columns(names), frameon=False, fontsize=SMALL, columnspacing=1.2, handletextpad=0.4)
+        figure.legend(
+            loc="outside lower center",
+            ncols=columns(names),
+            frameon=False,
+            fontsize=SMALL,
+            columnspacing=1.2,
+            handletextpad=0.4,
+        )
     shorter = short_labels(labels)
-    place_labels(axes, np.column_stack((costs, values))[front], [shorter[row] for row in front], np.column_stack((costs, values)), line)
+    place_labels(
+        axes,
+        np.column_stack((costs, values))[front],
+        [shorter[row] for row in front],
+        np.column_stack((costs, values)),
+        line,
+    )
     on_front = ", ".join(f"{labels[row]} ({values[row]:.1f} %)" for row in front)
     low, high = axes.get_ylim()
-    cut = " Intervals that reach the edge go on beyond it." if ((values - halves < low) | (values + halves > high)).any() else ""
+    cut = (
+        " Intervals that reach the edge go on beyond it."
+        if ((values - halves < low) | (values + halves > high)).any()
+        else ""
+    )
     text = f"Recall@1 against {axis} for {len(labels)} configurations; no other one is better and as cheap as {on_front}.{cut}"
     return Picture(title or f"Recall@1 against {axis}", text, figure)
 
@@ -75,7 +92,17 @@ def draw_points(axes: Any, name: str, costs: np.ndarray, values: np.ndarray, hal
     """Points in the look of a strategy, and bars of half width `halves` where it is not 0."""
     look = look_of(name)
     seen = halves > 0
-    axes.errorbar(costs[seen], values[seen], halves[seen], fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=1.5, alpha=0.6, zorder=2)
+    axes.errorbar(
+        costs[seen],
+        values[seen],
+        halves[seen],
+        fmt="none",
+        ecolor=look.colour,
+        elinewidth=0.8,
+        capsize=1.5,
+        alpha=0.6,
+        zorder=2,
+    )
     size = {"marker": look.marker, "ms": 7.5 if look.marker == "*" else 5.5, "mew": 1.2}
     axes.plot(costs, values, ls="none", **size, color=look.colour, mec=look.edge, label=plain(name), zorder=3)
 

@@ -36,7 +36,9 @@ def has_history(facts: dict[str, Any]) -> bool:
     return bool(facts.get("variation")) and facts.get("blocks") != []
 
 
-def draw(records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]) -> list[str]:
+def draw(
+    records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]
+) -> list[str]:
     """Writes a PNG, a row per record: variation, learning rate, and sorting quality with passes per epoch. Without histories, nothing."""
     del images, others
     shown = histories(records)
@@ -64,10 +66,17 @@ def variation_heat_map(facts: dict[str, Any], title: str = "") -> Picture:
     heights = [0.75 + 0.13 * max(4, min(len(part), 25)) for part in (values, rates)]
     figure = new_figure((WIDTH, sum(heights) + 1.8))
     above, middle, below = figure.subplots(3, 1, height_ratios=[*heights, 1.8])
-    for axes, part, words in ((above, values, ("weight variation", _unit(facts))), (middle, rates, ("learning rate", RATE))):
+    for axes, part, words in (
+        (above, values, ("weight variation", _unit(facts))),
+        (middle, rates, ("learning rate", RATE)),
+    ):
         step = -(-len(part) // 25)
         heat_map(
-            axes, part, [str(epoch) if epoch % step == 0 or step == 1 else "" for epoch in range(1, len(part) + 1)], words[1], log=True
+            axes,
+            part,
+            [str(epoch) if epoch % step == 0 or step == 1 else "" for epoch in range(1, len(part) + 1)],
+            words[1],
+            log=True,
         )
         axes.set(title=words[0], xlabel="block", ylabel="epoch")
     _by_epoch(below, facts)
@@ -78,7 +87,9 @@ def variation_heat_map(facts: dict[str, Any], title: str = "") -> Picture:
     quality = facts["quality"][-1]
     words = f", sorting quality {quality:.2f} in the last one" if quality is not None else ""
     return Picture(
-        title or "Weight variation", f"Weight variation and rates of {values.shape[1]} blocks over {len(values)} epochs{words}.", figure
+        title or "Weight variation",
+        f"Weight variation and rates of {values.shape[1]} blocks over {len(values)} epochs{words}.",
+        figure,
     )
 
 
@@ -98,7 +109,15 @@ def _by_block(axes: Any, values: np.ndarray, title: str, unit: str) -> None:
     colours = colormaps["viridis"](np.linspace(0.85, 0, len(values)))
     chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), 10)).round().astype(int))
     for epoch in chosen:
-        axes.plot(np.arange(1, values.shape[1] + 1), values[epoch], "o-", ms=3, lw=1.2, color=colours[epoch], label=f"epoch {epoch + 1}")
+        axes.plot(
+            np.arange(1, values.shape[1] + 1),
+            values[epoch],
+            "o-",
+            ms=3,
+            lw=1.2,
+            color=colours[epoch],
+            label=f"epoch {epoch + 1}",
+        )
     if (values > 0).any():
         axes.set_yscale("log")
     axes.set(xlabel="block", ylabel=unit, title=title)

@@ -106,7 +106,9 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
         parts = [[word] if flag in LISTS else word.split(",") for word in words_of_flag[1:]]
         values = given[flag] = given.get(flag, []) if flag in LISTS else []
         one_word = not isinstance(_get(usual, known[flag]), tuple)
-        for value in [[part] for several in parts for part in several] if one_word else map(list, itertools.product(*parts)):
+        for value in (
+            [[part] for several in parts for part in several] if one_word else map(list, itertools.product(*parts))
+        ):
             if "," in "".join(words_of_flag[1:]) and "" in value:
                 raise UserError(f"{' '.join(words_of_flag)}: a value is missing beside a comma")
             if value in values:
@@ -130,7 +132,9 @@ def _by_flag(words: Sequence[str]) -> Iterator[list[str]]:
         yield found
 
 
-def read_axes(given: Mapping[str, list[list[str]]], parse: Callable[[list[str]], RunConfig]) -> dict[str, tuple[Any, ...]]:
+def read_axes(
+    given: Mapping[str, list[list[str]]], parse: Callable[[list[str]], RunConfig]
+) -> dict[str, tuple[Any, ...]]:
     """The values of flags that are given as words.
 
     Args:
@@ -138,4 +142,7 @@ def read_axes(given: Mapping[str, list[list[str]]], parse: Callable[[list[str]],
         parse: a configuration from flags of ``run``.
     """
     paths = run_flags()
-    return {flag: tuple([_get(parse([f"--{flag}", *value]), paths[flag]) for value in values]) for flag, values in given.items()}
+    return {
+        flag: tuple([_get(parse([f"--{flag}", *value]), paths[flag]) for value in values])
+        for flag, values in given.items()
+    }

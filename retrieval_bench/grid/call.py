@@ -91,7 +91,9 @@ def run_process(words: Sequence[str], log: Path, place: Place) -> int:
     with log.open("ab") as output:
         output.write(f"$ python -m retrieval_bench {shlex.join(words)}\n".encode())
         output.flush()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
         try:
             while (code := process.poll()) is None:
                 if place.stop.wait(POLL):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from retrieval_bench.config import DataConfig, Machine, ModelConfig, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, check_writable
@@ -19,6 +19,7 @@ from retrieval_bench.grid.view import watch
 from retrieval_bench.identity import machine_words, map_weight_files, to_command, to_dict
 from retrieval_bench.records import read_record
 from retrieval_bench.run import Goal, content_of, identify, name_run
+from retrieval_bench.sections import DataConfig, ModelConfig
 from retrieval_bench.validation import validate
 
 
@@ -39,7 +40,7 @@ class Outcome:
     error: str | None = None
 
 
-def carry_out(configs: Sequence[RunConfig], machine: Machine, engine: Engine, retries: int = 1) -> list[Outcome]:
+def carry_out(configs: Sequence[RunConfig], machine: RuntimeConfig, engine: Engine, retries: int = 1) -> list[Outcome]:
     """Makes all runs that have no record yet, each in a process of its own.
 
     Args:
@@ -66,10 +67,12 @@ def carry_out(configs: Sequence[RunConfig], machine: Machine, engine: Engine, re
         for number, result in ended:
             outcome = found[waiting[number].id] = _outcome(waiting[number], result, machine)
             show(outcome, result)
-    return [replace(found[name], config=config) for name, config in zip(run_ids(configs, machine), configs, strict=True)]
+    return [
+        replace(found[name], config=config) for name, config in zip(run_ids(configs, machine), configs, strict=True)
+    ]
 
 
-def plan(configs: Sequence[RunConfig], machine: Machine) -> list[Outcome]:
+def plan(configs: Sequence[RunConfig], machine: RuntimeConfig) -> list[Outcome]:
     """The runs without those that come a second time, with the records that there are already; nothing is made.
 
     Args:
@@ -80,7 +83,7 @@ def plan(configs: Sequence[RunConfig], machine: Machine) -> list[Outcome]:
     return [Outcome(config, name, Goal(name, machine).record()) for name, config in named.items()]
 
 
-def settled(machine: Machine, engine: Engine) -> Machine:
+def settled(machine: RuntimeConfig, engine: Engine) -> RuntimeConfig:
     """`machine` as other processes and machines may be told of it: the device decided, paths absolute."""
     if machine.resume is not None:
         raise UserError("--resume is for one run; the runs of a grid go on from their own checkpoints by themselves")
@@ -92,7 +95,7 @@ def settled(machine: Machine, engine: Engine) -> Machine:
     )
 
 
-def run_ids(configs: Sequence[RunConfig], machine: Machine) -> Iterator[str]:
+def run_ids(configs: Sequence[RunConfig], machine: RuntimeConfig) -> Iterator[str]:
     """The name of each run, as :func:`retrieval_bench.run.run` gives it; each data set and weight file is read once."""
 
     @cache
@@ -107,13 +110,13 @@ def run_ids(configs: Sequence[RunConfig], machine: Machine) -> Iterator[str]:
         yield name_run({**own, "data": known["data"], "model": known["model"]}, machine.device)
 
 
-def _call(outcome: Outcome, machine: Machine, engine: Engine, retries: int) -> Call:
+def _call(outcome: Outcome, machine: RuntimeConfig, engine: Engine, retries: int) -> Call:
     config = map_weight_files(outcome.config, lambda path: str(_absolute(path)))
-    words = ("run", *to_command(config), *machine_words(replace(machine, results=Machine.results)))
+    words = ("run", *to_command(config), *machine_words(replace(machine, results=RuntimeConfig.results)))
     return Call(outcome.id, words, machine.results if engine.shared else None, retries)
 
 
-def _outcome(outcome: Outcome, result: Ended | Exception, machine: Machine) -> Outcome:
+def _outcome(outcome: Outcome, result: Ended | Exception, machine: RuntimeConfig) -> Outcome:
     if isinstance(result, Exception):
         return replace(outcome, error=f"{type(result).__name__}: {first_line(result)}")
     for name, content in result.files.items():
@@ -124,7 +127,9 @@ def _outcome(outcome: Outcome, result: Ended | Exception, machine: Machine) -> O
     try:
         return replace(outcome, record=read_record(Goal(outcome.id, machine).path))
     except (OSError, ValueError) as error:
-        return replace(outcome, error=f"no record where it was to be ({first_line(error)}); is the results folder shared?")
+        return replace(
+            outcome, error=f"no record where it was to be ({first_line(error)}); is the results folder shared?"
+        )
 
 
 def _absolute(path: Path) -> Path:

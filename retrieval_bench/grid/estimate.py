@@ -24,7 +24,12 @@ def estimate(configs: Sequence[RunConfig], records: Sequence[dict[str, Any]], de
     for record in records:
         config, seconds = record["config"], record["cost"].get("total_seconds")
         if seconds is not None and str(record["environment"].get("device", "")).startswith(device):
-            key = (config["data"]["dataset"], config["data"]["image_size"], config["model"]["backbone"].split(".")[0], config["strategy"])
+            key = (
+                config["data"]["dataset"],
+                config["data"]["image_size"],
+                config["model"]["backbone"].split(".")[0],
+                config["strategy"],
+            )
             rates.setdefault(key, []).append(seconds / max(1, config["train"]["epochs"]))
 
     def seconds_of(config: RunConfig) -> float | None:

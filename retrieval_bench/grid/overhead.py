@@ -55,7 +55,9 @@ class Overhead:
                     memory.append(f"{memory_mb():.0f} MB after {len(slept)}")
         wall = time.perf_counter() - begun
         ideal = sum(slept) / self.places
-        print(f"{self.engine}: {self.jobs} jobs of {self.seconds:g} s, {self.places} at a time; starting took {begun - started:.1f} s")
+        print(
+            f"{self.engine}: {self.jobs} jobs of {self.seconds:g} s, {self.places} at a time; starting took {begun - started:.1f} s"
+        )
         print(f"wall {wall:.2f} s, jobs alone {ideal:.2f} s: {100 * (wall / ideal - 1):.2f} % more")
         print(f"with the start {100 * ((wall + begun - started) / ideal - 1):.2f} % more")
         print(f"memory of the driver: {', '.join(memory)}")

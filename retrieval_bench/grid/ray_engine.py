@@ -15,7 +15,7 @@ from typing import Any
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.grid.engines import Place, Work
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 LOSSES = 5
 """How often a job may lose its worker or its machine before it counts as failed. It goes on from its checkpoint elsewhere."""
@@ -49,7 +49,9 @@ class Ray:
 
     def __post_init__(self) -> None:
         if self.cpus < 0 or self.gpus < 0 or not self.cpus + self.gpus:
-            raise UserError(f"--cpus-per-run {self.cpus:g} --gpus-per-run {self.gpus:g}: must not be negative, nor both 0")
+            raise UserError(
+                f"--cpus-per-run {self.cpus:g} --gpus-per-run {self.gpus:g}: must not be negative, nor both 0"
+            )
         if importlib.util.find_spec("ray") is None:
             raise UserError('--engine ray needs Ray: pip install "retrieval_bench[ray]"')
 
@@ -71,7 +73,9 @@ class Ray:
 
         self.connect()
         if jobs and not self.width():
-            announce(f"no machine of the cluster has {self.cpus:g} processor cores and {self.gpus:g} GPUs to give: waiting for one")
+            logger.info(
+                f"no machine of the cluster has {self.cpus:g} processor cores and {self.gpus:g} GPUs to give: waiting for one"
+            )
         task = ray.remote(_carry_out).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=LOSSES)
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, int(self.cpus))))}
         tasks: list[Any] = [task.remote(work, job, environment) for job in jobs]
@@ -103,7 +107,12 @@ class Ray:
         _check_address(address)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            ray.init(address, include_dashboard=False if address == "local" else None, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except (ConnectionError, ValueError) as error:
             raise UserError(f"--ray-address {address}: no Ray cluster answers there ({first_line(error)})") from None
         if threading.current_thread() is threading.main_thread():  # Ray puts its own in their place

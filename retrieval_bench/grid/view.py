@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from retrieval_bench.progress import announce, bar_options
+from retrieval_bench.progress import bar_options, logger
 
 if TYPE_CHECKING:
     from retrieval_bench.grid.call import Ended
@@ -45,7 +45,9 @@ def watch(total: int, width: Callable[[], int]) -> Iterator[Callable[[Outcome, E
             nonlocal done, failed
             done, failed = done + 1, failed + (outcome.error is not None)
             left = time_left(time.monotonic() - started, done, total)
-            announce(f"{done}/{total} {outcome.id}: {_said(outcome, result)}{f' ({left})' if left and bar.disable else ''}")
+            logger.info(
+                f"{done}/{total} {outcome.id}: {_said(outcome, result)}{f' ({left})' if left and bar.disable else ''}"
+            )
             bar.update(task, completed=done, state=state(), left=left)
 
         yield show

@@ -41,7 +41,9 @@ class Workers:
 
             return local_engine(self.jobs, device)
         if self.jobs:
-            raise UserError("--jobs belongs to --engine local; Ray fits in as many runs as --cpus-per-run and --gpus-per-run allow")
+            raise UserError(
+                "--jobs belongs to --engine local; Ray fits in as many runs as --cpus-per-run and --gpus-per-run allow"
+            )
         from retrieval_bench.grid.ray_engine import Ray
 
         return Ray(self.cpus_per_run, self.gpus_per_run, self.ray_address, not self.collect)

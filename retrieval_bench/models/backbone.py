@@ -49,7 +49,14 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, blocks: tuple[Block, ...], mean: tuple[float, ...], std: tuple[float, ...], feature_dim: int):
+    def __init__(
+        self,
+        net: nn.Module,
+        blocks: tuple[Block, ...],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        feature_dim: int,
+    ):
         super().__init__()
         self.net = net
         self.blocks = blocks
@@ -83,10 +90,16 @@ class Backbone(nn.Module):
         The projection of a shortcut, norms and biases are left out.
         """
         own = {id(parameter) for parameter in self.block_parameters(block)}
-        trained = {name: parameter for name, parameter in self.net.named_parameters() if id(parameter) in own and parameter.requires_grad}
+        trained = {
+            name: parameter
+            for name, parameter in self.net.named_parameters()
+            if id(parameter) in own and parameter.requires_grad
+        }
 
         def is_shortcut(name: str) -> bool:
-            return name.startswith(f"{block.name}.") and bool(set(name.removeprefix(block.name).split(".")) & set(SHORTCUTS))
+            return name.startswith(f"{block.name}.") and bool(
+                set(name.removeprefix(block.name).split(".")) & set(SHORTCUTS)
+            )
 
         return {name: parameter for name, parameter in trained.items() if parameter.ndim > 1 and not is_shortcut(name)}
 
@@ -134,7 +147,9 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
 def _vgg_blocks(features: nn.Sequential) -> tuple[Block, ...]:
     places = [place for place, module in enumerate(features) if isinstance(module, nn.Conv2d)]
     names = [STEM, *(f"features.{place}" for place in places[1:])]
-    return tuple(Block(name, (f"features.{place}", f"features.{place + 1}")) for name, place in zip(names, places, strict=True))
+    return tuple(
+        Block(name, (f"features.{place}", f"features.{place + 1}")) for name, place in zip(names, places, strict=True)
+    )
 
 
 def _modules(names: Iterable[str]) -> tuple[str, ...]:

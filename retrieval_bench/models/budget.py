@@ -59,20 +59,29 @@ def choose_channels(
         for width in channels.widths
     }
     ranking = sorted(
-        ((-scores[width.name][index], layer, index) for layer, width in enumerate(channels.widths) for index in range(width.channels))
+        (
+            (-scores[width.name][index], layer, index)
+            for layer, width in enumerate(channels.widths)
+            for index in range(width.channels)
+        )
     )
 
     def widths_of(count: int) -> dict[str, int]:
         kept = [0] * len(channels.widths)
         for _, layer, _ in ranking[:count]:
             kept[layer] += 1
-        return {width.name: _rounded(kept[layer], width.channels, minimum, multiple) for layer, width in enumerate(channels.widths)}
+        return {
+            width.name: _rounded(kept[layer], width.channels, minimum, multiple)
+            for layer, width in enumerate(channels.widths)
+        }
 
     low, high = 0, len(ranking)
     least = cost(widths_of(low)) / full
     most = cost(channels.full) / full
     if not least <= share <= most:
-        raise UserError(f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with these smallest widths")
+        raise UserError(
+            f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with these smallest widths"
+        )
     best = widths_of(high)
     while low <= high:
         middle = (low + high) // 2

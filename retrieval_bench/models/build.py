@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.weights import efficientnet_lite0_weights, load_in_order, load_weights
+from retrieval_bench.sections import ModelConfig
 
 Statistics = tuple[float, ...]
 IMAGENET: tuple[Statistics, Statistics] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -51,7 +51,9 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
             load_in_order(net, efficientnet_lite0_weights())
     elif config.backbone.endswith("_caffe"):
         if config.weights == "imagenet":
-            raise UserError(f"--backbone {config.backbone}: its ImageNet weights cannot be downloaded; give --weights FILE.safetensors")
+            raise UserError(
+                f"--backbone {config.backbone}: its ImageNet weights cannot be downloaded; give --weights FILE.safetensors"
+            )
         net, (mean, std) = _timm(config.backbone.removesuffix("_caffe"), config, image_size, pretrained=False), CAFFE
         move_stride_first(net)
     elif config.backbone.startswith("torchvision/"):
@@ -68,7 +70,13 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
 def full_name(config: ModelConfig) -> str:
     """The backbone's name with the tag of its weights, where timm's default would otherwise choose it (``resnet50.a1_in1k``)."""
     name = config.backbone
-    if config.weights != "imagenet" or name == "efficientnet_lite0" or "/" in name or "." in name or name.endswith("_caffe"):
+    if (
+        config.weights != "imagenet"
+        or name == "efficientnet_lite0"
+        or "/" in name
+        or "." in name
+        or name.endswith("_caffe")
+    ):
         return name
     import timm
 
@@ -81,18 +89,27 @@ def move_stride_first(net: nn.Module) -> None:
     moved = 0
     for module in net.modules():
         first, middle = getattr(module, "conv1", None), getattr(module, "conv2", None)
-        if isinstance(first, nn.Conv2d) and isinstance(middle, nn.Conv2d) and first.kernel_size == (1, 1) and middle.stride == (2, 2):
+        if (
+            isinstance(first, nn.Conv2d)
+            and isinstance(middle, nn.Conv2d)
+            and first.kernel_size == (1, 1)
+            and middle.stride == (2, 2)
+        ):
             first.stride, middle.stride = (2, 2), (1, 1)
             moved += 1
     if not moved:
-        raise UserError("only bottleneck ResNets have a _caffe variant: resnet50_caffe, resnet101_caffe, resnet152_caffe")
+        raise UserError(
+            "only bottleneck ResNets have a _caffe variant: resnet50_caffe, resnet101_caffe, resnet152_caffe"
+        )
 
 
 def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name.split(".")[0]):
-        raise unknown("backbone", name, ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50", *timm.list_models()])
+        raise unknown(
+            "backbone", name, ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50", *timm.list_models()]
+        )
     options: dict[str, Any] = {} if config.pooling == "default" else {"global_pool": config.pooling}
     try:
         usual = timm.get_pretrained_cfg(name, allow_unregistered=True)
@@ -102,7 +119,9 @@ def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> 
     except Exception as error:  # timm and hub clients raise dozens of types; the message must say what to do
         if not pretrained or "tag" in str(error):
             raise UserError(f"timm cannot build {name}: {first_line(error)}") from None
-        raise UserError(f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none") from None
+        raise UserError(
+            f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none"
+        ) from None
 
 
 def _timm_statistics(net: nn.Module) -> tuple[Statistics, Statistics]:
@@ -117,13 +136,19 @@ def _torchvision(config: ModelConfig) -> nn.Module:
     from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
     name = config.backbone.removeprefix("torchvision/")
-    known = [model for model in torchvision.models.list_models(module=torchvision.models) if re.search(r"resne|^vgg\d+_bn$", model)]
+    known = [
+        model
+        for model in torchvision.models.list_models(module=torchvision.models)
+        if re.search(r"resne|^vgg\d+_bn$", model)
+    ]
     if name not in known:
         raise unknown("backbone", config.backbone, [f"torchvision/{model}" for model in known])
     try:
         net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if config.weights == "imagenet" else None)
     except OSError as error:
-        raise UserError(f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none") from None
+        raise UserError(
+            f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none"
+        ) from None
     setattr(net, "classifier" if name.startswith("vgg") else "fc", nn.Identity())
     if config.pooling != "default" or name.startswith("vgg"):
         net.avgpool = SelectAdaptivePool2d(pool_type=config.pooling if config.pooling != "default" else "avg")

@@ -75,7 +75,9 @@ class Channels:
 
     def parameters(self, chosen: Mapping[str, int]) -> int:
         """Number of parameters with the `chosen` widths."""
-        weights = sum(_weights(layer, chosen) + (_size(layer.outputs, chosen) if layer.bias else 0) for layer in self.layers)
+        weights = sum(
+            _weights(layer, chosen) + (_size(layer.outputs, chosen) if layer.bias else 0) for layer in self.layers
+        )
         return weights + sum(chosen[name] * each for name, each in self.norm_parameters.items()) + self.fixed_parameters
 
 
@@ -107,9 +109,17 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
         if not isinstance(module, nn.Conv2d) or module.groups > 1 or id(module.weight) not in owner or name in outputs:
             continue
         members, reaches_output = _members(graph, module)
-        makers = [cast("nn.Conv2d", member) for member, made in members if made and _weighs(member) and not _is_depthwise(member)]
+        makers = [
+            cast("nn.Conv2d", member)
+            for member, made in members
+            if made and _weighs(member) and not _is_depthwise(member)
+        ]
         norms = tuple(names[id(member)] for member, _ in members if isinstance(member, nn.modules.batchnorm._BatchNorm))
-        if reaches_output or not norms or {owner.get(id(maker.weight)) for maker in makers} != {owner[id(module.weight)]}:
+        if (
+            reaches_output
+            or not norms
+            or {owner.get(id(maker.weight)) for maker in makers} != {owner[id(module.weight)]}
+        ):
             continue
         widths.append(Width(name, module.out_channels, norms))
         for member, made in members:
@@ -118,7 +128,9 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
                 if _is_depthwise(member):
                     inputs[names[id(member)]] = name
     if not widths:
-        raise UserError("this backbone has no channels that can be pruned: a convolution with a batch norm after it, inside a block")
+        raise UserError(
+            "this backbone has no channels that can be pruned: a convolution with a batch norm after it, inside a block"
+        )
     return _count(backbone, image_size, widths, inputs, outputs)
 
 
@@ -131,7 +143,9 @@ def _graph(backbone: Backbone, image_size: int) -> Any:
         for parameter in trained:
             parameter.requires_grad_(True)  # the graph is read off autograd's
         with torch.enable_grad():
-            return torch_pruning.DependencyGraph().build_dependency(backbone.eval(), example_inputs=images, verbose=False)
+            return torch_pruning.DependencyGraph().build_dependency(
+                backbone.eval(), example_inputs=images, verbose=False
+            )
     finally:
         for parameter, was in trained.items():
             parameter.requires_grad_(was)
@@ -155,13 +169,17 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
 
 
-def _count(backbone: Backbone, image_size: int, widths: list[Width], inputs: dict[str, str], outputs: dict[str, str]) -> Channels:
+def _count(
+    backbone: Backbone, image_size: int, widths: list[Width], inputs: dict[str, str], outputs: dict[str, str]
+) -> Channels:
     """The cost model, from one pass that notes how many positions each layer is applied at."""
     positions: dict[str, int] = {}
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, given: Any, output: Tensor) -> None:
-            positions[name] = positions.get(name, 0) + output[0].numel() // (output.shape[1] if output.ndim == 4 else output.shape[-1])
+            positions[name] = positions.get(name, 0) + output[0].numel() // (
+                output.shape[1] if output.ndim == 4 else output.shape[-1]
+            )
 
         return hook
 
@@ -180,9 +198,16 @@ def _count(backbone: Backbone, image_size: int, widths: list[Width], inputs: dic
         area = kernel[0] * kernel[1] if kernel else 1
         sides = inputs.get(name, received), outputs.get(name, made)
         layers.append(_Layer(name, positions.get(name, 0), area, layer.bias is not None, *sides, _is_depthwise(module)))
-    norms = {width.name: sum(_norm_parameters(backbone.net.get_submodule(norm)) for norm in width.norms) for width in widths}
+    norms = {
+        width.name: sum(_norm_parameters(backbone.net.get_submodule(norm)) for norm in width.norms) for width in widths
+    }
     found = Channels(tuple(widths), tuple(layers), norms, 0)
-    return Channels(found.widths, found.layers, norms, sum(value.numel() for value in backbone.parameters()) - found.parameters(found.full))
+    return Channels(
+        found.widths,
+        found.layers,
+        norms,
+        sum(value.numel() for value in backbone.parameters()) - found.parameters(found.full),
+    )
 
 
 def _norm_parameters(norm: nn.Module) -> int:

@@ -52,10 +52,15 @@ def block_channels(backbone: Backbone, probe: Tensor) -> dict[str, int]:
     def note(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         widths = {layer.out_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)}
         if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[1] not in widths:
-            raise UserError("progressive needs convolutional blocks that give feature maps, such as those of ResNet and EfficientNet")
+            raise UserError(
+                "progressive needs convolutional blocks that give feature maps, such as those of ResNet and EfficientNet"
+            )
         channels[name] = output.shape[1]
 
-    handles = [backbone.net.get_submodule(block.name).register_forward_hook(partial(note, block.name)) for block in backbone.body]
+    handles = [
+        backbone.net.get_submodule(block.name).register_forward_hook(partial(note, block.name))
+        for block in backbone.body
+    ]
     try:
         backbone.eval()(probe[:1])
     finally:

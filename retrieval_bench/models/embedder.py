@@ -65,5 +65,7 @@ def trains_batch_norms(model: nn.Module) -> bool:
 
 
 def _batch_norm_parameters(model: nn.Module) -> list[nn.Parameter]:
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # also timm's BatchNormAct2d
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]  # also timm's BatchNormAct2d
     return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]

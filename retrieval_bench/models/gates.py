@@ -35,7 +35,9 @@ class Gates(nn.ParameterList):
 
     def __init__(self, net: nn.Module, widths: Iterable[Width]):
         self.widths = tuple(widths)
-        super().__init__(nn.Parameter(torch.ones(width.channels, device=_norm(net, width).weight.device)) for width in self.widths)
+        super().__init__(
+            nn.Parameter(torch.ones(width.channels, device=_norm(net, width).weight.device)) for width in self.widths
+        )
         for width, gate in zip(self.widths, self, strict=True):
             for part in ("weight", "bias"):
                 parametrize.register_parametrization(_norm(net, width), part, _Scaled(gate))
@@ -54,7 +56,10 @@ class Gates(nn.ParameterList):
     def only(self, keep: Keep) -> Iterator[None]:
         """A block in which the gates of all channels but those that are kept are zero."""
         scores = self.scores()
-        closed = {name: [gate if index in kept else 0.0 for index, gate in enumerate(scores[name])] for name, kept in keep.items()}
+        closed = {
+            name: [gate if index in kept else 0.0 for index, gate in enumerate(scores[name])]
+            for name, kept in keep.items()
+        }
         self.load({**scores, **closed})
         try:
             yield

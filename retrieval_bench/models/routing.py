@@ -151,7 +151,9 @@ def route(model: Embedder, router: nn.Module, names: Collection[str], code_compa
         if block.name in names:
             original = backbone.net.get_submodule(block.name)
             pairs[block.name] = RoutedBlock(original, copy.deepcopy(original))
-            _freeze(parameter for parameter in backbone.block_parameters(block) if parameter.ndim > 1 or not code_compat)
+            _freeze(
+                parameter for parameter in backbone.block_parameters(block) if parameter.ndim > 1 or not code_compat
+            )
         elif block.name == STEM and not code_compat:
             _freeze(iter(backbone.block_parameters(block)))
     for name, pair in pairs.items():
@@ -189,7 +191,9 @@ def unroute(model: Embedder, tuned: Collection[bool]) -> None:
     names = [block.name for block in backbone.body if isinstance(backbone.net.get_submodule(block.name), RoutedBlock)]
     for name, routed, chosen in zip(names, backbone.routed, tuned, strict=True):
         backbone.net.set_submodule(name, routed.tuned if chosen else routed.frozen)
-    model.backbone = Backbone(backbone.net, backbone.blocks, *backbone.normalisation, backbone.feature_dim).to(backbone.mean.device)
+    model.backbone = Backbone(backbone.net, backbone.blocks, *backbone.normalisation, backbone.feature_dim).to(
+        backbone.mean.device
+    )
 
 
 @contextmanager

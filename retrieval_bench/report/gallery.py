@@ -56,14 +56,19 @@ def gallery_of(details: Details, thumbnails: Thumbnails) -> dict[str, Any]:
     def query(place: int) -> dict[str, Any]:
         row = int(details.queries[details.listed[place]])
         near = [
-            image(int(other)) | {"right": bool(details.labels[other] == details.labels[row]), "similarity": float(similarity)}
+            image(int(other))
+            | {"right": bool(details.labels[other] == details.labels[row]), "similarity": float(similarity)}
             for other, similarity in zip(details.neighbours[place], details.similarity[place], strict=True)
             if other >= 0
         ]
         return {"image": image(row), "rank": int(details.first_rank[details.listed[place]]), "neighbours": near}
 
     pairs = [
-        {"query": image(int(details.queries[details.listed[place]])), "taken_for": image(int(details.neighbours[place, 0])), "count": count}
+        {
+            "query": image(int(details.queries[details.listed[place]])),
+            "taken_for": image(int(details.neighbours[place, 0])),
+            "count": count,
+        }
         for _, _, count, place in details.confused()
     ]
     return {"queries": [query(int(place)) for place in details.shown()], "pairs": pairs}

@@ -16,7 +16,7 @@ from retrieval_bench.figures.embedding import embedding_map
 from retrieval_bench.figures.gallery import Shown, gallery, told_apart
 from retrieval_bench.files import write_text
 from retrieval_bench.leaderboard import PROTOCOL, build_table, row_keys, runs_by_row
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.records import read_records
 from retrieval_bench.report.gallery import Thumbnails, gallery_of
 from retrieval_bench.report.verdict import verdict
@@ -65,7 +65,8 @@ def write_report(results: Path, output: Path, title: str, megabytes: float) -> d
     groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
     pairs = list(zip(sections(table), (rows for _, rows in groups), strict=True))
     protocols = [
-        _protocol(number, section, told_apart(rows), runs, figures[section.title], room) for number, (section, rows) in enumerate(pairs)
+        _protocol(number, section, told_apart(rows), runs, figures[section.title], room)
+        for number, (section, rows) in enumerate(pairs)
     ]
     thumbnails = Thumbnails()
     for protocol in protocols:
@@ -110,7 +111,12 @@ class Room:
 
 
 def _protocol(
-    number: int, section: Section, rows: Any, runs: dict[tuple[str, str], list[Record]], figures: list[Shown], room: Room
+    number: int,
+    section: Section,
+    rows: Any,
+    runs: dict[tuple[str, str], list[Record]],
+    figures: list[Shown],
+    room: Room,
 ) -> dict[str, Any]:
     """What the template shows of one protocol."""
     room.free -= 700 * len(rows)  # cells, and what unfolds below them
@@ -118,7 +124,9 @@ def _protocol(
     for shown in figures:
         svg = svg_text(shown.picture)
         if room.take(len(svg)):
-            drawn[shown.name.split("-", 1)[0]].append({"title": shown.picture.title, "text": shown.picture.text, "svg": svg})
+            drawn[shown.name.split("-", 1)[0]].append(
+                {"title": shown.picture.title, "text": shown.picture.text, "svg": svg}
+            )
     return {
         "id": f"protocol-{number + 1}",
         "title": section.title,
@@ -133,19 +141,26 @@ def _shown(section: Section) -> dict[str, Any]:
     """A table for the template."""
     ranked = next((name for name in section.shown.columns if name.startswith("R@")), "")
     standing = list(section.standing) or [""] * len(section.shown)
-    rows = [{"cells": row, "standing": mark} for row, mark in zip(section.shown.to_numpy().tolist(), standing, strict=True)]
+    rows = [
+        {"cells": row, "standing": mark} for row, mark in zip(section.shown.to_numpy().tolist(), standing, strict=True)
+    ]
     return {"title": section.title, "columns": list(section.shown.columns), "ranked": ranked, "rows": rows}
 
 
 def _run(records: list[Record], label: str) -> dict[str, Any]:
     """A configuration's runs for the template."""
-    seeds = [{"id": record["id"], "seed": record["seed"], "recall": percent(record["metrics"].get("recall_at_1"))} for record in records]
+    seeds = [
+        {"id": record["id"], "seed": record["seed"], "recall": percent(record["metrics"].get("recall_at_1"))}
+        for record in records
+    ]
     first = records[0]
     converged = [record["seed"] for record in records if record.get("training", {}).get("converged") is False]
     return {"label": label, "command": first.get("command", ""), "seeds": seeds, "not_converged": converged}
 
 
-def _gallery(run: dict[str, Any], results: Path, thumbnails: Thumbnails, room: Room) -> tuple[dict[str, Any] | None, Thumbnails]:
+def _gallery(
+    run: dict[str, Any], results: Path, thumbnails: Thumbnails, room: Room
+) -> tuple[dict[str, Any] | None, Thumbnails]:
     """The gallery of a configuration's first run with readable details, and its map, None without details or room; and all thumbnails."""
     path, details = _first_details([details_path(results, seed["id"]) for seed in run["seeds"]])
     if details is None:
@@ -168,7 +183,7 @@ def _first_details(paths: list[Path]) -> tuple[Path, Details | None]:
         try:
             return path, read_details(path)
         except UserError as error:
-            announce(f"skipped {error}")
+            logger.info(f"skipped {error}")
     return paths[0], None
 
 

@@ -22,13 +22,19 @@ def verdict(rows: Any) -> list[str]:
     best = measured[measured["standing"] == "best"]
     if not len(best):
         first = measured.iloc[0]
-        return [f"Not ranked, since no row has {SEEDS} seeds; the highest R@1, {percent(first['recall_at_1'])}, is of {first['strategy']}."]
+        return [
+            f"Not ranked, since no row has {SEEDS} seeds; the highest R@1, {percent(first['recall_at_1'])}, is of {first['strategy']}."
+        ]
     leader = best.iloc[0]
-    said = [f"{leader['strategy']} leads with R@1 {percent(leader['recall_at_1'], leader['recall_at_1_ci95'])} ({leader['seeds']} seeds)."]
+    said = [
+        f"{leader['strategy']} leads with R@1 {percent(leader['recall_at_1'], leader['recall_at_1_ci95'])} ({leader['seeds']} seeds)."
+    ]
     ties = measured[measured["standing"] == "tie"]
     beaten = measured[(measured["standing"] == "") & measured["p_value"].notna()]
     if len(ties):
-        names = ", ".join(ties["strategy"].head(NAMED)) + (f" and {len(ties) - NAMED} more" if len(ties) > NAMED else "")
+        names = ", ".join(ties["strategy"].head(NAMED)) + (
+            f" and {len(ties) - NAMED} more" if len(ties) > NAMED else ""
+        )
         said.append(f"Not told apart from it: {names}.")
         said += [sentence for cost, words in CHEAPER.items() for sentence in _cheapest(best, ties, cost, words)]
     if len(beaten):
@@ -51,4 +57,6 @@ def _cheapest(best: Any, ties: Any, cost: str, words: str) -> list[str]:
     if float(cheapest[cost]) >= 0.99 * most:
         return []
     amount = form.format(cheapest[cost] / unit)
-    return [f"Of these, {cheapest['strategy']} {words}: {amount} {title}, {100 * cheapest[cost] / most:.0f} % of the leader's."]
+    return [
+        f"Of these, {cheapest['strategy']} {words}: {amount} {title}, {100 * cheapest[cost] / most:.0f} % of the leader's."
+    ]

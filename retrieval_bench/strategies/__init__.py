@@ -78,7 +78,9 @@ def refuse_unused_options(strategies: Iterable[str], options: Any, usual: Any = 
     names = {name for strategy in chosen for name in split_names(strategy)}
     for unused in fields(options):
         if unused.name not in names and getattr(options, unused.name) != getattr(usual, unused.name):
-            raise UserError(f"--{unused.name.replace('_', '-')} options are set but the strategy is {', '.join(chosen)}")
+            raise UserError(
+                f"--{unused.name.replace('_', '-')} options are set but the strategy is {', '.join(chosen)}"
+            )
 
 
 def only_used(strategy: str, options: Any) -> Any:
@@ -99,5 +101,9 @@ def label(strategy: str, options: Any) -> str:
 
 def _label_of(name: str, options: Any) -> str:
     always = STRATEGIES[name].shown_options
-    shown = [(f.name, getattr(options, f.name)) for f in fields(options) if f.name in always or getattr(options, f.name) != f.default]
+    shown = [
+        (f.name, getattr(options, f.name))
+        for f in fields(options)
+        if f.name in always or getattr(options, f.name) != f.default
+    ]
     return f"{name}({', '.join(f'{key}={value}' for key, value in shown)})" if shown else name

@@ -125,7 +125,9 @@ class AutoLR(Strategy):
             raise UserError(f"--autolr.threshold-decay {self.options.threshold_decay}: must be at most 1")
         if not is_sorted_enough(1.0, self.options.threshold, self.options.rules):
             below = "below 1, which the paper's rules have to exceed" if self.options.rules == "paper" else "at most 1"
-            raise UserError(f"--autolr.threshold {self.options.threshold}: sorting quality is at most 1; must be {below}")
+            raise UserError(
+                f"--autolr.threshold {self.options.threshold}: sorting quality is at most 1; must be {below}"
+            )
 
     def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
         if len(model.backbone.body) < 2:
@@ -134,9 +136,11 @@ class AutoLR(Strategy):
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         options = self.options
-        self._first = self._first or state.rates()
+        self._first = self._first or state.lrs()
         threshold = threshold_at(state.epoch, options.threshold, options.threshold_decay, options.threshold_floor)
-        limit = max(1, min(options.max_trials, options.max_rejected - self._rejected))  # all may be undone, for the best to be repeated
+        limit = max(
+            1, min(options.max_trials, options.max_rejected - self._rejected)
+        )  # all may be undone, for the best to be repeated
         if options.optimizer_state == "fresh":
             state.optimizer.state.clear()  # before the snapshot, which so holds the network once
         before = state.snapshot()
@@ -147,12 +151,12 @@ class AutoLR(Strategy):
                 target = self._target(trials[-1], state.epoch)
             rates = self._next_rates(trials[-1], target)
             state.restore(before)
-            state.set_rates(rates)
+            state.set_lrs(rates)
             trials.append(self._try(train_once, state, before, len(trials)))
         kept = trials[-1] if enough else self._best(trials)
         if kept is not trials[-1]:
             state.restore(before)
-            state.set_rates(kept.rates)
+            state.set_lrs(kept.rates)
             kept = self._try(train_once, state, before, kept.number)
             if not np.isfinite(kept.quality):
                 raise Diverged("a pass that was repeated did not come out as before: lower --lr or --loss-lr")
@@ -171,20 +175,20 @@ class AutoLR(Strategy):
         )
         return kept.loss
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         bounds = {name: int(count) for name, count in self._bounds.items()}
         return {"epochs": self._history.epochs, "first": self._first, "rejected": self._rejected, "bounds": bounds}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
-        self._history.epochs = memory["epochs"]
-        self._first, self._rejected, self._bounds = memory["first"], memory["rejected"], Counter(memory["bounds"])
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        self._history.epochs = state["epochs"]
+        self._first, self._rejected, self._bounds = state["first"], state["rejected"], Counter(state["bounds"])
 
-    def facts(self) -> dict[str, Any]:
-        return {**self._history.facts(), "rejected": self._rejected, "bounds": dict(sorted(self._bounds.items()))}
+    def info(self) -> dict[str, Any]:
+        return {**self._history.info(), "rejected": self._rejected, "bounds": dict(sorted(self._bounds.items()))}
 
     def _try(self, train_once: TrainOnce, state: EpochState, before: dict[str, Any], number: int) -> Trial:
         """One pass with the rates that are set."""
-        rates = state.rates()
+        rates = state.lrs()
         if self.options.optimizer_state == "fresh":
             state.optimizer.state.clear()
         measured: dict[str, float] = {}
@@ -236,5 +240,7 @@ class AutoLR(Strategy):
         """The pass with the best quality; raises :class:`Diverged` if all diverged."""
         finite = [trial for trial in trials if np.isfinite(trial.quality)]
         if not finite:
-            raise Diverged(f"all {len(trials)} passes of an epoch diverged, rates halved each time: lower --lr or --loss-lr")
+            raise Diverged(
+                f"all {len(trials)} passes of an epoch diverged, rates halved each time: lower --lr or --loss-lr"
+            )
         return max(finite, key=lambda trial: trial.quality)

@@ -34,7 +34,9 @@ def is_sorted_enough(quality: float, threshold: float, rules: Rules = "code") ->
     return quality > threshold if rules == "paper" else round(quality, 3) >= threshold
 
 
-def initial_target(variation: np.ndarray, low: float = 2.0, high: float = 0.4, rules: Rules = "code") -> tuple[np.ndarray, bool]:
+def initial_target(
+    variation: np.ndarray, low: float = 2.0, high: float = 0.4, rules: Rules = "code"
+) -> tuple[np.ndarray, bool]:
     """The ascending line that the first epoch aims at, from its first pass; and whether it had to be replaced.
 
     The line goes from ``low * min v`` to ``high * max v`` (code), or starts with the same step at ``min v`` (paper, equations 10 and 11).
@@ -82,7 +84,12 @@ def raised(target: np.ndarray, variation: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def target_rates(
-    rates: np.ndarray, variation: np.ndarray, target: np.ndarray, lowest: np.ndarray | float, highest: np.ndarray | float, ratio: float
+    rates: np.ndarray,
+    variation: np.ndarray,
+    target: np.ndarray,
+    lowest: np.ndarray | float,
+    highest: np.ndarray | float,
+    ratio: float,
 ) -> tuple[np.ndarray, int]:
     """``rate * target / v`` (equation 15, since v is proportional to the rate), and how many rates a bound changed.
 

@@ -1,8 +1,8 @@
 """The protocol of a fine-tuning strategy: what is tuned, how fast, and what is thrown away.
 
 Every hook has a default that does nothing, so a strategy's file holds only what its paper changes. The training loop calls the hooks in
-this order: ``prepare``, ``parameter_groups`` and ``before_training`` once, then for each epoch ``run_epoch`` (inside it ``penalty`` and
-``after_step`` at every step) and ``end_epoch``, and ``finish`` once. A strategy is never handed the test set.
+this order: ``prepare``, ``parameter_groups`` and ``before_training`` once, then for each epoch ``run_epoch`` (inside it
+``regularization`` and ``after_step`` at every step) and ``end_epoch``, and ``finalize`` once. A strategy is never handed the test set.
 
 Files of this package import torch inside functions: their options are read by the command line, which must answer at once.
 """
@@ -54,7 +54,7 @@ class EpochState(Protocol):
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Puts a snapshot back, bit for bit, learning rates included; it may be restored any number of times."""
 
-    def rates(self) -> dict[str, float]:
+    def lrs(self) -> dict[str, float]:
         """Learning rate per group name, before the schedule's factor."""
         ...
 
@@ -65,7 +65,7 @@ class EpochState(Protocol):
         """A block in which passes leave out this share of the training classes; what it gives scores the model on them (Recall@1)."""
         ...
 
-    def set_rates(self, rates: dict[str, float]) -> None:
+    def set_lrs(self, rates: dict[str, float]) -> None:
         """Sets the rate of the named groups, before the schedule's factor; an unknown name is a KeyError."""
 
 
@@ -155,7 +155,7 @@ class Strategy:
         """Called after each epoch, once its pass is accepted."""
         del state
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         """A term added to the loss of this step, or None."""
         del model, images
         return None
@@ -164,11 +164,11 @@ class Strategy:
         """Called after every optimiser step (to clamp gates, for example)."""
         del model
 
-    def finish(self, model: Embedder) -> Embedder:
+    def finalize(self, model: Embedder) -> Embedder:
         """The model that is deployed, evaluated and counted: gates folded, dead channels gone."""
         return model
 
-    def variants(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
+    def eval_modes(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
         """Other ways to use the finished model, which are measured beside it; several of one name are draws of one way.
 
         The model that is yielded may be `model`, changed until the next step of the iterator, which changes it back.
@@ -176,19 +176,19 @@ class Strategy:
         del model
         return iter(())
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What the strategy must know to go on after an epoch, beside what network, loss and optimiser hold: numbers, strings, tensors, and
-        lists and dictionaries of them. Of a strategy whose blocks stay rebuilt after ``finish`` it also goes into the recipe of the saved
+        lists and dictionaries of them. Of a strategy whose blocks stay rebuilt after ``finalize`` it also goes into the recipe of the saved
         network, as JSON types, with all that decides what the network does and is no weight (``retrieval_bench.deploy.saved``)."""
         return {}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         """Takes back what :meth:`memory` gave, in place of ``before_training``.
 
         `model` is as ``prepare`` left it: blocks and channels that went since then must go again. Its weights are loaded afterwards.
         """
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """What the strategy learned, for the record (JSON types only): kept blocks, rates, trials, routes."""
         return {}
 

@@ -19,10 +19,14 @@ def refuse_clashes(names: Sequence[str], parts: Sequence[type[Strategy]]) -> Non
     may rebuild blocks, and blocks and channels are removed before anything else."""
     owners = [name for name, part in zip(names, parts, strict=True) if part.run_epoch is not Strategy.run_epoch]
     if len(owners) > 1:
-        raise UserError(f"strategies {' and '.join(owners)} both decide how an epoch is run and cannot be combined; keep one of them")
+        raise UserError(
+            f"strategies {' and '.join(owners)} both decide how an epoch is run and cannot be combined; keep one of them"
+        )
     rebuilding = [name for name, part in zip(names, parts, strict=True) if part.rebuilds_blocks]
     if len(rebuilding) > 1:
-        raise UserError(f"strategies {' and '.join(rebuilding)} both rebuild the blocks and cannot be combined; keep one of them")
+        raise UserError(
+            f"strategies {' and '.join(rebuilding)} both rebuild the blocks and cannot be combined; keep one of them"
+        )
     first = [name for name, part in zip(names, parts, strict=True) if part.cuts]
     if list(names[: len(first)]) != first:
         others = [name for name in names if name not in first]
@@ -63,29 +67,29 @@ class Chain(Strategy):
         for part in self.parts.values():
             part.end_epoch(state)
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
-        terms = [term for part in self.parts.values() if (term := part.penalty(model, images)) is not None]
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
+        terms = [term for part in self.parts.values() if (term := part.regularization(model, images)) is not None]
         return sum(terms[1:], terms[0]) if terms else None
 
     def after_step(self, model: Embedder) -> None:
         for part in self.parts.values():
             part.after_step(model)
 
-    def memory(self) -> dict[str, Any]:
-        return {name: part.memory() for name, part in self.parts.items()}
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         for name, part in self.parts.items():
-            part.recall(memory[name], model)
+            part.load_state_dict(state[name], model)
 
-    def finish(self, model: Embedder) -> Embedder:
+    def finalize(self, model: Embedder) -> Embedder:
         for part in self.parts.values():
-            model = part.finish(model)
+            model = part.finalize(model)
         return model
 
-    def variants(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
+    def eval_modes(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
         for part in self.parts.values():
-            yield from part.variants(model)
+            yield from part.eval_modes(model)
 
-    def facts(self) -> dict[str, Any]:
-        return {name: facts for name, part in self.parts.items() if (facts := part.facts())}
+    def info(self) -> dict[str, Any]:
+        return {name: facts for name, part in self.parts.items() if (facts := part.info())}

@@ -81,15 +81,23 @@ class ChannelGates(BudgetedPruning):
         if options.search_epochs < 0 or min(options.gate_lr, options.gamma) < 0 or not 0 <= options.sparsity <= 1:
             raise UserError("search-epochs, gate-lr and gamma must not be negative, sparsity from 0 to 1")
         if not 0 <= options.held_out < 1 or (options.held_out and options.search_epochs < 2):
-            raise UserError("held-out is a share below 1 of the training classes, and needs at least two search-epochs to choose from")
+            raise UserError(
+                "held-out is a share below 1 of the training classes, and needs at least two search-epochs to choose from"
+            )
         if not options.expansion > 0 or (options.regime == "inherit" and options.expansion != 1):
-            raise UserError("expansion must be above 0, and 1 in the regime inherit: pretrained weights have the widths they have")
+            raise UserError(
+                "expansion must be above 0, and 1 in the regime inherit: pretrained weights have the widths they have"
+            )
         self._channels = self._expanded(model, probe, options.expansion)
-        self.choose(self._channels, {width.name: [1.0] * width.channels for width in self._channels.widths})  # can it be met at all?
+        self.choose(
+            self._channels, {width.name: [1.0] * width.channels for width in self._channels.widths}
+        )  # can it be met at all?
         net = model.backbone.net
         if options.regime == "from_scratch":
             if not trains_batch_norms(model):
-                raise UserError("--channel-gates.regime from_scratch trains batch norms, which are frozen: add --no-freeze-bn")
+                raise UserError(
+                    "--channel-gates.regime from_scratch trains batch norms, which are frozen: add --no-freeze-bn"
+                )
             initialise(model.backbone, probe)
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for parameter in model.parameters():
@@ -105,16 +113,23 @@ class ChannelGates(BudgetedPruning):
             return channels
         from retrieval_bench.models.channels import find_channels, set_widths
 
-        set_widths(model.backbone, channels, {name: max(1, round(factor * size)) for name, size in channels.full.items()})
+        set_widths(
+            model.backbone, channels, {name: max(1, round(factor * size)) for name, size in channels.full.items()}
+        )
         return find_channels(model.backbone, probe.shape[-1])
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if not self._searching:
             return groups
-        gates: ParameterGroup = {"name": "gates", "params": list(self._gates), "lr": self.options.gate_lr, "weight_decay": 0.0}
+        gates: ParameterGroup = {
+            "name": "gates",
+            "params": list(self._gates),
+            "lr": self.options.gate_lr,
+            "weight_decay": 0.0,
+        }
         return [gates, *(group for group in groups if group["name"] == "loss")]
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         if not self._searching:
             return None
         mean = self._gates.mean()
@@ -154,13 +169,13 @@ class ChannelGates(BudgetedPruning):
             initialise(model.backbone)
         self._facts |= {"mean_gate": round(mean, 4)}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         from retrieval_bench.models.channels import remove_channels
 
         self._remove_gates(model)
-        remove_channels(model.backbone, memory["keep"], self._side)
+        remove_channels(model.backbone, state["keep"], self._side)
         self._train_again(model)
-        self._keep, self._facts = memory["keep"], memory["facts"]
+        self._keep, self._facts = state["keep"], state["facts"]
 
     def _remove_gates(self, model: Embedder) -> None:
         """Folded in where weights are inherited."""

@@ -73,7 +73,9 @@ class BudgetedPruning(Strategy):
         from retrieval_bench.models.budget import choose_channels
 
         options = self.options
-        return choose_channels(channels, scores, options.budget, options.unit, options.minimum, options.multiple, self._whole)
+        return choose_channels(
+            channels, scores, options.budget, options.unit, options.minimum, options.multiple, self._whole
+        )
 
     def remove(self, backbone: Backbone, chosen: Budget) -> None:
         """Removes the other channels, and takes note of what was reached."""
@@ -88,10 +90,10 @@ class BudgetedPruning(Strategy):
             "error": round(chosen.error, 6),
         }
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"keep": self._keep, "facts": self._facts}
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return self._facts
 
 
@@ -109,7 +111,9 @@ class ChannelPruning(BudgetedPruning):
         if self.options.scores not in SCORES:
             raise unknown("way to score channels", self.options.scores, SCORES)
         channels = self.find(model, probe)
-        self.remove(model.backbone, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores)))
+        self.remove(
+            model.backbone, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores))
+        )
         return model
 
 

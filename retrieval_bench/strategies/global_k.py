@@ -8,7 +8,7 @@ penalties join the task's loss (formulas from memory of the paper, their weights
 
 Here: weights 0.1 and 0.1; the entropy counts both outcomes, ``-v log v - (1 - v) log(1 - v)``, since the one-sided form pulls v to 0 from
 below 1/e and pushes it to 1 from above. The penalties need not succeed: after a share of the epochs the k blocks with the highest rates
-(of equal rates, later blocks) are chosen, and the rest of the training runs with them alone, without policy. ``finish`` leaves a plain
+(of equal rates, later blocks) are chosen, and the rest of the training runs with them alone, without policy. ``finalize`` leaves a plain
 network: the k tuned blocks in the place of the pretrained ones.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.strategies.base import EpochState
 from retrieval_bench.strategies.learned_routing import LearnedRouting
 from retrieval_bench.strategies.space import Range, Space
@@ -61,7 +61,7 @@ class GlobalK(LearnedRouting):
         if not 0 <= options.decide_at <= 1 or min(options.count_weight, options.entropy_weight) < 0:
             raise UserError("--global-k.decide-at must be from 0 to 1, and the weights of the penalties not negative")
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         """lambda_1 L_k + lambda_2 L_e of this batch's decisions; None once the blocks are chosen."""
         decisions = self.backbone.decisions
         if self.router.fixed is not None or decisions is None:
@@ -78,7 +78,7 @@ class GlobalK(LearnedRouting):
         super().end_epoch(state)
         if state.epoch + 1 >= min(self.options.decide_at * state.epochs, state.epochs):
             self._choose(rates)
-            announce(f"global_k: {', '.join(self._chosen)} are tuned from here on, the others frozen")
+            logger.info(f"global_k: {', '.join(self._chosen)} are tuned from here on, the others frozen")
 
     def _choose(self, rates: list[float]) -> None:
         best = sorted(range(len(rates)), key=lambda place: (rates[place], place))[-self.options.k :]
@@ -88,7 +88,7 @@ class GlobalK(LearnedRouting):
     def _chosen(self) -> list[str]:
         return [name for name, tuned in zip(self.blocks, self.router.fixed or (), strict=False) if tuned]
 
-    def finish(self, model: Embedder) -> Embedder:
+    def finalize(self, model: Embedder) -> Embedder:
         from retrieval_bench.models.routing import unroute
 
         if self.router.fixed is None:  # no epoch was trained
@@ -97,5 +97,5 @@ class GlobalK(LearnedRouting):
         unroute(deployed, self.router.fixed or ())
         return deployed
 
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "tuned_blocks": self._chosen}
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), "tuned_blocks": self._chosen}

@@ -49,25 +49,27 @@ class L2SP(Strategy):
         # here and not in prepare, so that blocks that other strategies made are held too
         trained = [(name, value) for name, value in model.backbone.net.named_parameters() if value.requires_grad]
         held = {name: value for name, value in trained if ".adapter." not in name}
-        self._start = {name: self._recalled.get(name, value).detach().to(value.device, copy=True) for name, value in held.items()}
+        self._start = {
+            name: self._recalled.get(name, value).detach().to(value.device, copy=True) for name, value in held.items()
+        }
         self._held = [(value, self._start[name]) for name, value in held.items()]
         return [group if group["name"] in ("loss", "policy") else {**group, "weight_decay": 0.0} for group in groups]
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor:
         new = [parameter.square().sum() for parameter in model.embedding.parameters()]
         return sum(new, 0.0) * self.options.beta / 2 + self._squared_distance() * self.options.alpha / 2
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return self._start
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
-        self._recalled = memory
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        self._recalled = state
 
-    def finish(self, model: Embedder) -> Embedder:
+    def finalize(self, model: Embedder) -> Embedder:
         self._distance = float(self._squared_distance().detach()) ** 0.5
         return model
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return {"distance_to_start": self._distance}
 
     def _squared_distance(self) -> Tensor:

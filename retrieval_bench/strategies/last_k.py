@@ -41,5 +41,5 @@ class LastK(Strategy):
         freeze_other_blocks(model, self._tuned)
         return model
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return {"tuned_blocks": self._tuned}

@@ -69,7 +69,7 @@ class LayerPruning(Strategy):
         }
         return model
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return self._facts
 
 
@@ -80,7 +80,9 @@ def blocks_to_drop(drop: str, names: Sequence[str]) -> list[str]:
     if drop.startswith("last:"):
         count = drop.removeprefix("last:")
         if not count.isdecimal() or int(count) >= len(names):
-            raise UserError(f"--layer-pruning.drop {drop}: the backbone has {len(names)} blocks; last:0 to last:{len(names) - 1}")
+            raise UserError(
+                f"--layer-pruning.drop {drop}: the backbone has {len(names)} blocks; last:0 to last:{len(names) - 1}"
+            )
         return list(names[len(names) - int(count) :])
     chosen = set()
     for word in filter(None, (part.strip() for part in drop.split(","))):
@@ -93,5 +95,7 @@ def blocks_to_drop(drop: str, names: Sequence[str]) -> list[str]:
         else:
             raise unknown("block", word, names)
     if not chosen or len(chosen) == len(names):
-        raise UserError(f"--layer-pruning.drop {drop}: name some of the {len(names)} blocks, not {'all' if chosen else 'none'}")
+        raise UserError(
+            f"--layer-pruning.drop {drop}: name some of the {len(names)} blocks, not {'all' if chosen else 'none'}"
+        )
     return [name for name in names if name in chosen]

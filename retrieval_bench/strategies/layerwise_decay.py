@@ -34,4 +34,6 @@ class LayerwiseDecay(Strategy):
         if self.options.decay <= 0:
             raise UserError(f"--layerwise-decay.decay {self.options.decay}: must be above 0")
         names = ["stem", *(block.name for block in model.backbone.body)]
-        return scale_rates(groups, {name: self.options.decay ** (len(names) - 1 - place) for place, name in enumerate(names)})
+        return scale_rates(
+            groups, {name: self.options.decay ** (len(names) - 1 - place) for place, name in enumerate(names)}
+        )

@@ -48,7 +48,9 @@ class LearnedRouting(Strategy):
         if options.temperature <= 0 or min(options.policy_lr, options.policy_weight_decay) < 0:
             raise UserError("the policy's temperature must be above 0, its learning rate and weight decay not negative")
         if options.policy == "auto" and options.policy_weights not in ("imagenet", "none"):
-            raise UserError(f"--policy-weights {options.policy_weights}: the policy auto starts from random weights; name its network")
+            raise UserError(
+                f"--policy-weights {options.policy_weights}: the policy auto starts from random weights; name its network"
+            )
         if options.code_compat and not trains_batch_norms(model):
             raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
 
@@ -71,18 +73,22 @@ class LearnedRouting(Strategy):
     def _policy(self, backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:
         """The policy's network without its last layer, and what the record says of it."""
         from retrieval_bench import cost
-        from retrieval_bench.config import ModelConfig
         from retrieval_bench.models.build import build_backbone
         from retrieval_bench.models.routers import policy_network
+        from retrieval_bench.sections import ModelConfig
 
         if self.options.policy == "auto":
             return policy_network(backbone, image_size)
-        named = build_backbone(ModelConfig(backbone=self.options.policy, weights=self.options.policy_weights), image_size)
+        named = build_backbone(
+            ModelConfig(backbone=self.options.policy, weights=self.options.policy_weights), image_size
+        )
         return named, {"parameters": cost.parameters(named), "macs": cost.macs(named, image_size)}
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         policy = {id(parameter): parameter for parameter in self.router.parameters() if parameter.requires_grad}
-        rest = [{**group, "params": [value for value in group["params"] if id(value) not in policy]} for group in groups]
+        rest = [
+            {**group, "params": [value for value in group["params"] if id(value) not in policy]} for group in groups
+        ]
         own = {"name": "policy", "params": list(policy.values())}
         own |= {"lr": self.options.policy_lr, "weight_decay": self.options.policy_weight_decay}
         return [group for group in (*rest, own) if group["params"]]  # pyright: ignore[reportReturnType]
@@ -93,13 +99,20 @@ class LearnedRouting(Strategy):
         self.router.restart()
         self.backbone.decisions = None  # lets go of the last step's graph
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "fixed": self.router.fixed, "seed": self.router.seed}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
-        fixed = memory["fixed"]
-        self.history, self.router.fixed = memory["history"], None if fixed is None else tuple(fixed)  # JSON knows lists only
-        self.router.seed = memory.get("seed", self.router.seed)  # older checkpoints rely on the same draw
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        fixed = state["fixed"]
+        self.history, self.router.fixed = (
+            state["history"],
+            None if fixed is None else tuple(fixed),
+        )  # JSON knows lists only
+        self.router.seed = state.get("seed", self.router.seed)  # older checkpoints rely on the same draw
 
-    def facts(self) -> dict[str, Any]:
-        return {"blocks": self.blocks, "policy": self._network, **{f"{name}_per_epoch": rows for name, rows in self.history.items()}}
+    def info(self) -> dict[str, Any]:
+        return {
+            "blocks": self.blocks,
+            "policy": self._network,
+            **{f"{name}_per_epoch": rows for name, rows in self.history.items()},
+        }

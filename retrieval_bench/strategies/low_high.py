@@ -39,4 +39,6 @@ class LowHigh(Strategy):
             raise UserError(f"--low-high.low {low} --low-high.high {high}: must not be negative")
         names = [block.name for block in model.backbone.body]
         half = -(-len(names) // 2)
-        return scale_rates(groups, {"stem": low, "tail": high, **dict.fromkeys(names[:half], low), **dict.fromkeys(names[half:], high)})
+        return scale_rates(
+            groups, {"stem": low, "tail": high, **dict.fromkeys(names[:half], low), **dict.fromkeys(names[half:], high)}
+        )

@@ -54,7 +54,7 @@ class NetworkSlimming(BudgetedPruning):
         self._searching = True
         return model
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         if not self._searching:
             return None
         import torch
@@ -69,9 +69,9 @@ class NetworkSlimming(BudgetedPruning):
         self.remove(backbone, self.choose(self._channels, channel_scores(backbone, self._channels, "bn_scale")))
         state.rebuild()
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         from retrieval_bench.models.channels import remove_channels
 
         self._searching = False
-        remove_channels(model.backbone, memory["keep"], self._side)
-        self._keep, self._facts = memory["keep"], memory["facts"]
+        remove_channels(model.backbone, state["keep"], self._side)
+        self._keep, self._facts = state["keep"], state["facts"]

@@ -48,7 +48,12 @@ class Progressive(Strategy):
         backbone, names = model.backbone, block_names(model, "progressive")
         channels = block_channels(backbone, probe)
         new_column = {name: copy.deepcopy(backbone.net.get_submodule(name)) for name in names}
-        freeze(parameter for block in backbone.blocks if block.name != "tail" for parameter in backbone.block_parameters(block))
+        freeze(
+            parameter
+            for block in backbone.blocks
+            if block.name != "tail"
+            for parameter in backbone.block_parameters(block)
+        )
         for name, new in new_column.items():
             frozen = backbone.net.get_submodule(name)
             width = max(1, channels[name] // self.options.reduction)

@@ -41,18 +41,20 @@ class RandomPolicy(Strategy):
 
         names = block_names(model, "random_policy")
         if not 0 <= self.options.last < len(names):
-            raise UserError(f"--random-policy.last {self.options.last}: the backbone has {len(names)} blocks; 0 to {len(names) - 1}")
+            raise UserError(
+                f"--random-policy.last {self.options.last}: the backbone has {len(names)} blocks; 0 to {len(names) - 1}"
+            )
         self._random, self._tuned = names[: len(names) - self.options.last], names[len(names) - self.options.last :]
         self._router = RandomRouter(len(self._random), int(torch.randint(2**62, ())))
         route(model, self._router, self._random)
         refuse_other_blocks(model, probe, "random_policy")
         return model
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"seed": self._router.seed}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
-        self._router.seed = memory.get("seed", self._router.seed)  # older checkpoints rely on the same draw
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        self._router.seed = state.get("seed", self._router.seed)  # older checkpoints rely on the same draw
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return {"random_blocks": self._random, "tuned_blocks": self._tuned}

@@ -53,7 +53,7 @@ class Rollback(Strategy):
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         if state.epoch == 0:
             self._start = {name: value.detach().clone() for name, value in state.model.backbone.state_dict().items()}
-            self._rates = state.rates()
+            self._rates = state.lrs()
         elif (period := self._period(state.epoch, state.epochs)) != self._period(state.epoch - 1, state.epochs):
             self._roll_back(state, (period - 1) * len(self._blocks) // self.options.periods)
         return train_once()
@@ -66,7 +66,9 @@ class Rollback(Strategy):
         import torch
 
         names, backbone = self._blocks[kept:], state.model.backbone
-        owned = tuple(f"net.{path}." for block in backbone.blocks if block.name in (*names, "tail") for path in block.owns)
+        owned = tuple(
+            f"net.{path}." for block in backbone.blocks if block.name in (*names, "tail") for path in block.owns
+        )
         now = backbone.state_dict()
         with torch.no_grad():
             for name, value in self._start.items():
@@ -74,16 +76,18 @@ class Rollback(Strategy):
                     now[name].copy_(value)
         state.optimizer.state.clear()
         slow = {"stem", *self._blocks[:kept]}
-        state.set_rates({name: rate * (self.options.kept_rate if name in slow else 1) for name, rate in self._rates.items()})
+        state.set_lrs(
+            {name: rate * (self.options.kept_rate if name in slow else 1) for name, rate in self._rates.items()}
+        )
         self._rolled.append({"epoch": state.epoch, "rolled_back": names})
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"start": self._start, "rates": self._rates, "rolled": self._rolled}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         device = next(model.parameters()).device
-        self._start = {name: value.to(device) for name, value in memory["start"].items()}
-        self._rates, self._rolled = memory["rates"], memory["rolled"]
+        self._start = {name: value.to(device) for name, value in state["start"].items()}
+        self._rates, self._rolled = state["rates"], state["rolled"]
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return {"periods": self._rolled}

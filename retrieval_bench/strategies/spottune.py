@@ -53,7 +53,9 @@ class SpotTune(LearnedRouting):
         super().check(model)
         for policy in self._policies:
             if policy not in EVAL_POLICIES or self._policies.count(policy) > 1:
-                raise UserError(f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once")
+                raise UserError(
+                    f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once"
+                )
         if self._policies[0] == "sample":
             raise UserError(
                 "--spottune.eval-policy sample: one draw says little; argmax,sample measures the mean and spread of several too"
@@ -63,11 +65,11 @@ class SpotTune(LearnedRouting):
     def _policies(self) -> list[str]:
         return self.options.eval_policy.split(",")
 
-    def finish(self, model: Embedder) -> Embedder:
+    def finalize(self, model: Embedder) -> Embedder:
         self._use(self._policies[0])
         return model
 
-    def variants(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
+    def eval_modes(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
         for policy in self._policies[1:]:
             for draw in range(DRAWS if policy == "sample" else 1):
                 self._use(policy, draw)

@@ -42,5 +42,5 @@ class Stochastic(Strategy):
         freeze_other_blocks(model, self._tuned)
         return model
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return {"tuned_blocks": self._tuned}

@@ -48,7 +48,9 @@ def weight_variation(before: Mapping[str, Tensor], model: Embedder, normalizer: 
         for name, kernel in model.backbone.kernels(block).items():
             old = before[f"backbone.net.{name}"]
             moved += float(torch.linalg.vector_norm(kernel.detach() - old, dtype=torch.float64)) ** 2
-            length += float(torch.linalg.vector_norm(old, dtype=torch.float64)) ** 2 if normalizer == "relative" else 0.0
+            length += (
+                float(torch.linalg.vector_norm(old, dtype=torch.float64)) ** 2 if normalizer == "relative" else 0.0
+            )
             count += kernel.numel()
         if count:
             divisor = {"n": count, "sqrt_n": count**0.5, "relative": length**0.5}[normalizer]
@@ -82,9 +84,11 @@ class History:
 
     def add(self, variation: Mapping[str, float], rates: Mapping[str, float], **more: Any) -> None:
         """Takes in the pass of an epoch that was kept."""
-        self.epochs.append({"variation": list(variation.values()), "blocks": list(variation), "rates": dict(rates), **more})
+        self.epochs.append(
+            {"variation": list(variation.values()), "blocks": list(variation), "rates": dict(rates), **more}
+        )
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """Lists over epochs, by key; ``blocks`` and ``normalizer`` once; ``rates`` by group, before the schedule's factor."""
         if not self.epochs:
             return {}
@@ -116,14 +120,14 @@ class WeightVariation(Strategy):
         before = state.snapshot()["model"]
         loss = train_once()
         variation = weight_variation(before, state.model, self.options.normalizer)
-        self._history.add(variation, state.rates(), quality=sorting_quality(list(variation.values())), trials=1)
+        self._history.add(variation, state.lrs(), quality=sorting_quality(list(variation.values())), trials=1)
         return loss
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"epochs": self._history.epochs}
 
-    def recall(self, memory: dict[str, Any], model: Embedder) -> None:
-        self._history.epochs = memory["epochs"]
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        self._history.epochs = state["epochs"]
 
-    def facts(self) -> dict[str, Any]:
-        return self._history.facts()
+    def info(self) -> dict[str, Any]:
+        return self._history.info()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import whole_folder
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.seeding import set_random_states
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Checkpoints:
             for old in _found(self.folder)[KEPT:]:
                 shutil.rmtree(old, ignore_errors=True)
         except Exception as error:  # torch and safetensors report a full disk by errors of their own
-            announce(f"no checkpoint after epoch {done}: {first_line(error)}; training goes on")
+            logger.info(f"no checkpoint after epoch {done}: {first_line(error)}; training goes on")
 
     def restore(self, training: Training) -> bool:
         """Puts the newest checkpoint that can be read into a training that has just been made; False if there is none.
@@ -90,17 +90,20 @@ class Checkpoints:
         """
         for path in _found(self.source or self.folder):
             try:
-                weights, state = load_file(path / "weights.safetensors"), torch.load(path / "state.pt", "cpu", weights_only=True)
+                weights, state = (
+                    load_file(path / "weights.safetensors"),
+                    torch.load(path / "state.pt", "cpu", weights_only=True),
+                )
                 if state["format"] != FORMAT:
                     raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
             except Exception as error:  # a damaged file fails in a dozen ways; the one before it may be whole
-                announce(f"{path}: no whole checkpoint ({first_line(error)}); the one before it is tried")
+                logger.info(f"{path}: no whole checkpoint ({first_line(error)}); the one before it is tried")
                 continue
             if differences := list(_differences(state["identity"], self.identity)):
                 raise UserError(f"{path} {ANOTHER}: {'; '.join(differences)}")
             _restore(training, weights, state)
             within = f", step {training.begun.step}" if training.begun else ""
-            announce(f"going on after epoch {len(training.history)}{within}, from {path}")
+            logger.info(f"going on after epoch {len(training.history)}{within}, from {path}")
             return True
         if self.source is not None:
             raise UserError(f"{self.source}: no checkpoint here (a folder with epoch-0001 and the like)")
@@ -138,15 +141,17 @@ def _state(training: Training) -> dict[str, Any]:
         "micro": training.micro,
         "begun": asdict(training.begun) if training.begun else None,
         "optimizer": training.optimizer.state_dict(),
-        "memory": training.strategy.memory(),
+        "memory": training.strategy.state_dict(),
     }
 
 
 def _restore(training: Training, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-    training.strategy.recall(state["memory"], training.model)
+    training.strategy.load_state_dict(state["memory"], training.model)
     training.rebuild()
     for part, module in {"model": training.model, "criterion": training.criterion}.items():
-        module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")})
+        module.load_state_dict(
+            {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
+        )
     training.optimizer.load_state_dict(state["optimizer"])
     for name in ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "micro"):
         setattr(training, name, state[name])

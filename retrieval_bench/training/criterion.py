@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from retrieval_bench.config import LossConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.losses import LOSSES, MINERS
+from retrieval_bench.sections import LossConfig
 
 
 class Criterion(nn.Module):
@@ -33,7 +33,9 @@ class Criterion(nn.Module):
         """Float (B, C), the largest for the most likely class; for losses that classify."""
         loss: Any = self.loss
         logits = loss.get_logits(embeddings)
-        return -logits if hasattr(loss, "proxies") and not loss.distance.is_inverted else logits  # Proxy-NCA gives distances
+        return (
+            -logits if hasattr(loss, "proxies") and not loss.distance.is_inverted else logits
+        )  # Proxy-NCA gives distances
 
 
 def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:

@@ -35,8 +35,8 @@ class Group:
         self.size = size
 
     @property
-    def leads(self) -> bool:
-        """Whether this process evaluates, writes and speaks."""
+    def is_main_process(self) -> bool:
+        """Whether this is the main process: the one that evaluates, writes and logs."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
@@ -64,10 +64,14 @@ class Group:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         if self.size == 1 or not trained:
             return
-        flat = torch.cat([(torch.zeros_like(value) if value.grad is None else value.grad).flatten() for value in trained])
+        flat = torch.cat(
+            [(torch.zeros_like(value) if value.grad is None else value.grad).flatten() for value in trained]
+        )
         dist.all_reduce(flat)
         for parameter, total in zip(trained, flat.split([value.numel() for value in trained]), strict=True):
-            parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))  # in the parameter's own layout
+            parameter.grad = torch.empty_like(parameter).copy_(
+                total.view_as(parameter)
+            )  # in the parameter's own layout
 
     def agree(self, model: nn.Module, criterion: nn.Module) -> None:
         """Gives all processes the first one's buffers (statistics of batch norms, which saw different images) and its loss's parameters,
@@ -81,7 +85,7 @@ class Group:
         if self.size == 1:
             return make()
         box: list[Any] = [None]
-        if self.leads:
+        if self.is_main_process:
             try:
                 box = [make()]
             except Exception as error:

@@ -27,7 +27,9 @@ def hold_out(batches: Batches, share: float, seed: int) -> tuple[Batches, Batche
     classes = np.unique(batches.labels)
     count = round(share * len(classes))
     if not 2 <= count <= len(classes) - 2:
-        raise UserError(f"{share:g} of {len(classes)} training classes held out: at least two must be left on each side")
+        raise UserError(
+            f"{share:g} of {len(classes)} training classes held out: at least two must be left on each side"
+        )
     drawn = classes[torch.randperm(len(classes), generator=generator(seed, "held out")).numpy()[:count]]
     held = np.isin(batches.labels, drawn)
     return batches.subset(np.flatnonzero(~held), training=True), batches.subset(np.flatnonzero(held), training=False)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,7 +33,7 @@ class Interrupt:
         if self.came:
             self.deliver()
         self.came, self._given = True, (handler, number)
-        announce("stopping after this step (once more: at once)")
+        logger.info("stopping after this step (once more: at once)")
 
     def deliver(self) -> None:
         """Calls the handler, which raises."""

@@ -15,7 +15,7 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import Diverged
 from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_training_mode
-from retrieval_bench.progress import announce, track
+from retrieval_bench.progress import logger, track
 from retrieval_bench.seeding import derive, random_states
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.trackers import Trackers
@@ -113,11 +113,13 @@ class Training:
             Diverged: the loss stopped being a number (and the strategy did not reject the pass).
         """
         if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
-            with deferred() if self.checkpoints is not None and self.group.size == 1 else nullcontext() as self.interrupt:
+            with (
+                deferred() if self.checkpoints is not None and self.group.size == 1 else nullcontext() as self.interrupt
+            ):
                 self._train()
         else:
-            announce("nothing to train: the pretrained features are evaluated as they are")
-        return self.strategy.finish(self.model)
+            logger.info("nothing to train: the pretrained features are evaluated as they are")
+        return self.strategy.finalize(self.model)
 
     def _train(self) -> None:
         if self.checkpoints is None or not self.checkpoints.restore(self):
@@ -128,12 +130,16 @@ class Training:
             self.history.append(self.strategy.run_epoch(self.train_once, self))
             self.strategy.end_epoch(self)
             self.strategy_seconds += time.perf_counter() - start - (self.seconds - passes)
-            if self.checkpoints is not None and self.group.leads:
+            if self.checkpoints is not None and self.group.is_main_process:
                 self.checkpoints.save(self)
             if self.interrupt is not None and self.interrupt.came:
                 self.interrupt.deliver()
-            self.trackers.log({"loss": self.history[-1], **{f"rate/{name}": rate for name, rate in self.rates().items()}}, epoch + 1)
-            announce(f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far")
+            self.trackers.log(
+                {"loss": self.history[-1], **{f"rate/{name}": rate for name, rate in self.lrs().items()}}, epoch + 1
+            )
+            logger.info(
+                f"epoch {epoch + 1}/{self.config.train.epochs}: loss {self.history[-1]:.4f}, {self.seconds:.0f} s so far"
+            )
 
     def account(self) -> dict[str, Any]:
         """What the record says of the training; only what happened."""
@@ -176,7 +182,7 @@ class Training:
                 begun.go_on()  # here, since a DataLoader that is begun draws a number too
             factor = 1.0 if attempt < 0 else schedule_factor(train, (self.epoch + step / steps) / train.epochs)
             for group in self.optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
+                group["lr"] = group["initial_lr"] * factor
             loss = self._step(pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
             self.images_seen += len(labels)
             if not self._is_checked(step) or self._is_sound(loss, step):
@@ -214,19 +220,25 @@ class Training:
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                return backward(self.forward, self.criterion, self.strategy, pixels, labels, self.micro, self.group, self.watch)
+                return backward(
+                    self.forward, self.criterion, self.strategy, pixels, labels, self.micro, self.group, self.watch
+                )
             except RuntimeError as error:
                 size = self.micro or len(pixels)
                 if not is_out_of_memory(error) or self.config.train.out_of_memory != "halve" or size < 2:
                     raise
                 self.micro = -(-size // 2)
-            announce(f"out of memory with {size} images at a time: {self.micro} from here on, with the gradients of the whole batch")
+            logger.info(
+                f"out of memory with {size} images at a time: {self.micro} from here on, with the gradients of the whole batch"
+            )
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _is_checked(self, step: int) -> bool:
         """Whether the loss is looked at after this step: always, but on a GPU, which would have to be waited for, now and then."""
-        return self.device.type == "cpu" or self.config.train.skip_batches > 0 or step % CHECKED_EVERY == CHECKED_EVERY - 1
+        return (
+            self.device.type == "cpu" or self.config.train.skip_batches > 0 or step % CHECKED_EVERY == CHECKED_EVERY - 1
+        )
 
     def _is_sound(self, loss: torch.Tensor, step: int) -> bool:
         """Whether a loss is a number; one that is not may be passed over as often as ``--skip-batches`` says."""
@@ -235,7 +247,7 @@ class Training:
         if len(self.skipped) >= self.config.train.skip_batches:
             raise self._diverged(value, step)
         self.skipped.append([self.epoch, step])
-        announce(f"the loss of epoch {self.epoch + 1}, step {step + 1} is {value}: the batch is left out")
+        logger.info(f"the loss of epoch {self.epoch + 1}, step {step + 1} is {value}: the batch is left out")
         return False
 
     def _diverged(self, loss: float, step: int) -> Diverged:
@@ -274,15 +286,15 @@ class Training:
         finally:
             self.batches = whole
 
-    def rates(self) -> dict[str, float]:
+    def lrs(self) -> dict[str, float]:
         """Learning rate per group name, before the schedule's factor."""
-        return {group["name"]: group["base_lr"] for group in self.optimizer.param_groups}
+        return {group["name"]: group["initial_lr"] for group in self.optimizer.param_groups}
 
-    def set_rates(self, rates: dict[str, float]) -> None:
+    def set_lrs(self, rates: dict[str, float]) -> None:
         """Sets the rate of the named groups, before the schedule's factor; an unknown name is a KeyError."""
         groups = {group["name"]: group for group in self.optimizer.param_groups}
         for name, rate in rates.items():
-            groups[name]["base_lr"] = rate
+            groups[name]["initial_lr"] = rate
 
     def _probe(self) -> torch.Tensor:
         self.batches.reseed(self.config.seed, "probe")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from retrieval_bench.config import LossConfig, TrainConfig
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.sections import LossConfig, TrainConfig
 from retrieval_bench.strategies.base import ParameterGroup
 
 OPTIMIZERS = {
@@ -20,7 +20,9 @@ OPTIMIZERS = {
 }
 
 
-def parameter_groups(model: Embedder, criterion: nn.Module, train: TrainConfig, loss: LossConfig) -> list[ParameterGroup]:
+def parameter_groups(
+    model: Embedder, criterion: nn.Module, train: TrainConfig, loss: LossConfig
+) -> list[ParameterGroup]:
     """One group per block, then ``embedding`` (whatever of the model is in no block), then ``loss``; frozen parameters and empty groups
     are left out, every trainable parameter is in exactly one group."""
     seen: set[nn.Parameter] = set()
@@ -31,16 +33,18 @@ def parameter_groups(model: Embedder, criterion: nn.Module, train: TrainConfig, 
         return {"name": name, "params": fresh, "lr": lr, "weight_decay": weight_decay}
 
     backbone = model.backbone
-    groups = [group(block.name, backbone.block_parameters(block), train.lr, train.weight_decay) for block in backbone.blocks]
+    groups = [
+        group(block.name, backbone.block_parameters(block), train.lr, train.weight_decay) for block in backbone.blocks
+    ]
     groups.append(group("embedding", list(model.parameters()), train.lr, train.weight_decay))
     groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, loss.loss_weight_decay))
     return [entry for entry in groups if entry["params"]]
 
 
 def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept under ``base_lr``. On a GPU all
+    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept under ``initial_lr``. On a GPU all
     parameters are updated in one kernel."""
-    based: list[dict[str, Any]] = [{**group, "base_lr": group["lr"]} for group in groups]
+    based: list[dict[str, Any]] = [{**group, "initial_lr": group["lr"]} for group in groups]
     fused = bool(groups) and all(parameter.is_cuda for group in groups for parameter in group["params"])
     return OPTIMIZERS[name](based or [{"params": []}], lr=0.0, fused=fused or None)
 

@@ -50,5 +50,8 @@ class Stopwatch:
     def report(self, seconds: float, images: int) -> str:
         """A table of the parts in `seconds` of training on `images`."""
         rest = seconds - sum(self.seconds.values())
-        lines = [f"{part:12}{taken:>9.2f} s{100 * taken / seconds:>7.1f} %" for part, taken in {**self.seconds, "the rest": rest}.items()]
+        lines = [
+            f"{part:12}{taken:>9.2f} s{100 * taken / seconds:>7.1f} %"
+            for part, taken in {**self.seconds, "the rest": rest}.items()
+        ]
         return "\n".join([*lines, f"{'together':12}{seconds:>9.2f} s{images / seconds:>9,.0f} images/s"])

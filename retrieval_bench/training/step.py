@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from retrieval_bench.errors import first_line
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.seeding import random_states, set_random_states
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.distributed import Group
@@ -22,7 +22,9 @@ NO_MEMORY = r"out of memory|can't allocate memory"
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and bool(re.search(NO_MEMORY, str(error))))
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and bool(re.search(NO_MEMORY, str(error)))
+    )
 
 
 class Forward:
@@ -51,13 +53,20 @@ class Forward:
             except Exception as error:  # compilers fail in many ways; none may cost the run
                 if is_out_of_memory(error):
                     raise
-                announce(f"torch.compile failed, training goes on without it: {first_line(error)}")
+                logger.info(f"torch.compile failed, training goes on without it: {first_line(error)}")
                 self.compiled = None
         return self.model(images)
 
 
 def backward(
-    forward: Forward, criterion: nn.Module, strategy: Strategy, images: Tensor, labels: Tensor, micro: int, group: Group, watch: Stopwatch
+    forward: Forward,
+    criterion: nn.Module,
+    strategy: Strategy,
+    images: Tensor,
+    labels: Tensor,
+    micro: int,
+    group: Group,
+    watch: Stopwatch,
 ) -> Tensor:
     """Gradients of one batch, added to what is in ``.grad``; returns the loss, a scalar without a graph.
 
@@ -81,13 +90,15 @@ def backward(
             embeddings = forward(images)
         with watch("loss"):
             loss = criterion(group.gather(embeddings, len(labels)), labels)
-            penalty = strategy.penalty(forward.model, images)
+            penalty = strategy.regularization(forward.model, images)
             total = _plus(loss, penalty, 1 / group.size)
         if total.requires_grad:
             with watch("backward"):
                 total.backward()
         return _plus(loss, penalty, 1).detach()
-    pieces = images.tensor_split(-(-len(images) // micro))  # even ones: batch norms that are trained refuse a rest of a single image
+    pieces = images.tensor_split(
+        -(-len(images) // micro)
+    )  # even ones: batch norms that are trained refuse a rest of a single image
     return _in_pieces(forward, criterion, strategy, pieces, labels, group, watch)
 
 
@@ -112,12 +123,14 @@ def _in_pieces(
         loss.backward()
     assert embeddings.grad is not None
     total, images = loss.detach(), sum(map(len, pieces))
-    for piece, state, gradient in zip(pieces, states, embeddings.grad.split([len(part) for part in parts]), strict=True):
+    for piece, state, gradient in zip(
+        pieces, states, embeddings.grad.split([len(part) for part in parts]), strict=True
+    ):
         set_random_states(state)  # the same dropout and decisions as before
         with watch("forward"):
             again = forward(piece)
             share = len(piece) / images
-            penalty = strategy.penalty(forward.model, piece)
+            penalty = strategy.regularization(forward.model, piece)
         with watch("backward"):
             objective = _plus((again * gradient).sum(), penalty, share / group.size)
             if objective.requires_grad:

@@ -62,7 +62,9 @@ class Search:
             making choices.
     """
 
-    def __init__(self, config: RunConfig, path: Path, objective: Objective, plain_images: int, blocks: int | None = None):
+    def __init__(
+        self, config: RunConfig, path: Path, objective: Objective, plain_images: int, blocks: int | None = None
+    ):
         if config.data.split != "zero_shot_val":
             raise UserError(f"--split {config.data.split}: a search is scored on the split zero_shot_val")
         self.config, self.path, self.objective, self.plain_images = config, path, objective, plain_images
@@ -72,7 +74,9 @@ class Search:
     @property
     def trials(self) -> list[Trial]:
         """What was tried, in order."""
-        return [Trial(trial.number, trial.params, **trial.user_attrs) for trial in self._study.get_trials(deepcopy=False)]
+        return [
+            Trial(trial.number, trial.params, **trial.user_attrs) for trial in self._study.get_trials(deepcopy=False)
+        ]
 
     @property
     def images_seen(self) -> int:
@@ -96,7 +100,9 @@ class Search:
         if not past:
             return self.config
         seed = derive(self.config.seed, "search", self.config.strategy, len(past)) % 2**32
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed))
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
+        )
         study.add_trials(past)
         values = study.ask({name: _distribution(values) for name, values in self.space.items()}).params
         return with_values(self.config, {name: tidy(value) for name, value in values.items()})
@@ -112,7 +118,12 @@ class Search:
             value=metrics.get(self.objective),
             params=values_of(config, self.space),
             distributions={name: _distribution(values) for name, values in self.space.items()},
-            user_attrs={"images_seen": seen, "metrics": metrics, "record": record["id"] if record else "", "error": error},
+            user_attrs={
+                "images_seen": seen,
+                "metrics": metrics,
+                "record": record["id"] if record else "",
+                "error": error,
+            },
         )
         self._study.add_trial(trial)
 
@@ -151,10 +162,14 @@ def open_study(path: Path, space: dict[str, str]) -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(study_name=path.stem, storage=storage, direction="maximize", load_if_exists=True)
         if study.user_attrs.setdefault("space", words) != words:
-            raise UserError(f"{path}: searches {study.user_attrs['space']}, not {words}; remove the file to search anew")
+            raise UserError(
+                f"{path}: searches {study.user_attrs['space']}, not {words}; remove the file to search anew"
+            )
         study.set_user_attr("space", words)
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a journal of a search ({first_line(error)}); remove the file, recorded trials cost no time") from None
+        raise UserError(
+            f"{path}: not a journal of a search ({first_line(error)}); remove the file, recorded trials cost no time"
+        ) from None
     return study
 
 

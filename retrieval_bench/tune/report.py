@@ -20,7 +20,10 @@ def trials_frame(search: Search, trials: int) -> Any:
     best = search.best(trials)
     lines = []
     for trial in search.trials:
-        scores = {metric_title(name): f"{100 * trial.metrics[name]:.2f}" if trial.metrics else "" for name in ("recall_at_1", "map_at_r")}
+        scores = {
+            metric_title(name): f"{100 * trial.metrics[name]:.2f}" if trial.metrics else ""
+            for name in ("recall_at_1", "map_at_r")
+        }
         told = "chosen" if best is not None and trial.number == best.number else trial.error
         lines.append({"trial": str(trial.number + 1), "values": shown(trial.values), **scores})
         lines[-1] |= {"images seen": f"{trial.images_seen:,}", "": told}

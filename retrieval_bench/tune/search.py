@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.evaluation.choices import check_first
 from retrieval_bench.files import check_writable
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 from retrieval_bench.strategies import only_used
 from retrieval_bench.tune.journal import Search
 from retrieval_bench.tune.spaces import Objective
@@ -40,15 +40,20 @@ def validation_configs(base: RunConfig, strategies: Sequence[str]) -> list[RunCo
         )
     check_first(base.ks)
     data = replace(base.data, split="zero_shot_val")
-    return [replace(base, data=data, strategy=strategy, options=only_used(strategy, base.options)) for strategy in strategies]
+    return [
+        replace(base, data=data, strategy=strategy, options=only_used(strategy, base.options))
+        for strategy in strategies
+    ]
 
 
-def search_machine(machine: Machine) -> Machine:
+def search_machine(machine: RuntimeConfig) -> RuntimeConfig:
     """Where trials are recorded: in a results folder of their own, ``<results>/search``, so that tables of results do not show them."""
     return replace(machine, results=machine.results / "search", keep=False)
 
 
-def open_searches(base: RunConfig, strategies: Sequence[str], objective: Objective, machine: Machine) -> list[Search]:
+def open_searches(
+    base: RunConfig, strategies: Sequence[str], objective: Objective, machine: RuntimeConfig
+) -> list[Search]:
     """A search per strategy, new or gone on with, once the first trial of each has passed all checks that need no training.
 
     Raises:
@@ -62,7 +67,10 @@ def open_searches(base: RunConfig, strategies: Sequence[str], objective: Objecti
     hashes, _ = rehearse([Row(config.strategy, config) for config in configs], machine)
     images = plain_images(configs[0], machine.data_root)
     kind = resolve_device(machine.device)
-    names = [f"{base.data.dataset}-{config.strategy}-{hashes[config.strategy]}-s{base.seed}-{kind}-{objective}" for config in configs]
+    names = [
+        f"{base.data.dataset}-{config.strategy}-{hashes[config.strategy]}-s{base.seed}-{kind}-{objective}"
+        for config in configs
+    ]
     paths = [machine.results / "search" / f"{name}.journal" for name in names]
     blocks = len(build_backbone(replace(base.model, weights="none"), base.data.image_size).body)
     return [Search(config, path, objective, images, blocks) for config, path in zip(configs, paths, strict=True)]
@@ -96,14 +104,18 @@ def search(searches: Sequence[Search], trials: int, carry_out: CarryOut) -> None
     check_trials(trials)
     while waiting := [entry for entry in searches if entry.wants_more(trials)]:
         configs = [entry.ask() for entry in waiting]
-        announce(f"search: trial {max(len(entry.trials) for entry in waiting) + 1} of {trials}, {len(waiting)} strategies")
+        logger.info(
+            f"search: trial {max(len(entry.trials) for entry in waiting) + 1} of {trials}, {len(waiting)} strategies"
+        )
         for entry, outcome in zip(waiting, carry_out(configs), strict=True):
             entry.tell(outcome.config, outcome.record, outcome.error or "")
             if outcome.record is None:
-                announce(f"{entry.config.strategy}: a trial failed ({outcome.error}); to try it again, remove {entry.path}")
+                logger.info(
+                    f"{entry.config.strategy}: a trial failed ({outcome.error}); to try it again, remove {entry.path}"
+                )
 
 
-def in_turn(configs: Sequence[RunConfig], machine: Machine) -> list[Outcome]:
+def in_turn(configs: Sequence[RunConfig], machine: RuntimeConfig) -> list[Outcome]:
     """Makes the runs one after the other in this process; one that fails does not stop the others."""
     from retrieval_bench.grid.carry_out import Outcome
     from retrieval_bench.run import run
@@ -115,5 +127,7 @@ def in_turn(configs: Sequence[RunConfig], machine: Machine) -> list[Outcome]:
             record = run(config, machine)
             outcomes.append(Outcome(config, record["id"], record))
         except Exception as error:  # as in a process of its own, where anything that goes wrong is one failed trial
-            outcomes.append(Outcome(config, "", error=str(error) if isinstance(error, UserError) else first_line(error)))
+            outcomes.append(
+                Outcome(config, "", error=str(error) if isinstance(error, UserError) else first_line(error))
+            )
     return outcomes

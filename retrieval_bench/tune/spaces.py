@@ -41,7 +41,9 @@ def space_of(config: RunConfig, blocks: int | None = None) -> dict[str, Range | 
     space = space if blocks is None else {name: values.within(blocks) for name, values in space.items()}
     for name, value in values_of(config, space).items():
         if value not in space[name]:
-            raise UserError(f"--{name.replace('_', '-')} {value} is not among the values that are searched ({space[name]})")
+            raise UserError(
+                f"--{name.replace('_', '-')} {value} is not among the values that are searched ({space[name]})"
+            )
     return space
 
 
@@ -68,4 +70,9 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 def shown(values: Mapping[str, Any]) -> str:
     """Values for a table: ``lr 0.0003, l2sp.alpha 0.1``."""
-    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()) or "-"
+    return (
+        ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        )
+        or "-"
+    )

@@ -15,7 +15,19 @@ from retrieval_bench.cli import main
 from retrieval_bench.data.catalog import DATASETS
 
 Printed = pytest.CaptureFixture[str]
-SPEED = ["data", "speed", "synthetic", "--backbone", "resnet10t", "--image-size", "32", "--batch-size", "32", "--device", "cpu"]
+SPEED = [
+    "data",
+    "speed",
+    "synthetic",
+    "--backbone",
+    "resnet10t",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "32",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +65,9 @@ def test_fetch_counts_queries_and_gallery(tmp_path: Path, capsys: Printed) -> No
     rows = [("train", 1, 1)] * 4 + [("test", 1, 0), ("test", 0, 1), ("test", 1, 1), ("test", 0, 1)]
     lines = [f"c{n // 2}/{n % 2}.png,{n // 2},{','.join(map(str, row))}" for n, row in enumerate(rows)]
     (root / "t.csv").write_text("\n".join(["path,label,split,query,gallery", *lines]))
-    assert "4 to train on, 4 to test on (2 queries, 3 in the gallery)" in done(capsys, "fetch", "table", "--data-root", str(root / "t.csv"))
+    assert "4 to train on, 4 to test on (2 queries, 3 in the gallery)" in done(
+        capsys, "fetch", "table", "--data-root", str(root / "t.csv")
+    )
 
 
 def test_verify_reports_sizes_and_copies(tmp_path: Path, capsys: Printed) -> None:
@@ -78,7 +92,9 @@ def test_verify_refuses_a_damaged_image(tmp_path: Path, capsys: Printed) -> None
 
 @pytest.mark.parametrize("output", [None, "sheets/mine.png"])
 def test_show_writes_a_png(output: str | None, capsys: Printed) -> None:
-    said = done(capsys, "show", "synthetic", "--classes", "3", "--images", "2", *(["--output", output] if output else []))
+    said = done(
+        capsys, "show", "synthetic", "--classes", "3", "--images", "2", *(["--output", output] if output else [])
+    )
     path = Path(output or "synthetic.png")
     assert said == f"{path}\n"
     with Image.open(path) as sheet:
@@ -96,10 +112,16 @@ def test_show_of_an_unknown_set_makes_no_folder(capsys: Printed) -> None:
         ([], "synthetic.csv", {"train": 64, "test": 64}),
         (["--split", "zero_shot_val"], "synthetic.zero_shot_val.csv", {"train": 48, "test": 16, "": 64}),
         (["--split", "kfold", "--fold", "1"], "synthetic.fold_1_of_4.csv", {"train": 48, "test": 16, "": 64}),
-        (["--split", "kfold", "--folds", "8", "--output", "sub/my.csv"], "sub/my.csv", {"train": 56, "test": 8, "": 64}),
+        (
+            ["--split", "kfold", "--folds", "8", "--output", "sub/my.csv"],
+            "sub/my.csv",
+            {"train": 56, "test": 8, "": 64},
+        ),
     ],
 )
-def test_manifest_writes_the_split_and_prints_its_digest(words: list[str], name: str, sides: dict[str, int], capsys: Printed) -> None:
+def test_manifest_writes_the_split_and_prints_its_digest(
+    words: list[str], name: str, sides: dict[str, int], capsys: Printed
+) -> None:
     said = done(capsys, "manifest", "synthetic", *words)
     content = Path(name).read_bytes()
     rows = list(csv.DictReader(content.decode().splitlines()))

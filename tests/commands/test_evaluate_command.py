@@ -56,7 +56,13 @@ def expected(**options: Any) -> dict[str, Any]:
 def test_fractions_are_printed_as_json(run: Run) -> None:
     np.savez("four.npz", embeddings=np.eye(4)[[0, 0, 1, 2]], labels=[0, 0, 1, 1])
     found = json.loads(run("four.npz", "--json", "--k", "1", "3"))
-    half = {"recall_at_1": 0.5, "recall_at_3": 1.0, "mrr": (1 + 1 + 1 / 3 + 1 / 3) / 4, "r_precision": 0.5, "map_at_r": 0.5}
+    half = {
+        "recall_at_1": 0.5,
+        "recall_at_3": 1.0,
+        "mrr": (1 + 1 + 1 / 3 + 1 / 3) / 4,
+        "r_precision": 0.5,
+        "map_at_r": 0.5,
+    }
     assert found == pytest.approx({**half, "queries": 4, "queries_without_positive": 0})
 
 
@@ -64,7 +70,9 @@ def test_the_table_has_a_line_per_figure(run: Run) -> None:
     lines = [line.split() for line in run("e.npz").splitlines()]
     wanted = expected()
     assert [line[0] for line in lines] == list(wanted)
-    assert dict(lines) == {name: str(value) if isinstance(value, int) else f"{value:.4f}" for name, value in wanted.items()}
+    assert dict(lines) == {
+        name: str(value) if isinstance(value, int) else f"{value:.4f}" for name, value in wanted.items()
+    }
     assert {"recall_at_8", "mrr", "r_precision", "map_at_r"} <= wanted.keys()
 
 
@@ -99,7 +107,16 @@ def test_queries_and_gallery_may_be_of_any_kind(query: str, gallery: str, run: R
 
 
 def test_labels_of_queries_and_gallery_may_both_be_text(run: Run) -> None:
-    words = ["--query", "e.npy", "--query-labels", "labels.txt", "--gallery", "lists.parquet", "--gallery-labels", "labels.txt"]
+    words = [
+        "--query",
+        "e.npy",
+        "--query-labels",
+        "labels.txt",
+        "--gallery",
+        "lists.parquet",
+        "--gallery-labels",
+        "labels.txt",
+    ]
     assert json.loads(run(*words, "--json"))["recall_at_1"] == 1.0  # every query is in the gallery, and finds itself
 
 

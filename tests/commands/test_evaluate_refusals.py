@@ -121,7 +121,10 @@ def test_labels_of_a_file_that_is_not_given_are_refused(words: list[str], refusa
         (["--query", "missing.npz", "--gallery", "e.npz"], "missing.npz: no such file"),
         (["--query", "e.npz", "--gallery", "e.npy"], "e.npy: labels are missing"),
         (["--query", "narrow.npz", "--gallery", "e.npz"], "3 dimensions"),
-        (["--query", "e.npy", "--query-labels", "labels.txt", "--gallery", "e.npz"], "one is text and the other numbers"),
+        (
+            ["--query", "e.npy", "--query-labels", "labels.txt", "--gallery", "e.npz"],
+            "one is text and the other numbers",
+        ),
         (["alone.npz"], "no query has an item of its class in the gallery"),
         (["zero.npz"], "row 2 is a zero vector"),
         (["e.npz", "--k", "0"], "--k 0: give distinct whole numbers from 1 up"),

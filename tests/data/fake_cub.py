@@ -32,7 +32,9 @@ def write_lists(folder: Path, images: Images) -> Path:
     (folder / "images.txt").write_text("".join(f"{row} {name}\n" for row, (name, _) in rows))
     (folder / "image_class_labels.txt").write_text("".join(f"{row} {number}\n" for row, (_, number) in rows))
     flags = [int(row["split"] == "train") for row in read_manifest("cub.closed_set")]
-    (folder / "train_test_split.txt").write_text("".join(f"{row} {flag}\n" for (row, _), flag in zip(rows, flags, strict=False)))
+    (folder / "train_test_split.txt").write_text(
+        "".join(f"{row} {flag}\n" for (row, _), flag in zip(rows, flags, strict=False))
+    )
     (folder / "classes.txt").write_text("".join(f"{number} {name}\n" for number, name in classes.items()))
     return folder
 

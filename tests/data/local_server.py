@@ -33,7 +33,9 @@ class LocalServer:
         self.thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
@@ -55,7 +57,9 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
                 self.send_error(416)
                 return
             self.send_response(206 if asked else 200)
-            self.send_header("Content-Type", "text/html; charset=utf-8" if path in server.html else "application/octet-stream")
+            self.send_header(
+                "Content-Type", "text/html; charset=utf-8" if path in server.html else "application/octet-stream"
+            )
             self.send_header("Content-Length", str(len(content) - start))
             if asked:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

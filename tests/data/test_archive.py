@@ -112,7 +112,9 @@ def test_no_archive_is_refused(content: bytes, tmp_path: Path, empty_cache: Path
     ],
     ids=["dots", "link up", "absolute link", "hard link up", "device"],
 )
-def test_unsafe_member_is_refused(members: dict[str, bytes], special: list[tarfile.TarInfo], tmp_path: Path, empty_cache: Path) -> None:
+def test_unsafe_member_is_refused(
+    members: dict[str, bytes], special: list[tarfile.TarInfo], tmp_path: Path, empty_cache: Path
+) -> None:
     archive = write_tar(tmp_path / "set.tgz", members, *special)
     with refused(archive, "refused"):
         extracted(archive)

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.transforms import by_matrices, eval_cut, one_by_one, resize_matrix, train_cut, view, views
+from retrieval_bench.sections import DataConfig
 from tests.oracles.resize import resize_weights
 
 CPU = torch.device("cpu")
@@ -29,8 +29,16 @@ Preprocessing = Literal["crop", "squash"]
 
 
 @settings(max_examples=60)
-@given(length=st.integers(1, 60), target=st.integers(1, 60), bicubic=st.booleans(), padding=st.integers(0, 9), data=st.data())
-def test_resize_matrix_equals_the_definition(length: int, target: int, bicubic: bool, padding: int, data: st.DataObject) -> None:
+@given(
+    length=st.integers(1, 60),
+    target=st.integers(1, 60),
+    bicubic=st.booleans(),
+    padding=st.integers(0, 9),
+    data=st.data(),
+)
+def test_resize_matrix_equals_the_definition(
+    length: int, target: int, bicubic: bool, padding: int, data: st.DataObject
+) -> None:
     first = data.draw(st.integers(0, target - 1))
     count = data.draw(st.integers(1, target - first))
     lengths, targets, firsts = (torch.tensor([float(number)] * 2) for number in (length, target, first))
@@ -63,9 +71,16 @@ def cases(draw: st.DrawFn, preprocessing: Preprocessing) -> tuple[np.ndarray, Da
     square = draw(st.integers(8, 48))
     margin = draw(st.integers(0, 20))
     config = DataConfig(
-        image_size=square, resize=square + margin, preprocessing=preprocessing, crop_scale=draw(st.sampled_from([0.01, 0.2, 1]))
+        image_size=square,
+        resize=square + margin,
+        preprocessing=preprocessing,
+        crop_scale=draw(st.sampled_from([0.01, 0.2, 1])),
     )
-    return draw(st.sampled_from([image, 255 * (image > 127).astype(np.uint8)])), config, draw(st.none() | st.integers(0, 999))
+    return (
+        draw(st.sampled_from([image, 255 * (image > 127).astype(np.uint8)])),
+        config,
+        draw(st.none() | st.integers(0, 999)),
+    )
 
 
 @settings(max_examples=120)
@@ -92,7 +107,10 @@ def test_squashed_one_by_one_differs_by_rounding_only(case: tuple[np.ndarray, Da
 def test_extreme_sizes_are_cut_by_all_ways(way: Callable[..., Tensor], size: tuple[int, int]) -> None:
     config = DataConfig(image_size=24)
     image = random_image(*size)
-    for cut in (eval_cut(size[0], size[1], config), train_cut(size[0], size[1], config, torch.Generator().manual_seed(1))):
+    for cut in (
+        eval_cut(size[0], size[1], config),
+        train_cut(size[0], size[1], config, torch.Generator().manual_seed(1)),
+    ):
         box = np.array(image)[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width]
         difference = way([box], [cut], config, CPU)[0].int() - view(image, cut, config).int()
         assert difference.abs().max() <= 1
@@ -102,9 +120,15 @@ def test_extreme_sizes_are_cut_by_all_ways(way: Callable[..., Tensor], size: tup
 def test_batch_of_mixed_sizes_is_that_of_its_images_alone(way: Callable[..., Tensor]) -> None:
     config = DataConfig(image_size=20, flip=True)
     images = [np.array(random_image(height, width, height)) for height, width in ((10, 90), (64, 64), (90, 12), (3, 3))]
-    cuts = [train_cut(image.shape[0], image.shape[1], config, torch.Generator().manual_seed(index)) for index, image in enumerate(images)]
+    cuts = [
+        train_cut(image.shape[0], image.shape[1], config, torch.Generator().manual_seed(index))
+        for index, image in enumerate(images)
+    ]
     assert {cut.mirrored for cut in cuts} == {True, False}
-    boxes = [image[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width] for image, cut in zip(images, cuts, strict=True)]
+    boxes = [
+        image[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width]
+        for image, cut in zip(images, cuts, strict=True)
+    ]
     together = way(boxes, cuts, config, CPU).int()
     for found, box, cut in zip(together, boxes, cuts, strict=True):
         assert (found - way([box], [cut], config, CPU)[0].int()).abs().max() <= 1
@@ -121,7 +145,9 @@ def mixed(tmp_path: Path, empty_cache: Path) -> ImageTable:
     return ImageTable(root, tuple(f"{index}.png" for index in range(12)), np.arange(12) // 3, ("a", "b", "c", "d"))
 
 
-def batches(table: ImageTable, config: DataConfig, training: bool, cached: bool, workers: int = 0, per_class: int = 4) -> Batches:
+def batches(
+    table: ImageTable, config: DataConfig, training: bool, cached: bool, workers: int = 0, per_class: int = 4
+) -> Batches:
     rows = np.arange(1, 12) if training else np.arange(12)[::-1]
     labels = table.labels[rows]
     sampler = BatchSampler(labels, 8, per_class) if training else None
@@ -160,7 +186,9 @@ def test_repeats_in_an_epoch_are_shown_differently_by_both_readers(mixed: ImageT
     shown = []
     for decoded in (None, open_decoded(mixed, 0, 1.0)):
         sampler = BatchSampler(mixed.labels[rows], 8, 4)
-        ((images,), _) = one_pass(Batches(mixed, rows, mixed.labels[rows], DataConfig(image_size=24), 0, sampler, decoded=decoded))
+        ((images,), _) = one_pass(
+            Batches(mixed, rows, mixed.labels[rows], DataConfig(image_size=24), 0, sampler, decoded=decoded)
+        )
         assert len({image.numpy().tobytes() for image in images}) == 8
         shown.append(images.int())
     assert (shown[0] - shown[1]).abs().max() <= 1

@@ -65,7 +65,9 @@ def world(tmp_path: Path, server: LocalServer, empty_cache: Path, monkeypatch: p
 
 def register(world: World, path: str) -> None:
     """Makes the data set ``tiny`` known, with a mirror that answers as the server does for `path`."""
-    archives = (Archive("tiny.tgz", hashlib.md5(world.server.files["tiny.tgz"]).hexdigest(), (world.server.url(path),)),)
+    archives = (
+        Archive("tiny.tgz", hashlib.md5(world.server.files["tiny.tgz"]).hexdigest(), (world.server.url(path),)),
+    )
 
     def open_tiny(root: Path | None) -> ImageTable:
         listed = Places(root, archives, "Tiny").find("list.txt", "images/list.txt")
@@ -205,7 +207,9 @@ BROKEN: list[Break] = [
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_broken_input_gives_one_line_that_names_it(broken: Break, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_input_gives_one_line_that_names_it(
+    broken: Break, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     words, culprit = broken(world)
     capsys.readouterr()
     assert main(words) == 2
@@ -229,7 +233,8 @@ def deep_grey() -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("kind", "form", "mode"), [("16 bit", "PNG", "I;16"), ("palette", "PNG", "P"), ("CMYK", "JPEG", "CMYK"), ("greyscale", "PNG", "L")]
+    ("kind", "form", "mode"),
+    [("16 bit", "PNG", "I;16"), ("palette", "PNG", "P"), ("CMYK", "JPEG", "CMYK"), ("greyscale", "PNG", "L")],
 )
 def test_unusual_colours_are_converted_not_refused(
     kind: str, form: str, mode: str, world: World, capsys: pytest.CaptureFixture[str]

@@ -64,10 +64,18 @@ def test_k_are_those_of_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_set_has_a_card_and_its_counts_in_the_list_of_sets(name: str) -> None:
-    (line,) = (line for line in (MANIFESTS / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |"))
+    (line,) = (
+        line
+        for line in (MANIFESTS / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| `{name}` |")
+    )
     card = line.split("](")[1].split(")")[0]
     assert (MANIFESTS / card).is_file()
-    numbers = [PUBLISHED[name].images, PUBLISHED[name].classes, *(n for sides in PUBLISHED[name].splits.values() for n in sides.values())]
+    numbers = [
+        PUBLISHED[name].images,
+        PUBLISHED[name].classes,
+        *(n for sides in PUBLISHED[name].splits.values() for n in sides.values()),
+    ]
     assert {f"{number:,}" for number in numbers} <= set(re.findall(r"[\d,]*\d", line))
 
 
@@ -94,7 +102,9 @@ def test_committed_closed_set_has_the_published_counts_and_the_same_images() -> 
 
 
 SIDES = ["train", "test"] * 2 + ["train", "query", "train", "gallery"]
-RIGHT = Counts(4, 8, {"zero_shot": {"train": 4, "test": 2, "query": 1, "gallery": 1}, "closed_set": {"train": 4, "test": 2}})
+RIGHT = Counts(
+    4, 8, {"zero_shot": {"train": 4, "test": 2, "query": 1, "gallery": 1}, "closed_set": {"train": 4, "test": 2}}
+)
 
 
 def with_count(protocol: str, side: str, count: int) -> Counts:
@@ -114,7 +124,9 @@ def with_count(protocol: str, side: str, count: int) -> Counts:
     ],
 )
 def test_each_count_and_name_is_checked(counts: Counts, word: str, tmp_path: Path) -> None:
-    table = ImageTable(tmp_path, tuple("abcdefgh"), np.repeat(np.arange(4), 2), ("w", "x", "y", "z"), sides=np.array(SIDES))
+    table = ImageTable(
+        tmp_path, tuple("abcdefgh"), np.repeat(np.arange(4), 2), ("w", "x", "y", "z"), sides=np.array(SIDES)
+    )
     dataset = Dataset("", lambda root: table, counts=RIGHT)
     dataset = replace(dataset, manifests={"zero_shot": hashlib.sha256(manifest(zero_shot(table)).encode()).hexdigest()})
     dataset.check(table)
@@ -130,4 +142,6 @@ def test_copy_without_official_lists_is_held_to_the_other_counts(tmp_path: Path)
     splits = {"zero_shot": {"train": 4, "test": 4}, "closed_set": {"train": 5, "test": 3}}
     Dataset("", lambda root: table, counts=Counts(4, 8, splits)).check(table)
     with refused("zero_shot"):
-        Dataset("", lambda root: table, counts=Counts(4, 8, splits | {"zero_shot": {"train": 5, "test": 3}})).check(table)
+        Dataset("", lambda root: table, counts=Counts(4, 8, splits | {"zero_shot": {"train": 5, "test": 3}})).check(
+            table
+        )

@@ -42,4 +42,6 @@ def test_splits_are_the_committed_ones(name: str) -> None:
         frame = PROTOCOLS[row["split"]](table, fold, folds)
         assert hashlib.sha256(manifest(frame).encode()).hexdigest() == row["sha256"]
         sides = Counter(frame["split"])
-        assert [sides[side] for side in ("train", "test", "")] == [int(row[side]) for side in ("train", "test", "left_out")]
+        assert [sides[side] for side in ("train", "test", "")] == [
+            int(row[side]) for side in ("train", "test", "left_out")
+        ]

@@ -69,7 +69,9 @@ def test_pixels_are_those_of_the_files(stored: int, root: Path) -> None:
     assert len(decoded.pixels) == 3 * decoded.sizes.prod(axis=1).sum()
 
 
-def test_cache_is_built_once(root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cache_is_built_once(
+    root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = open_decoded(table(root), 0, 1.0)
     assert "decoding 5 images once" in capsys.readouterr().err
     refuse_to_read(monkeypatch)
@@ -114,7 +116,9 @@ def test_corrupt_image_is_one_line_and_leaves_nothing(damage: str, root: Path, e
     assert folders(empty_cache) == []
 
 
-def test_interrupted_build_leaves_nothing_and_is_made_up_for(root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_build_leaves_nothing_and_is_made_up_for(
+    root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(path: Path) -> Image.Image:
         if path.name == "3.png":
             raise KeyboardInterrupt
@@ -165,7 +169,9 @@ def test_other_caches_count_against_the_limit(root: Path, empty_cache: Path) -> 
     assert len(open_decoded(table(root), 12, total / 1e9)) == 5
 
 
-def test_full_disk_is_said_before_anything_is_decoded(root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_said_before_anything_is_decoded(
+    root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("retrieval_bench.files.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000})())
     with refused("the cache of decoded images needs 1 MB", "RETRIEVAL_BENCH_CACHE"):
         open_decoded(table(root), 0, 1.0)
@@ -188,7 +194,9 @@ def test_writing_into_the_pixels_does_not_reach_the_file(root: Path) -> None:
     assert np.array_equal(open_decoded(table(root), 0, 1.0)[0], before)
 
 
-def test_head_that_lies_about_the_size_is_refused(root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_that_lies_about_the_size_is_refused(
+    root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "read_size", lambda path: (20, 31))
     with refused("another size than its pixels", root):
         open_decoded(table(root), 0, 1.0)

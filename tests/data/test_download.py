@@ -133,7 +133,12 @@ def test_damaged_file_in_the_cache_is_refused(server: LocalServer, empty_cache: 
 
 
 def test_archive_without_mirrors_says_where_a_person_gets_it(empty_cache: Path) -> None:
-    with refused("cannot download cars.tgz", "from the authors, by mail", "--from-archive", empty_cache / "downloads" / "cars.tgz"):
+    with refused(
+        "cannot download cars.tgz",
+        "from the authors, by mail",
+        "--from-archive",
+        empty_cache / "downloads" / "cars.tgz",
+    ):
         fetch(Archive("cars.tgz", "0" * 32, by_hand="from the authors, by mail"))
     assert kept(empty_cache) == []
 
@@ -158,7 +163,9 @@ def test_disk_that_is_too_full_is_noticed_before_a_byte_is_kept(
     assert len(server.log) == 1, "no mirror makes the disk larger"
 
 
-def test_only_the_missing_part_must_fit_on_the_disk(server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_missing_part_must_fit_on_the_disk(
+    server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files["set.tgz"] = CONTENT
     partial(empty_cache).parent.mkdir(parents=True)
     partial(empty_cache).write_bytes(CONTENT[:HALF])
@@ -192,7 +199,9 @@ def test_reason_why_a_mirror_failed_is_told(server: LocalServer, empty_cache: Pa
         fetch(archive(server.url("set.tgz")))
 
 
-def test_every_archive_that_only_a_person_can_fetch_is_asked_for_before_any_download(server: LocalServer, empty_cache: Path) -> None:
+def test_every_archive_that_only_a_person_can_fetch_is_asked_for_before_any_download(
+    server: LocalServer, empty_cache: Path
+) -> None:
     server.files["set.tgz"] = CONTENT
     others = (Archive("lists.txt", by_hand="from the web page"), Archive("img.zip", by_hand="by mail"))
     with refused("lists.txt", "from the web page", "img.zip", "by mail", "--from-archive"):

@@ -68,7 +68,9 @@ def test_files_have_sizes_and_times_in_the_order_of_the_images(table: ImageTable
 
 
 @pytest.mark.parametrize(("classes", "first", "expected"), [(4, 0, 2), (5, 0, 2), (5, 4, 4), (1, 0, 0)])
-def test_zero_shot_trains_on_half_of_the_classes_unless_told(classes: int, first: int, expected: int, tmp_path: Path) -> None:
+def test_zero_shot_trains_on_half_of_the_classes_unless_told(
+    classes: int, first: int, expected: int, tmp_path: Path
+) -> None:
     table = ImageTable(tmp_path, (), np.zeros(0, dtype=np.int64), tuple("abcdef"[:classes]), first)
     assert table.train_classes == expected
 

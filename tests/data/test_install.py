@@ -43,7 +43,10 @@ def tar_of_images() -> bytes:
 
 
 IMAGES = tar_of_images()
-ARCHIVES = (Archive("lists.txt", by_hand="from its web page"), Archive("tiny.tar", hashlib.md5(IMAGES).hexdigest(), by_hand="by mail"))
+ARCHIVES = (
+    Archive("lists.txt", by_hand="from its web page"),
+    Archive("tiny.tar", hashlib.md5(IMAGES).hexdigest(), by_hand="by mail"),
+)
 
 
 @pytest.fixture
@@ -56,7 +59,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
         return ImageTable(places.find("jpg"), tuple(f"{number}.png" for number in range(8)), labels, tuple("abcd"))
 
     monkeypatch.setitem(
-        DATASETS, "tiny", Dataset("eight images", open_tiny, ARCHIVES, Counts(4, 8, {"zero_shot": {"train": 4, "test": 4}}))
+        DATASETS,
+        "tiny",
+        Dataset("eight images", open_tiny, ARCHIVES, Counts(4, 8, {"zero_shot": {"train": 4, "test": 4}})),
     )
 
 
@@ -161,7 +166,9 @@ def test_missing_file_and_folder_are_refused(given: Path, empty_cache: Path) -> 
             install(ARCHIVES, path)
 
 
-def test_flags_that_do_not_go_together_are_refused(data_fetch: Fetch, given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_that_do_not_go_together_are_refused(
+    data_fetch: Fetch, given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, errors = data_fetch("--from-archive", given / "lists.txt", "--data-root", given)
     assert code == 2
     assert "not both" in errors[0]
@@ -186,13 +193,17 @@ def test_a_file_on_another_disk_is_copied(given: Path, empty_cache: Path, monkey
     assert kept(empty_cache) == ["tiny.tar"]
 
 
-def test_a_copy_given_again_is_not_extracted_again(given: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_given_again_is_not_extracted_again(
+    given: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "link", no_links)
     folders = {extracted(install(ARCHIVES, given / "tiny (1).tar").place) for _ in range(2)}
     assert len(folders) == 1
 
 
-def test_a_failed_copy_does_not_cost_the_good_one(given: Path, tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_copy_does_not_cost_the_good_one(
+    given: Path, tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = install(ARCHIVES, given / "lists.txt").place
     (tmp_path / "lists.txt").write_bytes(LISTS[::-1])
     monkeypatch.setattr(os, "link", no_links)
@@ -203,7 +214,9 @@ def test_a_failed_copy_does_not_cost_the_good_one(given: Path, tmp_path: Path, e
     assert kept(empty_cache) == ["lists.txt"]
 
 
-def test_a_newer_file_without_md5_takes_the_place_of_the_old_one(given: Path, tmp_path: Path, empty_cache: Path) -> None:
+def test_a_newer_file_without_md5_takes_the_place_of_the_old_one(
+    given: Path, tmp_path: Path, empty_cache: Path
+) -> None:
     place = install(ARCHIVES, given / "lists.txt").place
     (tmp_path / "lists.txt").write_bytes(LISTS[::-1])
     install(ARCHIVES, tmp_path / "lists.txt")

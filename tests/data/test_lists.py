@@ -14,8 +14,12 @@ from retrieval_bench.data.lists import read_columns, read_matlab, whole_numbers
 WORD = st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=8)
 
 
-@given(st.lists(st.tuples(WORD, WORD, WORD)), st.sampled_from([" ", "\t", "   "]), st.sampled_from(["\n", "\r\n", "\n\n"]))
-def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]], gap: str, end: str) -> None:
+@given(
+    st.lists(st.tuples(WORD, WORD, WORD)), st.sampled_from([" ", "\t", "   "]), st.sampled_from(["\n", "\r\n", "\n\n"])
+)
+def test_what_was_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]], gap: str, end: str
+) -> None:
     path = tmp_path_factory.getbasetemp() / "list.txt"
     path.write_bytes(end.join(["number of images", "the names", *(gap.join(row) for row in rows), ""]).encode())
     skip = 3 if end == "\n\n" else 2
@@ -47,7 +51,9 @@ def test_missing_matlab_file_is_named(tmp_path: Path) -> None:
 def test_matlab_structs_become_objects_and_cells_become_texts(tmp_path: Path) -> None:
     rows = np.array([("a.jpg", np.uint8(3)), ("b.jpg", np.uint8(255))], dtype=[("fname", object), ("class", object)])
     names = np.array(["AM General", "C/V"], dtype=object)
-    savemat(tmp_path / "list.mat", {"annotations": rows.reshape(1, -1), "class_names": names.reshape(1, -1), "other": 1})
+    savemat(
+        tmp_path / "list.mat", {"annotations": rows.reshape(1, -1), "class_names": names.reshape(1, -1), "other": 1}
+    )
     texts, structs = read_matlab(tmp_path / "list.mat", "class_names", "annotations")
     assert texts.tolist() == ["AM General", "C/V"]
     assert [(row.fname, int(getattr(row, "class"))) for row in structs] == [("a.jpg", 3), ("b.jpg", 255)]
@@ -68,7 +74,9 @@ def test_truncated_matlab_file_is_refused(share: float, tmp_path: Path) -> None:
         read_matlab(path, "labels")
 
 
-@pytest.mark.parametrize("content", [b"<!DOCTYPE html><title>moved</title>" * 20, b"\x89PNG" * 100, bytes(range(256)) * 4])
+@pytest.mark.parametrize(
+    "content", [b"<!DOCTYPE html><title>moved</title>" * 20, b"\x89PNG" * 100, bytes(range(256)) * 4]
+)
 def test_other_file_is_no_matlab_file(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "list.mat").write_bytes(content)
     with refused(tmp_path / "list.mat", "fetch it again"):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from data_checks import random_image, refused
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.transforms import eval_cut, view
+from retrieval_bench.sections import DataConfig
 
 CONFIG = DataConfig(image_size=32)
 Tensors = list[tuple[torch.Tensor, torch.Tensor]]
@@ -79,7 +79,11 @@ def test_training_batch_pairs_images_with_their_labels(synthetic: tuple[ImageTab
     labels = split.train_labels(table.labels)
     batches = Batches(table, split.train, labels, whole, 0, BatchSampler(labels, 8, 2))
     plain = Batches(table, split.train, labels, replace(whole, resize=32), 0)
-    by_image = {image.numpy().tobytes(): label for images, kept in plain for image, label in zip(images, kept.tolist(), strict=True)}
+    by_image = {
+        image.numpy().tobytes(): label
+        for images, kept in plain
+        for image, label in zip(images, kept.tolist(), strict=True)
+    }
     for images, given in batches:
         assert [by_image[image.numpy().tobytes()] for image in images] == given.tolist()
 
@@ -88,7 +92,15 @@ def test_training_batch_pairs_images_with_their_labels(synthetic: tuple[ImageTab
 def test_images_counts_what_a_pass_yields(per_class: int, synthetic: tuple[ImageTable, Split]) -> None:
     table, split = synthetic
     labels = split.train_labels(table.labels)
-    batches = Batches(table, split.train, labels, CONFIG, 0, BatchSampler(labels, 9, per_class) if per_class != 2 else None, batch_size=9)
+    batches = Batches(
+        table,
+        split.train,
+        labels,
+        CONFIG,
+        0,
+        BatchSampler(labels, 9, per_class) if per_class != 2 else None,
+        batch_size=9,
+    )
     sizes = [len(images) for images, _ in batches]
     assert batches.images == sum(sizes)
     assert len(batches) == len(sizes)

@@ -27,7 +27,9 @@ NAMES = ("NA", "Ärmel, lang", '"quoted"', "007")
 """Class names that a careless CSV reader turns into something else."""
 
 
-def write_images(root: Path, sizes: list[tuple[int, int]], sides: list[str] | None = None, zero_shot_classes: int = 0) -> ImageTable:
+def write_images(
+    root: Path, sizes: list[tuple[int, int]], sides: list[str] | None = None, zero_shot_classes: int = 0
+) -> ImageTable:
     """Four classes; image i has the i-th (height, width)."""
     labels = np.arange(len(sizes)) * 4 // len(sizes)
     paths = tuple(f"{NAMES[label]}/{row}.png" for row, label in enumerate(labels))
@@ -44,11 +46,17 @@ def table(tmp_path: Path) -> ImageTable:
 
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("zero_shot_classes", [0, 1])
-def test_pack_opens_as_the_table_it_was_made_of(sides: str, zero_shot_classes: int, tmp_path: Path, empty_cache: Path) -> None:
+def test_pack_opens_as_the_table_it_was_made_of(
+    sides: str, zero_shot_classes: int, tmp_path: Path, empty_cache: Path
+) -> None:
     table = write_images(tmp_path / "images", [(20, 30)] * 16, SIDES[sides], zero_shot_classes)
     write_pack("folder", table, tmp_path / "pack", 20, 1)
     opened = open_table("folder", tmp_path / "pack")
-    assert (opened.paths, opened.class_names, opened.zero_shot_classes) == (table.paths, table.class_names, table.zero_shot_classes)
+    assert (opened.paths, opened.class_names, opened.zero_shot_classes) == (
+        table.paths,
+        table.class_names,
+        table.zero_shot_classes,
+    )
     assert opened.labels.tolist() == table.labels.tolist()
     assert opened.labels.dtype == np.int64
     assert (None if opened.sides is None else opened.sides.tolist()) == SIDES[sides]
@@ -99,7 +107,9 @@ def members(shard: Path) -> list[str]:
 
 LETTERS = st.sampled_from(["a", "é", "字"])
 LONG = st.builds(
-    lambda letter, length: "/".join([letter * 70] * (length // 70) + [letter * (length % 70 + 1)]), LETTERS, st.integers(0, 700)
+    lambda letter, length: "/".join([letter * 70] * (length // 70) + [letter * (length % 70 + 1)]),
+    LETTERS,
+    st.integers(0, 700),
 )
 
 
@@ -109,7 +119,9 @@ LONG = st.builds(
     limit=st.integers(40_000, 70_000),
 )
 @example(names=["a"], sides=[54] * 12, limit=2 * 10_240 + 9_728)
-@example(names=["字" * 70 + "/" + "/".join(["字" * 70] * 10) + f"/{row}" for row in range(12)], sides=[4] * 12, limit=40_960)
+@example(
+    names=["字" * 70 + "/" + "/".join(["字" * 70] * 10) + f"/{row}" for row in range(12)], sides=[4] * 12, limit=40_960
+)
 @settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_shard_is_larger_than_allowed(
     names: list[str], sides: list[int], limit: int, tmp_path_factory: pytest.TempPathFactory, empty_cache: Path
@@ -133,13 +145,18 @@ def test_shards_are_filled_before_the_next_is_begun(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "table", "closed set", "synthetic"])
-def test_pack_has_the_split_of_the_original(kind: str, tmp_path: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_has_the_split_of_the_original(
+    kind: str, tmp_path: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     protocol = "closed_set" if kind == "closed set" else "zero_shot"
     table = write_images(tmp_path / "images", [(20, 30)] * 16)
     root, name = table.root, "folder"
     if kind in ("table", "closed set"):
         sides = ["train", "train", "test", "test"] * 4 if kind == "closed set" else ["train"] * 8 + ["test"] * 8
-        rows = [f"{path},c{label},{side}\n" for path, label, side in zip(map(quoted, table.paths), table.labels, sides, strict=True)]
+        rows = [
+            f"{path},c{label},{side}\n"
+            for path, label, side in zip(map(quoted, table.paths), table.labels, sides, strict=True)
+        ]
         root, name = table.root / "table.csv", "table"
         root.write_text("path,label,split\n" + "".join(rows), encoding="utf-8")
     elif kind == "synthetic":
@@ -158,7 +175,9 @@ def quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def test_pack_is_extracted_once_and_still_opens_when_its_folder_has_moved(table: ImageTable, tmp_path: Path, empty_cache: Path) -> None:
+def test_pack_is_extracted_once_and_still_opens_when_its_folder_has_moved(
+    table: ImageTable, tmp_path: Path, empty_cache: Path
+) -> None:
     write_pack("folder", table, tmp_path / "pack", 20, 1)
     first = open_table("folder", tmp_path / "pack")
     (tmp_path / "pack").rename(tmp_path / "moved")

@@ -115,7 +115,14 @@ def test_foreign_index_is_refused(content: bytes, pack: Path) -> None:
         lambda index: index.update(zero_shot_classes="two"),
         lambda index: index.update(images=15),
     ],
-    ids=["no digests", "no digest of the manifest", "digests as a list", "too few classes", "classes in words", "other number of images"],
+    ids=[
+        "no digests",
+        "no digest of the manifest",
+        "digests as a list",
+        "too few classes",
+        "classes in words",
+        "other number of images",
+    ],
 )
 def test_index_that_does_not_fit_is_refused(change: Change, pack: Path) -> None:
     rewrite(pack, change)

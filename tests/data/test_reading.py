@@ -105,7 +105,9 @@ def test_a_turned_photograph_is_set_upright(kind: str, orientation: int, tmp_pat
     """As PIL's own function does it, whatever the format; 0 and 9 mean nothing."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    corners = Image.fromarray(np.kron(np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]]], dtype=np.uint8), np.ones((16, 16, 1), np.uint8)))
+    corners = Image.fromarray(
+        np.kron(np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]]], dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
+    )
     path = tmp_path / f"a.{kind}"
     corners.save(path, exif=exif)
     with Image.open(path) as stored:

@@ -36,7 +36,10 @@ def shown(sheet: Image.Image, images: int) -> list[list[list[int]]]:
     for column in range(2):
         rows = []
         for top in range(2 * HEADING, sheet.height - ROW + 1, ROW):
-            places = [(column * (width + GAP) + 2 * GAP + n * STEP + THUMBNAIL // 2, top + CAPTION + THUMBNAIL // 2) for n in range(images)]
+            places = [
+                (column * (width + GAP) + 2 * GAP + n * STEP + THUMBNAIL // 2, top + CAPTION + THUMBNAIL // 2)
+                for n in range(images)
+            ]
             rows.append([known[pixel] for place in places if (pixel := sheet.getpixel(place)) in known])
         columns.append(rows)
     return columns
@@ -64,7 +67,10 @@ def test_classes_are_spaced_over_all_and_images_are_the_first(images: ImageTable
 
 
 def test_closed_set_shows_the_same_classes_on_both_sides(images: ImageTable) -> None:
-    assert shown(sheet_of(images, "closed_set", 6, 2), 2) == [[[0], [2], [4], [6], [8], [10]], [[1], [3], [5], [7], [9], [11]]]
+    assert shown(sheet_of(images, "closed_set", 6, 2), 2) == [
+        [[0], [2], [4], [6], [8], [10]],
+        [[1], [3], [5], [7], [9], [11]],
+    ]
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "W" * 40, "名前" * 60, "", "a b\tc\nd"])
@@ -77,7 +83,9 @@ def test_long_and_strange_class_names_stay_in_their_column(name: str, images: Im
     assert sheet.crop(right).tobytes() == plain.crop(right).tobytes()
 
 
-def test_headings_stay_in_their_columns_when_there_is_one_image(images: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headings_stay_in_their_columns_when_there_is_one_image(
+    images: ImageTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends: list[tuple[float, float]] = []
     text = ImageDraw.ImageDraw.text
 

@@ -26,16 +26,22 @@ from retrieval_bench.data.splits import (
 from retrieval_bench.errors import UserError
 
 
-def make_table(labels: list[int] | np.ndarray, train_classes: int = 0, sides: Sequence[str] | None = None) -> ImageTable:
+def make_table(
+    labels: list[int] | np.ndarray, train_classes: int = 0, sides: Sequence[str] | None = None
+) -> ImageTable:
     """A table of no images; class names are made from the labels."""
     labels = np.asarray(labels, dtype=np.int64)
     names = tuple(f"c{number}" for number in range(int(labels.max(initial=-1)) + 1))
     paths = tuple(f"{row}.jpg" for row in range(len(labels)))
-    return ImageTable(Path("set"), paths, labels, names, train_classes, None if sides is None else np.array(sides, dtype="U7"))
+    return ImageTable(
+        Path("set"), paths, labels, names, train_classes, None if sides is None else np.array(sides, dtype="U7")
+    )
 
 
 def shuffled(classes: int, train_classes: int = 0, per_class: int = 3) -> ImageTable:
-    return make_table(np.random.default_rng(classes).permutation(np.repeat(np.arange(classes), per_class)), train_classes)
+    return make_table(
+        np.random.default_rng(classes).permutation(np.repeat(np.arange(classes), per_class)), train_classes
+    )
 
 
 def classes_of(table: ImageTable, frame: pd.DataFrame, side: str) -> set[int]:
@@ -147,7 +153,9 @@ def test_held_out_classes_are_fixed_by_the_seed(draw: type) -> None:
 def test_held_out_classes_never_change() -> None:
     """Records of different dates are compared, so these draws may not change."""
     table = make_table(np.arange(20), 10)
-    held_out = [sorted(classes_of(table, frame, "test")) for frame in (zero_shot_val(table), kfold(table, 0), kfold(table, 3))]
+    held_out = [
+        sorted(classes_of(table, frame, "test")) for frame in (zero_shot_val(table), kfold(table, 0), kfold(table, 3))
+    ]
     assert held_out == [[5, 9], [5, 6, 7], [3, 8]]
 
 
@@ -208,7 +216,15 @@ def test_train_labels_number_the_training_classes_from_zero(protocol: str) -> No
         ("kfold", shuffled(9, 1)),
         ("closed_set", make_table([0, 0], sides=["train", "train"])),
     ],
-    ids=["no training class", "no test class", "no gallery", "no query", "one class to divide", "one class to fold", "nothing tested"],
+    ids=[
+        "no training class",
+        "no test class",
+        "no gallery",
+        "no query",
+        "one class to divide",
+        "one class to fold",
+        "nothing tested",
+    ],
 )
 def test_empty_side_is_refused(protocol: str, table: ImageTable) -> None:
     with refused("set", protocol, "all sides"):
@@ -224,9 +240,15 @@ def test_fold_without_a_class_is_refused() -> None:
 
 def test_manifest_has_path_class_and_side_of_each_image() -> None:
     table = ImageTable(Path(), ("a/1.png", "b/1.png", "a/2, small.png"), np.array([0, 1, 0]), ("wren", "robin"), 1)
-    assert manifest(zero_shot(table)) == 'path,class,split\na/1.png,wren,train\nb/1.png,robin,test\n"a/2, small.png",wren,train\n'
+    assert (
+        manifest(zero_shot(table))
+        == 'path,class,split\na/1.png,wren,train\nb/1.png,robin,test\n"a/2, small.png",wren,train\n'
+    )
     roles = replace(table, sides=np.array(["", "query", "train"]))
-    assert manifest(zero_shot(roles)) == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'
+    assert (
+        manifest(zero_shot(roles))
+        == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'
+    )
 
 
 @pytest.mark.parametrize("protocol", ["zero_shot", "closed_set"])

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.transforms import Cut, eval_cut, random_crop, shrink, stored_size, train_cut, view
+from retrieval_bench.sections import DataConfig
 
 SIZES = [(60, 90), (90, 60), (72, 72), (30, 41), (301, 17)]
 BICUBIC, BILINEAR = v2.InterpolationMode.BICUBIC, v2.InterpolationMode.BILINEAR
@@ -49,7 +49,9 @@ def test_crop_lies_inside_and_is_large_enough(height: int, width: int, smallest:
     side = min(height, width)
     if (top, left, box_height, box_width) == ((height - side) // 2, (width - side) // 2, side, side):
         return  # the fallback
-    assert box_height * box_width >= smallest * height * width - (height + width + 1) / 2  # each side is rounded by up to half a pixel
+    assert (
+        box_height * box_width >= smallest * height * width - (height + width + 1) / 2
+    )  # each side is rounded by up to half a pixel
     assert (box_width + 0.5) / (box_height - 0.5) >= 3 / 4
     assert (box_width - 0.5) / (box_height + 0.5) <= 4 / 3
 
@@ -110,7 +112,9 @@ def test_test_cut_is_the_centre_of_the_whole_image(height: int, width: int, conf
 
 
 @given(height=lengths, width=lengths, config=configs, seed=st.integers(0, 10_000))
-def test_training_cut_fills_the_square_from_inside_the_image(height: int, width: int, config: DataConfig, seed: int) -> None:
+def test_training_cut_fills_the_square_from_inside_the_image(
+    height: int, width: int, config: DataConfig, seed: int
+) -> None:
     cut = train_cut(height, width, config, seeded(seed))
     check_cut(cut, height, width, config.image_size)
     assert (cut.rows, cut.columns) == (config.image_size, config.image_size)
@@ -128,7 +132,9 @@ def test_stored_size_shrinks_to_the_shorter_side_and_never_grows(height: int, wi
     assert stored_size(*found, stored) == found, "once is enough"
 
 
-@pytest.mark.parametrize(("size", "stored", "expected"), [((60, 90), 30, (30, 45)), ((90, 61), 30, (44, 30)), ((20, 9), 9, (20, 9))])
+@pytest.mark.parametrize(
+    ("size", "stored", "expected"), [((60, 90), 30, (30, 45)), ((90, 61), 30, (44, 30)), ((20, 9), 9, (20, 9))]
+)
 def test_shrunk_image_has_the_stored_size(size: tuple[int, int], stored: int, expected: tuple[int, int]) -> None:
     image = random_image(*size)
     small = shrink(image, stored)
@@ -150,7 +156,9 @@ def reference_view(config: DataConfig, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("resize", [0, 64, 57])
 @pytest.mark.parametrize("preprocessing", ["crop", "squash"])
-def test_eval_view_is_resize_and_centre_crop(preprocessing: Literal["crop", "squash"], resize: int, height: int, width: int) -> None:
+def test_eval_view_is_resize_and_centre_crop(
+    preprocessing: Literal["crop", "squash"], resize: int, height: int, width: int
+) -> None:
     config = DataConfig(image_size=56, preprocessing=preprocessing, resize=resize)
     found = eval_view(random_image(height, width), config)
     assert (found.dtype, found.shape) == (torch.uint8, (3, 56, 56))
@@ -159,7 +167,9 @@ def test_eval_view_is_resize_and_centre_crop(preprocessing: Literal["crop", "squ
 
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (1, 1), (1, 50)])
 @pytest.mark.parametrize("preprocessing", ["crop", "squash"])
-def test_train_view_depends_on_the_seed_alone(preprocessing: Literal["crop", "squash"], height: int, width: int) -> None:
+def test_train_view_depends_on_the_seed_alone(
+    preprocessing: Literal["crop", "squash"], height: int, width: int
+) -> None:
     config = DataConfig(image_size=48, preprocessing=preprocessing)
     image = random_image(height, width)
     found = train_view(image, config, seeded(3))

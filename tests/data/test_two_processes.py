@@ -59,7 +59,9 @@ download.fetch(download.Archive("set.tgz", sys.argv[1], (sys.argv[2],)))
 
 def start(script: str, *words: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", f"import os, sys\nfrom pathlib import Path\n{script}", *map(str, words)]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def both(script: str, *words: object) -> list[tuple[int, str, str]]:
@@ -111,7 +113,9 @@ def test_two_processes_extract_an_archive_once(archive: Path, empty_cache: Path)
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
 
 
-def test_process_that_died_while_extracting_leaves_nothing_that_harms_the_next(archive: Path, empty_cache: Path) -> None:
+def test_process_that_died_while_extracting_leaves_nothing_that_harms_the_next(
+    archive: Path, empty_cache: Path
+) -> None:
     died = start(DIE_EXTRACTING, archive)
     died.communicate(timeout=60)
     assert died.returncode == -9
@@ -121,7 +125,9 @@ def test_process_that_died_while_extracting_leaves_nothing_that_harms_the_next(a
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
 
 
-def test_process_that_died_while_downloading_leaves_a_part_that_the_next_goes_on_with(server: LocalServer, empty_cache: Path) -> None:
+def test_process_that_died_while_downloading_leaves_a_part_that_the_next_goes_on_with(
+    server: LocalServer, empty_cache: Path
+) -> None:
     server.files["set.tgz"] = CONTENT
     died = start(DIE_DOWNLOADING, MD5, server.url("set.tgz"))
     died.communicate(timeout=60)

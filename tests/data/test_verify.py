@@ -65,7 +65,9 @@ def test_copies_across_classes_of_one_side_are_named(images: ImageTable) -> None
 
 def test_copies_inside_a_class_are_counted_only(images: ImageTable) -> None:
     shutil.copy(images.root / "4.png", images.root / "5.png")
-    assert findings(images)[2:] == ["2 images with equal pixels in 1 group(s): 0 across training and test, 0 across classes"]
+    assert findings(images)[2:] == [
+        "2 images with equal pixels in 1 group(s): 0 across training and test, 0 across classes"
+    ]
 
 
 def test_the_same_pixels_in_another_format_are_a_copy_and_another_shape_is_none(images: ImageTable) -> None:
@@ -84,8 +86,14 @@ def test_what_the_split_leaves_out_is_no_leak(images: ImageTable) -> None:
 def test_leaks_are_named_first_and_not_all(tmp_path: Path) -> None:
     count = 4 * (SHOWN + 1)
     for index in range(count):
-        random_image(8, 8, index // 2 if index < count // 2 else index % (count // 2)).save(tmp_path / f"{index:02d}.png")
-    many = ImageTable(tmp_path, tuple(f"{index:02d}.png" for index in range(count)), np.arange(count), tuple(map(str, range(count))))
+        random_image(8, 8, index // 2 if index < count // 2 else index % (count // 2)).save(
+            tmp_path / f"{index:02d}.png"
+        )
+    many = ImageTable(
+        tmp_path, tuple(f"{index:02d}.png" for index in range(count)), np.arange(count), tuple(map(str, range(count)))
+    )
     lines = verify(many, make_split("zero_shot", many))
     assert len(lines) == 3 + SHOWN
-    assert all(int(line.split(", ")[-1][:2]) >= count // 2 for line in lines[3:]), "each has a copy among the test classes"
+    assert all(int(line.split(", ")[-1][:2]) >= count // 2 for line in lines[3:]), (
+        "each has a copy among the test classes"
+    )

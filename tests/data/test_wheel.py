@@ -24,7 +24,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     folder = tmp_path / "index"
     folder.mkdir()
-    settings = {"NO_INDEX": "1", "FIND_LINKS": str(folder), "CONFIG_FILE": os.devnull, "CACHE_DIR": str(tmp_path / "pip")}
+    settings = {
+        "NO_INDEX": "1",
+        "FIND_LINKS": str(folder),
+        "CONFIG_FILE": os.devnull,
+        "CACHE_DIR": str(tmp_path / "pip"),
+    }
     for name, value in settings.items():
         monkeypatch.setenv(f"PIP_{name}", value)
     return folder

@@ -69,7 +69,8 @@ def test_damaged_zip_is_refused(tmp_path: Path, empty_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../escaped.txt", "a/../../escaped.txt", "/escaped.txt", "C:/escaped.txt", "..\\escaped.txt", "C:escaped.txt"]
+    "name",
+    ["../escaped.txt", "a/../../escaped.txt", "/escaped.txt", "C:/escaped.txt", "..\\escaped.txt", "C:escaped.txt"],
 )
 def test_zip_member_that_leads_out_is_refused(name: str, tmp_path: Path, empty_cache: Path) -> None:
     archive = write_zip(tmp_path / "set.zip", {"good.txt": b"x", name: b"x"})
@@ -111,11 +112,15 @@ def changed(kind: str, position: int, value: int, folder: Path) -> Path:
     return archive
 
 
-@given(kind=st.sampled_from(["set.zip", "set.tar", "set.tgz"]), position=st.integers(0, 20_000), value=st.integers(0, 255))
+@given(
+    kind=st.sampled_from(["set.zip", "set.tar", "set.tgz"]), position=st.integers(0, 20_000), value=st.integers(0, 255)
+)
 @settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(kind="set.zip", position=CHANGED_NAME, value=0xA3)
 @example(kind="set.zip", position=CHANGED_OFFSET, value=0xFF)
-def test_any_changed_byte_is_harmless_or_refused(kind: str, position: int, value: int, tmp_path: Path, empty_cache: Path) -> None:
+def test_any_changed_byte_is_harmless_or_refused(
+    kind: str, position: int, value: int, tmp_path: Path, empty_cache: Path
+) -> None:
     """Never a traceback, never a half-filled folder, and the line names the archive."""
     archive = changed(kind, position, value, tmp_path)
     try:

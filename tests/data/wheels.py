@@ -18,8 +18,11 @@ def write_wheel(folder: Path, project: str, version: str, files: dict[str, bytes
         for name, content in files.items():
             archive.writestr(name, content)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(
-            f"{info}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD"])
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(
+            f"{info}/RECORD",
+            "".join(f"{name},,\n" for name in [*files, f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD"]),
         )
     return path, Wheel(project, version, hashlib.sha256(path.read_bytes()).hexdigest())

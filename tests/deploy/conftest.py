@@ -18,8 +18,28 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with one run whose embedder is kept, and one whose embedder is not; tests do not change it."""
     if "results" not in MADE:
         folder = tmp_path_factory.mktemp("results")
-        command = ["run", "--dataset", "synthetic", "--backbone", "test_resnet", "--weights", "none", "--embedding-dim", "8"]
-        command += ["--image-size", "32", "--epochs", "1", "--batch-size", "16", "--no-freeze-bn", "--results", str(folder)]
+        command = [
+            "run",
+            "--dataset",
+            "synthetic",
+            "--backbone",
+            "test_resnet",
+            "--weights",
+            "none",
+            "--embedding-dim",
+            "8",
+        ]
+        command += [
+            "--image-size",
+            "32",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "16",
+            "--no-freeze-bn",
+            "--results",
+            str(folder),
+        ]
         assert main([*command, "--flip-sum"]) == 0
         assert main([*command, "--strategy", "frozen", "--no-keep-new"]) == 0
         MADE["results"] = folder

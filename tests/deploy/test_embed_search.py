@@ -44,7 +44,9 @@ def test_labels_and_paths(results: Path, pictures: Path, tmp_path: Path) -> None
     found = read_collection(tmp_path / "g.npz")
     assert len(found.paths) == 64
     assert found.paths.tolist() == sorted(found.paths.tolist())
-    assert all(path.startswith(f"{label}/deep/") for path, label in zip(found.paths, found.labels, strict=True) if label)
+    assert all(
+        path.startswith(f"{label}/deep/") for path, label in zip(found.paths, found.labels, strict=True) if label
+    )
     assert found.labels[found.paths.tolist().index("top.PNG")] == ""
     assert (found.labels == "").sum() == 1
     np.testing.assert_allclose(np.linalg.norm(found.embeddings, axis=1), 1, atol=1e-6)
@@ -59,7 +61,10 @@ def test_neighbours_are_those_of_all_products(
     assert main(["embed", RUN, str(pictures), "-o", str(gallery), "--index", kind, "--results", str(results)]) == 0
     found = read_collection(gallery)
     capsys.readouterr()
-    assert search(results, gallery, str(pictures / found.paths[5]), str(pictures / found.paths[40]), "--k", "7", "--json") == 0
+    assert (
+        search(results, gallery, str(pictures / found.paths[5]), str(pictures / found.paths[40]), "--k", "7", "--json")
+        == 0
+    )
     said = capsys.readouterr()
     assert not said.err, "the index is read, not built again"
     for query, row in zip(json.loads(said.out), (5, 40), strict=True):
@@ -74,7 +79,9 @@ def test_neighbours_are_those_of_all_products(
         assert neighbours[0]["similarity"] == pytest.approx(1, abs=1e-5), "a query that is in the gallery finds itself"
 
 
-def test_lines_and_more_neighbours_than_images(results: Path, pictures: Path, gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_and_more_neighbours_than_images(
+    results: Path, pictures: Path, gallery: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     query = read_collection(gallery).paths[0]
     capsys.readouterr()
     assert search(results, gallery, str(pictures / query), "--k", "100") == 0
@@ -83,7 +90,9 @@ def test_lines_and_more_neighbours_than_images(results: Path, pictures: Path, ga
     assert lines[1].split() == ["1", "1.0000", query.split("/")[0], query]
 
 
-def test_the_sheet(results: Path, pictures: Path, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sheet(
+    results: Path, pictures: Path, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     queries = [str(pictures / path) for path in read_collection(gallery).paths[:2]]
     sheet = tmp_path / "found.png"
     capsys.readouterr()
@@ -149,7 +158,9 @@ def test_a_damaged_image_is_named_and_nothing_is_written(
     assert len(read_collection(gallery).paths) == 64
 
 
-def test_an_interrupt_leaves_the_older_file(results: Path, pictures: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_older_file(
+    results: Path, pictures: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(stream: Any, **_: Any) -> None:
         stream.write(b"half")
         raise KeyboardInterrupt
@@ -161,7 +172,9 @@ def test_an_interrupt_leaves_the_older_file(results: Path, pictures: Path, galle
     assert {path.name for path in gallery.parent.iterdir()} == {"g.npz", "g.faiss", "pictures"}
 
 
-def test_another_network_is_refused(results: Path, pictures: Path, gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_network_is_refused(
+    results: Path, pictures: Path, gallery: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = read_collection(gallery)
     np.savez(gallery, embeddings=found.embeddings, labels=found.labels, paths=found.paths, embedder="0" * 64)
     assert search(results, gallery, str(pictures / found.paths[0])) == 2
@@ -183,9 +196,13 @@ def test_another_network_is_refused(results: Path, pictures: Path, gallery: Path
         (["embed", "nothing", "{tmp}", "-o", "{tmp}/a.npz"], "unknown run 'nothing'"),
     ],
 )
-def test_bad_input_is_one_line(words: list[str], message: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    words: list[str], message: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text.npz").write_text("no arrays")
-    np.savez(tmp_path / "odd.npz", embeddings=np.zeros((2, 8), dtype=np.float32), labels=["a"], paths=["a"], embedder="x")
+    np.savez(
+        tmp_path / "odd.npz", embeddings=np.zeros((2, 8), dtype=np.float32), labels=["a"], paths=["a"], embedder="x"
+    )
     capsys.readouterr()
     assert main([word.format(tmp=tmp_path) for word in words] + ["--results", str(results)]) == 2
     said = capsys.readouterr().err

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.deploy.onnx_graph import TOLERANCE, write_graph
 from retrieval_bench.deploy.saved import load_embedder, save_embedder
 from retrieval_bench.models.build import build_embedder
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strategy
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning

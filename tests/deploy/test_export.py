@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from retrieval_bench.cli import main
-from retrieval_bench.config import DataConfig
 from retrieval_bench.data.transforms import eval_cut, shrink, view
 from retrieval_bench.deploy import onnx_graph
 from retrieval_bench.deploy.card import model_card, snippet
 from retrieval_bench.deploy.collection import read_collection
 from retrieval_bench.deploy.onnx_graph import Graph
+from retrieval_bench.sections import DataConfig
 
 EXPORTED: dict[str, Path] = {}
 
@@ -41,7 +41,12 @@ def picture(path: Path, size: tuple[int, int] = (90, 50)) -> Path:
 
 
 def test_the_folder_and_the_numbers_in_the_card(exported: Path, results: Path) -> None:
-    assert {path.name for path in exported.iterdir()} == {"README.md", "embedder.json", "embedder.onnx", "embedder.safetensors"}
+    assert {path.name for path in exported.iterdir()} == {
+        "README.md",
+        "embedder.json",
+        "embedder.onnx",
+        "embedder.safetensors",
+    }
     (path,) = (results / "runs").glob("*-standard-*.json")
     record, card = json.loads(path.read_text()), (exported / "README.md").read_text()
     for kept in ("json", "safetensors"):
@@ -56,7 +61,9 @@ def test_the_folder_and_the_numbers_in_the_card(exported: Path, results: Path) -
     assert str(results) not in card
 
 
-def test_the_lines_of_the_card_give_the_vectors_of_embed(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_the_card_give_the_vectors_of_embed(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without this package: onnxruntime and Pillow alone, run in the exported folder."""
     (tmp_path / "one").mkdir()
     picture(tmp_path / "one" / "picture.png")
@@ -78,17 +85,24 @@ def test_the_lines_of_the_card_give_the_vectors_of_embed(exported: Path, tmp_pat
         DataConfig(image_size=32, preprocessing="squash", stored=44),
     ],
 )
-def test_the_lines_of_the_card_prepare_images_as_the_evaluation_does(size: tuple[int, int], config: DataConfig, tmp_path: Path) -> None:
+def test_the_lines_of_the_card_prepare_images_as_the_evaluation_does(
+    size: tuple[int, int], config: DataConfig, tmp_path: Path
+) -> None:
     path = picture(tmp_path / "picture.png", size)
     space: dict[str, Any] = {}
-    exec("\n".join(snippet(config).splitlines()[:-1]).replace("picture.jpg", str(path)).replace(", onnxruntime", ""), space)
+    exec(
+        "\n".join(snippet(config).splitlines()[:-1]).replace("picture.jpg", str(path)).replace(", onnxruntime", ""),
+        space,
+    )
     image = Image.open(path).convert("RGBA")
     image = shrink(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), config.stored)
     expected = view(image, eval_cut(image.height, image.width, config), config)
     assert np.abs(space["pixels"][0].astype(int) - expected.numpy()).max() <= 1
 
 
-def test_a_folder_that_is_there_is_left_alone(exported: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_there_is_left_alone(
+    exported: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (exported / "README.md").stat().st_mtime_ns
     assert main(["export", "synthetic-standard", "--results", str(results), "-o", str(exported)]) == 2
     assert "is there already" in capsys.readouterr().err
@@ -101,7 +115,11 @@ def test_without_the_packages_the_rest_is_written(
     monkeypatch.setattr(onnx_graph, "PACKAGES", ("onnx", "no_such_package"))
     assert main(["export", "synthetic-standard", "--results", str(results), "-o", str(tmp_path / "mine")]) == 0
     assert 'no_such_package must be installed first: pip install "retrieval_bench[export]"' in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"README.md", "embedder.json", "embedder.safetensors"}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {
+        "README.md",
+        "embedder.json",
+        "embedder.safetensors",
+    }
     assert "There is no ONNX graph here" in (tmp_path / "mine" / "README.md").read_text()
 
 
@@ -155,12 +173,17 @@ def test_the_older_exporter_steps_in(
     [
         ("synthetic-standart", "did you mean 'synthetic-standard-"),
         ("synthetic-", "begins 2 runs; give more of one: synthetic-frozen-"),
-        ("synthetic-frozen", "was not kept; this makes it again: python -m retrieval_bench run --strategy frozen --dataset synthetic"),
+        (
+            "synthetic-frozen",
+            "was not kept; this makes it again: python -m retrieval_bench run --strategy frozen --dataset synthetic",
+        ),
         ("synthetic-frozen", " --keep --results "),
         ("{results}", "not an exported folder, which holds embedder.json and embedder.safetensors"),
     ],
 )
-def test_runs_that_cannot_be_exported(run: str, message: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_cannot_be_exported(
+    run: str, message: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", run.format(results=results), "--results", str(results)]) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -168,7 +191,9 @@ def test_runs_that_cannot_be_exported(run: str, message: str, results: Path, cap
     assert not (results / "exported").exists()
 
 
-def test_an_exported_folder_is_not_exported_again(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_folder_is_not_exported_again(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", str(exported), "-o", str(tmp_path / "mine")]) == 2
     assert "is an exported folder already" in capsys.readouterr().err
 
@@ -188,4 +213,6 @@ def test_the_card_tells_what_is_particular(results: Path) -> None:
     assert "There is no ONNX graph here: it has no name." in card
     assert "A policy network decides" in card
     record["config"]["options"]["spottune"]["eval_policy"] = "majority,argmax"
-    assert "A policy network decides" not in model_card(record, {"image_size": 32}, 8, Graph()), "all images take one route"
+    assert "A policy network decides" not in model_card(record, {"image_size": 32}, 8, Graph()), (
+        "all images take one route"
+    )

@@ -11,13 +11,13 @@ import torch
 
 from retrieval_bench.cli import main
 from retrieval_bench.commands.runs import BenchRuns, Run, StudyRuns
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.deploy.saved import embedder_digest, load_embedder, save_embedder
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routers import LearnedRouter
 from retrieval_bench.models.routing import RoutedBackbone
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
@@ -38,10 +38,11 @@ def embedder_of(backbone: str, dim: int = 0) -> tuple[ModelConfig, Embedder]:
 def changed(model: Embedder, strategy: str) -> tuple[Embedder, Chain]:
     """As a strategy deploys it, in the layout that training gives it."""
     options = StrategyOptions(
-        layer_pruning=LayerPruning.Options("last:1"), channel_pruning=ChannelPruning.Options(budget=0.6, scores="uniform")
+        layer_pruning=LayerPruning.Options("last:1"),
+        channel_pruning=ChannelPruning.Options(budget=0.6, scores="uniform"),
     )
     built = build_strategy(strategy, options)
-    deployed: Any = built.finish(built.prepare(model, IMAGES)).eval()
+    deployed: Any = built.finalize(built.prepare(model, IMAGES)).eval()
     return deployed.to(memory_format=torch.channels_last), built
 
 
@@ -68,7 +69,9 @@ def test_the_same_embeddings(strategy: str, backbone: str, dim: int, tmp_path: P
     assert bool(recipe["dropped_blocks"]) == ("layer_pruning" in strategy)
     assert bool(recipe["widths"]) == ("channel_pruning" in strategy)
     last = strategy.split("+")[-1]
-    assert (recipe["rebuilt"] or {}).get("strategy") == (last if last in ("spottune", "random_policy", "progressive") else None)
+    assert (recipe["rebuilt"] or {}).get("strategy") == (
+        last if last in ("spottune", "random_policy", "progressive") else None
+    )
     assert not again.training
 
 
@@ -110,7 +113,7 @@ def test_what_decides_at_the_test_survives(policy: str, tmp_path: Path) -> None:
     strategy.history = {"argmax_rate": [[0.9, 0.1, 0.9, 0.2]]}
     for name, parameter in model.named_parameters():
         parameter.data.add_(0.1 if ".tuned" in name else 0.0)
-    model = strategy.finish(model).eval()
+    model = strategy.finalize(model).eval()
     save_embedder(model, config, SIDE, tmp_path / "one", None, Chain({"spottune": strategy}))
     again, recipe = load_embedder(tmp_path / "one")
     assert recipe["rebuilt"]["options"]["policy_weights"] == "none"
@@ -144,7 +147,9 @@ def damaged(path: Path, ending: str) -> Any:
     return path.with_name(f"{path.name}.{ending}")
 
 
-@pytest.mark.parametrize("damage", ["no recipe", "no weights", "half a recipe", "half the weights", "another format", "another network"])
+@pytest.mark.parametrize(
+    "damage", ["no recipe", "no weights", "half a recipe", "half the weights", "another format", "another network"]
+)
 def test_what_cannot_be_loaded_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
     config, model = embedder_of("resnet18")
     path = tmp_path / "one"
@@ -172,7 +177,19 @@ def test_single_runs_and_benchmarks_keep_and_studies_do_not() -> None:
 
 def test_a_run_keeps_its_embedder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A record without its embedder does not stop the run that is to keep one; with both there, nothing is run again."""
-    command = ["run", "--dataset", "synthetic", "--backbone", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "0"]
+    command = [
+        "run",
+        "--dataset",
+        "synthetic",
+        "--backbone",
+        "resnet18",
+        "--weights",
+        "none",
+        "--image-size",
+        "32",
+        "--epochs",
+        "0",
+    ]
     command += ["--strategy", "channel_pruning", "--results", str(tmp_path)]
     assert main([*command, "--no-keep-new"]) == 0
     assert not (tmp_path / "models").exists()

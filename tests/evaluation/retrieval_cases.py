@@ -63,15 +63,19 @@ class Case:
         found = self.evaluated(ks=ks, metrics=metrics, **options)
         expected = [retrieval.metrics(flags, ks) for flags in ranked if any(flags)]
         names = found.columns.keys() - {"query", "label"}
-        assert {name.partition("_at_")[0] if name != "map_at_r" else name for name in names} == {"positives", "first_rank"} | set(
-            metrics
-        ) - {"curve"}
+        assert {name.partition("_at_")[0] if name != "map_at_r" else name for name in names} == {
+            "positives",
+            "first_rank",
+        } | set(metrics) - {"curve"}
         for name in names:
             values = np.array([query[name] for query in expected])
             np.testing.assert_allclose(found.columns[name][kept], values, atol=1e-12, err_msg=name)
             if name not in ("positives", "first_rank"):
                 assert found.metrics[name] == pytest.approx(values.mean(), abs=1e-12)
-        assert (found.metrics["queries"], found.metrics["queries_without_positive"]) == (sum(kept), len(kept) - sum(kept))
+        assert (found.metrics["queries"], found.metrics["queries_without_positive"]) == (
+            sum(kept),
+            len(kept) - sum(kept),
+        )
         if "curve" in metrics:
             curve = np.mean([retrieval.interpolated(flags) for flags in ranked if any(flags)], axis=0)
             assert found.curve is not None
@@ -122,7 +126,9 @@ def cases(draw: st.DrawFn, distance: Distance | None = None, most: int = 16) -> 
     rows, size = draw(st.integers(2, most)), draw(st.integers(1, 4))
     kind = draw(st.sampled_from(["integers", "integers", "floats", "equal"]))
     if kind == "floats":
-        vectors = draw(floats(rows, size, 30 if distance == "cosine" else 1)).astype(draw(st.sampled_from([np.float64, np.float32])))
+        vectors = draw(floats(rows, size, 30 if distance == "cosine" else 1)).astype(
+            draw(st.sampled_from([np.float64, np.float32]))
+        )
     else:
         vectors = formed(draw(integers(rows, size)), draw(st.sampled_from(FORMS)))
     if kind == "equal":
@@ -134,10 +140,17 @@ def cases(draw: st.DrawFn, distance: Distance | None = None, most: int = 16) -> 
     if mode == "self":
         return whole
     roles = np.array(draw(st.lists(st.sampled_from(["query", "gallery", "both"]), min_size=rows, max_size=rows)))
-    query, gallery = (np.array(draw(st.permutations(np.flatnonzero(roles != other).tolist())), int) for other in ("gallery", "query"))
+    query, gallery = (
+        np.array(draw(st.permutations(np.flatnonzero(roles != other).tolist())), int) for other in ("gallery", "query")
+    )
     place = np.full(rows, -1)
     place[gallery] = np.arange(len(gallery))
     itself = None if mode == "apart" else place[query]  # apart: those in both roles find their copy
     return replace(
-        whole, gallery=vectors[gallery], labels=labels[gallery], queries=vectors[query], query_labels=labels[query], itself=itself
+        whole,
+        gallery=vectors[gallery],
+        labels=labels[gallery],
+        queries=vectors[query],
+        query_labels=labels[query],
+        itself=itself,
     )

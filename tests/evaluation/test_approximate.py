@@ -46,8 +46,13 @@ def true_ranks(matching: Matching) -> list[np.ndarray]:
 def test_an_index_that_finds_all_gives_the_exact_metrics(kind: Kind, distance: Distance, distance_apart: bool) -> None:
     """600 rows make 15 cells, all of which are searched; the graph's search is as wide."""
     vectors, labels = drawn(200 if kind == "hnsw" else 600, 30)
-    given: tuple[Any, ...] = (vectors[50:], labels[50:], vectors[:50], labels[:50]) if distance_apart else (vectors, labels)
-    exact, found = (evaluate(*given, ks=(1, 8, 600), metrics=EVERY, distance=distance, engine=engine) for engine in ("blocked", kind))
+    given: tuple[Any, ...] = (
+        (vectors[50:], labels[50:], vectors[:50], labels[:50]) if distance_apart else (vectors, labels)
+    )
+    exact, found = (
+        evaluate(*given, ks=(1, 8, 600), metrics=EVERY, distance=distance, engine=engine)
+        for engine in ("blocked", kind)
+    )
     assert 0.97 <= found.pop("index_recall_at_10") <= 1.0
     if kind == "ivf":
         assert found == pytest.approx(exact, abs=1e-4), "but for pairs that float32 cannot order"
@@ -69,7 +74,9 @@ def test_the_same_search_again_gives_the_same(kind: Kind) -> None:
 
 @KINDS
 @DISTANCES
-def test_listed_positives_have_their_rank_and_missing_ones_stand_behind_the_gallery(distance: Distance, kind: Kind) -> None:
+def test_listed_positives_have_their_rank_and_missing_ones_stand_behind_the_gallery(
+    distance: Distance, kind: Kind
+) -> None:
     matching = itself(*drawn(), distance)
     depth = 25
     ranks, _ = rank_approximately(matching, kind, depth, probes=99 if kind == "ivf" else 150)

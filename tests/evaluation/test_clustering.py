@@ -67,7 +67,10 @@ def test_classes_that_mean_nothing_have_no_adjusted_information() -> None:
 
 
 def test_tighter_classes_are_found_better() -> None:
-    found = [clustering_metrics(as_vectors(blobs(8, 15, spread)[0]), blobs(8, 15, spread)[1])["ami"] for spread in (0.8, 0.4, 0.1)]
+    found = [
+        clustering_metrics(as_vectors(blobs(8, 15, spread)[0]), blobs(8, 15, spread)[1])["ami"]
+        for spread in (0.8, 0.4, 0.1)
+    ]
     assert all(worse < better for worse, better in pairwise(found))
 
 
@@ -95,7 +98,9 @@ def test_given_rows_are_not_changed() -> None:
         pytest.param(np.ones((40, 4)), np.arange(40) // 2, id="identical rows"),
     ],
 )
-def test_few_rows_a_class_raise_no_warnings(rows: np.ndarray, codes: np.ndarray, capfd: pytest.CaptureFixture[str]) -> None:
+def test_few_rows_a_class_raise_no_warnings(
+    rows: np.ndarray, codes: np.ndarray, capfd: pytest.CaptureFixture[str]
+) -> None:
     found = clustering_metrics(as_vectors(rows), codes)
     assert all(math.isfinite(value) and -1 <= value <= 1 + 1e-12 for value in found.values())
     assert tuple(capfd.readouterr()) == ("", "")

@@ -69,7 +69,9 @@ def test_every_form_gives_the_same_arrays(form: str, labels: np.ndarray, tmp_pat
 
 
 def test_npy_is_mapped_and_not_read(tmp_path: Path) -> None:
-    embeddings, _ = read_embeddings(saved(tmp_path / "e.npy", embeddings=ROWS), saved(tmp_path / "l.npy", embeddings=LABELS))
+    embeddings, _ = read_embeddings(
+        saved(tmp_path / "e.npy", embeddings=ROWS), saved(tmp_path / "l.npy", embeddings=LABELS)
+    )
     assert isinstance(embeddings, np.memmap)
     assert not embeddings.flags.writeable
 
@@ -88,7 +90,9 @@ def test_queries_of_an_npz_file_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["E.NPZ", "embeddings.zip", "embeddings"])
 def test_queries_are_read_whatever_the_file_is_called(name: str, tmp_path: Path) -> None:
-    saved(tmp_path / "e.npz", embeddings=ROWS, labels=LABELS, query_embeddings=ROWS[:2], query_labels=LABELS[:2]).rename(tmp_path / name)
+    saved(
+        tmp_path / "e.npz", embeddings=ROWS, labels=LABELS, query_embeddings=ROWS[:2], query_labels=LABELS[:2]
+    ).rename(tmp_path / name)
     assert "query_embeddings" in read_set(tmp_path / name)
 
 
@@ -111,27 +115,69 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "CSV": (lambda folder: text(folder / "e.csv", "label,d0\n1,2\n"), "not an .npz, .npy or .parquet file"),
     "truncated npz": (lambda folder: halved(saved(folder / "e.npz", embeddings=ROWS, labels=LABELS)), "not an .npz"),
     "truncated npy": (lambda folder: halved(saved(folder / "e.npy", embeddings=ROWS)), "not an .npz"),
-    "truncated Parquet": (lambda folder: halved(table(folder / "e.parquet", embedding=list(ROWS))), "not a Parquet file"),
+    "truncated Parquet": (
+        lambda folder: halved(table(folder / "e.parquet", embedding=list(ROWS))),
+        "not a Parquet file",
+    ),
     "damaged npz": (lambda folder: damaged(saved(folder / "e.npz", embeddings=ROWS, labels=LABELS)), "not an .npz"),
-    "objects in npz": (lambda folder: saved(folder / "e.npz", embeddings=np.array([{}], object), labels=[1]), "Object arrays"),
-    "object labels": (lambda folder: saved(folder / "e.npz", embeddings=ROWS, labels=TEXT.astype(object)), "Object arrays"),
+    "objects in npz": (
+        lambda folder: saved(folder / "e.npz", embeddings=np.array([{}], object), labels=[1]),
+        "Object arrays",
+    ),
+    "object labels": (
+        lambda folder: saved(folder / "e.npz", embeddings=ROWS, labels=TEXT.astype(object)),
+        "Object arrays",
+    ),
     "objects in npy": (lambda folder: saved(folder / "e.npy", embeddings=np.array([{}], object)), "objects"),
-    "npz without labels": (lambda folder: saved(folder / "e.npz", embeddings=ROWS), "labels are missing (save with np.savez"),
-    "npz without embeddings": (lambda folder: saved(folder / "e.npz", vectors=ROWS, labels=LABELS), "embeddings are missing"),
-    "npy without labels": (lambda folder: saved(folder / "e.npy", embeddings=ROWS), "labels are missing (give them with --labels FILE)"),
-    "Parquet without labels": (lambda folder: table(folder / "e.parquet", embedding=list(ROWS)), "labels are missing (columns label and"),
-    "Parquet without numbers": (lambda folder: table(folder / "e.parquet", label=LABELS, a=["x"] * 6), "embeddings are missing"),
+    "npz without labels": (
+        lambda folder: saved(folder / "e.npz", embeddings=ROWS),
+        "labels are missing (save with np.savez",
+    ),
+    "npz without embeddings": (
+        lambda folder: saved(folder / "e.npz", vectors=ROWS, labels=LABELS),
+        "embeddings are missing",
+    ),
+    "npy without labels": (
+        lambda folder: saved(folder / "e.npy", embeddings=ROWS),
+        "labels are missing (give them with --labels FILE)",
+    ),
+    "Parquet without labels": (
+        lambda folder: table(folder / "e.parquet", embedding=list(ROWS)),
+        "labels are missing (columns label and",
+    ),
+    "Parquet without numbers": (
+        lambda folder: table(folder / "e.parquet", label=LABELS, a=["x"] * 6),
+        "embeddings are missing",
+    ),
     "ragged lists": (
         lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[[1.0, 2.0]] * 5 + [[1.0]]),
         "lists of numbers of one length",
     ),
-    "lists of text": (lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[["x"]] * 6), "lists of numbers"),
+    "lists of text": (
+        lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[["x"]] * 6),
+        "lists of numbers",
+    ),
     "text": (lambda folder: table(folder / "e.parquet", label=LABELS, embedding=["x"] * 6), "lists of numbers"),
-    "a row without": (lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[*ROWS[:5], None]), "lists of numbers"),
-    "lists of lists": (lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[[[1.0], [2.0]]] * 6), "lists of numbers"),
-    "labels that are lists": (lambda folder: table(folder / "e.parquet", label=[[1]] * 6, embedding=list(ROWS)), "label"),
-    "labels that are bytes": (lambda folder: table(folder / "e.parquet", label=[b"\xff"] * 6, embedding=list(ROWS)), "label"),
-    "labels that are missing": (lambda folder: table(folder / "e.parquet", label=[*"aabb", None, None], embedding=list(ROWS)), "label"),
+    "a row without": (
+        lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[*ROWS[:5], None]),
+        "lists of numbers",
+    ),
+    "lists of lists": (
+        lambda folder: table(folder / "e.parquet", label=LABELS, embedding=[[[1.0], [2.0]]] * 6),
+        "lists of numbers",
+    ),
+    "labels that are lists": (
+        lambda folder: table(folder / "e.parquet", label=[[1]] * 6, embedding=list(ROWS)),
+        "label",
+    ),
+    "labels that are bytes": (
+        lambda folder: table(folder / "e.parquet", label=[b"\xff"] * 6, embedding=list(ROWS)),
+        "label",
+    ),
+    "labels that are missing": (
+        lambda folder: table(folder / "e.parquet", label=[*"aabb", None, None], embedding=list(ROWS)),
+        "label",
+    ),
 }
 
 
@@ -184,7 +230,9 @@ def test_a_table_reads_as_it_was_written(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_the_old_table_stays_whole_when_writing_fails(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_table_stays_whole_when_writing_fails(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(frame: pd.DataFrame, path: Path, **options: Any) -> None:
         path.write_bytes(b"half of a")
         raise OSError(28, "No space left on device")

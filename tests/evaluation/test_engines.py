@@ -75,14 +75,18 @@ def test_stretches_of_a_block_change_nothing(metrics: Any, distance: Distance) -
     found = []
     for block in (256, 100):
         with pieces(block, 1 << 26):
-            found.append(evaluate_in_detail(vectors, labels, metrics=metrics, distance=distance, engine="blocked", device="cpu"))
+            found.append(
+                evaluate_in_detail(vectors, labels, metrics=metrics, distance=distance, engine="blocked", device="cpu")
+            )
     assert same(*found)
 
 
 def same(first: Evaluation, second: Evaluation) -> bool:
     """Equal to the last bit for every query; means up to the order of their sum."""
     alike = first.columns.keys() == second.columns.keys() and first.metrics == pytest.approx(second.metrics, abs=1e-12)
-    return alike and all(np.array_equal(first.columns[name], second.columns[name], equal_nan=name != "label") for name in first.columns)
+    return alike and all(
+        np.array_equal(first.columns[name], second.columns[name], equal_nan=name != "label") for name in first.columns
+    )
 
 
 @pytest.mark.parametrize("metrics", [EVERY, TOP, FIRST])
@@ -98,7 +102,9 @@ def test_block_size_memory_portions_and_engine_change_nothing(distance: Distance
     ]
     for block, positives, memory, engine in ways:
         with pieces(block, positives):
-            other = evaluate_in_detail(vectors, labels, metrics=metrics, distance=distance, engine=engine, memory_gb=memory, device="cpu")
+            other = evaluate_in_detail(
+                vectors, labels, metrics=metrics, distance=distance, engine=engine, memory_gb=memory, device="cpu"
+            )
         assert same(plain, other), (block, positives, memory, engine)
 
 
@@ -129,7 +135,9 @@ def test_many_items_of_one_class_between_classes_of_one() -> None:
     unit = vectors[order] / np.linalg.norm(vectors[order], axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
-    positive = np.take_along_axis(labels[order][:, None] == labels[order], np.argsort(-similarity, axis=1), axis=1)[:, :-1]
+    positive = np.take_along_axis(labels[order][:, None] == labels[order], np.argsort(-similarity, axis=1), axis=1)[
+        :, :-1
+    ]
     counts = positive.sum(axis=1)
     for row in np.flatnonzero(counts):
         hits, size = positive[row], counts[row]
@@ -144,7 +152,9 @@ def test_many_items_of_one_class_between_classes_of_one() -> None:
 def test_portions_of_classes_of_one_image_are_no_problem(engine: Engine) -> None:
     rng = np.random.default_rng(0)
     with pieces(1024, 5):
-        found = evaluate(rng.normal(size=(12, 3)), np.array([0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), engine=engine, metrics=TOP)
+        found = evaluate(
+            rng.normal(size=(12, 3)), np.array([0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), engine=engine, metrics=TOP
+        )
     assert (found["queries"], found["queries_without_positive"]) == (3, 9)
 
 
@@ -152,13 +162,16 @@ def test_portions_of_classes_of_one_image_are_no_problem(engine: Engine) -> None
 def test_the_rank_of_the_best_positive_is_right_whatever_is_asked_for(metrics: Any) -> None:
     vectors, labels = data(seed=3)
     first, second = (
-        evaluate_in_detail(vectors, labels, ks=(1,), metrics=metrics, engine=engine).columns["first_rank"] for engine in ("blocked", "flat")
+        evaluate_in_detail(vectors, labels, ks=(1,), metrics=metrics, engine=engine).columns["first_rank"]
+        for engine in ("blocked", "flat")
     )
     np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
-def test_the_precision_of_products_is_as_before_even_after_an_error(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_of_products_is_as_before_even_after_an_error(
+    before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors, labels = data(60)
     expected = evaluate(vectors, labels, device="cpu")
     torch.set_float32_matmul_precision(before)

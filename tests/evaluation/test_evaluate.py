@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from retrieval_bench.config import EvalConfig, RunConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine
 from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
 from retrieval_bench.evaluation.files import read_set
 from retrieval_bench.measure import measure
+from retrieval_bench.sections import EvalConfig
 from tests.evaluation.retrieval_cases import EVERY, Case, cases
 from tests.oracles import retrieval
 
@@ -88,7 +89,11 @@ def test_figures_are_plain_numbers_whatever_the_engine(engine: Engine) -> None:
 
 
 def test_tiny_and_huge_vectors_keep_their_direction() -> None:
-    assert evaluate(VECTORS * 1e-300, LABELS, ks=(1,)) == evaluate(VECTORS * 1e300, LABELS, ks=(1,)) == evaluate(VECTORS, LABELS, ks=(1,))
+    assert (
+        evaluate(VECTORS * 1e-300, LABELS, ks=(1,))
+        == evaluate(VECTORS * 1e300, LABELS, ks=(1,))
+        == evaluate(VECTORS, LABELS, ks=(1,))
+    )
 
 
 def test_the_table_of_queries_is_in_the_order_given_with_nan_for_those_left_out() -> None:
@@ -112,7 +117,9 @@ def test_the_table_of_classes_has_the_means_of_their_queries() -> None:
     found = evaluate_in_detail(vectors, labels, metrics=EVERY, ks=(1, 4))
     frame = found.per_class().set_index("label")
     ranked = retrieval.relevance(vectors, labels.tolist())
-    assert frame.index.tolist() == sorted({label for label, flags in zip(labels.tolist(), ranked, strict=True) if any(flags)})
+    assert frame.index.tolist() == sorted(
+        {label for label, flags in zip(labels.tolist(), ranked, strict=True) if any(flags)}
+    )
     assert 99 not in frame.index
     for label in frame.index:
         each = [retrieval.metrics(flags, (1, 4)) for flags, name in zip(ranked, labels, strict=True) if name == label]
@@ -141,7 +148,9 @@ def test_the_table_of_the_curve() -> None:
     found = evaluate_in_detail(vectors, labels, metrics=("curve",))
     frame = found.curve_frame()
     assert frame.columns.tolist() == ["recall", "precision"]
-    expected = np.mean([retrieval.interpolated(flags) for flags in retrieval.relevance(vectors, labels.tolist()) if any(flags)], axis=0)
+    expected = np.mean(
+        [retrieval.interpolated(flags) for flags in retrieval.relevance(vectors, labels.tolist()) if any(flags)], axis=0
+    )
     np.testing.assert_allclose(frame["precision"], expected, atol=1e-12)
     assert frame["precision"].is_monotonic_decreasing
     assert evaluate_in_detail(vectors, labels).curve is None

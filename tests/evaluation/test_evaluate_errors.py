@@ -54,7 +54,10 @@ APART = {"query_embeddings": VECTORS, "query_labels": LABELS}
         ({**APART, "same_item": np.arange(3)}, "same_item: expected 4 row numbers"),
         ({**APART, "same_item": np.array([0, 1, 2, 99])}, "same_item: expected 4 row numbers of embeddings (-1 to 3)"),
         ({**APART, "same_item": np.array([0, 1, 2, -2])}, "same_item"),
-        ({**APART, "same_item": np.arange(4.0)}, "same_item: expected 4 row numbers of embeddings (-1 to 3), found float64"),
+        (
+            {**APART, "same_item": np.arange(4.0)},
+            "same_item: expected 4 row numbers of embeddings (-1 to 3), found float64",
+        ),
         ({"metrics": ("recall", "recal")}, "unknown metric 'recal' (known: recall, mrr,"),
         ({"engine": "annoy"}, "unknown engine 'annoy' (known: auto, blocked,"),
         ({"distance": "euclid"}, "unknown distance 'euclid' (known: cosine, l2)"),

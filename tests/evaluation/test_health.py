@@ -123,19 +123,25 @@ def test_spectral_decay_is_never_below_zero() -> None:
 
 def test_the_fewer_directions_are_used_the_larger_is_the_spectral_decay() -> None:
     rows, codes = np.random.default_rng(2).normal(size=(200, 8)), np.arange(200) % 10
-    flattened = [rows * np.array([1] * used + [share] * (8 - used)) for used, share in ((8, 1), (4, 0.1), (4, 0.01), (1, 0.01))]
+    flattened = [
+        rows * np.array([1] * used + [share] * (8 - used)) for used, share in ((8, 1), (4, 0.1), (4, 0.01), (1, 0.01))
+    ]
     found = [health(as_vectors(each, "l2"), codes)["spectral_decay"] for each in flattened]
     assert found == sorted(found)
     assert found[0] < 0.01 < 0.5 < found[1]
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
-def test_spectral_decay_of_a_collapsed_space_is_not_made_of_rounding(distance: Distance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spectral_decay_of_a_collapsed_space_is_not_made_of_rounding(
+    distance: Distance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(3)
     rows, codes = rng.normal(size=(200, 2)) @ rng.normal(size=(2, 32)), np.arange(200) % 10
     expected = health(as_vectors(rows, distance), codes)["spectral_decay"]
     order = rng.permutation(200)
-    assert health(as_vectors(rows[order], distance), codes[order])["spectral_decay"] == pytest.approx(expected, rel=1e-6)
+    assert health(as_vectors(rows[order], distance), codes[order])["spectral_decay"] == pytest.approx(
+        expected, rel=1e-6
+    )
     monkeypatch.setattr(module, "PIECE", 320)
     assert health(as_vectors(rows, distance), codes)["spectral_decay"] == pytest.approx(expected, rel=1e-6)
 

@@ -42,7 +42,9 @@ def givens(draw: st.DrawFn) -> Given:
     items, names = rng.normal(size=(gallery, 3)), rng.integers(0, classes, gallery)
     itself = np.where(rng.random(queries) < 0.6, rng.integers(0, gallery, queries), -1)
     asked = np.where(itself >= 0, names[itself], rng.integers(0, classes, queries))
-    return Given(np.where(itself[:, None] >= 0, items[itself], rng.normal(size=(queries, 3))), asked, items, names, itself)
+    return Given(
+        np.where(itself[:, None] >= 0, items[itself], rng.normal(size=(queries, 3))), asked, items, names, itself
+    )
 
 
 def flat_of(found: Matching, place: int) -> np.ndarray:

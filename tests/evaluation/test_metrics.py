@@ -29,8 +29,20 @@ def test_each_metric_by_hand() -> None:
     angles = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
     gallery, labels = np.stack([np.cos(angles), np.sin(angles)], axis=1), np.array([9, 7, 7, 9, 7])
     found = evaluate_in_detail(gallery, labels, np.array([[1.0, 0.0]]), np.array([7]), ks=(1, 2, 4, 10), metrics=EVERY)
-    expected = {"recall_at_1": 0, "recall_at_2": 1, "recall_at_4": 1, "recall_at_10": 1, "mrr": 1 / 2, "r_precision": 2 / 3}
-    expected |= {"map_at_r": (1 / 2 + 2 / 3) / 3, "map": (1 / 2 + 2 / 3 + 3 / 5) / 3, "queries": 1, "queries_without_positive": 0}
+    expected = {
+        "recall_at_1": 0,
+        "recall_at_2": 1,
+        "recall_at_4": 1,
+        "recall_at_10": 1,
+        "mrr": 1 / 2,
+        "r_precision": 2 / 3,
+    }
+    expected |= {
+        "map_at_r": (1 / 2 + 2 / 3) / 3,
+        "map": (1 / 2 + 2 / 3 + 3 / 5) / 3,
+        "queries": 1,
+        "queries_without_positive": 0,
+    }
     expected |= {"precision_at_1": 0, "precision_at_2": 1 / 2, "precision_at_4": 1 / 2, "precision_at_10": 3 / 10}
     assert found.metrics == pytest.approx(expected)
     assert found.curve is not None
@@ -44,7 +56,9 @@ def test_agrees_with_pytorch_metric_learning_without_ties(dtype: type, distance:
     given = vectors.astype(dtype).astype(np.float32)
     if distance == "cosine":
         given /= np.linalg.norm(given, axis=1, keepdims=True)
-    peer = AccuracyCalculator(include=("precision_at_1", "r_precision", "mean_average_precision_at_r"), k="max_bin_count")
+    peer = AccuracyCalculator(
+        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"), k="max_bin_count"
+    )
     expected = peer.get_accuracy(given, labels, given, labels, ref_includes_query=True)
     found = evaluate(vectors.astype(dtype), labels, distance=distance)
     assert found["recall_at_1"] == pytest.approx(expected["precision_at_1"], abs=1e-9)
@@ -58,7 +72,9 @@ def test_average_precision_agrees_with_scikit_learn_without_ties(distance: Dista
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     score = unit @ unit.T if distance == "cosine" else -np.linalg.norm(vectors[:, None] - vectors, axis=2)
     others = ~np.eye(len(labels), dtype=bool)
-    expected = [average_precision_score(labels[mask] == labels[row], score[row, mask]) for row, mask in enumerate(others)]
+    expected = [
+        average_precision_score(labels[mask] == labels[row], score[row, mask]) for row, mask in enumerate(others)
+    ]
     found = evaluate_in_detail(vectors, labels, metrics=("map",), distance=distance)
     np.testing.assert_allclose(found.columns["map"], expected, atol=1e-12)
 

@@ -46,7 +46,9 @@ def test_the_number_of_shards_changes_no_bit(shards: int, k: int) -> None:
     """Rows that float32 cannot tell apart: many copies, moved by less than it resolves in a product."""
     draw = np.random.default_rng(0)
     gallery = np.repeat(draw.normal(size=(30, 24)), 10, axis=0)
-    gallery = (gallery / np.linalg.norm(gallery, axis=1, keepdims=True) + draw.normal(size=gallery.shape) * 3e-8).astype(np.float32)
+    gallery = (
+        gallery / np.linalg.norm(gallery, axis=1, keepdims=True) + draw.normal(size=gallery.shape) * 3e-8
+    ).astype(np.float32)
     queries = gallery[::7] + np.float32(1e-3)
     whole, found = nearest(queries, gallery, k), nearest(queries, gallery, k, shards)
     assert (whole.rows == found.rows).all()
@@ -66,7 +68,10 @@ def test_lists_that_are_too_short_to_be_sure_of_are_made_longer(monkeypatch: pyt
 
 
 def test_merging_is_sorting() -> None:
-    left, right = Nearest(np.array([[3.0, 1.0]]), np.array([[7, 2]])), Nearest(np.array([[3.0, 2.0]]), np.array([[4, 9]]))
+    left, right = (
+        Nearest(np.array([[3.0, 1.0]]), np.array([[7, 2]])),
+        Nearest(np.array([[3.0, 2.0]]), np.array([[4, 9]])),
+    )
     assert merge([left, right], 3).rows.tolist() == [[4, 7, 9]]
     assert merge([left, right], 9).similarities.tolist() == [[3, 3, 2, 1]]
     assert Shard(np.eye(3), first=5).nearest(np.eye(3, dtype=np.float32)[:1], 2).rows.tolist() == [[5, 6]]
@@ -82,6 +87,8 @@ def test_merging_is_sorting() -> None:
         (np.ones((2, 3)), np.full((2, 3), np.nan), 1, 2, "finite"),
     ],
 )
-def test_what_cannot_be_searched_is_one_line(queries: np.ndarray, gallery: np.ndarray, k: int, shards: int, message: str) -> None:
+def test_what_cannot_be_searched_is_one_line(
+    queries: np.ndarray, gallery: np.ndarray, k: int, shards: int, message: str
+) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         nearest(queries, gallery, k, shards)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from retrieval_bench.evaluation import statistics
-from retrieval_bench.evaluation.statistics import bootstrap_interval, holm, intervals, paired_permutation_test, paired_t_test, t_interval
+from retrieval_bench.evaluation.statistics import (
+    bootstrap_interval,
+    holm,
+    intervals,
+    paired_permutation_test,
+    paired_t_test,
+    t_interval,
+)
 from tests.data.data_checks import refused
 
 FRACTIONS = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=12)
@@ -27,7 +34,11 @@ def scipy_p(first: np.ndarray, second: np.ndarray, resamples: int = 1 << 20) -> 
         return np.mean(one - two, axis=axis)
 
     rng = np.random.default_rng(3)
-    return float(stats.permutation_test((first, second), difference, permutation_type="samples", n_resamples=resamples, rng=rng).pvalue)
+    return float(
+        stats.permutation_test(
+            (first, second), difference, permutation_type="samples", n_resamples=resamples, rng=rng
+        ).pvalue
+    )
 
 
 @given(values=st.lists(st.floats(-100, 100), min_size=2, max_size=8), level=st.sampled_from([0.5, 0.9, 0.95, 0.99]))
@@ -50,7 +61,9 @@ def test_t_interval_of_one_run_has_no_width() -> None:
 
 def test_bootstrap_is_close_to_scipys() -> None:
     values = scores(60)
-    expected = stats.bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
     assert bootstrap_interval(values, resamples=9999) == pytest.approx(tuple(expected), abs=0.004)
     narrow = stats.bootstrap(
         (values,), np.mean, n_resamples=9999, method="percentile", confidence_level=0.5, rng=np.random.default_rng(1)
@@ -148,7 +161,13 @@ def test_only_the_interval_over_classes_covers_what_is_true_of_new_classes() -> 
 def test_intervals_leave_out_queries_without_a_positive() -> None:
     label, hit = np.array(["a", "a", "b", "b", "c"]), np.array([1.0, 1.0, 0.0, 1.0, np.nan])
     found = intervals(
-        {"query": np.arange(5), "label": label, "positives": np.array([1, 1, 1, 1, 0]), "first_rank": np.ones(5), "recall_at_1": hit}
+        {
+            "query": np.arange(5),
+            "label": label,
+            "positives": np.array([1, 1, 1, 1, 0]),
+            "first_rank": np.ones(5),
+            "recall_at_1": hit,
+        }
     )
     assert found == {
         "recall_at_1_over_queries": bootstrap_interval(hit[:4]),
@@ -175,7 +194,10 @@ def test_large_permutation_tests_are_close_to_scipys(shift: float) -> None:
 
 def test_random_swaps_are_close_to_all_swaps() -> None:
     first, second = scores(13), scores(13, 1)
-    exact, drawn = paired_permutation_test(first, second, resamples=2**13), paired_permutation_test(first, second, resamples=4000)
+    exact, drawn = (
+        paired_permutation_test(first, second, resamples=2**13),
+        paired_permutation_test(first, second, resamples=4000),
+    )
     assert exact[1] == pytest.approx(scipy_p(first, second))
     assert drawn[1] == pytest.approx(exact[1], abs=0.03)
     assert drawn[1] != exact[1]
@@ -208,7 +230,10 @@ def test_swapping_classes_finds_less_than_swapping_their_queries() -> None:
 
 def test_p_values_are_uniform_where_runs_do_not_differ() -> None:
     rng = np.random.default_rng(6)
-    found = [paired_permutation_test(rng.normal(size=30), rng.normal(size=30), resamples=199, seed=seed)[1] for seed in range(400)]
+    found = [
+        paired_permutation_test(rng.normal(size=30), rng.normal(size=30), resamples=199, seed=seed)[1]
+        for seed in range(400)
+    ]
     assert stats.kstest(found, "uniform").pvalue > 0.001  # pyright: ignore[reportAttributeAccessIssue]
     assert np.mean(np.array(found) <= 0.05) < 0.09
 
@@ -220,7 +245,9 @@ def test_permutation_test_repeats_with_its_seed() -> None:
 
 
 @pytest.mark.parametrize("draws", [1, 37, 1000])
-def test_permutation_test_does_not_depend_on_how_many_numbers_are_drawn_at_once(draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permutation_test_does_not_depend_on_how_many_numbers_are_drawn_at_once(
+    draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = paired_permutation_test(scores(37), scores(37, 1))
     monkeypatch.setattr(statistics, "DRAWS", draws)
     assert paired_permutation_test(scores(37), scores(37, 1)) == expected

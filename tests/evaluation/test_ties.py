@@ -34,7 +34,9 @@ def fan(shifts: np.ndarray, seed: int = 0, dim: int = DIM) -> np.ndarray:
 @ENGINES
 @DISTANCES
 @pytest.mark.parametrize("ahead", [0, 1, 17, 40])
-def test_a_positive_among_negatives_within_a_billionth_gets_its_true_rank(ahead: int, distance: Distance, engine: Exact) -> None:
+def test_a_positive_among_negatives_within_a_billionth_gets_its_true_rank(
+    ahead: int, distance: Distance, engine: Exact
+) -> None:
     shifts = 1e-9 * (np.arange(41) - ahead)  # row 1 + i is nearer than row 1 + j for i > j
     vectors = fan(np.append(shifts[shifts != 0], 0.0))
     labels = np.array([0, *range(1, 41), 0])
@@ -73,7 +75,9 @@ def test_positives_and_negatives_mixed_within_a_billionth_equal_the_oracle(
     rng = np.random.default_rng(seed)
     vectors, order = fan(1e-9 * rng.permutation(13), seed, dim=16), rng.permutation(14)
     with pieces(block):
-        Case(vectors[order], rng.integers(0, 3, 14), distance=distance).check((1, 3), TOP if engine == "flat" else EVERY, engine=engine)
+        Case(vectors[order], rng.integers(0, 3, 14), distance=distance).check(
+            (1, 3), TOP if engine == "flat" else EVERY, engine=engine
+        )
 
 
 @ENGINES
@@ -108,7 +112,9 @@ def test_similarities_closer_than_float64_can_tell_are_equal(apart: float, rank:
 @DISTANCES
 def test_copies_across_classes_tie_and_other_neighbours_do_not(distance: Distance, engine: Exact) -> None:
     base = np.random.default_rng(1).normal(size=(20, 8))
-    found = evaluate_in_detail(np.concatenate([base, base]), np.arange(40) // 2, ks=(1,), distance=distance, engine=engine)
+    found = evaluate_in_detail(
+        np.concatenate([base, base]), np.arange(40) // 2, ks=(1,), distance=distance, engine=engine
+    )
     assert found.metrics["recall_at_1"] == 0.0, "the copy is of another class"
     assert (found.columns["first_rank"] >= 2).all()
 

@@ -63,13 +63,21 @@ def test_tiny_and_huge_vectors_keep_their_direction(size: float, distance: Dista
 
 @pytest.mark.parametrize("size", [1e-310, 1e308])
 def test_the_smallest_and_the_largest_numbers_have_a_direction(size: float) -> None:
-    np.testing.assert_allclose(as_vectors(GIVEN * size).rows(slice(None)), as_vectors(GIVEN).rows(slice(None)), atol=1e-12)
+    np.testing.assert_allclose(
+        as_vectors(GIVEN * size).rows(slice(None)), as_vectors(GIVEN).rows(slice(None)), atol=1e-12
+    )
 
 
 @DISTANCES
 @settings(max_examples=20, deadline=None)
-@given(integers(8, 3), st.sampled_from([np.int8, np.int64, np.float16, np.float32, ">f4", "<f8", 1e200, 1e-200]), st.booleans())
-def test_every_number_type_and_layout_gives_the_same_rows(distance: Distance, given: np.ndarray, form: Any, columns_first: bool) -> None:
+@given(
+    integers(8, 3),
+    st.sampled_from([np.int8, np.int64, np.float16, np.float32, ">f4", "<f8", 1e200, 1e-200]),
+    st.booleans(),
+)
+def test_every_number_type_and_layout_gives_the_same_rows(
+    distance: Distance, given: np.ndarray, form: Any, columns_first: bool
+) -> None:
     other = formed(given, form)
     other = np.asfortranarray(other) if columns_first else other
     found = as_vectors(np.repeat(other, 2, axis=0)[::2], distance).rows(slice(None))
@@ -111,7 +119,15 @@ def test_zero_rows_are_named_under_cosine_and_fine_under_l2() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [np.ones(3), np.ones((2, 2, 2)), np.ones((3, 0)), np.full((2, 2), "a"), np.ones((2, 2), bool), np.ones((2, 2), complex)]
+    "given",
+    [
+        np.ones(3),
+        np.ones((2, 2, 2)),
+        np.ones((3, 0)),
+        np.full((2, 2), "a"),
+        np.ones((2, 2), bool),
+        np.ones((2, 2), complex),
+    ],
 )
 def test_what_is_no_table_of_numbers_is_refused(given: np.ndarray) -> None:
     with refused("embeddings: expected numbers of shape (images, dimensions)"):
@@ -169,4 +185,6 @@ def test_a_memory_mapped_file_is_never_read_as_a_whole(
     with pieces(100):
         found = evaluate_in_detail(mapped, labels, metrics=metrics, distance=distance, memory_gb=0.0, device="cpu")
     assert 0 < max(mapped.most) <= 520, "rows at once; 512 are the sample that gives positives up"
-    assert found.metrics == pytest.approx(evaluate_in_detail(given, labels, metrics=metrics, distance=distance).metrics, abs=1e-12)
+    assert found.metrics == pytest.approx(
+        evaluate_in_detail(given, labels, metrics=metrics, distance=distance).metrics, abs=1e-12
+    )

@@ -42,9 +42,30 @@ def test_similarity_is_written_with_its_figure_and_numbers(tmp_path: Path, capsy
 
 def test_curve_is_drawn_from_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole network, one size of each way to prune channels, and one of blocks."""
-    assert main(["study", "curve_pruning", "smoke", "--seeds", "0", "--rows", "1", "8", "9", "10", "14", "--results", str(tmp_path)]) == 0
+    assert (
+        main(
+            [
+                "study",
+                "curve_pruning",
+                "smoke",
+                "--seeds",
+                "0",
+                "--rows",
+                "1",
+                "8",
+                "9",
+                "10",
+                "14",
+                "--results",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
-    assert all(f"| {name} |" in printed for name in ("Whole network", "Gates 0.5", "Magnitude 0.5", "Uniform 0.5", "Blocks -1"))
+    assert all(
+        f"| {name} |" in printed for name in ("Whole network", "Gates 0.5", "Magnitude 0.5", "Uniform 0.5", "Blocks -1")
+    )
     assert (tmp_path / "studies" / "curve_pruning-smoke.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -21,15 +21,28 @@ SMALL = ["smoke", "--backbone", "resnet10t", "--seeds", "0", "--results"]
 
 def rows_of(dataset: str) -> dict[str, Row]:
     base = PROFILES["paper"].base
-    return {entry.name: entry for entry in STUDIES["table_spottune"].rows(replace(base, data=replace(base.data, dataset=dataset)))}
+    return {
+        entry.name: entry
+        for entry in STUDIES["table_spottune"].rows(replace(base, data=replace(base.data, dataset=dataset)))
+    }
 
 
 def test_the_paper_s_setting() -> None:
     base = PROFILES["paper"].base
     train = base.train
-    assert (base.data.split, base.data.image_size, base.loss.loss, base.loss.head) == ("closed_set", 224, "softmax", "linear")
+    assert (base.data.split, base.data.image_size, base.loss.loss, base.loss.head) == (
+        "closed_set",
+        224,
+        "softmax",
+        "linear",
+    )
     assert (train.epochs, train.batch_size, train.optimizer, train.lr, train.freeze_bn) == (40, 32, "sgd", 0.01, False)
-    assert (train.schedule, train.decay_at * 40, train.second_decay_at * 40, train.decay_factor) == ("step", 15, 30, 0.1)
+    assert (train.schedule, train.decay_at * 40, train.second_decay_at * 40, train.decay_factor) == (
+        "step",
+        15,
+        30,
+        0.1,
+    )
     assert base.options.spottune.policy_lr == base.options.global_k.policy_lr == 1e-4
 
 
@@ -66,7 +79,11 @@ def test_every_strategy_is_compared() -> None:
 
 def test_a_row_may_be_another_way_to_use_the_same_network() -> None:
     config = RunConfig()
-    rows = [Row("usual", config), Row("drawn", config, against="usual", variant="sample"), Row("missing", config, variant="all_tuned")]
+    rows = [
+        Row("usual", config),
+        Row("drawn", config, against="usual", variant="sample"),
+        Row("missing", config, variant="all_tuned"),
+    ]
     metrics: dict[str, Any] = {f"recall_at_{k}": 0.5 for k in (1, 2, 4, 8)}
     sample = {**dict.fromkeys(metrics, 0.25), "recall_at_1_sd": 0.02, "draws": 3}
     cost = {"parameters": 2e6, "macs": 3e9, "images_seen": 1000, "train_seconds": 1.0}
@@ -81,7 +98,9 @@ def test_a_row_may_be_another_way_to_use_the_same_network() -> None:
     assert list(shown["R@1, sd over draws"]) == ["", "2.00", ""]
 
 
-def test_table_has_accuracies_and_shares_runs_with_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_accuracies_and_shares_runs_with_the_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["study", "table_spottune", *SMALL, str(tmp_path), "--rows", "2", "10", "12"]) == 0
     printed = capsys.readouterr()
     assert "| top-1 |" in printed.out
@@ -106,7 +125,9 @@ def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Pat
     rates = [[0.5, 0.25]]
     learned = {"argmax_rate_per_epoch": rates, "entropy_per_epoch": rates}
     tested = {"images": 3, "distinct": 2, "entropy_bits": 0.9, "rate": [0.5, 0.1], "rate_by_class": {"a": [0.5, 0.1]}}
-    facts = json.loads(json.dumps({"spottune": learned, "routes": {**tested, "examples": {"gone.jpg": "01", "away.jpg": "11"}}}))
+    facts = json.loads(
+        json.dumps({"spottune": learned, "routes": {**tested, "examples": {"gone.jpg": "01", "away.jpg": "11"}}})
+    )
     data = {"dataset": "cub", "split": "zero_shot", "image_size": 96, "classes": 4}
     config = {"data": data, "model": {"backbone": "resnet50"}, "train": {"epochs": 2}}
     record = {"facts": facts, "config": config, "finished": "2026-01-01", "seed": 0}

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from retrieval_bench.cli import main
-from retrieval_bench.config import Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import Diverged
 from retrieval_bench.experiments import study_report
 from retrieval_bench.experiments.autolr import PROFILES
@@ -29,7 +29,11 @@ SMALL = ["--backbone", "resnet26", "--image-size", "32", "--results"]
 
 def record(seed: int, recall: float, images: int = 1000) -> dict[str, Any]:
     metrics = {f"recall_at_{k}": recall for k in (1, 2, 4, 8)}
-    return {"seed": seed, "metrics": metrics, "cost": {"parameters": 2e6, "macs": 3e9, "images_seen": images, "train_seconds": 1.0}}
+    return {
+        "seed": seed,
+        "metrics": metrics,
+        "cost": {"parameters": 2e6, "macs": 3e9, "images_seen": images, "train_seconds": 1.0},
+    }
 
 
 ROWS = [
@@ -40,7 +44,9 @@ ROWS = [
 RECORDS = {"first": [record(0, 0.5), record(1, 0.7)], "second": [record(1, 0.8, 0), record(0, 0.61, 0)]}
 
 
-@pytest.mark.parametrize(("study", "profile"), [(name, profile) for name, study in STUDIES.items() for profile in study.profiles])
+@pytest.mark.parametrize(
+    ("study", "profile"), [(name, profile) for name, study in STUDIES.items() for profile in study.profiles]
+)
 def test_every_run_of_every_study_is_valid_and_its_own(study: str, profile: str) -> None:
     """Rows that use one trained network in several ways share their runs."""
     size = STUDIES[study].profiles[profile]
@@ -50,7 +56,9 @@ def test_every_run_of_every_study_is_valid_and_its_own(study: str, profile: str)
     assert {entry.against for entry in rows} <= {*names, ""}
     runs = grid(rows, size.seeds)
     assert (
-        len(distinct_runs(runs)) == len({repr(config) for _, config in runs}) == sum(not entry.variant for entry in rows) * len(size.seeds)
+        len(distinct_runs(runs))
+        == len({repr(config) for _, config in runs})
+        == sum(not entry.variant for entry in rows) * len(size.seeds)
     )
     assert len({(entry.variant, repr(config)) for entry, config in runs}) == len(runs) == len(rows) * len(size.seeds)
     for _, config in runs:
@@ -59,11 +67,27 @@ def test_every_run_of_every_study_is_valid_and_its_own(study: str, profile: str)
 
 def test_the_paper_s_setting() -> None:
     base = PROFILES["paper"].base
-    assert (base.data.image_size, base.data.resize_to, base.data.preprocessing, base.evaluation.flip_sum) == (224, 256, "squash", True)
+    assert (base.data.image_size, base.data.resize_to, base.data.preprocessing, base.evaluation.flip_sum) == (
+        224,
+        256,
+        "squash",
+        True,
+    )
     train = base.train
-    assert (train.epochs, train.batch_size, train.optimizer, train.lr, train.weight_decay) == (50, 40, "sgd", 0.001, 5e-4)
+    assert (train.epochs, train.batch_size, train.optimizer, train.lr, train.weight_decay) == (
+        50,
+        40,
+        "sgd",
+        0.001,
+        5e-4,
+    )
     assert (train.schedule, train.decay_at, train.decay_factor, train.freeze_bn) == ("step", 0.8, 0.2, False)
-    assert (base.loss.loss, base.loss.head, base.loss.loss_lr, base.loss.loss_weight_decay) == ("softmax", "autolr", 0.01, 5e-4)
+    assert (base.loss.loss, base.loss.head, base.loss.loss_lr, base.loss.loss_weight_decay) == (
+        "softmax",
+        "autolr",
+        0.01,
+        5e-4,
+    )
     rows = STUDIES["ablation_pruning"].rows(base)
     assert [entry.quoted["recall_at_1"] for entry in rows] == [63.49, 66.95, 67.00, 51.00, 67.15, 67.29, 68.33]
     assert rows[2].quoted == {"recall_at_1": 67.00, "recall_at_2": 78.49, "recall_at_4": 86.85, "recall_at_8": 92.07}
@@ -77,9 +101,13 @@ def test_nothing_is_quoted_for_another_data_set() -> None:
 
 def test_a_changed_profile_says_so() -> None:
     profile = PROFILES["paper"]
-    base = replace(profile.base, train=replace(profile.base.train, epochs=1), data=replace(profile.base.data, dataset="cars"))
+    base = replace(
+        profile.base, train=replace(profile.base.train, epochs=1), data=replace(profile.base.data, dataset="cars")
+    )
     assert changes(profile, base) == ["--epochs 1"]
-    assert not changes(profile, replace(profile.base, model=replace(profile.base.model, backbone="resnet50_caffe", weights="w.pth")))
+    assert not changes(
+        profile, replace(profile.base, model=replace(profile.base.model, backbone="resnet50_caffe", weights="w.pth"))
+    )
 
 
 def test_some_rows_can_be_run_alone() -> None:
@@ -93,7 +121,9 @@ def test_some_rows_can_be_run_alone() -> None:
 
 def test_means_intervals_and_differences_paired_by_seed() -> None:
     first, second, third = measured_table(ROWS, RECORDS).to_dict("records")
-    assert (first["recall_at_1"], first["recall_at_1_quoted"], first["recall_at_2_quoted"]) == pytest.approx((0.6, 0.5, 0.6))
+    assert (first["recall_at_1"], first["recall_at_1_quoted"], first["recall_at_2_quoted"]) == pytest.approx(
+        (0.6, 0.5, 0.6)
+    )
     assert first["recall_at_1_ci95"] == pytest.approx(12.7062 * 0.1, rel=1e-4), "t-interval of two values"
     assert second["difference"] == pytest.approx((0.11 + 0.10) / 2)
     assert second["difference_ci95"] == pytest.approx(12.7062 * 0.005, rel=1e-4)
@@ -139,7 +169,7 @@ def test_the_table_shows_all_recorded_runs_whichever_were_asked_for(tmp_path: Pa
 def test_a_run_that_diverges_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(config: RunConfig, machine: Machine) -> dict[str, Any]:
+    def run(config: RunConfig, machine: RuntimeConfig) -> dict[str, Any]:
         if config.strategy == "standard":
             raise Diverged("the loss became nan")
         return run_one(config, machine)
@@ -151,7 +181,19 @@ def test_a_run_that_diverges_does_not_stop_the_others(
 
 
 def test_a_row_may_choose_on_validation_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["study", "table_strategies", "smoke", "--rows", "11", "--seeds", "0", "--results", str(tmp_path), "--epochs", "4"]
+    words = [
+        "study",
+        "table_strategies",
+        "smoke",
+        "--rows",
+        "11",
+        "--seeds",
+        "0",
+        "--results",
+        str(tmp_path),
+        "--epochs",
+        "4",
+    ]
     words += ["--backbone", "resnet10t", "--global-k.k", "1", "--last-k.k", "1", "--random-policy.last", "1"]
     words += ["--layer-pruning.drop", "auto:1"]
     assert main(words) == 0
@@ -164,7 +206,9 @@ def test_a_row_may_choose_on_validation_classes(tmp_path: Path, capsys: pytest.C
     assert "last:4: the backbone has 4 blocks" in capsys.readouterr().err
 
 
-def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figure_study_writes_tables_and_a_picture_and_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["study", "figure_weight_variation", "smoke", *SMALL, str(tmp_path), "--seeds", "0", "--image-size", "32"]
     words[words.index("resnet26")] = "resnet50"
     assert main(words) == 0
@@ -193,16 +237,25 @@ def test_figure_study_writes_tables_and_a_picture_and_is_resumed(tmp_path: Path,
         (["study", "table_spottune", "smoke", "--epochs", "3"], "rollback needs at least 4"),
         (["study", "ablation_pruning", "smoke", "--strategy", "frozen"], "use --seeds in place of"),
         (["study", "ablation_pruning", "smoke", "--seeds", "1", "1"], "each once"),
-        (["study", "ablation_pruning", "smoke", "--backbone", "resnet10t"], "the backbone has 4 blocks|numbered from 1 to 4"),
+        (
+            ["study", "ablation_pruning", "smoke", "--backbone", "resnet10t"],
+            "the backbone has 4 blocks|numbered from 1 to 4",
+        ),
         (["study", "ablation_pruning", "smoke", "--epoch", "1"], "--epoch"),
         (["study", "ablation_pruning", "smoke", "--rows", "1", "8"], "rows 1 to 7"),
         (["study", "table_autolr", "smoke", "--classes", "9"], "8 training classes"),
         (["study", "table_autolr", "smoke", "--classes", "3"], "needs 4 classes"),
         (["study", "table_autolr", "smoke", "--loss", "proxy_anchor"], "--loss changes nothing here"),
-        (["study", "figure_weight_variation", "smoke", "--layer-pruning.drop", "last:1"], r"--layer-pruning.\* changes nothing here"),
+        (
+            ["study", "figure_weight_variation", "smoke", "--layer-pruning.drop", "last:1"],
+            r"--layer-pruning.\* changes nothing here",
+        ),
         (["study", "figure_weight_variation", "smoke", "--last-k.k", "2"], r"--last-k.\* changes nothing here"),
         (["study", "figure_weight_variation", "smoke", "--autolr.max-trials", "0"], "--autolr.max-trials 0"),
-        (["study", "ablation_pruning", "paper", "--weights", "nowhere.pth", "--dataset", "synthetic"], "nowhere.pth: no such weight file"),
+        (
+            ["study", "ablation_pruning", "paper", "--weights", "nowhere.pth", "--dataset", "synthetic"],
+            "nowhere.pth: no such weight file",
+        ),
     ],
 )
 def test_wrong_words(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,6 +276,8 @@ def test_help_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_classes_bound_every_side(tmp_path: Path) -> None:
     base = PROFILES["smoke"].base
-    config = replace(base, strategy="frozen", data=replace(base.data, classes=3), model=replace(base.model, backbone="resnet10t"))
-    data = run_one(config, Machine(results=tmp_path))["data"]
+    config = replace(
+        base, strategy="frozen", data=replace(base.data, classes=3), model=replace(base.model, backbone="resnet10t")
+    )
+    data = run_one(config, RuntimeConfig(results=tmp_path))["data"]
     assert (data["train_classes"], data["test_classes"], data["train_images"], data["test_images"]) == (3, 3, 24, 24)

@@ -51,7 +51,11 @@ def record(strategy: str, seed: int, losses: list[float | None], loss: str = "tr
 
 def losses() -> Picture:
     found = learning_curves(
-        [record("standard", 0, [3.0, 1.0]), record("standard", 1, [2.5, None, 0.9]), record("<&$", 0, [9.0, 0.1], "softmax")]
+        [
+            record("standard", 0, [3.0, 1.0]),
+            record("standard", 1, [2.5, None, 0.9]),
+            record("<&$", 0, [9.0, 0.1], "softmax"),
+        ]
     )
     assert found is not None
     return found
@@ -59,13 +63,25 @@ def losses() -> Picture:
 
 def variation(epochs: int = 2, **more: str) -> Picture:
     rates = {name: [1e-3] * epochs for name in "ab"}
-    facts = {"variation": [[1e-5, 0.0]] * epochs, "rates": rates, "blocks": ["a", "b"], "quality": [None] * epochs, "trials": [1] * epochs}
+    facts = {
+        "variation": [[1e-5, 0.0]] * epochs,
+        "rates": rates,
+        "blocks": ["a", "b"],
+        "quality": [None] * epochs,
+        "trials": [1] * epochs,
+    }
     return variation_heat_map(facts | more)
 
 
 def spottune() -> Picture:
     learned = {"argmax_rate_per_epoch": [[0.5, 0.25]], "entropy_per_epoch": [[0.9, 0.3]]}
-    tested = {"images": 3, "distinct": 2, "entropy_bits": 0.9, "rate": [0.5, 0.1], "rate_by_class": {"a<b": [0.5, 0.1], "$x$": [1.0, 0.0]}}
+    tested = {
+        "images": 3,
+        "distinct": 2,
+        "entropy_bits": 0.9,
+        "rate": [0.5, 0.1],
+        "rate_by_class": {"a<b": [0.5, 0.1], "$x$": [1.0, 0.0]},
+    }
     return routes({"facts": {"spottune": learned, "routes": tested}})
 
 
@@ -103,7 +119,9 @@ def test_svg_is_an_element_for_a_page(name: str) -> None:
     words = [child.text for child in root if child.tag.endswith(("title", "desc"))]
     assert words == [picture.title, picture.text]
     assert picture.text.endswith(".")
-    assert not re.search(r"(?i)(fill|stroke): ?(#0{6}|#f{6}|#fff|#000|white|black)\b", text), "ink and paper are the page's"
+    assert not re.search(r"(?i)(fill|stroke): ?(#0{6}|#f{6}|#fff|#000|white|black)\b", text), (
+        "ink and paper are the page's"
+    )
     assert "currentColor" in text
     assert "<style" not in text, "it would rule the whole page"
     assert "DejaVu" not in text
@@ -114,8 +132,12 @@ def test_svg_is_an_element_for_a_page(name: str) -> None:
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
 
 
-@pytest.mark.parametrize(("normalizer", "unit"), [("n", "per weight"), ("sqrt_n", "root mean square"), ("relative", "relative to")])
-def test_variations_have_the_unit_of_their_normaliser_and_rates_say_what_is_left_out(normalizer: str, unit: str) -> None:
+@pytest.mark.parametrize(
+    ("normalizer", "unit"), [("n", "per weight"), ("sqrt_n", "root mean square"), ("relative", "relative to")]
+)
+def test_variations_have_the_unit_of_their_normaliser_and_rates_say_what_is_left_out(
+    normalizer: str, unit: str
+) -> None:
     written = "".join(ElementTree.fromstring(svg_text(variation(normalizer=normalizer))).itertext())
     assert unit in written
     assert ("per weight" in written) == (normalizer == "n")

@@ -51,7 +51,10 @@ def test_who_sees_no_red_or_green_tells_alike_markers_apart() -> None:
 
 
 def test_chains_options_and_strangers() -> None:
-    assert parts("layer_pruning(drop=15,16)+low_high(low=0.2, high=5.0), softmax, 2 epochs") == ["layer_pruning", "low_high"]
+    assert parts("layer_pruning(drop=15,16)+low_high(low=0.2, high=5.0), softmax, 2 epochs") == [
+        "layer_pruning",
+        "low_high",
+    ]
     assert colour_of("last_k(k=3)") == colour_of("last_k")
     chain = look_of("layer_pruning(drop=last:2)+autolr")
     assert chain.colour == colour_of("layer_pruning")

@@ -100,7 +100,9 @@ def test_map_is_written_by_ending(vectors: Path, capsys: pytest.CaptureFixture[s
         (["v.npz", "--method", "tsne"], "--method"),
     ],
 )
-def test_wrong_maps(words: list[str], message: str, vectors: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_maps(
+    words: list[str], message: str, vectors: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(vectors.parent)
     Path("two.txt").write_text("a\nb\n")
     assert main(["map", *words]) == 2
@@ -109,7 +111,9 @@ def test_wrong_maps(words: list[str], message: str, vectors: Path, monkeypatch: 
 
 
 def write(results: Path, strategy: str, seed: int, recall: float, macs: int, **facts: Any) -> None:
-    cost = dict.fromkeys(("parameters", "trained_parameters", "images_seen", "train_seconds", "peak_memory_mb"), 1000) | {"macs": macs}
+    cost = dict.fromkeys(
+        ("parameters", "trained_parameters", "images_seen", "train_seconds", "peak_memory_mb"), 1000
+    ) | {"macs": macs}
     entry = {
         "schema": SCHEMA, "id": f"{strategy}-{seed}", "seed": seed, "config_hash": strategy, "config": to_dict(RunConfig()),
         "labels": {"strategy": strategy, "weights": "imagenet", "dim": 8}, "data": {}, "metrics": {"recall_at_1": recall}, "cost": cost,
@@ -119,7 +123,13 @@ def write(results: Path, strategy: str, seed: int, recall: float, macs: int, **f
 
 
 def test_figures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = {"variation": [[1e-5, 2e-5]], "rates": {"a": [1e-3], "b": [1e-3]}, "blocks": ["a", "b"], "quality": [1.0], "trials": [1]}
+    facts = {
+        "variation": [[1e-5, 2e-5]],
+        "rates": {"a": [1e-3], "b": [1e-3]},
+        "blocks": ["a", "b"],
+        "quality": [1.0],
+        "trials": [1],
+    }
     write(tmp_path, "standard", 0, 0.5, 100, autolr=facts)
     write(tmp_path, "channel_gates(budget=0.5)", 0, 0.25, 50)
     write(tmp_path, "channel_gates(budget=0.7)", 0, 0.3, 70)

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_bench.cli import parse
-from retrieval_bench.config import DataConfig, LossConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.grids import GRIDS
 from retrieval_bench.grid.axes import Grid, run_flags, split_words
 from retrieval_bench.identity import changed_flags
+from retrieval_bench.sections import DataConfig, LossConfig, TrainConfig
 from retrieval_bench.strategies import STRATEGIES
 
 BASE = RunConfig(data=DataConfig(dataset="synthetic"))
@@ -26,14 +27,29 @@ def runs(*words: str) -> list[RunConfig]:
 
 
 def test_seed_by_seed_whatever_the_order_of_the_flags() -> None:
-    found = runs("--loss", "triplet,proxy_anchor", "--seed", "1,0", "--strategy", "frozen,standard", "--dataset", "synthetic")
+    found = runs(
+        "--loss", "triplet,proxy_anchor", "--seed", "1,0", "--strategy", "frozen,standard", "--dataset", "synthetic"
+    )
     told = [(config.seed, config.loss.loss, config.strategy) for config in found]
     assert told == list(itertools.product((1, 0), ("triplet", "proxy_anchor"), ("frozen", "standard")))
     assert {config.data.dataset for config in found} == {"synthetic"}
 
 
 def test_one_value_everywhere_is_the_run_of_run() -> None:
-    words = ["--lr", "1e-3", "--no-flip", "--k", "1", "2", "--strategy", "last_k", "--last_k.k=2", "--loss-options", "alpha", "16"]
+    words = [
+        "--lr",
+        "1e-3",
+        "--no-flip",
+        "--k",
+        "1",
+        "2",
+        "--strategy",
+        "last_k",
+        "--last_k.k=2",
+        "--loss-options",
+        "alpha",
+        "16",
+    ]
     assert runs(*words) == [parse(["run", *words]).config]
 
 
@@ -89,11 +105,17 @@ def test_every_choice_of_a_run_is_a_flag() -> None:
         options=replace(RunConfig().options, last_k=STRATEGIES["last_k"].Options(k=7)),  # pyright: ignore[reportCallIssue]
     )
     flags = run_flags()
-    assert {words[0].removeprefix("--").removeprefix("no-") for words in changed_flags(every, RunConfig())} <= flags.keys()
+    assert {
+        words[0].removeprefix("--").removeprefix("no-") for words in changed_flags(every, RunConfig())
+    } <= flags.keys()
     assert len(set(flags.values())) == len(flags)
 
 
-@given(st.dictionaries(st.sampled_from(("seed", "epochs", "cycles", "batch-size")), st.sets(st.integers(2, 99), min_size=1, max_size=4)))
+@given(
+    st.dictionaries(
+        st.sampled_from(("seed", "epochs", "cycles", "batch-size")), st.sets(st.integers(2, 99), min_size=1, max_size=4)
+    )
+)
 def test_words_say_what_they_say(axes: dict[str, set[int]]) -> None:
     """Numbers joined by commas, after a space or an equals sign, are the same values; the last of a flag counts; other words stay."""
     values = {flag: [[str(number)] for number in numbers] for flag, numbers in axes.items()}

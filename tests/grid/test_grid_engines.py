@@ -113,11 +113,15 @@ def test_a_process_is_stopped_when_the_waiting_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("before", [True, False])
 def test_a_process_does_not_outlive_its_parent(before: bool, tmp_path: Path) -> None:
     """The parent is killed once its child waits; or it has ended before the child looks."""
-    child = f"import time; from retrieval_bench.grid.child import follow; follow({os.getpid() if before else 'PARENT'}); " + (
-        "print('lives', flush=True); time.sleep(60)"
+    child = (
+        f"import time; from retrieval_bench.grid.child import follow; follow({os.getpid() if before else 'PARENT'}); "
+        + ("print('lives', flush=True); time.sleep(60)")
     )
     if before:
-        assert subprocess.run([sys.executable, "-c", child.replace(str(os.getpid()), "1")], check=False).returncode == -signal.SIGTERM
+        assert (
+            subprocess.run([sys.executable, "-c", child.replace(str(os.getpid()), "1")], check=False).returncode
+            == -signal.SIGTERM
+        )
         return
     parent = (
         "import os, subprocess, sys, time\n"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval_bench.config import Machine
+from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.shards import nearest
 from retrieval_bench.grid.carry_out import carry_out
@@ -54,11 +54,15 @@ def test_width_is_what_fits(ray: Any) -> None:
 
 def test_whoever_stops_listening_stops_the_jobs(ray: Any, tmp_path: Path) -> None:
     with closing(
-        Ray().carry_out(notes, [(0, str(tmp_path), 0, ""), *((number, str(tmp_path), 60, "") for number in range(1, 6))])
+        Ray().carry_out(
+            notes, [(0, str(tmp_path), 0, ""), *((number, str(tmp_path), 60, "") for number in range(1, 6))]
+        )
     ) as ended:
         assert next(ended)[0] == 0
         wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 3)
-    assert {path.name for path in tmp_path.glob("stopped-*")} == {f"stopped-{number}" for number in (1, 2)}, "they were waited for"
+    assert {path.name for path in tmp_path.glob("stopped-*")} == {f"stopped-{number}" for number in (1, 2)}, (
+        "they were waited for"
+    )
     assert (tmp_path / "ended").read_text() == "0\n"
     assert len(list(tmp_path.glob("begun-*"))) == 3
 
@@ -66,8 +70,8 @@ def test_whoever_stops_listening_stops_the_jobs(ray: Any, tmp_path: Path) -> Non
 def test_a_real_run_has_the_bits_of_one_without_ray(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its results folder is not shared, so record and embedder are sent back."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    alone = run(BASE, Machine(results=tmp_path / "alone"))
-    (outcome,) = carry_out([BASE], Machine(results=tmp_path / "ray", keep=True), Ray(shared=False))
+    alone = run(BASE, RuntimeConfig(results=tmp_path / "alone"))
+    (outcome,) = carry_out([BASE], RuntimeConfig(results=tmp_path / "ray", keep=True), Ray(shared=False))
     assert outcome.record is not None, outcome.error
     assert outcome.id == alone["id"]
     assert outcome.record["metrics"] == alone["metrics"]
@@ -77,7 +81,10 @@ def test_a_real_run_has_the_bits_of_one_without_ray(ray: Any, tmp_path: Path, mo
 
 def test_shards_in_actors_find_what_one_index_finds(ray: Any) -> None:
     draw = np.random.default_rng(1)
-    gallery, queries = draw.integers(-3, 4, (500, 6)).astype(np.float32), draw.integers(-3, 4, (40, 6)).astype(np.float32)
+    gallery, queries = (
+        draw.integers(-3, 4, (500, 6)).astype(np.float32),
+        draw.integers(-3, 4, (40, 6)).astype(np.float32),
+    )
     whole, found = nearest(queries, gallery, 20), nearest(queries, gallery, 20, shards=2, by_ray=True)
     assert (whole.rows == found.rows).all()
     assert (whole.similarities == found.similarities).all()
@@ -120,7 +127,9 @@ def test_jobs_of_a_machine_that_is_lost_are_begun_again_elsewhere(tmp_path: Path
     assert {number for number, _ in found} == set(range(6)), "all of them"
     assert len(found) == 6, "each once"
     assert sorted(map(int, (tmp_path / "ended").read_text().split())) == list(range(6)), "none ended twice"
-    assert len({node for _, node in found}) == 1 < len(list(tmp_path.glob("begun-*"))) - 5, "one was begun on each of two machines"
+    assert len({node for _, node in found}) == 1 < len(list(tmp_path.glob("begun-*"))) - 5, (
+        "one was begun on each of two machines"
+    )
 
 
 def test_no_cluster_at_the_address_is_one_line() -> None:

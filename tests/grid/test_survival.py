@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from retrieval_bench.config import Machine
+from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.grid.carry_out import carry_out
 from retrieval_bench.grid.ray_engine import Ray
 from tests.grid.ray_jobs import small_ray
@@ -23,7 +23,18 @@ from tests.grid.test_axes import runs
 from tests.test_interrupted import hear_interrupts
 
 pytestmark = pytest.mark.slow
-FLAGS = ["--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--batch-size", "16"]
+FLAGS = [
+    "--dataset",
+    "synthetic",
+    "--backbone",
+    "resnet10t",
+    "--weights",
+    "none",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "16",
+]
 GRID = [*FLAGS, "--no-freeze-bn", "--strategy", "frozen,standard", "--seed", "0,1", "--epochs", "8"]
 UNTOLD = ("finished", "command", "cost", "environment")
 """Parts of a record that say when, how fast and where."""
@@ -32,7 +43,9 @@ UNTOLD = ("finished", "command", "cost", "environment")
 def start(results: Path, *more: str) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "retrieval_bench", "sweep", *GRID, "--results", str(results), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hear_interrupts)
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hear_interrupts
+    )
 
 
 def finish(results: Path, *more: str) -> str:
@@ -54,7 +67,9 @@ def records(results: Path) -> dict[str, Any]:
     found = {}
     for path in sorted((results / "runs").glob("*.json")):
         record = json.loads(path.read_text())
-        record["cost"] = {name: record["cost"][name] for name in ("parameters", "trained_parameters", "images_seen", "macs")}
+        record["cost"] = {
+            name: record["cost"][name] for name in ("parameters", "trained_parameters", "images_seen", "macs")
+        }
         record["training"].pop("resumed", None)
         found[path.stem] = {name: value for name, value in record.items() if name not in UNTOLD or name == "cost"}
         log = (results / "logs" / f"{path.stem}.log").read_text()
@@ -104,7 +119,9 @@ def test_a_grid_that_is_stopped_goes_on_with_the_same_command(
     assert "going on after epoch" in logs
 
 
-def test_a_grid_outlives_a_machine(undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_outlives_a_machine(
+    undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -120,7 +137,7 @@ def test_a_grid_outlives_a_machine(undisturbed: dict[str, Any], tmp_path: Path, 
     killer.start()
     try:
         with small_ray(address=cluster.address):
-            outcomes = carry_out(runs(*GRID), Machine(results=tmp_path), Ray())
+            outcomes = carry_out(runs(*GRID), RuntimeConfig(results=tmp_path), Ray())
             alive = Ray().width()
     finally:
         killer.join()

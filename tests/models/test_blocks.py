@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.build import build_backbone
+from retrieval_bench.sections import ModelConfig
 
 RESNET18 = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0", "layer4.1"]
 RESNET50 = [f"layer{stage + 1}.{index}" for stage, depth in enumerate((3, 4, 6, 3)) for index in range(depth)]
@@ -82,7 +82,9 @@ def test_a_block_owns_what_surgery_leaves_and_what_it_adds() -> None:
     last, count = model.blocks[-1], len(model.block_parameters(model.blocks[-1]))
     model.net.set_submodule("layer4.0.conv2", nn.Identity())
     assert len(model.block_parameters(last)) == count - 1
-    model.net.set_submodule("layer4.0", nn.ModuleDict({"frozen": model.net.get_submodule("layer4.0"), "tuned": nn.Linear(2, 2)}))
+    model.net.set_submodule(
+        "layer4.0", nn.ModuleDict({"frozen": model.net.get_submodule("layer4.0"), "tuned": nn.Linear(2, 2)})
+    )
     assert len(model.block_parameters(last)) == count + 1
 
 
@@ -113,7 +115,10 @@ class Opaque(nn.Module):
 
 @pytest.mark.parametrize(
     "matcher",
-    [pytest.param({"stem": "^first"}, id="no-blocks"), pytest.param({"stem": "^first|second", "blocks": r"^stages\.(\d+)"}, id="no-match")],
+    [
+        pytest.param({"stem": "^first"}, id="no-blocks"),
+        pytest.param({"stem": "^first|second", "blocks": r"^stages\.(\d+)"}, id="no-match"),
+    ],
 )
 def test_network_without_nameable_blocks_is_all_stem(matcher: dict[str, object]) -> None:
     (block,) = name_blocks(Opaque(matcher))

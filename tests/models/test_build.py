@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.build import build_backbone
+from retrieval_bench.sections import ModelConfig
 
 
 def build(name: str = "resnet10t", side: int = 32, **options: object) -> Backbone:
@@ -59,7 +59,9 @@ def test_mean_and_std_override() -> None:
 
 @pytest.mark.parametrize("name", ["resnet10t", "torchvision/resnet18"])
 def test_pooling(name: str) -> None:
-    maps: dict[str, torch.Tensor] = {pooling: features(build(name, pooling=pooling), images(64)) for pooling in ("avg", "max", "avgmax")}
+    maps: dict[str, torch.Tensor] = {
+        pooling: features(build(name, pooling=pooling), images(64)) for pooling in ("avg", "max", "avgmax")
+    }
     torch.testing.assert_close(maps["avgmax"], (maps["avg"] + maps["max"]) / 2)
     assert (maps["max"] >= maps["avg"]).all()
     assert (maps["max"] > maps["avg"]).any()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retrieval_bench import cost
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import choose_channels
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.channels import Channels, Width, find_channels, remove_channels, set_widths
+from retrieval_bench.sections import ModelConfig
 from tests.training.helpers import random_images, tiny_embedder
 
 NETWORKS = dict.fromkeys(["resnet18", "resnet50", "mobilenetv2_100", "efficientnet_lite0", "efficientnet_b0"], 64)
@@ -32,7 +32,11 @@ def lively(name: str, size: int) -> Backbone:
     backbone = build_backbone(ModelConfig(backbone=name, weights="none"), size)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for value, low, high in ((module.weight, 0.5, 1.5), (module.bias, -0.3, 0.3), (module.running_mean, -0.2, 0.2)):
+            for value, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.3, 0.3),
+                (module.running_mean, -0.2, 0.2),
+            ):
                 nn.init.uniform_(value, low, high)  # pyright: ignore[reportArgumentType]
             nn.init.uniform_(module.running_var, 0.5, 1.5)  # pyright: ignore[reportArgumentType]
     return backbone.eval()
@@ -80,7 +84,9 @@ def test_inner_widths_of_bottlenecks_are_free_and_nothing_else() -> None:
 
 
 def test_depthwise_convolutions_follow_their_expansion() -> None:
-    width = next(width for width in find_channels(lively("mobilenetv2_100", 64), 64).widths if width.name == "blocks.2.1.conv_pw")
+    width = next(
+        width for width in find_channels(lively("mobilenetv2_100", 64), 64).widths if width.name == "blocks.2.1.conv_pw"
+    )
     assert width.norms == ("blocks.2.1.bn1", "blocks.2.1.bn2")
 
 
@@ -91,13 +97,19 @@ def toy(sizes: tuple[int, ...]) -> Channels:
     names = [f"c{number}" for number in range(len(sizes))]
     ends = [3, *names, 5]
     layers = tuple(_Layer("", 1, 1, False, before, after, False) for before, after in itertools.pairwise(ends))  # pyright: ignore[reportArgumentType]
-    return Channels(tuple(Width(*entry, ("n",)) for entry in zip(names, sizes, strict=True)), layers, dict.fromkeys(names, 2), 7)
+    return Channels(
+        tuple(Width(*entry, ("n",)) for entry in zip(names, sizes, strict=True)), layers, dict.fromkeys(names, 2), 7
+    )
 
 
 def closest_by_hand(channels: Channels, scores: Scores, share: float) -> float:
     """The oracle: every number of kept channels, one after the other, at least one per layer; the smallest distance to the budget."""
     full = channels.macs(channels.full)
-    flat = sorted((-score, layer, index) for layer, width in enumerate(channels.widths) for index, score in enumerate(scores[width.name]))
+    flat = sorted(
+        (-score, layer, index)
+        for layer, width in enumerate(channels.widths)
+        for index, score in enumerate(scores[width.name])
+    )
     errors = []
     for count in range(len(flat) + 1):
         widths = {width.name: 0 for width in channels.widths}
@@ -113,7 +125,10 @@ def test_search_comes_as_close_as_trying_every_threshold(data: st.DataObject) ->
     sizes = tuple(data.draw(st.lists(st.integers(2, 9), min_size=1, max_size=4)))
     channels = toy(sizes)
     value = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)  # saturated gates are many
-    scores = {width.name: data.draw(st.lists(value, min_size=width.channels, max_size=width.channels)) for width in channels.widths}
+    scores = {
+        width.name: data.draw(st.lists(value, min_size=width.channels, max_size=width.channels))
+        for width in channels.widths
+    }
     share = data.draw(st.floats(0.6, 1.0))
     chosen = choose_channels(channels, scores, share, minimum=0.0)
     assert abs(chosen.error) == pytest.approx(closest_by_hand(channels, scores, share), abs=1e-12)
@@ -190,8 +205,14 @@ def test_weights_beside_other_widths_stay() -> None:
     channels = find_channels(backbone, 64)
     set_widths(backbone, channels, {**channels.full, "layer1.0.conv1": 20})
     after = backbone.state_dict()
-    changed = {name for name in before if before[name].shape != after[name].shape or not torch.equal(before[name], after[name])}
-    assert {name.rpartition(".")[0] for name in changed} == {"net.layer1.0.conv1", "net.layer1.0.bn1", "net.layer1.0.conv2"}
+    changed = {
+        name for name in before if before[name].shape != after[name].shape or not torch.equal(before[name], after[name])
+    }
+    assert {name.rpartition(".")[0] for name in changed} == {
+        "net.layer1.0.conv1",
+        "net.layer1.0.bn1",
+        "net.layer1.0.conv2",
+    }
 
 
 def test_what_was_frozen_stays_frozen() -> None:
@@ -200,7 +221,9 @@ def test_what_was_frozen_stays_frozen() -> None:
         parameter.requires_grad_("bn" not in name)
     channels = find_channels(model.backbone, 32)
     remove_channels(model.backbone, choose_channels(channels, random_scores(channels), 0.9).keep, 32)
-    assert all(parameter.requires_grad == ("bn" not in name) for name, parameter in model.backbone.net.named_parameters())
+    assert all(
+        parameter.requires_grad == ("bn" not in name) for name, parameter in model.backbone.net.named_parameters()
+    )
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:

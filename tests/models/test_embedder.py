@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import freeze_batch_norms, set_training_mode
+from retrieval_bench.sections import ModelConfig
 from tests.training.helpers import random_images, tiny_embedder
 
 
@@ -47,7 +47,9 @@ def test_statistics_of_frozen_blocks_do_not_move_in_training() -> None:
         for parameter in model.backbone.block_parameters(block):
             parameter.requires_grad_(False)
     set_training_mode(model)
-    before = {name: norm.running_mean.clone() for name, norm in batch_norms(model).items() if norm.running_mean is not None}
+    before = {
+        name: norm.running_mean.clone() for name, norm in batch_norms(model).items() if norm.running_mean is not None
+    }
     model(random_images(8, seed=5))
     moved = {
         name
@@ -75,9 +77,11 @@ def test_frozen_batch_norms_keep_their_statistics_and_added_ones_do_not() -> Non
     freeze_batch_norms(model)
     model.add_module("policy", nn.BatchNorm1d(5))
     set_training_mode(model)
-    assert [name for name, norm in model.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training] == [
-        "policy"
-    ]
+    assert [
+        name
+        for name, norm in model.named_modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
+    ] == ["policy"]
     assert model.embedding.training
 
 

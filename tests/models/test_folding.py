@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.folding import Norm, fold_norms
+from retrieval_bench.sections import ModelConfig
 from tests.models.test_channels import lively
 from tests.training.helpers import random_images
 

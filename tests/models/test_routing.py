@@ -66,14 +66,18 @@ def test_each_image_runs_through_the_branches_that_it_takes(decisions: list[list
 
 
 def test_layout_of_the_network_is_kept_and_does_not_matter() -> None:
-    decisions = torch.tensor([[number % 2 == 0 for number in range(BLOCKS)], [number % 3 == 0 for number in range(BLOCKS)]])
+    decisions = torch.tensor(
+        [[number % 2 == 0 for number in range(BLOCKS)], [number % 3 == 0 for number in range(BLOCKS)]]
+    )
     model, images = moved(decisions), random_images(2)
     layouts: list[bool] = []
     with torch.no_grad():
         expected = model(images)
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         first: nn.Module = model.backbone.routed[0]  # pyright: ignore
-        first.register_forward_hook(lambda _, __, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last)))
+        first.register_forward_hook(
+            lambda _, __, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last))
+        )
         assert_near(model(images), expected)
     assert layouts == [True]
 
@@ -104,7 +108,9 @@ def test_batch_composition_does_not_matter() -> None:
         model.eval()
         together = model(images)
         assert model.backbone.decisions is not None
-        assert 0.1 < model.backbone.decisions.mean() < 0.9, "images take different branches, which give different vectors"
+        assert 0.1 < model.backbone.decisions.mean() < 0.9, (
+            "images take different branches, which give different vectors"
+        )
         assert torch.equal(model(images), together)
         shuffled = torch.randperm(12)
         assert_near(model(images[shuffled]), together[shuffled])
@@ -126,12 +132,16 @@ def test_stem_and_frozen_blocks_are_frozen_and_copies_are_not() -> None:
 
 def test_code_compat_freezes_kernels_only() -> None:
     model = tiny_embedder()
-    backbone = route(model, Given(torch.ones(2, BLOCKS)), [block.name for block in model.backbone.body], code_compat=True)
+    backbone = route(
+        model, Given(torch.ones(2, BLOCKS)), [block.name for block in model.backbone.body], code_compat=True
+    )
     set_training_mode(model)
     for block in backbone.routed:
         trained = {parameter.ndim for parameter in block.frozen.parameters() if parameter.requires_grad}
         assert trained == {1}, "batch norms"
-        assert all(module.training for module in block.frozen.modules() if isinstance(module, nn.BatchNorm2d)), "statistics drift"
+        assert all(module.training for module in block.frozen.modules() if isinstance(module, nn.BatchNorm2d)), (
+            "statistics drift"
+        )
     stem = next(block for block in backbone.blocks if block.name == STEM)
     assert all(parameter.requires_grad for parameter in backbone.block_parameters(stem))
 
@@ -161,7 +171,9 @@ class Linear(nn.Module):
 
 def router(logits: Tensor, temperature: float = 5.0) -> LearnedRouter:
     """A router with the same (L, 2) `logits` for every image."""
-    made = LearnedRouter(Backbone(Linear(), (Block(STEM, ("",)),), (0.0,) * 3, (1.0,) * 3, 1), len(logits), temperature, 0)
+    made = LearnedRouter(
+        Backbone(Linear(), (Block(STEM, ("",)),), (0.0,) * 3, (1.0,) * 3, 1), len(logits), temperature, 0
+    )
     with torch.no_grad():
         made.head.weight.zero_()
         made.head.bias.copy_(logits.flatten())
@@ -176,7 +188,9 @@ def decide(made: LearnedRouter, images: Tensor) -> Tensor:
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(-4, 4).filter(lambda margin: abs(margin) > 1e-3), st.sampled_from([0.5, 1.0, 5.0]))
-def test_probability_of_tuning_is_the_sigmoid_of_the_margin_at_any_temperature(margin: float, temperature: float) -> None:
+def test_probability_of_tuning_is_the_sigmoid_of_the_margin_at_any_temperature(
+    margin: float, temperature: float
+) -> None:
     torch.manual_seed(0)
     count = 20_000
     made = router(torch.tensor([[0.3, 0.3 + margin]]), temperature).train()

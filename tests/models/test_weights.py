@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.weights import load_in_order, load_weights, read_weights
+from retrieval_bench.sections import ModelConfig
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -72,7 +72,10 @@ def test_nested_and_prefixed_checkpoints(tmp_path: Path, key: str | None, prefix
 def test_missing_counters_of_batch_norm_are_accepted(tmp_path: Path) -> None:
     """Files converted from Caffe have none."""
     source, target = net(0), net(1)
-    save_file({name: value for name, value in source.state_dict().items() if "tracked" not in name}, tmp_path / "w.safetensors")
+    save_file(
+        {name: value for name, value in source.state_dict().items() if "tracked" not in name},
+        tmp_path / "w.safetensors",
+    )
     load_weights(target, tmp_path / "w.safetensors")
     assert same(source, target)
 

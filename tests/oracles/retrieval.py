@@ -87,7 +87,9 @@ def average_precision(ranked: list[bool]) -> float:
 def interpolated(ranked: list[bool]) -> list[float]:
     """At recalls of 0, 0.01, ..., 1: the largest precision at any rank where the recall is at least that."""
     points = [(sum(ranked[:rank]), precision_at_k(ranked, rank)) for rank in range(1, len(ranked) + 1)]
-    return [max(precision for hits, precision in points if 100 * hits >= percent * sum(ranked)) for percent in range(101)]
+    return [
+        max(precision for hits, precision in points if 100 * hits >= percent * sum(ranked)) for percent in range(101)
+    ]
 
 
 def metrics(ranked: list[bool], ks: Sequence[int]) -> dict[str, float]:

@@ -16,7 +16,14 @@ from retrieval_bench.details import Details, details_path, write_details
 from retrieval_bench.records import record_path, write_record
 
 COMMITTED = Path(__file__).parents[2] / "results" / "runs"
-KINDS = ("emoji-standard-", "emoji-autolr-", "emoji-spottune-", "emoji-frozen-", "emoji-layer_pruning-", "emoji-channel_pruning-")
+KINDS = (
+    "emoji-standard-",
+    "emoji-autolr-",
+    "emoji-spottune-",
+    "emoji-frozen-",
+    "emoji-layer_pruning-",
+    "emoji-channel_pruning-",
+)
 HOSTILE = '<script>alert("x")</script>&<b>'
 
 
@@ -31,7 +38,9 @@ def hand_made(classes: int = 3, each: int = 4, seed: int = 0) -> Details:
     draws = np.random.default_rng(seed)
     count = classes * each
     labels = np.repeat(np.arange(classes), each).astype(np.int32)
-    others = np.array([[other for other in draws.permutation(count) if other != row][:6] for row in range(count)], dtype=np.int32)
+    others = np.array(
+        [[other for other in draws.permutation(count) if other != row][:6] for row in range(count)], dtype=np.int32
+    )
     positive = labels[others] == labels[:, None]
     ranks = np.where(positive.any(1), positive.argmax(1) + 1, 9).astype(np.int32)
     pictures = [webp(colour) for colour in ("red", "green", "blue", "white", "black", "grey") for _ in range(2)][:count]

@@ -30,7 +30,10 @@ def opened(browser: Any, page: Path) -> Iterator[tuple[Any, Seen]]:
     tab, wrong = context.new_page(), []
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("request", lambda request: None if request.url.startswith(("data:", page.as_uri())) else wrong.append(request.url))
+    tab.on(
+        "request",
+        lambda request: None if request.url.startswith(("data:", page.as_uri())) else wrong.append(request.url),
+    )
     tab.goto(page.as_uri())
     yield tab, wrong
     context.close()
@@ -90,10 +93,15 @@ def test_a_gallery_opens_and_shows_its_pictures(opened: tuple[Any, Seen]) -> Non
     gallery = tab.locator("details.gallery").first
     assert gallery.locator("img[src]").count() == 0, "nothing is decoded before it is looked at"
     gallery.locator("summary").click()
-    tab.wait_for_function("[...document.querySelector('details.gallery').querySelectorAll('img')].every(image => image.naturalWidth > 0)")
+    tab.wait_for_function(
+        "[...document.querySelector('details.gallery').querySelectorAll('img')].every(image => image.naturalWidth > 0)"
+    )
     assert gallery.locator("figure.right img").count() > 0
     assert gallery.locator("figure.wrong img").count() > 0
-    borders = [gallery.locator(f"figure.{name} img").first.evaluate("e => getComputedStyle(e).borderStyle") for name in ("right", "wrong")]
+    borders = [
+        gallery.locator(f"figure.{name} img").first.evaluate("e => getComputedStyle(e).borderStyle")
+        for name in ("right", "wrong")
+    ]
     assert borders == ["solid", "dashed"], "told apart without colours"
 
 

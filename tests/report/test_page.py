@@ -54,7 +54,12 @@ def outline(path: Path) -> Outline:
 def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
     found = outline(page).found
     assert not [tag for tag, _ in found if tag in ("link", "iframe", "object", "base")]
-    given = [value or "" for _, attrs in found for name, value in attrs.items() if name in ("src", "href", "xlink:href", "action")]
+    given = [
+        value or ""
+        for _, attrs in found
+        for name, value in attrs.items()
+        if name in ("src", "href", "xlink:href", "action")
+    ]
     assert given
     assert all(value.startswith(("#", "data:image/")) for value in given)
     text = page.read_text(encoding="utf-8")
@@ -110,7 +115,9 @@ def save_runs(results: Path, *records: dict[str, Any]) -> None:
         write_details(hand_made(seed=number), details_path(results, entry["id"]))
 
 
-def test_damaged_details_cost_a_line_and_another_seed_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_details_cost_a_line_and_another_seed_stands_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     two, one = of("two", 0.5, 0.6), of("one", 0.4)
     save_runs(tmp_path, *two, *one)
     for entry in (two[0], one[0]):
@@ -130,7 +137,9 @@ def test_the_page_keeps_to_its_size_whatever_is_refused(tmp_path: Path) -> None:
         details = hand_made(seed=number)
         noise = np.random.default_rng(number).integers(0, 256, 40_000 * len(details.thumbnails), dtype=np.uint8)
         ends = 40_000 * np.arange(1, len(details.thumbnails) + 1)
-        write_details(replace(details, thumbnail_bytes=noise, thumbnail_ends=ends), details_path(tmp_path, records[0]["id"]))
+        write_details(
+            replace(details, thumbnail_bytes=noise, thumbnail_ends=ends), details_path(tmp_path, records[0]["id"])
+        )
     made = write_report(tmp_path, tmp_path / "page.html", "size", 2)
     assert made["left_out"] > 4
     assert made["galleries"] > 0
@@ -197,7 +206,11 @@ def rows(*lines: tuple[str, float, int, str, float | None, float]) -> pd.DataFra
 
 
 def test_the_verdict_names_winner_ties_and_the_cheapest() -> None:
-    said = " ".join(verdict(rows(("a", 0.8, 3, "best", None, 100e6), ("b", 0.79, 3, "tie", 0.2, 40e6), ("c", 0.7, 3, "", 0.01, 100e6))))
+    said = " ".join(
+        verdict(
+            rows(("a", 0.8, 3, "best", None, 100e6), ("b", 0.79, 3, "tie", 0.2, 40e6), ("c", 0.7, 3, "", 0.01, 100e6))
+        )
+    )
     assert "a leads with R@1 80.00 ± 1.00 (3 seeds)." in said
     assert "Not told apart from it: b." in said
     assert "b is the smallest network: 40 M MACs, 40 %" in said

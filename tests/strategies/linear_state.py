@@ -50,10 +50,10 @@ class LinearState:
     def holding_out(self, share: float) -> Any:
         raise NotImplementedError
 
-    def rates(self) -> dict[str, float]:
+    def lrs(self) -> dict[str, float]:
         return dict(self.rate)
 
-    def set_rates(self, rates: dict[str, float]) -> None:
+    def set_lrs(self, rates: dict[str, float]) -> None:
         assert rates.keys() <= self.rate.keys()
         self.rate |= rates
 
@@ -74,4 +74,4 @@ class LinearState:
         for self.epoch in range(epochs):
             self.attempts.append([])
             strategy.run_epoch(self.train_once, self)
-        return strategy.facts()
+        return strategy.info()

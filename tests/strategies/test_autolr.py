@@ -38,7 +38,12 @@ def test_two_epochs_worked_out_by_hand() -> None:
     assert facts["variation"] == [pytest.approx([2, 2.4, 2.8, 3.2]), pytest.approx([0.14, 8 / 15, 1.4, 3.2])]
     assert facts["qualities"] == [[0, 1], [0.25, 1]]
     assert facts["threshold"] == pytest.approx([0.94, 0.9306])
-    assert (facts["trials"], facts["passes"], facts["converged"], facts["rejected"]) == ([2, 2], [2, 2], [True, True], 2)
+    assert (facts["trials"], facts["passes"], facts["converged"], facts["rejected"]) == (
+        [2, 2],
+        [2, 2],
+        [True, True],
+        2,
+    )
     assert facts["bounds"] == dict.fromkeys(BOUNDS, 0) | {"lifted_targets": 1}
     assert state.attempts == [[0, 1], [0, 1]], "each pass draws its own order"
 
@@ -53,7 +58,10 @@ def test_after_the_last_trial_the_best_is_repeated_and_kept() -> None:
     """Qualities 0, 0.5, 0: the second pass wins, and is made again from the same weights with its own rates and order."""
     outcomes = [(9, 3, 2, 1), (2, 1, 4, 3), (9, 3, 2, 1)]
     state = LinearState(
-        lambda _, number: (np.array(outcomes[min(number, 2) if number < 3 else 1]) / list(state.rate.values())[1:5]).tolist(), 4
+        lambda _, number: (
+            np.array(outcomes[min(number, 2) if number < 3 else 1]) / list(state.rate.values())[1:5]
+        ).tolist(),
+        4,
     )
     facts = state.run(autolr(max_trials=3), 1)
     assert facts["qualities"] == [[0, 0.5, 0]]
@@ -113,8 +121,8 @@ def test_composes_with_schedules(synthetic: Data, schedule: str) -> None:
     strategy = autolr()
     training = make_training(synthetic, strategy, config)
     training.fit()
-    rates = {name: values[-1] for name, values in strategy.facts()["rates"].items()}
-    assert rates == training.rates()
+    rates = {name: values[-1] for name, values in strategy.info()["rates"].items()}
+    assert rates == training.lrs()
     assert len(set(rates.values())) > 2
     factor = schedule_factor(config.train, (1 + 3 / 4) / 2)
     assert {group["name"]: group["lr"] for group in training.optimizer.param_groups} == pytest.approx(
@@ -154,8 +162,13 @@ def test_where_no_block_is_trained_every_pass_is_kept(synthetic: Data) -> None:
     strategy = build_strategy("frozen+autolr", StrategyOptions())
     training = make_training(synthetic, strategy, run_config(), tiny_embedder(4))
     training.fit()
-    facts = strategy.facts()["autolr"]
-    assert (facts["passes"], facts["quality"], facts["converged"], facts["blocks"]) == ([1, 1], [1, 1], [True, True], [])
+    facts = strategy.info()["autolr"]
+    assert (facts["passes"], facts["quality"], facts["converged"], facts["blocks"]) == (
+        [1, 1],
+        [1, 1],
+        [True, True],
+        [],
+    )
     assert facts["bounds"] == dict.fromkeys(BOUNDS, 0)
 
 
@@ -170,13 +183,17 @@ def test_rates_stay_positive_and_bounded_and_trials_are_limited(moves: list[list
     assert all(passes <= trials + 1 for passes, trials in zip(facts["passes"], facts["trials"], strict=True))
 
 
-@pytest.mark.parametrize("option", ["max_trials", "max_ratio", "max_rise", "low", "high", "threshold_decay", "stem_factor"])
+@pytest.mark.parametrize(
+    "option", ["max_trials", "max_ratio", "max_rise", "low", "high", "threshold_decay", "stem_factor"]
+)
 def test_options_that_cannot_work_are_refused(option: str) -> None:
     with pytest.raises(UserError, match=option.replace("_", "-")):
         autolr(**{option: 0})
 
 
-@pytest.mark.parametrize("options", [{"threshold": 1.01}, {"threshold": 1.0, "rules": "paper"}, {"threshold_decay": 1.01}])
+@pytest.mark.parametrize(
+    "options", [{"threshold": 1.01}, {"threshold": 1.0, "rules": "paper"}, {"threshold_decay": 1.01}]
+)
 def test_thresholds_that_no_pass_can_reach_are_refused(options: dict[str, Any]) -> None:
     """Every epoch would be repeated until its limit; where nothing moves there would not even be a target."""
     with pytest.raises(UserError, match=r"must be (at most|below) 1"):
@@ -198,7 +215,7 @@ def test_undone_passes_leave_no_trace(synthetic: Data, optimizer_state: str) -> 
     training.train_once()
     training.epoch = 1
     strategy.run_epoch(training.train_once, training)
-    facts = strategy.facts()
+    facts = strategy.info()
     assert facts["passes"][0] > 1
     assert training.images_seen == 64 * (1 + facts["passes"][0]), "undone passes count"
 
@@ -207,7 +224,7 @@ def test_undone_passes_leave_no_trace(synthetic: Data, optimizer_state: str) -> 
     alone.epoch = 1
     if optimizer_state == "fresh":
         alone.optimizer.state.clear()
-    alone.set_rates({name: values[0] for name, values in facts["rates"].items()})
+    alone.set_lrs({name: values[0] for name, values in facts["rates"].items()})
     kept = facts["qualities"][0].index(facts["quality"][0])
     alone.train_once(kept)
     assert not differing(state_of(training.model, training.criterion), state_of(alone.model, alone.criterion))
@@ -218,12 +235,12 @@ def test_autolr_sorts_what_one_rate_leaves_unsorted(synthetic: Data) -> None:
     config = run_config("softmax", optimizer="sgd", lr=0.01, epochs=3)
     single = WeightVariation()
     make_training(synthetic, single, config).fit()
-    assert max(single.facts()["quality"]) < 0.5
+    assert max(single.info()["quality"]) < 0.5
     options = StrategyOptions()
     chain = build_strategy("layer_pruning+autolr", options)
     training = make_training(synthetic, chain, config, tiny_embedder())
     training.fit()
-    facts = chain.facts()["autolr"]
+    facts = chain.info()["autolr"]
     assert len(facts["blocks"]) == 6, "two of eight are gone"
     assert all(quality >= threshold for quality, threshold in zip(facts["quality"], facts["threshold"], strict=True))
     assert all(facts["converged"])

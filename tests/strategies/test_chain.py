@@ -10,7 +10,14 @@ from torch import Tensor
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strategy, label, refuse_unused_options, split_names
+from retrieval_bench.strategies import (
+    STRATEGIES,
+    StrategyOptions,
+    build_strategy,
+    label,
+    refuse_unused_options,
+    split_names,
+)
 from retrieval_bench.strategies.base import EpochState, ParameterGroup, Strategy, TrainOnce
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.last_k import LastK
@@ -33,17 +40,17 @@ class Spy(Strategy):
         self.calls.append(f"{self.name}.parameter_groups")
         return [{**group, "lr": group["lr"] * 10} for group in groups]
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         return None if self.term is None else torch.tensor(self.term)
 
     def after_step(self, model: Embedder) -> None:
         self.calls.append(f"{self.name}.after_step")
 
-    def finish(self, model: Embedder) -> Embedder:
+    def finalize(self, model: Embedder) -> Embedder:
         self.calls.append(f"{self.name}.finish")
         return model
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return {} if self.term is None else {"term": self.term}
 
 
@@ -60,7 +67,9 @@ class OtherOwner(Owner):
 
 def test_hooks_are_called_in_order_through_a_training(synthetic: Data) -> None:
     calls: list[str] = []
-    training = make_training(synthetic, Chain({"a": Spy("a", calls), "b": Spy("b", calls)}), run_config(epochs=1, batch_size=64))
+    training = make_training(
+        synthetic, Chain({"a": Spy("a", calls), "b": Spy("b", calls)}), run_config(epochs=1, batch_size=64)
+    )
     training.fit()
     hooks = ["prepare", "parameter_groups", "after_step", "finish"]
     assert calls == [f"{part}.{hook}" for hook in hooks for part in ("a", "b")]
@@ -68,26 +77,33 @@ def test_hooks_are_called_in_order_through_a_training(synthetic: Data) -> None:
 
 def test_each_part_edits_the_groups_of_the_one_before() -> None:
     chain = Chain({"a": Spy("a"), "b": Spy("b")})
-    assert chain.parameter_groups(tiny_embedder(), [{"name": "stem", "params": [], "lr": 0.01, "weight_decay": 0.0}])[0][
-        "lr"
-    ] == pytest.approx(1.0)
+    assert chain.parameter_groups(tiny_embedder(), [{"name": "stem", "params": [], "lr": 0.01, "weight_decay": 0.0}])[
+        0
+    ]["lr"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("terms", "total"), [((1.5, 2.0), 3.5), ((None, 2.0), 2.0), ((None, None), None), ((1.0, None, 0.25), 1.25)])
+@pytest.mark.parametrize(
+    ("terms", "total"), [((1.5, 2.0), 3.5), ((None, 2.0), 2.0), ((None, None), None), ((1.0, None, 0.25), 1.25)]
+)
 def test_penalties_add_up(terms: tuple[float | None, ...], total: float | None) -> None:
     chain = Chain({str(index): Spy(term=term) for index, term in enumerate(terms)})
-    penalty = chain.penalty(tiny_embedder(), random_images(1))
+    penalty = chain.regularization(tiny_embedder(), random_images(1))
     assert (penalty if penalty is None else penalty.item()) == total
 
 
 def test_penalty_is_part_of_the_loss(synthetic: Data) -> None:
     plain = make_training(synthetic, Chain({"a": Spy()}), run_config(batch_size=64)).train_once()
-    raised = make_training(synthetic, Chain({"a": Spy(term=1.0), "b": Spy(term=2.0)}), run_config(batch_size=64)).train_once()
+    raised = make_training(
+        synthetic, Chain({"a": Spy(term=1.0), "b": Spy(term=2.0)}), run_config(batch_size=64)
+    ).train_once()
     assert raised - plain == pytest.approx(3, abs=1e-3)
 
 
 def test_facts_are_filed_under_the_parts_that_have_some() -> None:
-    assert Chain({"a": Spy(term=1.0), "b": Spy(), "c": Spy(term=2.0)}).facts() == {"a": {"term": 1.0}, "c": {"term": 2.0}}
+    assert Chain({"a": Spy(term=1.0), "b": Spy(), "c": Spy(term=2.0)}).info() == {
+        "a": {"term": 1.0},
+        "c": {"term": 2.0},
+    }
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -118,7 +134,11 @@ def test_two_owners_of_the_epoch_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("standard", ["standard"]), ("last_k + standard", ["last_k", "standard"]), ("standard+last_k", ["standard", "last_k"])],
+    [
+        ("standard", ["standard"]),
+        ("last_k + standard", ["last_k", "standard"]),
+        ("standard+last_k", ["standard", "last_k"]),
+    ],
 )
 def test_split_names(text: str, expected: list[str]) -> None:
     assert split_names(text) == expected

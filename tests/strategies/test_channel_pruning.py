@@ -47,18 +47,18 @@ def test_only_gates_change_in_the_search(regime: str, synthetic: Data) -> None:
 
 def test_penalty_pulls_the_mean_to_the_sparsity_and_vanishes_there() -> None:
     strategy, model = gated(gamma=2.0, sparsity=0.25)
-    penalty = strategy.penalty(model, IMAGES)
+    penalty = strategy.regularization(model, IMAGES)
     assert penalty is not None
     torch.testing.assert_close(penalty.detach(), torch.tensor(2.0 * 0.75**2))
     gates: Gates = model.backbone.gates
     with torch.no_grad():
         for gate in gates:
             gate.fill_(0.25)
-    found = strategy.penalty(model, IMAGES)
+    found = strategy.regularization(model, IMAGES)
     assert found is not None
     assert found.item() == 0
     plain, other = gated(form="l1", gamma=0.5)
-    total = plain.penalty(other, IMAGES)
+    total = plain.regularization(other, IMAGES)
     assert total is not None
     assert total.item() == pytest.approx(0.5 * sum(gate.numel() for gate in other.backbone.gates))
 
@@ -82,13 +82,15 @@ def test_inherit_gives_what_the_gated_network_gives_where_only_dead_channels_go(
             gate[torch.randperm(len(gate))[: len(gate) // 2]] = 0
     alive = sum(int((gate > 0).sum()) for gate in model.backbone.gates)
     channels = strategy._channels
-    widths = {width.name: int((gate > 0).sum()) for width, gate in zip(channels.widths, model.backbone.gates, strict=True)}
+    widths = {
+        width.name: int((gate > 0).sum()) for width, gate in zip(channels.widths, model.backbone.gates, strict=True)
+    }
     strategy.options = ChannelGates.Options(budget=channels.macs(widths) / channels.macs(channels.full))
     with torch.no_grad():
         expected = model(IMAGES)
         strategy.end_search(model)
         found = model.eval()(IMAGES)
-    assert sum(strategy.facts()["widths"].values()) == alive
+    assert sum(strategy.info()["widths"].values()) == alive
     assert ((found - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
     plain = {name for name, _ in tiny_embedder().named_parameters()}
     assert {name for name, _ in model.named_parameters()} == plain, "a plain network is left"
@@ -110,7 +112,7 @@ def test_search_counts_as_cost_and_the_same_seed_gives_the_same_widths(synthetic
         strategy = ChannelGates(ChannelGates.Options(budget=0.9, search_epochs=3))
         training = make_training(synthetic, strategy, run_config(epochs=1))
         training.fit()
-        return training.images_seen, strategy.facts()
+        return training.images_seen, strategy.info()
 
     images, facts = searched()
     assert images == 4 * 64
@@ -120,7 +122,9 @@ def test_search_counts_as_cost_and_the_same_seed_gives_the_same_widths(synthetic
     assert len(facts["widths"]) == 8
 
 
-def test_the_pass_with_the_best_recall_on_held_out_classes_gives_the_gates(synthetic: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pass_with_the_best_recall_on_held_out_classes_gives_the_gates(
+    synthetic: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Scores are given here, and the gates of each pass noted: those of the best pass are what the widths come from."""
     strategy = ChannelGates(ChannelGates.Options(budget=0.9, search_epochs=3, held_out=0.25, gate_lr=0.1))
     training = make_training(synthetic, strategy, run_config(epochs=0))
@@ -145,7 +149,7 @@ def test_the_pass_with_the_best_recall_on_held_out_classes_gives_the_gates(synth
         assert not set(trained) & set(held)
         assert closed > 0, "scored as it will be pruned"
         assert sampler is None, "in order, not augmented"
-    assert strategy.facts()["held_out_recall_at_1"] == [0.5, 0.75, 0.75]
+    assert strategy.info()["held_out_recall_at_1"] == [0.5, 0.75, 0.75]
     assert set(training.batches.labels) == classes, "all classes are back"
     assert training.images_seen == 3 * 64, "those that are trained on, and those that are scored"
 
@@ -156,7 +160,7 @@ def test_expansion_searches_a_wider_network_for_the_budget_of_the_usual_one(synt
     training = make_training(synthetic, strategy, run_config(epochs=0))
     assert strategy._channels.full == {name: round(1.5 * size) for name, size in strategy._full.items()}
     model = training.fit()
-    facts = strategy.facts()
+    facts = strategy.info()
     assert cost.macs(model, 32) / cost.macs(tiny_embedder(), 32) == pytest.approx(facts["reached"], abs=1e-6)
     assert facts["reached"] == pytest.approx(0.9, abs=0.01)
 
@@ -177,7 +181,7 @@ def test_pruning_at_once(scores: str) -> None:
     strategy = ChannelPruning(ChannelPruning.Options(budget=0.9, scores=scores))
     model = strategy.prepare(tiny_embedder(), random_images(2))
     assert cost.macs(model, 32) / cost.macs(tiny_embedder(), 32) == pytest.approx(0.9, abs=0.01)
-    shares = [width / strategy.facts()["full_widths"][name] for name, width in strategy.facts()["widths"].items()]
+    shares = [width / strategy.info()["full_widths"][name] for name, width in strategy.info()["widths"].items()]
     if scores == "uniform":
         assert max(shares) - min(shares) <= 1 / 8, "the same share of each layer, within one channel"
 
@@ -189,7 +193,10 @@ def test_scores_by_hand() -> None:
     first: Any = model.backbone.net.get_submodule("layer1.0.conv1")
     with torch.no_grad():
         first.weight[3] *= 100
-    scores = {way: channel_scores(model.backbone, channels, way)["layer1.0.conv1"] for way in ("magnitude", "bn_scale", "uniform")}
+    scores = {
+        way: channel_scores(model.backbone, channels, way)["layer1.0.conv1"]
+        for way in ("magnitude", "bn_scale", "uniform")
+    }
     assert max(range(8), key=scores["magnitude"].__getitem__) == 3
     assert sum(scores["magnitude"]) / 8 == pytest.approx(1, rel=1e-5)
     assert scores["bn_scale"] == [1.0] * 8
@@ -208,19 +215,22 @@ def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) 
 
     weak, strong = trained(0.0), trained(1.0)
     assert strong[0] < weak[0]
-    assert abs(strong[1].facts()["error"]) < 0.01
-    assert strong[1].facts()["widths"] != weak[1].facts()["widths"]
+    assert abs(strong[1].info()["error"]) < 0.01
+    assert strong[1].info()["widths"] != weak[1].info()["widths"]
 
 
 @pytest.mark.parametrize(
-    "strategy", ["layer_pruning+channel_gates", "channel_gates+autolr", "channel_pruning+spottune", "channel_gates+l2sp"]
+    "strategy",
+    ["layer_pruning+channel_gates", "channel_gates+autolr", "channel_pruning+spottune", "channel_gates+l2sp"],
 )
 def test_they_compose(strategy: str, synthetic: Data) -> None:
-    options = StrategyOptions(channel_gates=ChannelGates.Options(budget=0.95), channel_pruning=ChannelPruning.Options(budget=0.95))
+    options = StrategyOptions(
+        channel_gates=ChannelGates.Options(budget=0.95), channel_pruning=ChannelPruning.Options(budget=0.95)
+    )
     built = build_strategy(strategy, options)
     model = make_training(synthetic, built, run_config("softmax", optimizer="sgd", lr=0.01)).fit()
     assert model.eval()(IMAGES).isfinite().all()
-    assert built.facts().keys() >= set(strategy.split("+"))
+    assert built.info().keys() >= set(strategy.split("+"))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +254,9 @@ def test_wrong_options(strategy: Strategy, message: str) -> None:
         strategy.prepare(tiny_embedder(), random_images(2))
 
 
-@pytest.mark.parametrize("strategy", [ChannelGates(ChannelGates.Options(budget=0.9, regime="from_scratch")), NetworkSlimming()])
+@pytest.mark.parametrize(
+    "strategy", [ChannelGates(ChannelGates.Options(budget=0.9, regime="from_scratch")), NetworkSlimming()]
+)
 def test_batch_norms_must_train(strategy: Strategy, synthetic: Data) -> None:
     with pytest.raises(UserError, match="add --no-freeze-bn"):
         make_training(synthetic, strategy, run_config(freeze_bn=True))

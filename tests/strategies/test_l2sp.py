@@ -16,12 +16,16 @@ def test_penalty_is_zero_at_the_start_and_half_the_squared_distance_after() -> N
     strategy = L2SP(L2SP.Options(alpha=0.5, beta=0.25))
     strategy.parameter_groups(strategy.prepare(model, random_images(2)), [])
     new = sum(float(parameter.detach().square().sum()) for parameter in model.embedding.parameters())
-    assert strategy.penalty(model, random_images(2)).item() == pytest.approx(0.125 * new, rel=1e-6), "nothing has moved"
+    assert strategy.regularization(model, random_images(2)).item() == pytest.approx(0.125 * new, rel=1e-6), (
+        "nothing has moved"
+    )
     with torch.no_grad():
         for parameter in model.backbone.parameters():
             parameter += 0.01
     count = sum(parameter.numel() for parameter in model.backbone.parameters())
-    assert strategy.penalty(model, random_images(2)).item() == pytest.approx(0.25 * count * 1e-4 + 0.125 * new, rel=1e-4)
+    assert strategy.regularization(model, random_images(2)).item() == pytest.approx(
+        0.25 * count * 1e-4 + 0.125 * new, rel=1e-4
+    )
 
 
 def test_it_pulls_towards_the_start_and_not_towards_zero() -> None:
@@ -32,8 +36,10 @@ def test_it_pulls_towards_the_start_and_not_towards_zero() -> None:
     with torch.no_grad():
         for parameter in model.backbone.parameters():
             parameter += 0.1
-    strategy.penalty(model, random_images(2)).backward()
-    gradient = torch.cat([parameter.grad.flatten() for parameter in model.backbone.parameters() if parameter.grad is not None])
+    strategy.regularization(model, random_images(2)).backward()
+    gradient = torch.cat(
+        [parameter.grad.flatten() for parameter in model.backbone.parameters() if parameter.grad is not None]
+    )
     torch.testing.assert_close(gradient, 0.1 * (flatten(model.backbone) - start))
 
 
@@ -41,7 +47,7 @@ def test_it_holds_the_network_near_its_start(synthetic: Data) -> None:
     def distance(alpha: float) -> float:
         strategy = L2SP(L2SP.Options(alpha=alpha))
         make_training(synthetic, strategy, run_config(optimizer="sgd", lr=0.01)).fit()
-        return strategy.facts()["distance_to_start"]
+        return strategy.info()["distance_to_start"]
 
     assert 0 < distance(10.0) < 0.5 * distance(0.0)
 
@@ -54,7 +60,7 @@ def test_weight_decay_towards_zero_is_off(synthetic: Data) -> None:
 def test_it_composes_with_pruning_and_autolr(synthetic: Data) -> None:
     strategy = build_strategy("layer_pruning+l2sp+autolr", StrategyOptions())
     make_training(synthetic, strategy, run_config("softmax", optimizer="sgd", lr=0.01)).fit()
-    facts = strategy.facts()
+    facts = strategy.info()
     assert facts["l2sp"]["distance_to_start"] > 0
     assert len(facts["autolr"]["blocks"]) == 6
 

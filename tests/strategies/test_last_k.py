@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.last_k import LastK
 from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
@@ -43,7 +43,7 @@ def trainable_blocks(model: Embedder) -> list[str]:
 def test_exactly_the_last_k_blocks_and_the_tail_train(name: str, k: int, expected: list[str]) -> None:
     model, strategy = prepared(name, k)
     assert trainable_blocks(model) == expected
-    assert strategy.facts() == {"tuned_blocks": [block for block in expected if block != "tail"]}
+    assert strategy.info() == {"tuned_blocks": [block for block in expected if block != "tail"]}
 
 
 def test_embedding_layer_always_trains() -> None:
@@ -68,4 +68,6 @@ def test_training_moves_the_last_k_blocks_and_their_statistics_only(synthetic: D
     names = [block.name for block in model.backbone.blocks if block.is_body]
     tuned = names[len(names) - k :]
     moved = {name.removeprefix("0.") for name in differing(before, state_of(model.backbone.net))}
-    assert moved == {name for name in model.backbone.net.state_dict() if any(name.startswith(f"{block}.") for block in tuned)}
+    assert moved == {
+        name for name in model.backbone.net.state_dict() if any(name.startswith(f"{block}.") for block in tuned)
+    }

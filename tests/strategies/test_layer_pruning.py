@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from retrieval_bench import cost
-from retrieval_bench.config import DataConfig, EvalConfig, Machine, ModelConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.run import run
+from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.layer_pruning import LayerPruning, blocks_to_drop
 from tests.training.helpers import random_images, tiny_embedder
@@ -31,7 +32,7 @@ def pruned(name: str, drop: str, dim: int = 0, side: int = 32) -> tuple[Embedder
 def test_resnet50_without_15_and_16_costs_what_the_paper_s_network_costs(backbone: str) -> None:
     model, strategy = pruned(backbone, "15,16", side=224)
     assert (cost.parameters(model), round(cost.macs(model, 224) / 1e9, 3)) == (14_582_848, 3.650)
-    facts = strategy.facts()
+    facts = strategy.info()
     assert facts["dropped_blocks"] == ["layer4.1", "layer4.2"]
     assert len(facts["kept_blocks"]) == 14
     assert facts["parameters_saved"] == 23_508_032 - 14_582_848
@@ -40,7 +41,8 @@ def test_resnet50_without_15_and_16_costs_what_the_paper_s_network_costs(backbon
 
 
 @pytest.mark.parametrize(
-    ("drop", "parameters", "dim"), [("16", 19_045_440, 2048), ("last:2", 14_582_848, 2048), ("14,15,16", 8_543_296, 1024)]
+    ("drop", "parameters", "dim"),
+    [("16", 19_045_440, 2048), ("last:2", 14_582_848, 2048), ("14,15,16", 8_543_296, 1024)],
 )
 def test_parameters_and_width_of_shorter_resnets(drop: str, parameters: int, dim: int) -> None:
     model, _ = pruned("resnet50", drop)
@@ -61,16 +63,18 @@ def test_what_stays_computes_what_it_computed_before() -> None:
         assert torch.allclose(cut.eval()(images), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "mobilenetv2_100", "test_vit", "test_convnext", "regnetx_002"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnet_lite0", "mobilenetv2_100", "test_vit", "test_convnext", "regnetx_002"]
+)
 @pytest.mark.parametrize("dim", [0, 7])
 def test_any_backbone_with_blocks_can_be_shortened_and_trained(name: str, dim: int) -> None:
     model, strategy = pruned(name, "last:1", dim, side=64)
     whole = build_embedder(ModelConfig(backbone=name, weights="none"), 64)
     assert [block.name for block in model.backbone.body] == [block.name for block in whole.backbone.body][:-1]
     assert cost.parameters(model.backbone) < cost.parameters(whole.backbone)
-    assert strategy.facts()["parameters_saved"] == cost.parameters(whole.backbone) - cost.parameters(model.backbone)
+    assert strategy.info()["parameters_saved"] == cost.parameters(whole.backbone) - cost.parameters(model.backbone)
     embeddings = model.train()(random_images(4, 64))
-    assert embeddings.shape == (4, dim or strategy.facts()["feature_dim"])
+    assert embeddings.shape == (4, dim or strategy.info()["feature_dim"])
     embeddings.sum().backward()
     owned = [id(parameter) for block in model.backbone.blocks for parameter in model.backbone.block_parameters(block)]
     assert sorted(owned) == sorted(map(id, model.backbone.net.parameters())), "blocks still own every parameter once"
@@ -101,7 +105,13 @@ NAMES = ["a.0", "a.1", "b.0", "b.1"]
 
 @pytest.mark.parametrize(
     ("drop", "expected"),
-    [("last:0", []), ("last:2", ["b.0", "b.1"]), ("4,3", ["b.0", "b.1"]), (" a.1 , 4", ["a.1", "b.1"]), ("2,2", ["a.1"])],
+    [
+        ("last:0", []),
+        ("last:2", ["b.0", "b.1"]),
+        ("4,3", ["b.0", "b.1"]),
+        (" a.1 , 4", ["a.1", "b.1"]),
+        ("2,2", ["a.1"]),
+    ],
 )
 def test_what_drop_means(drop: str, expected: list[str]) -> None:
     assert blocks_to_drop(drop, NAMES) == expected
@@ -151,7 +161,7 @@ AUTO = RunConfig(
 
 
 def test_the_number_of_blocks_is_chosen_on_validation_classes(tmp_path: Path) -> None:
-    record = run(AUTO, Machine(results=tmp_path))
+    record = run(AUTO, RuntimeConfig(results=tmp_path))
     choice = record["facts"]["selection"]["layer_pruning"]
     recalls = choice["validation_recall_at_1"]
     assert list(recalls) == [f"layer_pruning(drop=last:{count})" for count in (2, 1, 0)]
@@ -162,22 +172,25 @@ def test_the_number_of_blocks_is_chosen_on_validation_classes(tmp_path: Path) ->
     assert "auto:2" in record["command"]
     assert record["cost"]["images_seen"] == 64 + 3 * 48, "what the choice took counts"
     assert record["cost"]["total_seconds"] >= record["cost"]["train_seconds"]
-    trial = run(replace(AUTO, data=replace(AUTO.data, split="zero_shot_val"), options=options("last:1")), Machine(results=tmp_path))
+    trial = run(
+        replace(AUTO, data=replace(AUTO.data, split="zero_shot_val"), options=options("last:1")),
+        RuntimeConfig(results=tmp_path),
+    )
     assert trial["id"] in choice["records"]
     assert trial["data"]["test_classes"] == 2
-    plain = run(replace(AUTO, options=options(f"last:{chosen}")), Machine(results=tmp_path))
+    plain = run(replace(AUTO, options=options(f"last:{chosen}")), RuntimeConfig(results=tmp_path))
     assert plain["metrics"] == record["metrics"]
 
 
 def test_a_choice_without_recall_at_1_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--k 5 10: choices are made by Recall@1"):
-        run(replace(AUTO, evaluation=EvalConfig(k=(5, 10))), Machine(results=tmp_path))
+        run(replace(AUTO, evaluation=EvalConfig(k=(5, 10))), RuntimeConfig(results=tmp_path))
     assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_the_choice_is_made_inside_the_classes_that_the_run_trains_on(tmp_path: Path) -> None:
     few = replace(AUTO, data=replace(AUTO.data, classes=5), options=options("auto:0"))
-    record = run(few, Machine(results=tmp_path))
+    record = run(few, RuntimeConfig(results=tmp_path))
     assert record["facts"]["selection"]["layer_pruning"]["chosen"] == "layer_pruning(drop=last:0)"
     assert (record["data"]["train_classes"], record["data"]["test_classes"]) == (5, 5)
     path = tmp_path / "runs" / f"{record['facts']['selection']['layer_pruning']['records'][0]}.json"
@@ -191,5 +204,5 @@ def options(drop: str) -> Any:
 
 def test_a_choice_on_another_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="zero_shot_val"):
-        run(replace(AUTO, data=replace(AUTO.data, split="zero_shot_val")), Machine(results=tmp_path))
+        run(replace(AUTO, data=replace(AUTO.data, split="zero_shot_val")), RuntimeConfig(results=tmp_path))
     assert not list(tmp_path.rglob("*.json"))

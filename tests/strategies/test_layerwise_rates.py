@@ -12,7 +12,7 @@ from tests.training.helpers import Data, make_training, run_config, tiny_embedde
 
 
 def rates(data: Data, strategy: Strategy) -> dict[str, float]:
-    return make_training(data, strategy, run_config(lr=1.0, loss_lr=0.5), tiny_embedder(4)).rates()
+    return make_training(data, strategy, run_config(lr=1.0, loss_lr=0.5), tiny_embedder(4)).lrs()
 
 
 def test_layerwise_decay(synthetic: Data) -> None:
@@ -26,7 +26,9 @@ def test_low_and_high(synthetic: Data) -> None:
     assert list(found.values()) == [*[0.1] * 5, *[3.0] * 4, 1.0, 0.5]
 
 
-@pytest.mark.parametrize("strategy", [LayerwiseDecay(LayerwiseDecay.Options(decay=0)), LowHigh(LowHigh.Options(low=-1))])
+@pytest.mark.parametrize(
+    "strategy", [LayerwiseDecay(LayerwiseDecay.Options(decay=0)), LowHigh(LowHigh.Options(low=-1))]
+)
 def test_impossible_factors_are_refused(synthetic: Data, strategy: Strategy) -> None:
     with pytest.raises(UserError, match="must"):
         rates(synthetic, strategy)

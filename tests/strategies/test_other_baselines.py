@@ -25,7 +25,7 @@ def test_random_policy_tunes_the_last_blocks_always_and_half_of_the_others(synth
     model = make_training(synthetic, strategy, run_config(lr=0.01)).fit().eval()
     assert isinstance(model.backbone, RoutedBackbone)
     assert len(model.backbone.routed) == 5
-    assert len(strategy.facts()["tuned_blocks"]) == 3
+    assert len(strategy.info()["tuned_blocks"]) == 3
     images = random_images(200, seed=1)
     with recorded_decisions(model) as taken, torch.no_grad():
         first, again = model(images), model(images.flip(0)).flip(0)
@@ -46,7 +46,7 @@ class Watched(Rollback):
         self.seen: list[tuple[dict[str, Tensor], dict[str, float], int]] = getattr(self, "seen", [])
 
         def noted(attempt: int = 0) -> float:
-            self.seen.append((state_of(state.model), state.rates(), len(state.optimizer.state)))
+            self.seen.append((state_of(state.model), state.lrs(), len(state.optimizer.state)))
             return train_once(attempt)
 
         return super().run_epoch(noted, state)
@@ -70,7 +70,7 @@ def test_rollback_returns_the_higher_blocks_to_their_start(synthetic: Data) -> N
         assert now == {name: rate * (0.1 if name in ("stem", *names[:kept]) else 1) for name, rate in rates.items()}
         assert remembered == 0, "momentum starts at zero"
         assert any(not before[key].equal(start[key]) for key in before), "it had moved"
-    assert [entry["epoch"] for entry in strategy.facts()["periods"]] == [2, 4, 6]
+    assert [entry["epoch"] for entry in strategy.info()["periods"]] == [2, 4, 6]
 
 
 def test_rollback_needs_an_epoch_per_period(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,8 +109,8 @@ def test_progressive_carries_the_frozen_column_s_features_over() -> None:
 
 
 def test_progressive_needs_feature_maps() -> None:
-    from retrieval_bench.config import ModelConfig
     from retrieval_bench.models.build import build_embedder
+    from retrieval_bench.sections import ModelConfig
 
     model = build_embedder(ModelConfig(backbone="vit_tiny_patch16_224", weights="none"), 32)
     with pytest.raises(UserError, match="feature maps"):

@@ -9,13 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_bench import cost
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.last_k import LastK
-from tests.training.helpers import Data, differing, flatten, make_training, random_images, run_config, state_of, tiny_embedder
+from tests.training.helpers import (
+    Data,
+    differing,
+    flatten,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
+)
 
 
 class Attempts(Strategy):
@@ -31,7 +40,7 @@ class Attempts(Strategy):
             if number:
                 state.restore(start)
             if self.rates and attempt != self.attempts[-1]:
-                state.set_rates(dict.fromkeys(state.rates(), 0.1))
+                state.set_lrs(dict.fromkeys(state.lrs(), 0.1))
             loss = train_once(attempt=attempt)
         return loss
 
@@ -44,7 +53,7 @@ def test_rejected_attempt_leaves_no_trace_but_is_counted(synthetic: Data, rates:
     retried.fit()
     assert not differing(state_of(direct.model, direct.criterion), state_of(retried.model, retried.criterion))
     assert direct.history == retried.history
-    assert direct.rates() == retried.rates()
+    assert direct.lrs() == retried.lrs()
     assert (direct.images_seen, retried.images_seen) == (2 * 64, 4 * 64)
 
 
@@ -84,7 +93,7 @@ def test_resnet18_can_be_cut_and_trained(synthetic: Data) -> None:
     model = build_embedder(ModelConfig(backbone="resnet18", weights="none"), 32)
     training = make_training(synthetic, Chain({"cut": Cut(remove=True)}), run_config(epochs=1, lr=1e-4), model)
     training.fit()
-    assert "layer4.1" not in training.rates()
+    assert "layer4.1" not in training.lrs()
     assert training.images_seen == 64
 
 
@@ -100,7 +109,7 @@ class StayNear(Strategy):
         self.start = [parameter.detach().clone() for parameter in model.backbone.parameters()]
         return model
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor:
         pairs = zip(model.backbone.parameters(), self.start, strict=True)
         term = self.alpha / 2 * sum(((parameter - start).square().sum() for parameter, start in pairs), torch.zeros(()))
         self.first = term.item() if self.first is None else self.first
@@ -111,7 +120,9 @@ def test_distance_penalty_is_zero_at_the_start_and_keeps_the_weights_near(synthe
     distances = []
     for alpha in (0.0, 10.0):
         strategy = StayNear(alpha)
-        finished = make_training(synthetic, Chain({"stay_near": strategy}), run_config(optimizer="sgd", lr=0.01, weight_decay=0.0)).fit()
+        finished = make_training(
+            synthetic, Chain({"stay_near": strategy}), run_config(optimizer="sgd", lr=0.01, weight_decay=0.0)
+        ).fit()
         assert strategy.first == 0
         distances.append((flatten(finished.backbone) - flatten(strategy.start)).norm().item())
     assert 0 < distances[1] < 0.8 * distances[0]

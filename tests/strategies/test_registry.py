@@ -54,13 +54,13 @@ def train(data: Data, name: str, dim: int = 0) -> Outcome:
     training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=5), tiny_embedder(dim))
     prepared = state_of(training.model)
     seen: dict[str, Any] = {}
-    finish = strategy.finish
+    finish = strategy.finalize
 
     def observed(model: Embedder) -> Embedder:
         seen.update(state=state_of(model), embeddings=eval_embeddings(model))
         return finish(model)
 
-    strategy.finish = observed
+    strategy.finalize = observed
     finished = training.fit()
     return Outcome(training, prepared, seen["state"], seen["embeddings"], finished)
 
@@ -80,7 +80,9 @@ def test_groups_cover_every_trainable_parameter_exactly_once(outcome: Outcome) -
     training = outcome.training
     grouped = [id(parameter) for group in training.optimizer.param_groups for parameter in group["params"]]
     modules = (training.model, training.criterion)
-    assert sorted(grouped) == sorted(id(parameter) for module in modules for parameter in module.parameters() if parameter.requires_grad)
+    assert sorted(grouped) == sorted(
+        id(parameter) for module in modules for parameter in module.parameters() if parameter.requires_grad
+    )
     names = [group["name"] for group in training.optimizer.param_groups]
     assert len(set(names)) == len(names)
     assert set(names) >= {"loss"}
@@ -98,7 +100,9 @@ def test_loss_falls(outcome: Outcome) -> None:
 
 def test_frozen_parameters_do_not_change(outcome: Outcome) -> None:
     changed = differing(outcome.prepared, outcome.trained)
-    trainable = {f"0.{name}" for name, parameter in outcome.training.model.named_parameters() if parameter.requires_grad}
+    trainable = {
+        f"0.{name}" for name, parameter in outcome.training.model.named_parameters() if parameter.requires_grad
+    }
     parameters = {f"0.{name}" for name, _ in outcome.training.model.named_parameters()}
     assert changed & parameters <= trainable
     assert bool(changed & trainable) == bool(trainable)
@@ -125,7 +129,7 @@ def test_finish_keeps_the_embeddings(outcome: Outcome) -> None:
 
 
 def test_facts_are_json(outcome: Outcome) -> None:
-    facts = outcome.training.strategy.facts()
+    facts = outcome.training.strategy.info()
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
 
 

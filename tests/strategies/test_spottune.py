@@ -61,12 +61,17 @@ def test_code_compat_lets_frozen_blocks_drift(synthetic: Data) -> None:
 def test_policy_has_a_rate_of_its_own_and_learns(synthetic: Data) -> None:
     strategy, training, _ = trained(synthetic, policy_lr=0.02, policy_weight_decay=0.03)
     groups = {group["name"]: group for group in training.optimizer.param_groups}
-    assert (groups["policy"]["base_lr"], groups["policy"]["weight_decay"]) == (0.02, 0.03)
+    assert (groups["policy"]["initial_lr"], groups["policy"]["weight_decay"]) == (0.02, 0.03)
     assert {id(value) for value in groups["policy"]["params"]} == {id(value) for value in strategy.router.parameters()}
     assert "embedding" not in groups
-    facts = strategy.facts()
+    facts = strategy.info()
     assert len(facts["rate_per_epoch"]) == len(facts["entropy_per_epoch"]) == 2
-    assert all(0 <= value <= 1 for rows in (facts["rate_per_epoch"], facts["entropy_per_epoch"]) for row in rows for value in row)
+    assert all(
+        0 <= value <= 1
+        for rows in (facts["rate_per_epoch"], facts["entropy_per_epoch"])
+        for row in rows
+        for value in row
+    )
     assert facts["entropy_per_epoch"][0] != facts["entropy_per_epoch"][1]
     assert json.dumps(facts)
 
@@ -75,11 +80,11 @@ def test_each_way_to_route_is_a_variant(synthetic: Data) -> None:
     strategy, _, model = trained(synthetic, eval_policy="majority,argmax,sample,all_frozen")
     with torch.no_grad():
         before = model(IMAGES)
-        found = [(name, variant(IMAGES)) for name, variant in strategy.variants(model)]  # pyright: ignore[reportArgumentType]
+        found = [(name, variant(IMAGES)) for name, variant in strategy.eval_modes(model)]  # pyright: ignore[reportArgumentType]
         assert [name for name, _ in found] == ["argmax", *["sample"] * DRAWS, "all_frozen"]
         assert not torch.equal(found[1][1], found[2][1]), "draws differ"
         assert torch.equal(model(IMAGES), before), "the first way is back"
-    majority = tuple(rate > 0.5 for rate in strategy.facts()["argmax_rate_per_epoch"][-1])
+    majority = tuple(rate > 0.5 for rate in strategy.info()["argmax_rate_per_epoch"][-1])
     assert strategy.router.fixed == majority
 
 
@@ -100,7 +105,8 @@ def test_a_pass_that_is_undone_leaves_no_trace(synthetic: Data) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["layer_pruning+spottune", "spottune+l2sp", "spottune+autolr", "spottune+last_k", "layer_pruning+global_k"]
+    "strategy",
+    ["layer_pruning+spottune", "spottune+l2sp", "spottune+autolr", "spottune+last_k", "layer_pruning+global_k"],
 )
 def test_it_composes(strategy: str, synthetic: Data) -> None:
     built = build_strategy(strategy, StrategyOptions())
@@ -108,7 +114,7 @@ def test_it_composes(strategy: str, synthetic: Data) -> None:
     model = training.fit()
     assert model.eval()(IMAGES).isfinite().all()
     assert copy.deepcopy(model)(IMAGES).shape == (6, model.dim)
-    assert built.facts()[strategy.split("+")[0]]
+    assert built.info()[strategy.split("+")[0]]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,10 @@ def test_it_composes(strategy: str, synthetic: Data) -> None:
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"policy_lr": -1.0}, "not negative"),
         ({"policy": "resnet5"}, "resnet"),
-        ({"policy_weights": "policy.safetensors"}, "policy-weights policy.safetensors: the policy auto starts from random weights"),
+        (
+            {"policy_weights": "policy.safetensors"},
+            "policy-weights policy.safetensors: the policy auto starts from random weights",
+        ),
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:
@@ -137,13 +146,13 @@ def test_code_compat_needs_batch_norms_that_train(synthetic: Data) -> None:
 def test_any_backbone_can_be_the_policy() -> None:
     strategy, model = prepared(policy="resnet10t", policy_weights="none")
     assert model(IMAGES).shape == (6, 64)
-    assert strategy.facts()["policy"]["parameters"] > 4e6
+    assert strategy.info()["policy"]["parameters"] > 4e6
 
 
 def test_what_a_block_owns_beside_its_module_is_frozen_too() -> None:
     """ConvNeXt halves the resolution between its stages; that is one layer for both branches."""
-    from retrieval_bench.config import ModelConfig
     from retrieval_bench.models.build import build_embedder
+    from retrieval_bench.sections import ModelConfig
 
     model = build_embedder(ModelConfig(backbone="convnext_atto", weights="none"), 64)
     images = random_images(3, side=64)
@@ -151,7 +160,9 @@ def test_what_a_block_owns_beside_its_module_is_frozen_too() -> None:
         expected = model(images)
     strategy = SpotTune()
     strategy.prepare(model, images[:2])
-    outside = [name for name, value in model.backbone.net.named_parameters() if value.requires_grad and ".tuned." not in name]
+    outside = [
+        name for name, value in model.backbone.net.named_parameters() if value.requires_grad and ".tuned." not in name
+    ]
     assert all(name.startswith(("norm_pre", "head")) for name in outside), "the tail alone"
     model(images).sum().backward()
     with torch.no_grad():
@@ -190,9 +201,9 @@ def test_other_backbones(name: str) -> None:
     with torch.no_grad():
         expected = model(images)
         strategy = SpotTune(SpotTune.Options(eval_policy=",".join(EVAL_POLICIES)))
-        routed = strategy.finish(strategy.prepare(model, images[:2])).eval()
+        routed = strategy.finalize(strategy.prepare(model, images[:2])).eval()
         assert isinstance(routed.backbone, RoutedBackbone)
         assert len(routed.backbone.routed) == len(routed.backbone.body)
-        for _, variant in strategy.variants(routed):
+        for _, variant in strategy.eval_modes(routed):
             found = variant.eval()(images)
             assert ((found - expected).norm(dim=1) <= 1e-4 * expected.norm(dim=1)).all()

@@ -14,7 +14,7 @@ from tests.training.helpers import Data, make_training, run_config
 def tuned(data: Data, share: float, seed: int = 0) -> list[str]:
     strategy = Stochastic(Stochastic.Options(share=share))
     training = make_training(data, strategy, replace(run_config(), seed=seed))
-    chosen = strategy.facts()["tuned_blocks"]
+    chosen = strategy.info()["tuned_blocks"]
     groups = {group["name"] for group in training.optimizer.param_groups}
     assert groups == {*chosen, "loss"}, "stem and other blocks are frozen"
     return chosen

@@ -5,12 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retrieval_bench.config import ModelConfig
 from retrieval_bench.models.build import build_backbone, build_embedder
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.weight_variation import Normalizer, WeightVariation, sorting_quality, weight_variation
 from tests.training.helpers import Data, make_training, run_config, state_of, tiny_embedder
 
-COUNTED = [57_344, 69_632, 69_632, 245_760, 278_528, 278_528, 278_528, 983_040, *[1_114_112] * 5, 3_932_160, 4_456_448, 4_456_448]
+COUNTED = [
+    57_344,
+    69_632,
+    69_632,
+    245_760,
+    278_528,
+    278_528,
+    278_528,
+    983_040,
+    *[1_114_112] * 5,
+    3_932_160,
+    4_456_448,
+    4_456_448,
+]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "torchvision/resnet50"])
@@ -34,7 +47,9 @@ def test_variation_is_the_distance_over_the_normaliser(normalizer: Normalizer) -
     assert list(found) == [block.name for block in model.backbone.body]
     for block, value in found.items():
         old = torch.cat([before[f"backbone.net.{block}.conv{index}.weight"].flatten() for index in (1, 2)]).double()
-        new = torch.cat([model.get_parameter(f"backbone.net.{block}.conv{index}.weight").detach().flatten() for index in (1, 2)]).double()
+        new = torch.cat(
+            [model.get_parameter(f"backbone.net.{block}.conv{index}.weight").detach().flatten() for index in (1, 2)]
+        ).double()
         divisor = {"n": len(old), "sqrt_n": len(old) ** 0.5, "relative": float(old.norm())}[normalizer]
         assert value == pytest.approx(float((new - old).norm()) / divisor, rel=1e-6)
 
@@ -74,7 +89,7 @@ def test_measuring_changes_nothing(synthetic: Data) -> None:
     watched.fit()
     plain.fit()
     assert watched.history == plain.history
-    facts = strategy.facts()
+    facts = strategy.info()
     assert len(facts["variation"]) == len(facts["quality"]) == 2
     assert facts["rates"]["layer1.0"] == [0.001, 0.001]
     assert facts["normalizer"] == "n"

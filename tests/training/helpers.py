@@ -9,13 +9,14 @@ import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from retrieval_bench.config import DataConfig, LossConfig, RunConfig, TrainConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.sections import DataConfig, LossConfig, TrainConfig
 from retrieval_bench.strategies import Strategy
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.training.checkpoint import Checkpoints
@@ -42,10 +43,14 @@ def tiny_embedder(dim: int = 0, seed: int = 0) -> Embedder:
 
 def random_images(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
     """uint8 (count, 3, side, side)."""
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
-def run_config(loss: str = "proxy_anchor", loss_lr: float = 1e-2, seed: int = 0, head: str = "linear", **train: object) -> RunConfig:
+def run_config(
+    loss: str = "proxy_anchor", loss_lr: float = 1e-2, seed: int = 0, head: str = "linear", **train: object
+) -> RunConfig:
     """Two epochs of four batches of 16; `train` overrides fields of :class:`TrainConfig`."""
     settings = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "schedule": "constant", "freeze_bn": False, **train}
     return RunConfig(
@@ -80,7 +85,11 @@ def make_training(
 
 def state_of(*modules: nn.Module) -> dict[str, Tensor]:
     """A copy of all parameters and buffers."""
-    return {f"{index}.{name}": value.clone() for index, module in enumerate(modules) for name, value in module.state_dict().items()}
+    return {
+        f"{index}.{name}": value.clone()
+        for index, module in enumerate(modules)
+        for name, value in module.state_dict().items()
+    }
 
 
 def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:

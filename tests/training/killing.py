@@ -31,8 +31,31 @@ EPOCHS = 6
 
 def command(strategy: str, results: Path) -> list[str]:
     """A run of a few seconds that leaves its last checkpoint, not only its record, to compare."""
-    words = ["run", "--strategy", strategy, "--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32"]
-    words += ["--epochs", str(EPOCHS), "--batch-size", "16", "--no-freeze-bn", "--lr", "1e-3", "--results", str(results), "--keep"]
+    words = [
+        "run",
+        "--strategy",
+        strategy,
+        "--dataset",
+        "synthetic",
+        "--backbone",
+        "resnet10t",
+        "--weights",
+        "none",
+        "--image-size",
+        "32",
+    ]
+    words += [
+        "--epochs",
+        str(EPOCHS),
+        "--batch-size",
+        "16",
+        "--no-freeze-bn",
+        "--lr",
+        "1e-3",
+        "--results",
+        str(results),
+        "--keep",
+    ]
     return words + [flag for name in strategy.split("+") for flag in FLAGS.get(name, [])]
 
 
@@ -73,7 +96,12 @@ def result(results: Path) -> tuple[Any, bytes]:
     (path,) = (results / "runs").glob("*.json")
     record = json.loads(path.read_text())
     weights = b"".join(path.read_bytes() for path in sorted((results / "models").glob("*.safetensors")))
-    return (record["metrics"], record["training"]["loss_per_epoch"], record["facts"], record["cost"]["images_seen"]), weights
+    return (
+        record["metrics"],
+        record["training"]["loss_per_epoch"],
+        record["facts"],
+        record["cost"]["images_seen"],
+    ), weights
 
 
 def survives(strategy: str, folder: Path, kills: int) -> bool:
@@ -83,7 +111,10 @@ def survives(strategy: str, folder: Path, kills: int) -> bool:
     kill(command(strategy, disturbed), disturbed, length, kills, random.Random(strategy))
     finished(command(strategy, disturbed))
     same = result(alone) == result(disturbed)
-    print(f"{strategy}: {'the same bits' if same else 'DIFFERENT'} after {kills} kills in a run of {length:.1f} s", flush=True)
+    print(
+        f"{strategy}: {'the same bits' if same else 'DIFFERENT'} after {kills} kills in a run of {length:.1f} s",
+        flush=True,
+    )
     return same
 
 

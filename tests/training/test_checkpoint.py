@@ -17,7 +17,6 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
@@ -30,7 +29,13 @@ OPTIONS = StrategyOptions(
     channel_pruning=ChannelPruning.Options(budget=0.9),
     network_slimming=NetworkSlimming.Options(budget=0.9),
 )
-CHAINS = ["layer_pruning+channel_gates", "channel_gates+l2sp", "channel_gates+autolr", "channel_pruning+spottune", "rollback+l2sp"]
+CHAINS = [
+    "layer_pruning+channel_gates",
+    "channel_gates+l2sp",
+    "channel_gates+autolr",
+    "channel_pruning+spottune",
+    "rollback+l2sp",
+]
 EPOCHS = 4
 IDENTITY = {"seed": 0, "train": {"lr": 0.001, "epochs": EPOCHS}}
 
@@ -55,8 +60,14 @@ def begun(data: Data, strategy: str, checkpoints: Checkpoints | None, loss: str 
 
 def outcome(training: Training) -> tuple[Any, ...]:
     model = training.fit()
-    facts = json.dumps(training.strategy.facts(), sort_keys=True)
-    return state_of(model, training.model, training.criterion), training.history, training.images_seen, training.rates(), facts
+    facts = json.dumps(training.strategy.info(), sort_keys=True)
+    return (
+        state_of(model, training.model, training.criterion),
+        training.history,
+        training.images_seen,
+        training.lrs(),
+        facts,
+    )
 
 
 UNDISTURBED: dict[str, tuple[Any, ...]] = {}
@@ -110,7 +121,8 @@ def interrupted(data: Data, strategy: str, folder: Path, step: int, loss: str = 
     """A training that got a signal in step `step`, from 1, and has ended as it would; four steps are an epoch."""
     training = begun(data, strategy, Checkpoints(folder, IDENTITY), loss)
     training.strategy.parts["interrupting"] = Interrupting(step)  # pyright: ignore[reportAttributeAccessIssue]
-    training.strategy.recall = lambda memory, model: Chain.recall(training.strategy, {"interrupting": {}, **memory}, model)  # pyright: ignore
+    load: Any = training.strategy.load_state_dict
+    training.strategy.load_state_dict = lambda state, model: load({"interrupting": {}, **state}, model)
     with pytest.raises(KeyboardInterrupt):
         training.fit()
     return training

@@ -14,14 +14,29 @@ import torch
 
 from retrieval_bench.training.distributed import ALONE, Group, join
 
-FLAGS = ["--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32", "--epochs", "2", "--lr", "1e-4"]
+FLAGS = [
+    "--dataset",
+    "synthetic",
+    "--backbone",
+    "resnet10t",
+    "--weights",
+    "none",
+    "--image-size",
+    "32",
+    "--epochs",
+    "2",
+    "--lr",
+    "1e-4",
+]
 
 
 def record(results: Path, *words: str, processes: int = 1) -> tuple[dict[str, Any], str]:
     """The record of a run by so many processes, and what they said."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, "-m", "retrieval_bench", "run", *FLAGS, *words, "--results", str(results)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (results / "runs").glob("*.json")
     return json.loads(path.read_text()), done.stderr
@@ -31,7 +46,10 @@ def record(results: Path, *words: str, processes: int = 1) -> tuple[dict[str, An
     "words",
     [
         ("--loss", "triplet", "--batch-size", "20", "--strategy", "l2sp"),
-        pytest.param(("--loss", "proxy_anchor", "--batch-size", "21", "--strategy", "autolr", "--reader", "cache"), marks=pytest.mark.slow),
+        pytest.param(
+            ("--loss", "proxy_anchor", "--batch-size", "21", "--strategy", "autolr", "--reader", "cache"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["pairs across processes", "proxies, an odd batch, repeated epochs"],
 )
@@ -44,7 +62,7 @@ def test_two_processes_train_as_one(words: tuple[str, ...], tmp_path: Path) -> N
     assert two["cost"]["images_seen"] == one["cost"]["images_seen"]
     assert two["environment"]["processes"] == 2
     assert "processes" not in one["environment"]
-    assert said.count("epoch 1/2: loss") == 1, "one of them speaks"
+    assert said.count("epoch 1/2: loss") == 1, "one of them is_main_process"
     assert two["id"] == one["id"], "how many processes there are is no part of the configuration"
 
 

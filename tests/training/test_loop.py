@@ -30,7 +30,7 @@ class Recorder(Strategy):
         self.state = state
         return train_once()
 
-    def penalty(self, model: Embedder, images: Tensor) -> None:
+    def regularization(self, model: Embedder, images: Tensor) -> None:
         self.images.append(images.clone())
 
     def after_step(self, model: Embedder) -> None:
@@ -64,21 +64,27 @@ def test_rates_follow_the_cosine_by_step(synthetic: Data) -> None:
 
 def test_set_rates_changes_the_named_groups_only(synthetic: Data) -> None:
     training = make_training(synthetic, config=run_config(lr=0.001, loss_lr=0.01))
-    before = training.rates()
+    before = training.lrs()
     assert before == {**{block.name: 0.001 for block in training.model.backbone.blocks}, "loss": 0.01}
-    training.set_rates({"layer2.0": 0.0})
-    assert training.rates() == {**before, "layer2.0": 0.0}
+    training.set_lrs({"layer2.0": 0.0})
+    assert training.lrs() == {**before, "layer2.0": 0.0}
     with pytest.raises(KeyError, match="no such group"):
-        training.set_rates({"no such group": 1.0})
+        training.set_lrs({"no such group": 1.0})
 
 
 def test_rate_zero_freezes_a_block_and_a_rate_trains_it(synthetic: Data) -> None:
     training = make_training(synthetic, config=run_config(weight_decay=0.1))
     start = state_of(training.model.backbone.net)
-    training.set_rates({block.name: 0.0 for block in training.model.backbone.blocks if block.name != "layer3.1"})
+    training.set_lrs({block.name: 0.0 for block in training.model.backbone.blocks if block.name != "layer3.1"})
     training.train_once()
-    moved = {name for name in differing(start, state_of(training.model.backbone.net)) if "running" not in name and "tracked" not in name}
-    assert moved == {f"0.{name}" for name in dict(training.model.backbone.net.named_parameters()) if name.startswith("layer3.1.")}
+    moved = {
+        name
+        for name in differing(start, state_of(training.model.backbone.net))
+        if "running" not in name and "tracked" not in name
+    }
+    assert moved == {
+        f"0.{name}" for name in dict(training.model.backbone.net.named_parameters()) if name.startswith("layer3.1.")
+    }
 
 
 def views_of(synthetic: Data, epoch: int = 0, attempt: int = 0, seed: int = 0) -> Tensor:
@@ -101,7 +107,9 @@ def test_another_epoch_attempt_or_seed_is_another_pass(synthetic: Data, other: d
     assert not torch.equal(views_of(synthetic), views_of(synthetic, **other))
 
 
-@pytest.mark.parametrize(("loss", "head"), [("softmax", "autolr"), ("triplet", "linear"), ("multi_similarity", "linear")])
+@pytest.mark.parametrize(
+    ("loss", "head"), [("softmax", "autolr"), ("triplet", "linear"), ("multi_similarity", "linear")]
+)
 def test_training_twice_gives_the_same_bits(synthetic: Data, loss: str, head: str) -> None:
     """Dropout and miners included, whatever the state of the global generators."""
     results = []
@@ -163,7 +171,7 @@ class Explosion(Strategy):
         self.value, self.steps = value, 0
         self.before: dict[str, Tensor] = {}
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         self.steps += 1
         if self.steps < 7:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from retrieval_bench.config import TrainConfig
+from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies.base import ParameterGroup
 from retrieval_bench.training.criterion import build_criterion
 from retrieval_bench.training.optimisation import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
@@ -26,7 +26,9 @@ def groups_of(
             for parameter in model.backbone.block_parameters(block):
                 parameter.requires_grad_(False)
     criterion = build_criterion(config.loss, 8, model.dim)
-    trainable = [parameter for module in (model, criterion) for parameter in module.parameters() if parameter.requires_grad]
+    trainable = [
+        parameter for module in (model, criterion) for parameter in module.parameters() if parameter.requires_grad
+    ]
     return parameter_groups(model, criterion, config.train, config.loss), trainable
 
 
@@ -71,7 +73,9 @@ def test_shared_parameter_is_in_one_group_only() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_keeps_names_rates_and_weight_decay(name: str) -> None:
     optimizer = build_optimizer(name, groups_of(12)[0])
-    seen = {group["name"]: (group["base_lr"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    seen = {
+        group["name"]: (group["initial_lr"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups
+    }
     assert seen["stem"] == (0.01, 0.01, 0.1)
     assert seen["loss"] == (0.5, 0.5, 0.0)
 
@@ -117,6 +121,8 @@ def test_triangular_schedule_goes_up_and_down_once_per_cycle() -> None:
 
 
 def test_warm_restarts_begin_each_cycle_anew() -> None:
-    assert factors([0, 1 / 6, 0.25, 0.499999999, 0.5], schedule="warm_restarts", cycles=2) == pytest.approx([1, 0.75, 0.5, 0, 1], abs=1e-6)
+    assert factors([0, 1 / 6, 0.25, 0.499999999, 0.5], schedule="warm_restarts", cycles=2) == pytest.approx(
+        [1, 0.75, 0.5, 0, 1], abs=1e-6
+    )
     assert factors([0.499999999], schedule="warm_restarts", cycles=2, low_rate=0.1) == pytest.approx([0.1])
     assert factors([0.2, 0.7], schedule="warm_restarts", cycles=1) == factors([0.2, 0.7], schedule="cosine")

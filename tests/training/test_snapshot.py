@@ -37,13 +37,15 @@ def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("trained_before", [False, True])
 def test_restore_is_bit_for_bit_and_can_be_repeated(synthetic: Data, optimizer: str, trained_before: bool) -> None:
-    training = make_training(synthetic, config=run_config("softmax", head="autolr", optimizer=optimizer, weight_decay=0.01))
+    training = make_training(
+        synthetic, config=run_config("softmax", head="autolr", optimizer=optimizer, weight_decay=0.01)
+    )
     if trained_before:
         training.train_once()
     start, snapshot = everything(training), training.snapshot()
     for attempt in (1, 2):
         training.train_once(attempt)
-        training.set_rates({"stem": 0.5})
+        training.set_lrs({"stem": 0.5})
         assert not equal(start, everything(training))
         training.restore(snapshot)
         assert equal(start, everything(training))

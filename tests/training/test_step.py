@@ -16,7 +16,16 @@ from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.training.loop import Training
 from retrieval_bench.training.profile import Stopwatch
-from tests.training.helpers import Data, differing, flatten, make_training, random_images, run_config, state_of, tiny_embedder
+from tests.training.helpers import (
+    Data,
+    differing,
+    flatten,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
+)
 
 
 def gradients(training: Training, micro: int) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
@@ -47,7 +56,9 @@ def gradients(training: Training, micro: int) -> tuple[float, dict[str, Tensor],
     ],
 )
 @pytest.mark.parametrize("micro", [5, 8, 100])
-def test_gradients_in_pieces_are_those_of_the_whole_batch(strategy: str, loss: str, head: str, micro: int, synthetic: Data) -> None:
+def test_gradients_in_pieces_are_those_of_the_whole_batch(
+    strategy: str, loss: str, head: str, micro: int, synthetic: Data
+) -> None:
     """Batch norms frozen. Pairs across pieces count, dropout and the penalty are the same."""
 
     def training() -> Training:
@@ -68,7 +79,11 @@ def test_statistics_of_norms_move_once_per_image(synthetic: Data) -> None:
     norm: Any = training.model.backbone.net.get_submodule("bn1")
     *_, state = gradients(training, 8)
     assert norm.momentum == 0.1
-    assert state["0.backbone.net.bn1.num_batches_tracked"] - tiny_embedder().state_dict()["backbone.net.bn1.num_batches_tracked"] == 4
+    assert (
+        state["0.backbone.net.bn1.num_batches_tracked"]
+        - tiny_embedder().state_dict()["backbone.net.bn1.num_batches_tracked"]
+        == 4
+    )
     other = make_training(synthetic, config=run_config())
     *_, once = gradients(other, 0)
     start, name = tiny_embedder().state_dict()["backbone.net.bn1.running_mean"], "0.backbone.net.bn1.running_mean"
@@ -102,7 +117,9 @@ def failing_above(model: Embedder, limit: int) -> None:
     model.register_forward_pre_hook(look)
 
 
-def test_where_memory_does_not_suffice_half_as_many_images_pass_at_a_time(synthetic: Data, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_memory_does_not_suffice_half_as_many_images_pass_at_a_time(
+    synthetic: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = run_config("triplet", freeze_bn=True, out_of_memory="halve", epochs=2)
     training = make_training(synthetic, config=config)
     failing_above(training.model, 5)
@@ -135,7 +152,7 @@ class Spoiling(Strategy):
         super().__init__()
         self.steps, self.step = steps, -1
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         self.step += 1
         return torch.tensor(float("nan")) if self.step in self.steps else None
 
@@ -166,7 +183,7 @@ class SpoilingImages(Strategy):
 
     batch: Tensor | None = None
 
-    def penalty(self, model: Embedder, images: Tensor) -> Tensor | None:
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         self.batch = images.clone() if self.batch is None else self.batch
         return torch.tensor(float("nan")) if torch.equal(images, self.batch) else None
 
@@ -178,7 +195,7 @@ def test_batches_of_undone_passes_do_not_use_up_those_that_may_be_left_out(synth
     config = run_config("softmax", optimizer="sgd", lr=0.01, freeze_bn=True, skip_batches=1, epochs=1)
     training = make_training(synthetic, strategy, config)
     training.fit()
-    facts = strategy.facts()["autolr"]
+    facts = strategy.info()["autolr"]
     assert facts["passes"] == [4], "three, and the first once more"
     assert facts["quality"][0] == facts["qualities"][0][0]
     assert training.account()["skipped_batches"] == [[0, 0]]
@@ -201,7 +218,9 @@ def test_bfloat16_passes_give_float32_embeddings_and_weights(synthetic: Data) ->
     assert all(parameter.dtype == torch.float32 for parameter in training.model.parameters())
 
 
-def test_a_compiler_that_fails_costs_nothing(synthetic: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_compiler_that_fails_costs_nothing(
+    synthetic: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(model: Any, **options: Any) -> Any:
         def fail(images: Tensor) -> Tensor:
             raise RuntimeError("no C++ compiler here")

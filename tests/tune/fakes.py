@@ -55,7 +55,9 @@ class Runs:
     def _outcome(self, config: RunConfig) -> Outcome:
         if self.fails(config):
             return Outcome(config, "", error="the loss became nan")
-        return Outcome(config, "", record_of(config, score(config), score(config) / 2, self.images.get(config.strategy, PLAIN)))
+        return Outcome(
+            config, "", record_of(config, score(config), score(config) / 2, self.images.get(config.strategy, PLAIN))
+        )
 
 
 def searches_of(folder: Path, *strategies: str, objective: Objective = "recall_at_1") -> list[Search]:

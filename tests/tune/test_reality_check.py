@@ -34,7 +34,10 @@ def table(tmp_path: Path) -> Any:
     search(searches, 2, Runs({"autolr": 150}))
     rows = [Row(entry.config.strategy, config, more=("map_at_r",)) for entry in searches if (config := entry.chosen(2))]
     records = {
-        row.name: [record_of(replace(row.config, seed=seed), recall, recall / 2, 400) for seed, recall in enumerate(RECALLS[row.name])]
+        row.name: [
+            record_of(replace(row.config, seed=seed), recall, recall / 2, 400)
+            for seed, recall in enumerate(RECALLS[row.name])
+        ]
         for row in rows
     }
     return check_table(rows, searches, records, 2)
@@ -90,7 +93,20 @@ def test_profiles_say_what_they_are() -> None:
         validate(replace(check.base, options=type(check.base.options)()))
 
 
-SMOKE = ["reality-check", "smoke", "--epochs", "1", "--strategies", "frozen", "standard", "--trials", "2", "--seeds", "0", "1"]
+SMOKE = [
+    "reality-check",
+    "smoke",
+    "--epochs",
+    "1",
+    "--strategies",
+    "frozen",
+    "standard",
+    "--trials",
+    "2",
+    "--seeds",
+    "0",
+    "1",
+]
 
 
 def test_from_search_to_table_and_once_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,11 +141,15 @@ def test_from_search_to_table_and_once_more(tmp_path: Path, capsys: pytest.Captu
     assert third.err.count("already recorded") == 7, "trials are recorded too"
 
 
-def test_a_strategy_that_always_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_strategy_that_always_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(searches: Any, trials: int, carry_out: Any) -> None:
         def make(configs: Any) -> list[Outcome]:
             made = iter(carry_out([config for config in configs if config.strategy == "frozen"]))
-            return [next(made) if config.strategy == "frozen" else Outcome(config, "", error="nan") for config in configs]
+            return [
+                next(made) if config.strategy == "frozen" else Outcome(config, "", error="nan") for config in configs
+            ]
 
         search(searches, trials, make)
 
@@ -140,8 +160,35 @@ def test_a_strategy_that_always_fails_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_tune_writes_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--dataset", "synthetic", "--image-size", "32", "--backbone", "resnet10t", "--weights", "none", "--batch-size", "16"]
-    assert main(["tune", "--strategy", "last_k,frozen", "--trials", "1", *words, "--epochs", "1", "--results", str(tmp_path)]) == 0
+    words = [
+        "--dataset",
+        "synthetic",
+        "--image-size",
+        "32",
+        "--backbone",
+        "resnet10t",
+        "--weights",
+        "none",
+        "--batch-size",
+        "16",
+    ]
+    assert (
+        main(
+            [
+                "tune",
+                "--strategy",
+                "last_k,frozen",
+                "--trials",
+                "1",
+                *words,
+                "--epochs",
+                "1",
+                "--results",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "Chosen: `python -m retrieval_bench run --strategy last_k --dataset synthetic" in printed
     texts = [path.read_text() for path in sorted((tmp_path / "search").glob("*.md"), reverse=True)]
@@ -160,7 +207,10 @@ def test_tune_writes_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["reality-check", "smoke", "--strategies", "frozn"], "did you mean 'frozen'"),
         (["reality-check", "smoke", "--trials", "0"], "--trials 0: must be at least 1"),
         (["reality-check", "smoke", "--objective", "mrr"], "--objective"),
-        (["reality-check", "smoke", "--split", "closed_set"], "--split closed_set: a search is scored on zero_shot_val"),
+        (
+            ["reality-check", "smoke", "--split", "closed_set"],
+            "--split closed_set: a search is scored on zero_shot_val",
+        ),
         (["reality-check", "smoke", "--autolr.low", "3"], "--autolr options are set"),
         (
             ["reality-check", "smoke", "--l2sp.alpha", "7"],

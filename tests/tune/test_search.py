@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.cli import main
-from retrieval_bench.config import EvalConfig, Machine, RunConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError
+from retrieval_bench.sections import EvalConfig
 from retrieval_bench.tune.journal import RANDOM_TRIALS, Search
 from retrieval_bench.tune.report import trials_frame, write_search
 from retrieval_bench.tune.search import in_turn, search, validation_configs
@@ -44,7 +45,9 @@ def test_what_costs_more_gets_fewer_trials(tmp_path: Path) -> None:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(costs=st.lists(st.integers(1, 400), min_size=8, max_size=8), trials=st.integers(1, 6))
-def test_nothing_beyond_the_budget_is_chosen(costs: list[int], trials: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_nothing_beyond_the_budget_is_chosen(
+    costs: list[int], trials: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (entry,) = searches_of(tmp_path_factory.mktemp("budget"), "standard")
     while entry.wants_more(trials):
         config, number = entry.ask(), len(entry.trials)
@@ -77,7 +80,11 @@ def test_a_search_without_recall_at_1_is_refused() -> None:
 @pytest.mark.parametrize("stopped_after", [0, 1, 4, 7])
 def test_a_stopped_search_ends_as_one_that_was_not(stopped_after: int, tmp_path: Path) -> None:
     whole, parts = (searches_of(tmp_path / name, "standard", "autolr", "l2sp") for name in ("whole", "parts"))
-    all_at_once, before, after = Runs({"autolr": 130}), Runs({"autolr": 130}, stop_after=stopped_after), Runs({"autolr": 130})
+    all_at_once, before, after = (
+        Runs({"autolr": 130}),
+        Runs({"autolr": 130}, stop_after=stopped_after),
+        Runs({"autolr": 130}),
+    )
     search(whole, 8, all_at_once)
     with pytest.raises(KeyboardInterrupt):
         search(parts, 8, before)
@@ -94,7 +101,9 @@ def test_more_trials_go_on_with_the_same_search(tmp_path: Path) -> None:
     search(few, 7, Runs())
     search(many, 7, Runs())
     assert few[0].trials == many[0].trials
-    assert few[0].best(3) == max(many[0].trials[:3], key=lambda trial: trial.metrics["recall_at_1"]), "fewer trials choose as before"
+    assert few[0].best(3) == max(many[0].trials[:3], key=lambda trial: trial.metrics["recall_at_1"]), (
+        "fewer trials choose as before"
+    )
 
 
 def test_the_sampler_learns(tmp_path: Path) -> None:
@@ -104,7 +113,9 @@ def test_the_sampler_learns(tmp_path: Path) -> None:
     assert best is not None
     assert best.metrics["recall_at_1"] > 0.9
     scores = [trial.metrics["recall_at_1"] for trial in entry.trials]
-    assert sum(scores[15:]) / 10 > sum(scores[1:RANDOM_TRIALS]) / (RANDOM_TRIALS - 1), "later trials are better than random ones"
+    assert sum(scores[15:]) / 10 > sum(scores[1:RANDOM_TRIALS]) / (RANDOM_TRIALS - 1), (
+        "later trials are better than random ones"
+    )
 
 
 def test_failed_trials_are_told_and_cost_a_plain_run(tmp_path: Path) -> None:
@@ -177,17 +188,21 @@ def test_no_trials(tmp_path: Path) -> None:
         search(searches_of(tmp_path, "standard"), 0, Runs())
 
 
-def test_a_trial_that_breaks_in_this_process_is_one_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(config: RunConfig, machine: Machine) -> None:
+def test_a_trial_that_breaks_in_this_process_is_one_failed_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: RunConfig, machine: RuntimeConfig) -> None:
         raise RuntimeError(f"no {config.strategy}")
 
     monkeypatch.setattr("retrieval_bench.run.run", broken)
-    (outcome,) = in_turn([run_config()], Machine(results=tmp_path))
+    (outcome,) = in_turn([run_config()], RuntimeConfig(results=tmp_path))
     assert outcome.record is None
     assert outcome.error == "no standard"
 
 
-def test_too_few_trials_are_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_trials_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in (["tune", "--strategy", "standard"], ["reality-check", "smoke"]):
         assert main([*command, "--trials", "0", "--results", str(tmp_path)]) == 2
         assert "--trials 0" in capsys.readouterr().err

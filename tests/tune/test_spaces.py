@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from retrieval_bench.config import ModelConfig, RunConfig
+from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.reality_check import CHECKS
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strategy, only_used
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
@@ -53,8 +54,12 @@ def test_what_is_declared_exists_and_holds_the_default(name: str) -> None:
     for option, values in STRATEGIES[name].space.items():
         assert options[option] in values
         assert isinstance(values, Choice) or values.low < values.high
-        assert type(options[option]) is not int or isinstance(values, Choice) or values.integer, "whole numbers stay whole"
-    assert not {"budget", "epochs", "search_epochs", "sparse_epochs", "max_trials"} & set(STRATEGIES[name].space), "size and length"
+        assert type(options[option]) is not int or isinstance(values, Choice) or values.integer, (
+            "whole numbers stay whole"
+        )
+    assert not {"budget", "epochs", "search_epochs", "sparse_epochs", "max_trials"} & set(STRATEGIES[name].space), (
+        "size and length"
+    )
 
 
 @each
@@ -91,14 +96,21 @@ def test_the_rate_is_searched_around_the_run_s_own() -> None:
 
 
 def test_values_that_are_not_searched_cannot_be_the_first_to_be_tried() -> None:
-    config = replace(config_of("layer_pruning"), options=StrategyOptions(layer_pruning=LayerPruning.Options(drop="auto:3")))
-    with pytest.raises(UserError, match=r"--layer-pruning.drop auto:3 is not among the values that are searched \(last:0, last:1"):
+    config = replace(
+        config_of("layer_pruning"), options=StrategyOptions(layer_pruning=LayerPruning.Options(drop="auto:3"))
+    )
+    with pytest.raises(
+        UserError, match=r"--layer-pruning.drop auto:3 is not among the values that are searched \(last:0, last:1"
+    ):
         space_of(config)
 
 
 def test_values_can_be_typed() -> None:
     assert [tidy(value) for value in (0.000214159, 2.0, 3, "last:2")] == [0.000214, 2.0, 3, "last:2"]
-    assert shown({"lr": 3e-4, "last_k.k": 3, "layer_pruning.drop": "last:2"}) == "lr 0.0003, last_k.k 3, layer_pruning.drop last:2"
+    assert (
+        shown({"lr": 3e-4, "last_k.k": 3, "layer_pruning.drop": "last:2"})
+        == "lr 0.0003, last_k.k 3, layer_pruning.drop last:2"
+    )
     assert shown({}) == "-"
 
 
@@ -112,9 +124,13 @@ def test_every_profile_can_be_searched(profile: str) -> None:
 
 def test_numbers_of_blocks_stay_below_those_of_the_backbone() -> None:
     def space(strategy: str) -> dict[str, str]:
-        return {name: str(values) for name, values in space_of(replace(run_config(), strategy=strategy), blocks=4).items()}
+        return {
+            name: str(values) for name, values in space_of(replace(run_config(), strategy=strategy), blocks=4).items()
+        }
 
     assert space("last_k")["last_k.k"] == "1 to 3"
     assert space("random_policy")["random_policy.last"] == "0 to 3"
     assert space("layer_pruning")["layer_pruning.drop"] == "last:0, last:1, last:2, last:3"
-    assert space("l2sp") == {name: str(values) for name, values in space_of(replace(run_config(), strategy="l2sp")).items()}
+    assert space("l2sp") == {
+        name: str(values) for name, values in space_of(replace(run_config(), strategy="l2sp")).items()
+    }

@@ -62,7 +62,9 @@ def _open_original(places: Places) -> ImageTable:
 
 
 def _open_torchvision(folder: Path) -> ImageTable:
-    test_labels = next((path for path in (folder / SPLIT_LABELS, folder / "devkit" / SPLIT_LABELS) if path.is_file()), None)
+    test_labels = next(
+        (path for path in (folder / SPLIT_LABELS, folder / "devkit" / SPLIT_LABELS) if path.is_file()), None
+    )
     if test_labels is None:
         raise UserError(f"{folder / SPLIT_LABELS}: file is missing; without it the test images have no classes")
     (names,) = read_matlab(folder / "devkit" / "cars_meta.mat", "class_names")
@@ -71,7 +73,8 @@ def _open_torchvision(folder: Path) -> ImageTable:
         below = f"{side}/{side}" if (folder / side / side).is_dir() else side  # as some copies nest it
         (annotations,) = read_matlab(lists, "annotations")
         rows += [
-            (f"{below}/{name}", int(number), side == "cars_test") for name, number in read_fields(lists, annotations, "fname", "class")
+            (f"{below}/{name}", int(number), side == "cars_test")
+            for name, number in read_fields(lists, annotations, "fname", "class")
         ]
     return _table(folder, rows, names)
 
@@ -79,7 +82,9 @@ def _open_torchvision(folder: Path) -> ImageTable:
 def _table(root: Path, rows: list[tuple[str, int, bool]], names: np.ndarray) -> ImageTable:
     labels = np.array([number for _, number, _ in rows], dtype=np.int64) - 1
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-        raise UserError(f"{root}: class numbers of the annotations do not fit the list of class names; fetch the data set again")
+        raise UserError(
+            f"{root}: class numbers of the annotations do not fit the list of class names; fetch the data set again"
+        )
     sides = np.array(["test" if test else "train" for *_, test in rows])
     return ImageTable(root, tuple(path for path, *_ in rows), labels, tuple(map(str, names)), ZERO_SHOT_CLASSES, sides)
 

@@ -38,7 +38,11 @@ def _write(source: Path, made: Path, download: bool) -> None:
         try:
             images = CIFAR10(str(source), train=side == "train", download=download)
         except (RuntimeError, OSError) as error:
-            hint = "get cifar-10-python.tar.gz by hand and give --data-root" if download else "its files are missing or damaged"
+            hint = (
+                "get cifar-10-python.tar.gz by hand and give --data-root"
+                if download
+                else "its files are missing or damaged"
+            )
             raise UserError(f"{source}: no CIFAR-10 here: {hint} ({first_line(error)})") from None
         for number in range(len(images)):
             image, label = images[number]

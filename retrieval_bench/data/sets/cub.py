@@ -45,7 +45,9 @@ def open_cub(root: Path | None) -> ImageTable:
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
             raise ValueError
     except (ValueError, KeyError):
-        raise UserError(f"{folder}: class numbers in image_class_labels.txt do not fit classes.txt; fetch the data set again") from None
+        raise UserError(
+            f"{folder}: class numbers in image_class_labels.txt do not fit classes.txt; fetch the data set again"
+        ) from None
     sides = np.array(["train" if training[key] == "1" else "test" for key in order])
     return ImageTable(folder / "images", tuple(names[key] for key in order), labels, class_names, 100, sides)
 

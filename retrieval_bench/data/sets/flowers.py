@@ -37,7 +37,9 @@ def open_flowers(root: Path | None) -> ImageTable:
     for numbers, side in zip(sets, ("train", "train", "test"), strict=True):
         numbers = np.asarray(numbers, dtype=np.int64).reshape(-1) - 1
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(labels):
-            raise UserError(f"{lists.with_name('setid.mat')}: image numbers do not fit imagelabels.mat; fetch the data set again")
+            raise UserError(
+                f"{lists.with_name('setid.mat')}: image numbers do not fit imagelabels.mat; fetch the data set again"
+            )
         sides[numbers] = side
     classes = tuple(f"{number:03d}" for number in range(1, int(labels.max(initial=-1)) + 2))
     if len(labels) and labels.min() < 0:
@@ -51,6 +53,8 @@ FLOWERS = Dataset(
     open=open_flowers,
     archives=ARCHIVES,
     counts=Counts(
-        classes=102, images=8_189, splits={"closed_set": {"train": 2_040, "test": 6_149}, "zero_shot": {"train": 3_493, "test": 4_696}}
+        classes=102,
+        images=8_189,
+        splits={"closed_set": {"train": 2_040, "test": 6_149}, "zero_shot": {"train": 3_493, "test": 4_696}},
     ),
 )

@@ -13,7 +13,7 @@ import numpy as np
 from retrieval_bench.data.dataset import Dataset
 from retrieval_bench.data.images import IMAGE_SUFFIXES, ImageTable
 from retrieval_bench.errors import UserError
-from retrieval_bench.progress import announce
+from retrieval_bench.progress import logger
 
 Row = tuple[str, str, str | None]
 """(path, class name, side or None) of an image."""
@@ -32,11 +32,15 @@ def open_folder(root: Path | None) -> ImageTable:
         raise UserError(f"{root}: not a folder; give --data-root FOLDER with one sub-folder per class")
     parts = side_folders(root)
     rows: list[Row] = [
-        (path, name, side) for side, folder in parts.items() for path, name in _class_images(root / folder, root, 3 - len(parts))
+        (path, name, side)
+        for side, folder in parts.items()
+        for path, name in _class_images(root / folder, root, 3 - len(parts))
     ]
     names = {name for _, name, _ in rows}
     if len(names) < 4:
-        raise UserError(f"{root}: found {len(names)} class folders; at least 4 are needed, two to train on and two to test on")
+        raise UserError(
+            f"{root}: found {len(names)} class folders; at least 4 are needed, two to train on and two to test on"
+        )
     return tabulate(root, rows if len(parts) > 1 else [(path, name, None) for path, name, _ in rows])
 
 
@@ -47,7 +51,9 @@ def side_folders(root: Path) -> dict[str, str]:
     if test and folders == {"train", test}:
         return {"train": "train", "test": test}
     if "train" in folders and folders <= {"train", *TEST_FOLDERS}:
-        raise UserError(f"{root}: holds {', '.join(sorted(folders))}; give a folder with 'train' and the one that is to be tested")
+        raise UserError(
+            f"{root}: holds {', '.join(sorted(folders))}; give a folder with 'train' and the one that is to be tested"
+        )
     return {"test": "."}
 
 
@@ -56,17 +62,23 @@ def tabulate(root: Path, rows: list[Row]) -> ImageTable:
 
     Where training and test images share classes, the sides are a closed-set split, and a zero-shot split takes half of the classes.
     """
-    training, tested = ({name for _, name, side in rows if side and (side == "train") is train} for train in (True, False))
+    training, tested = (
+        {name for _, name, side in rows if side and (side == "train") is train} for train in (True, False)
+    )
     if tested and not training:
-        announce(f"{root}: no image is marked as train, so zero_shot trains on half of the classes by name")
+        logger.info(f"{root}: no image is marked as train, so zero_shot trains on half of the classes by name")
     disjoint = bool(training) and training.isdisjoint(tested)
     if training and not disjoint:
-        announce(f"{root}: training and test images share classes: closed_set takes this split, zero_shot half of the classes by name")
+        logger.info(
+            f"{root}: training and test images share classes: closed_set takes this split, zero_shot half of the classes by name"
+        )
     classes = sorted({name for _, name, _ in rows}, key=lambda name: (disjoint and name not in training, name))
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[name] for _, name, _ in rows], dtype=np.int64)
     sides = np.array([side or "" for *_, side in rows]) if any(side is not None for *_, side in rows) else None
-    return ImageTable(root, tuple(path for path, *_ in rows), labels, tuple(classes), len(training) if disjoint else 0, sides)
+    return ImageTable(
+        root, tuple(path for path, *_ in rows), labels, tuple(classes), len(training) if disjoint else 0, sides
+    )
 
 
 def _class_images(folder: Path, root: Path, least: int) -> list[tuple[str, str]]:

@@ -25,7 +25,9 @@ BELOW = ("", "Img/", "In-shop Clothes Retrieval Benchmark/", "In-shop Clothes Re
 def open_inshop(root: Path | None) -> ImageTable:
     """Opens the official layout (``Eval/list_eval_partition.txt``, ``Img/img``), or list and ``img`` (or ``img.zip``) in one folder."""
     places = Places(root, ARCHIVES, "In-Shop", BELOW[1:])
-    lists = places.find("Eval/list_eval_partition.txt", "list_eval_partition.txt", f"{BELOW[2]}Eval/list_eval_partition.txt")
+    lists = places.find(
+        "Eval/list_eval_partition.txt", "list_eval_partition.txt", f"{BELOW[2]}Eval/list_eval_partition.txt"
+    )
     images = places.find(*(f"{below}img" for below in BELOW))
     rows = read_columns(lists, columns=3, skip=2)
     strange = sorted({side for *_, side in rows} - {"train", "query", "gallery"})
@@ -42,6 +44,8 @@ INSHOP = Dataset(
     about="In-Shop Clothes, 52,712 photographs of 7,982 items, with queries and gallery; fetched by hand (licence): --data-root",
     open=open_inshop,
     archives=ARCHIVES,
-    counts=Counts(classes=7_982, images=52_712, splits={"zero_shot": {"train": 25_882, "query": 14_218, "gallery": 12_612}}),
+    counts=Counts(
+        classes=7_982, images=52_712, splits={"zero_shot": {"train": 25_882, "query": 14_218, "gallery": 12_612}}
+    ),
     ks=(1, 10, 20, 30, 40, 50),
 )

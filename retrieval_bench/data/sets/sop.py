@@ -29,7 +29,11 @@ ARCHIVE = Archive(
 
 def open_sop(root: Path | None) -> ImageTable:
     """Opens the official layout: the zip, ``Stanford_Online_Products``, or a folder that holds either; None downloads the zip."""
-    folder = Places(root, (ARCHIVE,), "Stanford Online Products").find("Ebay_train.txt", "Stanford_Online_Products/Ebay_train.txt").parent
+    folder = (
+        Places(root, (ARCHIVE,), "Stanford Online Products")
+        .find("Ebay_train.txt", "Stanford_Online_Products/Ebay_train.txt")
+        .parent
+    )
     parts = [read_columns(folder / f"Ebay_{side}.txt", columns=4, skip=1) for side in ("train", "test")]
     trained, tested = (whole_numbers(folder, [row[1] for row in part]) for part in parts)
     labels = np.array(trained + tested, dtype=np.int64) - 1
@@ -37,7 +41,9 @@ def open_sop(root: Path | None) -> ImageTable:
     for label, (*_, path) in zip(labels.tolist(), parts[0] + parts[1], strict=True):
         names.setdefault(label, f"{path.split('/')[0].removesuffix('_final')}_{label + 1}")
     if not trained or set(names) != set(range(len(names))) or max(trained) >= min(tested, default=0):
-        raise UserError(f"{folder}: class numbers of Ebay_train.txt and Ebay_test.txt are not the official ones; fetch the data set again")
+        raise UserError(
+            f"{folder}: class numbers of Ebay_train.txt and Ebay_test.txt are not the official ones; fetch the data set again"
+        )
     paths = tuple(row[3] for part in parts for row in part)
     return ImageTable(folder, paths, labels, tuple(names[label] for label in range(len(names))), max(trained))
 

@@ -53,5 +53,7 @@ def _write(root: Path) -> None:
 SYNTHETIC = Dataset(
     about="16 classes of patterns, drawn on the spot; for tests and trials, not for comparisons",
     open=open_synthetic,
-    counts=Counts(CLASSES, CLASSES * IMAGES_PER_CLASS, {split: {"train": 64, "test": 64} for split in ("zero_shot", "closed_set")}),
+    counts=Counts(
+        CLASSES, CLASSES * IMAGES_PER_CLASS, {split: {"train": 64, "test": 64} for split in ("zero_shot", "closed_set")}
+    ),
 )

@@ -18,7 +18,17 @@ from retrieval_bench.data.sets.folder import tabulate
 from retrieval_bench.errors import UserError, first_line
 
 COLUMNS = ("path", "label", "split", "query", "gallery")
-FLAGS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False, "": False}
+FLAGS = {
+    "1": True,
+    "1.0": True,
+    "true": True,
+    "yes": True,
+    "0": False,
+    "0.0": False,
+    "false": False,
+    "no": False,
+    "": False,
+}
 
 
 def open_listed(root: Path | None) -> ImageTable:
@@ -28,7 +38,9 @@ def open_listed(root: Path | None) -> ImageTable:
         UserError: no such table, a column or value that is not understood (with its row), or an image named twice.
     """
     if root is None or not root.is_file():
-        raise UserError("data set 'table' is your own images: give --data-root FILE, a CSV or Parquet file with columns path,label")
+        raise UserError(
+            "data set 'table' is your own images: give --data-root FILE, a CSV or Parquet file with columns path,label"
+        )
     frame = _read(root)
     for name in COLUMNS[:2]:
         empty = frame[name] == ""
@@ -36,7 +48,9 @@ def open_listed(root: Path | None) -> ImageTable:
             raise UserError(f"{root}: row {_row(empty)} has no {name}")
     paths = frame["path"].str.replace("\\", "/").map(posixpath.normpath)
     if paths.duplicated().any():
-        raise UserError(f"{root}: row {_row(paths.duplicated())} names an image a second time ({paths[paths.duplicated()].iloc[0]})")
+        raise UserError(
+            f"{root}: row {_row(paths.duplicated())} names an image a second time ({paths[paths.duplicated()].iloc[0]})"
+        )
     if frame["label"].nunique() < 2:
         raise UserError(f"{root}: all rows have one label; retrieval needs several classes")
     sides = _sides(root, frame)
@@ -53,13 +67,19 @@ def _read(path: Path) -> Any:
         else:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
     except ImportError:
-        raise UserError(f"{path}: reading Parquet needs the package pyarrow (pip install pyarrow); CSV needs nothing") from None
+        raise UserError(
+            f"{path}: reading Parquet needs the package pyarrow (pip install pyarrow); CSV needs nothing"
+        ) from None
     except (ValueError, OSError) as error:  # pandas and pyarrow raise kinds of both
         raise UserError(f"{path}: not a CSV or Parquet table ({first_line(error)})") from None
     missing = [name for name in COLUMNS[:2] if name not in frame]
     if missing:
-        raise UserError(f"{path}: column '{missing[0]}' is missing; its columns are {', '.join(map(str, frame.columns))}")
-    if path.suffix.lower() != ".parquet" and not isinstance(frame.index, pd.RangeIndex):  # pandas took a row's first piece as its name
+        raise UserError(
+            f"{path}: column '{missing[0]}' is missing; its columns are {', '.join(map(str, frame.columns))}"
+        )
+    if path.suffix.lower() != ".parquet" and not isinstance(
+        frame.index, pd.RangeIndex
+    ):  # pandas took a row's first piece as its name
         raise UserError(f"{path}: rows have more columns than the heading; put quotes around values that hold a comma")
     if frame["label"].dtype.kind == "f" and not np.mod(frame["label"].dropna().to_numpy(), 1).any():
         frame["label"] = frame["label"].astype("Int64")  # a column of whole numbers with gaps comes as 3.0
@@ -80,12 +100,19 @@ def _sides(path: Path, frame: Any) -> list[str] | None:
         return None
     split = frame["split"].str.lower() if "split" in frame else None
     if split is None:
-        raise UserError(f"{path}: column '{flags[0]}' needs a column 'split' beside it that says which rows are train and which test")
+        raise UserError(
+            f"{path}: column '{flags[0]}' needs a column 'split' beside it that says which rows are train and which test"
+        )
     strange = ~split.isin(("train", "test", "query", "gallery", ""))
     if strange.any():
-        raise UserError(f"{path}: row {_row(strange)} has split '{frame['split'][_row(strange)]}': use train, test, or leave it empty")
+        raise UserError(
+            f"{path}: row {_row(strange)} has split '{frame['split'][_row(strange)]}': use train, test, or leave it empty"
+        )
     roles = {name: _flags(path, frame[name]) if name in flags else [True] * len(frame) for name in ("query", "gallery")}
-    return [_side(side, query, gallery) for side, query, gallery in zip(split, roles["query"], roles["gallery"], strict=True)]
+    return [
+        _side(side, query, gallery)
+        for side, query, gallery in zip(split, roles["query"], roles["gallery"], strict=True)
+    ]
 
 
 def _flags(path: Path, column: Any) -> list[bool]:
@@ -103,5 +130,6 @@ def _side(split: str, query: bool, gallery: bool) -> str:
 
 
 TABLE = Dataset(
-    about="your own images, named by a CSV or Parquet file with path,label[,split,query,gallery] (--data-root FILE)", open=open_listed
+    about="your own images, named by a CSV or Parquet file with path,label[,split,query,gallery] (--data-root FILE)",
+    open=open_listed,
 )

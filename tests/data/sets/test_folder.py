@@ -92,7 +92,9 @@ def test_disjoint_train_and_test_folders_are_the_zero_shot_split(test: str, tmp_
         open_dataset("folder", tmp_path, "closed_set")
 
 
-def test_train_and_test_folders_with_the_same_classes_are_a_closed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_and_test_folders_with_the_same_classes_are_a_closed_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table, split = open_dataset("folder", sides(tmp_path, train="abcde", tested="abcd"), "closed_set")
     assert {path.split("/")[0] for path in paths_of(table, split.train)} == {"train"}
     assert {path.split("/")[0] for path in paths_of(table, split.query)} == {"test"}

@@ -20,7 +20,13 @@ def item(number: int, side: str, *views: int) -> Rows:
     return [(f"img/WOMEN/Dresses/id_{number:08d}/0{view}_1_front.jpg", f"id_{number:08d}", side) for view in views]
 
 
-ROWS = [*item(2, "train", 1, 2, 3), *item(1, "query", 1), *item(1, "gallery", 2), *item(3, "train", 1, 2), *item(5, "train", 1, 2)]
+ROWS = [
+    *item(2, "train", 1, 2, 3),
+    *item(1, "query", 1),
+    *item(1, "gallery", 2),
+    *item(3, "train", 1, 2),
+    *item(5, "train", 1, 2),
+]
 ROWS += [*item(6, "train", 1, 2), *item(4, "query", 1, 2), *item(4, "gallery", 3, 4, 5)]
 SIDES = {"train": 9, "query": 3, "gallery": 4}
 
@@ -92,7 +98,10 @@ def open_with(rows: Rows, root: Path) -> None:
         (ROWS[:-1], ["found 15 images, expected 16"]),
         ([*ROWS[:-1], *item(4, "query", 5)], ["found 4 query images", "expected 3"]),
         ([*ROWS[:-1], *item(4, "val", 5)], ["list_eval_partition.txt", "'val'"]),
-        ([row for row in ROWS if row not in item(1, "gallery", 2)], ["list_eval_partition.txt", "queries but no gallery image"]),
+        (
+            [row for row in ROWS if row not in item(1, "gallery", 2)],
+            ["list_eval_partition.txt", "queries but no gallery image"],
+        ),
         ([*ROWS, ("img/a.jpg", "id_00000004", "")], ["list_eval_partition.txt", "line 19 has 2 columns, not 3"]),
         ([*ROWS[:-1], *item(4, "train", 5)], ["training images (zero_shot), expected 9"]),
     ],
@@ -124,7 +133,9 @@ def test_half_of_the_files_is_refused(lost: str, missing: str, tmp_path: Path) -
 
 
 def test_without_a_folder_the_files_and_their_places_are_named(tmp_path: Path, empty_cache: Path) -> None:
-    with refused("list_eval_partition.txt", "img.zip", empty_cache / "downloads", "--from-archive", "mmlab.ie.cuhk.edu.hk"):
+    with refused(
+        "list_eval_partition.txt", "img.zip", empty_cache / "downloads", "--from-archive", "mmlab.ie.cuhk.edu.hk"
+    ):
         open_dataset("inshop", None)
     assert not any(name.endswith((".txt", ".zip", ".part")) for name in files_below(empty_cache))
 

@@ -22,7 +22,9 @@ def small(miniature: Callable[[str, Counts], None]) -> None:
 
 
 def sides(root: Path, classes: str = "abcd") -> Path:
-    files = [f"train/{name}/{index}.jpg" for name in classes for index in range(2)] + [f"test/{name}/2.jpg" for name in classes]
+    files = [f"train/{name}/{index}.jpg" for name in classes for index in range(2)] + [
+        f"test/{name}/2.jpg" for name in classes
+    ]
     return touch(root, *files)
 
 
@@ -36,7 +38,10 @@ def test_folders_with_sides_are_a_closed_set(name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small")
 def test_a_csv_does_as_well(tmp_path: Path) -> None:
     sides(tmp_path)
-    rows = [f"{path.relative_to(tmp_path).as_posix()},{path.parent.name},{path.parts[-3]}" for path in sorted(tmp_path.rglob("*.jpg"))]
+    rows = [
+        f"{path.relative_to(tmp_path).as_posix()},{path.parent.name},{path.parts[-3]}"
+        for path in sorted(tmp_path.rglob("*.jpg"))
+    ]
     listing = tmp_path / "list.csv"
     listing.write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
     _, split = open_dataset("wikiart", listing, "closed_set")
@@ -48,7 +53,11 @@ def test_counts_are_those_of_the_paper() -> None:
     for name, train, test, classes in (("wikiart", 42_129, 10_628, 195), ("sketches", 16_000, 4_000, 250)):
         counts = DATASETS[name].counts
         assert counts is not None
-        assert (counts.images, counts.classes, counts.splits["closed_set"]) == (train + test, classes, {"train": train, "test": test})
+        assert (counts.images, counts.classes, counts.splits["closed_set"]) == (
+            train + test,
+            classes,
+            {"train": train, "test": test},
+        )
 
 
 def test_other_counts_and_no_sides_are_refused(tmp_path: Path) -> None:

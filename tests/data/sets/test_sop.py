@@ -15,8 +15,16 @@ from retrieval_bench.data.sets import sop
 from retrieval_bench.files import digest
 
 Rows = list[tuple[int, str]]
-TRAIN: Rows = [(product, f"{kind}_final/1110{product}_{view}.JPG") for product, kind in ((1, "bicycle"), (2, "chair")) for view in range(3)]
-TEST: Rows = [(product, f"{kind}_final/1110{product}_{view}.JPG") for product, kind in ((3, "bicycle"), (4, "chair")) for view in range(2)]
+TRAIN: Rows = [
+    (product, f"{kind}_final/1110{product}_{view}.JPG")
+    for product, kind in ((1, "bicycle"), (2, "chair"))
+    for view in range(3)
+]
+TEST: Rows = [
+    (product, f"{kind}_final/1110{product}_{view}.JPG")
+    for product, kind in ((3, "bicycle"), (4, "chair"))
+    for view in range(2)
+]
 NAME = "Stanford_Online_Products"
 
 pytestmark = pytest.mark.usefixtures("small")

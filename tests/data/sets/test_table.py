@@ -72,7 +72,9 @@ def test_all_columns_give_queries_gallery_and_both(kind: str, tmp_path: Path) ->
 
 
 def test_one_flag_leaves_the_other_role_to_all_tested_rows(tmp_path: Path) -> None:
-    _, query, gallery = names(open_dataset("table", save(tmp_path, DISJOINT | {"query": ["yes", "", "no", "", "TRUE", "", "0", ""]})))
+    _, query, gallery = names(
+        open_dataset("table", save(tmp_path, DISJOINT | {"query": ["yes", "", "no", "", "TRUE", "", "0", ""]}))
+    )
     assert query == ["0.jpg", "4.jpg"]
     assert gallery == ["0.jpg", "2.jpg", "4.jpg", "6.jpg"]
 
@@ -81,7 +83,11 @@ def test_row_in_neither_role_and_row_without_split_are_left_out(tmp_path: Path) 
     columns = DISJOINT | {"query": [0, 0, 1, 0, 1, 0, 1, 0], "gallery": [0, 0, 1, 0, 1, 0, 1, 0]}
     columns["split"] = [*DISJOINT["split"][:7], ""]
     train, query, gallery = names(open_dataset("table", save(tmp_path, columns)))
-    assert (train, query, gallery) == (["1.jpg", "3.jpg", "5.jpg"], ["2.jpg", "4.jpg", "6.jpg"], ["2.jpg", "4.jpg", "6.jpg"])
+    assert (train, query, gallery) == (
+        ["1.jpg", "3.jpg", "5.jpg"],
+        ["2.jpg", "4.jpg", "6.jpg"],
+        ["2.jpg", "4.jpg", "6.jpg"],
+    )
 
 
 def test_shared_classes_are_a_closed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,14 +100,20 @@ def test_shared_classes_are_a_closed_set(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_parquet_flags_may_be_booleans_with_gaps(tmp_path: Path) -> None:
     columns = DISJOINT | {"split": ["test", "train", "test", "train", "test", "train", "test", None]}
-    _, query, gallery = names(open_dataset("table", save(tmp_path, columns | {"query": [True, None, False, None] * 2}, "parquet")))
+    _, query, gallery = names(
+        open_dataset("table", save(tmp_path, columns | {"query": [True, None, False, None] * 2}, "parquet"))
+    )
     assert (query, gallery) == (["0.jpg", "4.jpg"], ["0.jpg", "2.jpg", "4.jpg", "6.jpg"])
 
 
 def test_whole_number_labels_are_the_same_in_both_kinds(tmp_path: Path) -> None:
     columns = {"path": PATHS, "label": [3, 11, 2, 1] * 2}
     csv, parquet = (open_dataset("table", save(tmp_path, columns, kind))[0] for kind in ("csv", "parquet"))
-    assert class_of(csv) == class_of(parquet) == {path: str(label) for path, label in zip(PATHS, columns["label"], strict=True)}
+    assert (
+        class_of(csv)
+        == class_of(parquet)
+        == {path: str(label) for path, label in zip(PATHS, columns["label"], strict=True)}
+    )
     assert csv.class_names == parquet.class_names
 
 
@@ -114,7 +126,10 @@ def test_quoted_commas_byte_order_mark_and_blanks_are_understood(tmp_path: Path)
 
 def test_windows_separators_and_line_ends_are_understood(tmp_path: Path) -> None:
     text = "path,label\r\nsub\\0.jpg,a\r\nsub\\1.jpg,b\r\n"
-    assert open_dataset("table", write(tmp_path, text, ["sub/0.jpg", "sub/1.jpg"]))[0].paths == ("sub/0.jpg", "sub/1.jpg")
+    assert open_dataset("table", write(tmp_path, text, ["sub/0.jpg", "sub/1.jpg"]))[0].paths == (
+        "sub/0.jpg",
+        "sub/1.jpg",
+    )
 
 
 def test_label_that_reads_like_a_missing_value_is_a_label(tmp_path: Path) -> None:
@@ -122,14 +137,24 @@ def test_label_that_reads_like_a_missing_value_is_a_label(tmp_path: Path) -> Non
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["train", "test", ""]), st.booleans(), st.booleans()), min_size=2))
-def test_flags_and_split_are_kept_row_by_row(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool, bool]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["train", "test", ""]), st.booleans(), st.booleans()),
+        min_size=2,
+    )
+)
+def test_flags_and_split_are_kept_row_by_row(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool, bool]]
+) -> None:
     """The closed-set roles are what the table says; nothing is asked of the images."""
     labels = [label for label, *_ in rows]
     if len(set(labels)) < 2:
         return
     path = tmp_path_factory.getbasetemp() / "property.csv"
-    lines = [f"{row}.jpg,{label},{split},{int(query)},{int(gallery)}" for row, (label, split, query, gallery) in enumerate(rows)]
+    lines = [
+        f"{row}.jpg,{label},{split},{int(query)},{int(gallery)}"
+        for row, (label, split, query, gallery) in enumerate(rows)
+    ]
     path.write_text("\n".join(["path,label,split,query,gallery", *lines]))
     table = open_listed(path)
     assert [table.class_names[label] for label in table.labels] == labels

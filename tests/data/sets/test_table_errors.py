@@ -85,7 +85,12 @@ def test_file_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
 def test_other_columns_of_a_parquet_table_are_no_matter(tmp_path: Path) -> None:
     """Tables often hold the images' bytes, boxes or vectors too."""
     touch(tmp_path, "0.jpg", "1.jpg")
-    columns = {"path": ["0.jpg", "1.jpg"], "label": ["a", "b"], "bytes": [b"\xff\xd8\xff", b"\xfe"], "box": [[1, 2], [3, 4]]}
+    columns = {
+        "path": ["0.jpg", "1.jpg"],
+        "label": ["a", "b"],
+        "bytes": [b"\xff\xd8\xff", b"\xfe"],
+        "box": [[1, 2], [3, 4]],
+    }
     pd.DataFrame(columns).to_parquet(tmp_path / "mine.parquet")
     assert open_dataset("table", tmp_path / "mine.parquet")[0].class_names == ("a", "b")
 
@@ -118,7 +123,9 @@ def test_bad_image_is_refused_when_the_table_is_opened(word: str, tmp_path: Path
 
 @pytest.mark.parametrize("split", ["train", ""], ids=["all train", "all left out"])
 def test_split_without_a_side_is_refused(split: str, tmp_path: Path) -> None:
-    path = write(tmp_path, "path,label,split\n" + "".join(f"{number}.jpg,{number % 2},{split}\n" for number in range(4)))
+    path = write(
+        tmp_path, "path,label,split\n" + "".join(f"{number}.jpg,{number % 2},{split}\n" for number in range(4))
+    )
     with refused(tmp_path, "zero_shot needs images on all sides"):
         open_dataset("table", path)
 

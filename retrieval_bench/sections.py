@@ -1,0 +1,136 @@
+"""The sections of a configuration, as frozen dataclasses that import nothing: data, model, loss, training, evaluation.
+
+``retrieval_bench.config`` puts them together. A default never changes, since runs are named by what differs from the defaults; a new choice is
+a new field whose default is what was done before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are split and how they are shown to the network."""
+
+    dataset: str = "emoji_mini"
+    """name of a data set (`data list` shows them)"""
+    split: Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"] = "zero_shot"
+    """zero_shot: train and test classes are disjoint; zero_shot_val, kfold: the same inside the training classes, to make choices on;
+    closed_set: the official split of the images, all classes on both sides"""
+    fold: int = 0
+    """kfold: which fold validates, from 0"""
+    folds: int = 4
+    """kfold: how many"""
+    classes: int = 0
+    """use only the first so many classes on each side of the split; 0 uses all"""
+    image_size: int = 72
+    """side of the square that the network sees, pixels"""
+    preprocessing: Literal["crop", "squash"] = "crop"
+    """crop: random resized crops, tested on resize + centre crop; squash: aspect ratio not kept, no training crop (AutoLR)"""
+    resize: int = 0
+    """size of the image before the test's centre crop, pixels; 0 means image_size * 256 / 224"""
+    crop_scale: float = 0.2
+    """smallest share of the image's area that a random training crop covers"""
+    flip: bool = True
+    """mirror half of the training images"""
+    stored: int = 0
+    """shorter side that images are scaled down to before anything else, pixels; 0 leaves them as they are"""
+    reader: Literal["pil", "cache"] = "pil"
+    """pil: decode each image whenever it is read; cache: decode all once into a memory-mapped file, then cut views on the device"""
+
+    @property
+    def resize_to(self) -> int:
+        """Pixels of the shorter side (crop) or of both sides (squash) before the centre crop."""
+        return self.resize or round(self.image_size * 256 / 224)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Backbone, its weights, and the embedding made from it."""
+
+    backbone: str = "efficientnet_lite0"
+    """efficientnet_lite0, any timm model, torchvision/resnet50, or resnet50_caffe (stride in the first 1x1 convolution)"""
+    weights: str = "imagenet"
+    """imagenet, none, or a local .safetensors / .pth file"""
+    pooling: Literal["default", "avg", "max", "avgmax"] = "default"
+    """how the feature map becomes one vector; default is the backbone's own"""
+    embedding_dim: int = 0
+    """size of a linear embedding layer; 0 uses the pooled feature itself"""
+    mean: tuple[float, float, float] | None = None
+    """input normalisation when a weight file differs from its architecture's usual one (inputs in 0..1)"""
+    std: tuple[float, float, float] | None = None
+    """see mean"""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The metric-learning loss."""
+
+    loss: str = "proxy_anchor"
+    """name of a loss (an unknown one lists them)"""
+    miner: str = "default"
+    """which pairs or triplets of a batch count; default is the loss's usual one"""
+    loss_options: tuple[tuple[str, float], ...] = ()
+    """pairs NAME VALUE passed to the loss, such as margin 0.1 alpha 32"""
+    loss_lr: float = 1e-2
+    """learning rate of the loss's own parameters (proxies, classifier)"""
+    loss_weight_decay: float = 0.0
+    """weight decay of the loss's own parameters"""
+    head: Literal["linear", "autolr"] = "linear"
+    """classifier of the softmax loss: one linear layer, or AutoLR's 512-unit bottleneck"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation."""
+
+    epochs: int = 4
+    """passes over the training images"""
+    batch_size: int = 64
+    """images per step"""
+    samples_per_class: int = -1
+    """images of each class in a batch; 0 draws batches without regard to classes; -1 means 4 for losses that compare pairs, 0 for others"""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """optimiser (sgd: Nesterov, momentum 0.9)"""
+    lr: float = 3e-4
+    """learning rate of the backbone and the embedding layer"""
+    weight_decay: float = 1e-4
+    """weight decay of the network; --loss-weight-decay is that of the loss's parameters"""
+    schedule: Literal["constant", "cosine", "step", "triangular", "warm_restarts"] = "cosine"
+    """factor on all learning rates, by step; step: --decay-factor from --decay-at on; triangular (Smith 2017) and warm_restarts (Loshchilov
+    and Hutter 2016): --cycles equal cycles between --low-rate and 1"""
+    decay_at: float = 0.8
+    """step: share of the training after which the rates fall"""
+    decay_factor: float = 0.2
+    """step: factor from then on"""
+    second_decay_at: float = 1.0
+    """step: share of the training after which the rates fall once more by the same factor"""
+    cycles: int = 4
+    """triangular, warm_restarts: how many"""
+    low_rate: float = 0.0
+    """triangular, warm_restarts: lowest factor of a cycle"""
+    freeze_bn: bool = True
+    """keep batch normalisation (statistics, scale and shift) as pretrained"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """of the network's passes in training (bf16: autocast, for GPUs); weights, losses and evaluation stay float32"""
+    compile: bool = False
+    """compile the network with torch.compile; where that fails, a line says why and training goes on without"""
+    micro_batch: int = 0
+    """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at once"""
+    out_of_memory: Literal["stop", "halve"] = "stop"
+    """halve: where memory does not suffice, half as many images at a time from then on (recorded)"""
+    skip_batches: int = 0
+    """batches of the whole training whose loss may be no number; they are left out (recorded); not with trained batch norms, whose
+    statistics would be spoilt"""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, once, after training."""
+
+    k: tuple[int, ...] = ()
+    """the K of Recall@K; without, those that papers report on the data set"""
+    flip_sum: bool = False
+    """embed the image and its mirror and take the mean of the two (AutoLR adds them)"""

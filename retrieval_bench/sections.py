@@ -119,8 +119,6 @@ class TrainConfig:
     """compile the network with torch.compile; where that fails, a line says why and training goes on without"""
     micro_batch: int = 0
     """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at once"""
-    out_of_memory: Literal["stop", "halve"] = "stop"
-    """halve: where memory does not suffice, half as many images at a time from then on (recorded)"""
     skip_batches: int = 0
     """batches of the whole training whose loss may be no number; they are left out (recorded); not with trained batch norms, whose
     statistics would be spoilt"""

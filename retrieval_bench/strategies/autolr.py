@@ -129,7 +129,7 @@ class AutoLR(Strategy):
                 f"--autolr.threshold {self.options.threshold}: sorting quality is at most 1; must be {below}"
             )
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if len(model.backbone.body) < 2:
             raise UserError("autolr needs a backbone that names two or more blocks; use standard with this one")
         return model

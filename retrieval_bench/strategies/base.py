@@ -116,14 +116,14 @@ class Strategy:
         del options
         return 0
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         """Edits the network before the optimiser sees it: freeze, cut blocks, add gates, twin blocks.
 
         Args:
             model: the embedder with its pretrained weights.
-            probe: a few training images, uint8 (B, 3, H, W), for shapes and statistics.
+            example_images: a few training images, uint8 (B, 3, H, W), for shapes and statistics.
         """
-        del probe
+        del example_images
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:

@@ -70,7 +70,7 @@ class ChannelGates(BudgetedPruning):
 
     space: ClassVar[Space] = {"gamma": Range(0.05, 5.0, log=True), "gate_lr": Range(1e-3, 0.1, log=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.models.embedder import trains_batch_norms
         from retrieval_bench.models.gates import Gates, initialise
 
@@ -88,7 +88,7 @@ class ChannelGates(BudgetedPruning):
             raise UserError(
                 "expansion must be above 0, and 1 in the regime inherit: pretrained weights have the widths they have"
             )
-        self._channels = self._expanded(model, probe, options.expansion)
+        self._channels = self._expanded(model, example_images, options.expansion)
         self.choose(
             self._channels, {width.name: [1.0] * width.channels for width in self._channels.widths}
         )  # can it be met at all?
@@ -98,7 +98,7 @@ class ChannelGates(BudgetedPruning):
                 raise UserError(
                     "--channel-gates.regime from_scratch trains batch norms, which are frozen: add --no-freeze-bn"
                 )
-            initialise(model.backbone, probe)
+            initialise(model.backbone, example_images)
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -106,9 +106,9 @@ class ChannelGates(BudgetedPruning):
         self._searching = True
         return model
 
-    def _expanded(self, model: Embedder, probe: Tensor, factor: float) -> Channels:
+    def _expanded(self, model: Embedder, example_images: Tensor, factor: float) -> Channels:
         """The free widths, each made `factor` times as wide."""
-        channels = self.find(model, probe)
+        channels = self.find(model, example_images)
         if factor == 1:
             return channels
         from retrieval_bench.models.channels import find_channels, set_widths
@@ -116,7 +116,7 @@ class ChannelGates(BudgetedPruning):
         set_widths(
             model.backbone, channels, {name: max(1, round(factor * size)) for name, size in channels.full.items()}
         )
-        return find_channels(model.backbone, probe.shape[-1])
+        return find_channels(model.backbone, example_images.shape[-1])
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if not self._searching:

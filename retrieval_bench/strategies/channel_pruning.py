@@ -53,7 +53,7 @@ class BudgetedPruning(Strategy):
     options: Any
     shown_options = ("budget",)
 
-    def find(self, model: Embedder, probe: Tensor) -> Channels:
+    def find(self, model: Embedder, example_images: Tensor) -> Channels:
         """The free widths of the model's backbone, once the options have been found sensible."""
         from retrieval_bench.models.channels import find_channels
 
@@ -62,7 +62,7 @@ class BudgetedPruning(Strategy):
             raise unknown("unit", options.unit, ("macs", "parameters"))
         if not 0 < options.budget <= 1 or not 0 <= options.minimum <= 1 or options.multiple < 1:
             raise UserError("budget must be above 0 and at most 1, minimum from 0 to 1, multiple at least 1")
-        self._side = probe.shape[-1]
+        self._side = example_images.shape[-1]
         channels = find_channels(model.backbone, self._side)
         self._full = channels.full
         self._whole = channels.macs(channels.full) if options.unit == "macs" else channels.parameters(channels.full)
@@ -107,10 +107,10 @@ class ChannelPruning(BudgetedPruning):
 
     space: ClassVar[Space] = {"scores": Choice(SCORES)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if self.options.scores not in SCORES:
             raise unknown("way to score channels", self.options.scores, SCORES)
-        channels = self.find(model, probe)
+        channels = self.find(model, example_images)
         self.remove(
             model.backbone, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores))
         )

@@ -22,6 +22,6 @@ class Frozen(Strategy):
 
     trains_backbone = False
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         freeze(model.backbone.parameters())
         return model

@@ -38,7 +38,7 @@ class L2SP(Strategy):
     options: Options
     space: ClassVar[Space] = {"alpha": Range(1e-3, 1.0, log=True), "beta": Range(1e-4, 0.1, log=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if min(self.options.alpha, self.options.beta) < 0:
             raise UserError(f"--l2sp.alpha {self.options.alpha} --l2sp.beta {self.options.beta}: must not be negative")
         self._distance = 0.0

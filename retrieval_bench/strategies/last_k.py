@@ -31,7 +31,7 @@ class LastK(Strategy):
     shown_options = ("k",)
     space: ClassVar[Space] = {"k": Range(1, 8, integer=True, blocks=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         names = block_names(model, "last_k")
         if not 1 <= self.options.k <= len(names):
             raise UserError(

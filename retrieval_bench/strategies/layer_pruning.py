@@ -50,16 +50,16 @@ class LayerPruning(Strategy):
             raise UserError(f"--layer-pruning.drop {options.drop}: write auto:N with a number, such as auto:3")
         return [replace(options, drop=f"last:{number}") for number in range(int(count or 3), -1, -1)]
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.cost import macs, parameters
         from retrieval_bench.models.surgery import drop_blocks
 
         names = [block.name for block in model.backbone.body]
         dropped = blocks_to_drop(self.options.drop, names)
-        side = probe.shape[-1]
+        side = example_images.shape[-1]
         before = {"parameters": parameters(model.backbone), "macs": macs(model.backbone, side)}
         if dropped:
-            model.resize_feature(drop_blocks(model.backbone, dropped, probe))
+            model.resize_feature(drop_blocks(model.backbone, dropped, example_images))
         after = {"parameters": parameters(model.backbone), "macs": macs(model.backbone, side)}
         self._facts = {
             "dropped_blocks": dropped,

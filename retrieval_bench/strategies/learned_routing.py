@@ -54,7 +54,7 @@ class LearnedRouting(Strategy):
         if options.code_compat and not trains_batch_norms(model):
             raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         import torch
 
         from retrieval_bench.models.routers import LearnedRouter
@@ -63,11 +63,13 @@ class LearnedRouting(Strategy):
         self.blocks = block_names(model, type(self).__name__)
         self.check(model)
         self.history: dict[str, list[list[float]]] = {}
-        features, self._network = self._policy(model.backbone, probe.shape[-1])
+        features, self._network = self._policy(model.backbone, example_images.shape[-1])
         seed = int(torch.randint(2**62, ()))
-        self.router = LearnedRouter(features, len(self.blocks), self.options.temperature, seed).to(probe.device)
+        self.router = LearnedRouter(features, len(self.blocks), self.options.temperature, seed).to(
+            example_images.device
+        )
         self.backbone = route(model, self.router, self.blocks, self.options.code_compat)
-        refuse_other_blocks(model, probe, type(self).__name__)
+        refuse_other_blocks(model, example_images, type(self).__name__)
         return model
 
     def _policy(self, backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:

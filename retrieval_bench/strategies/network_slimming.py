@@ -42,14 +42,14 @@ class NetworkSlimming(BudgetedPruning):
 
     space: ClassVar[Space] = {"strength": Range(1e-5, 1e-3, log=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.models.embedder import trains_batch_norms
 
         if self.options.strength < 0 or self.options.sparse_epochs < 0:
             raise UserError("--network-slimming.strength and --network-slimming.sparse-epochs must not be negative")
         if not trains_batch_norms(model):
             raise UserError("network_slimming trains the scales of batch norms, which are frozen: add --no-freeze-bn")
-        self._channels = self.find(model, probe)
+        self._channels = self.find(model, example_images)
         self._norms = [model.backbone.net.get_submodule(width.norms[0]) for width in self._channels.widths]
         self._searching = True
         return model

@@ -39,14 +39,14 @@ class Progressive(Strategy):
 
     options: Options
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.models.columns import ColumnBlock, block_channels
         from retrieval_bench.models.routing import refuse_other_blocks
 
         if self.options.reduction < 1:
             raise UserError(f"--progressive.reduction {self.options.reduction}: must be at least 1")
         backbone, names = model.backbone, block_names(model, "progressive")
-        channels = block_channels(backbone, probe)
+        channels = block_channels(backbone, example_images)
         new_column = {name: copy.deepcopy(backbone.net.get_submodule(name)) for name in names}
         freeze(
             parameter
@@ -58,6 +58,6 @@ class Progressive(Strategy):
             frozen = backbone.net.get_submodule(name)
             width = max(1, channels[name] // self.options.reduction)
             column = ColumnBlock(frozen, new, channels[name], width, first=name == names[0], last=name == names[-1])
-            backbone.net.set_submodule(name, column.to(probe.device))
-        refuse_other_blocks(model, probe, "progressive")
+            backbone.net.set_submodule(name, column.to(example_images.device))
+        refuse_other_blocks(model, example_images, "progressive")
         return model

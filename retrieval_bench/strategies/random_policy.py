@@ -33,7 +33,7 @@ class RandomPolicy(Strategy):
     options: Options
     space: ClassVar[Space] = {"last": Range(0, 7, integer=True, blocks=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         import torch
 
         from retrieval_bench.models.routers import RandomRouter
@@ -47,7 +47,7 @@ class RandomPolicy(Strategy):
         self._random, self._tuned = names[: len(names) - self.options.last], names[len(names) - self.options.last :]
         self._router = RandomRouter(len(self._random), int(torch.randint(2**62, ())))
         route(model, self._router, self._random)
-        refuse_other_blocks(model, probe, "random_policy")
+        refuse_other_blocks(model, example_images, "random_policy")
         return model
 
     def state_dict(self) -> dict[str, Any]:

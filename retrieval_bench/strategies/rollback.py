@@ -43,7 +43,7 @@ class Rollback(Strategy):
     def epochs_needed(cls, options: Options) -> int:
         return options.periods
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if self.options.periods < 2 or self.options.kept_rate < 0:
             raise UserError("--rollback.periods must be at least 2, --rollback.kept-rate not negative")
         self._blocks = block_names(model, "rollback")

@@ -30,7 +30,7 @@ class Stochastic(Strategy):
     options: Options
     space: ClassVar[Space] = {"share": Range(0.1, 0.9)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         import torch
 
         names = block_names(model, "stochastic")

@@ -8,7 +8,7 @@ from typing import Any
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
-from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.base import Strategy, check_options
 from retrieval_bench.strategies.chain import Chain, refuse_clashes
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
@@ -83,6 +83,12 @@ def refuse_unused_options(strategies: Iterable[str], options: Any, usual: Any = 
             )
 
 
+def validate_options(strategy: str, options: Any) -> None:
+    """Raises :class:`UserError` for the first option of a part of `strategy` that cannot work."""
+    for name in split_names(strategy):
+        check_options(name, getattr(options, name))
+
+
 def only_used(strategy: str, options: Any) -> Any:
     """`options` with those of strategies that take no part in `strategy` back at their defaults."""
     names = split_names(strategy)
@@ -100,10 +106,9 @@ def label(strategy: str, options: Any) -> str:
 
 
 def _label_of(name: str, options: Any) -> str:
-    always = STRATEGIES[name].shown_options
     shown = [
-        (f.name, getattr(options, f.name))
-        for f in fields(options)
-        if f.name in always or getattr(options, f.name) != f.default
+        (part.name, getattr(options, part.name))
+        for part in fields(options)
+        if part.metadata["shown"] or getattr(options, part.name) != part.default
     ]
     return f"{name}({', '.join(f'{key}={value}' for key, value in shown)})" if shown else name

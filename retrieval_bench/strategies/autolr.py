@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -35,8 +35,7 @@ from retrieval_bench.strategies.autolr_rules import (
     target_rates,
     threshold_at,
 )
-from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import EpochState, Look, Range, Strategy, TrainOnce, option
 from retrieval_bench.strategies.weight_variation import History, Normalizer, sorting_quality, weight_variation
 
 if TYPE_CHECKING:
@@ -70,44 +69,54 @@ class Trial:
 class AutoLR(Strategy):
     """Tunes the learning rate of every block. Raises :class:`UserError` for a backbone that names fewer than two blocks."""
 
+    look = Look("#d80018", "o")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        low: float = 2.0
-        """the first target begins at this multiple of the smallest variation (the code's min_f, the paper's alpha)"""
-        high: float = 0.4
-        """the first target ends at this multiple of the largest variation (max_f, beta)"""
-        threshold: float = 0.94
-        """sorting quality that the first epoch must reach"""
-        threshold_decay: float = 0.99
-        """factor on the threshold per later epoch"""
-        threshold_floor: float = 0.8
-        """the threshold is lowered as long as it is above this"""
-        stem_factor: float = 0.5
-        """the stem's rate as a multiple of the first block's"""
-        normalizer: Normalizer = "n"
-        """what a block's change is divided by: n (paper), sqrt_n, or relative (the norm of its weights)"""
-        rules: Rules = "code"
-        """where the paper and its code differ: code or paper"""
-        optimizer_state: Literal["fresh", "kept"] = "fresh"
-        """momentum at the beginning of a pass: none (fresh), or what the last kept pass left"""
-        paired_trials: bool = False
-        """repeat an epoch with the same order and augmentation"""
-        max_trials: int = 10
-        """most passes per epoch, the repetition of the best aside"""
-        max_rejected: int = 200
-        """most passes that are undone in the whole training"""
-        max_ratio: float = 100.0
-        """a rate changes at most by this factor from one pass to the next"""
-        max_rise: float = 100.0
-        """highest rate of a block, as a multiple of the rate that it began with"""
+        low: float = option(
+            2.0,
+            "the first target begins at this multiple of the smallest variation (the code's min_f, the paper's alpha)",
+            above=0,
+            search=Range(1.0, 4.0, log=True),
+        )
+        high: float = option(
+            0.4,
+            "the first target ends at this multiple of the largest variation (max_f, beta)",
+            above=0,
+            search=Range(0.1, 1.0, log=True),
+        )
+        threshold: float = option(
+            0.94, "sorting quality that the first epoch must reach", high=1, search=Range(0.7, 0.98)
+        )
+        threshold_decay: float = option(0.99, "factor on the threshold per later epoch", above=0, high=1)
+        threshold_floor: float = option(0.8, "the threshold is lowered as long as it is above this")
+        stem_factor: float = option(0.5, "the stem's rate as a multiple of the first block's", above=0)
+        normalizer: Normalizer = option(
+            "n", "what a block's change is divided by: n (paper), sqrt_n, or relative (the norm of its weights)"
+        )
+        rules: Rules = option("code", "where the paper and its code differ: code or paper")
+        optimizer_state: Literal["fresh", "kept"] = option(
+            "fresh", "momentum at the beginning of a pass: none (fresh), or what the last kept pass left"
+        )
+        paired_trials: bool = option(False, "repeat an epoch with the same order and augmentation")
+        max_trials: int = option(10, "most passes per epoch, the repetition of the best aside", low=1)
+        max_rejected: int = option(200, "most passes that are undone in the whole training")
+        max_ratio: float = option(100.0, "a rate changes at most by this factor from one pass to the next", low=1)
+        max_rise: float = option(
+            100.0,
+            "highest rate of a block, as a multiple of the rate that it began with",
+            low=1,
+            search=Range(1.0, 100.0, log=True),
+        )
+
+        def check(self) -> None:
+            if self.rules == "paper" and self.threshold >= 1:
+                raise UserError(
+                    f"--autolr.threshold {self.threshold}: must be below 1, since with --autolr.rules paper the sorting quality, at "
+                    "most 1, has to exceed it"
+                )
 
     options: Options
-    space: ClassVar[Space] = {
-        "low": Range(1.0, 4.0, log=True),
-        "high": Range(0.1, 1.0, log=True),
-        "threshold": Range(0.7, 0.98),
-        "max_rise": Range(1.0, 100.0, log=True),
-    }
 
     def __init__(self, options: Options | None = None):
         super().__init__(options)
@@ -115,21 +124,8 @@ class AutoLR(Strategy):
         self._first: dict[str, float] = {}
         self._rejected = 0
         self._bounds = Counter(dict.fromkeys(BOUNDS, 0))
-        for name in ("max_trials", "max_ratio", "max_rise"):
-            if getattr(self.options, name) < 1:
-                raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be at least 1")
-        for name in ("low", "high", "threshold_decay", "stem_factor"):
-            if getattr(self.options, name) <= 0:
-                raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be above 0")
-        if self.options.threshold_decay > 1:
-            raise UserError(f"--autolr.threshold-decay {self.options.threshold_decay}: must be at most 1")
-        if not is_sorted_enough(1.0, self.options.threshold, self.options.rules):
-            below = "below 1, which the paper's rules have to exceed" if self.options.rules == "paper" else "at most 1"
-            raise UserError(
-                f"--autolr.threshold {self.options.threshold}: sorting quality is at most 1; must be {below}"
-            )
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if len(model.backbone.body) < 2:
             raise UserError("autolr needs a backbone that names two or more blocks; use standard with this one")
         return model

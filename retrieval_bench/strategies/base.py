@@ -1,27 +1,104 @@
-"""The protocol of a fine-tuning strategy: what is tuned, how fast, and what is thrown away.
+"""The protocol of a fine-tuning strategy: what is tuned, how fast, and what is thrown away; and how a strategy declares its options.
 
 Every hook has a default that does nothing, so a strategy's file holds only what its paper changes. The training loop calls the hooks in
 this order: ``prepare``, ``parameter_groups`` and ``before_training`` once, then for each epoch ``run_epoch`` (inside it
-``regularization`` and ``after_step`` at every step) and ``end_epoch``, and ``finalize`` once. A strategy is never handed the test set.
-
-Files of this package import torch inside functions: their options are read by the command line, which must answer at once.
+``regularization`` and ``after_step`` at every step) and ``end_epoch``, and ``finalize`` once. A strategy never sees the test set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, TypedDict
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.space import Space
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.models.embedder import Embedder
 
-    from retrieval_bench.models.embedder import Embedder
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a search tries, from `low` to `high`, both included; whole numbers if both are.
+
+    `log` draws evenly over orders of magnitude; `blocks` says that it is a number of blocks, which a backbone limits.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    blocks: bool = False
+
+    @property
+    def integer(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def within(self, count: int) -> Range:
+        """The same for a backbone of `count` blocks: a number of blocks stays below it."""
+        return replace(self, high=min(self.high, max(self.low, count - 1))) if self.blocks else self
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int if self.integer else int | float) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Values without an order that a search tries; with `blocks`, value n (from 0) concerns n blocks, which a backbone limits."""
+
+    values: tuple[str | int | float, ...]
+    blocks: bool = False
+
+    def within(self, count: int) -> Categorical:
+        """The same for a backbone of `count` blocks."""
+        return replace(self, values=self.values[:count]) if self.blocks and count else self
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Collection[str] = (),
+    search: Range | Categorical | None = None,
+    shown: bool = False,
+) -> Any:
+    """A field of a strategy's ``Options``: one line declares the flag, its help, its bounds and what a search tries.
+
+    Args:
+        default: never changes, since runs are named by what differs from it.
+        help: of the flag.
+        low, high: bounds, both allowed.
+        above, below: bounds, both not allowed.
+        choices: the allowed words.
+        search: the values that a search tries. What sets the size of the network or the length of the training is not searched.
+        shown: part of the strategy's label in tables even at its default.
+    """
+    bounds = {"at least": low, "above": above, "at most": high, "below": below}
+    return field(
+        default=default, metadata={"help": help, **bounds, "choices": choices, "search": search, "shown": shown}
+    )
+
+
+@dataclass(frozen=True)
+class Look:
+    """How plots show a strategy: a hexadecimal colour and a marker of matplotlib, the same in every figure."""
+
+    colour: str
+    marker: str
 
 
 class ParameterGroup(TypedDict):
@@ -80,14 +157,17 @@ class Strategy:
 
     @dataclass(frozen=True)
     class Options:
-        """Options of the strategy; its fields are command-line flags and columns of the record."""
+        """Options of the strategy, each declared by :func:`option`: command-line flags and part of the record."""
 
-    shown_options: ClassVar[tuple[str, ...]] = ()
-    """Options that are part of the strategy's label in tables even at their defaults."""
+        def check(self) -> None:
+            """Raises :class:`UserError` for values that cannot work together; bounds of single values are checked already."""
 
-    space: ClassVar[Space] = {}
-    """Options that a search tries values of (``retrieval_bench.tune``), by their names; what sets the size or the length of a run is not
-    among them."""
+    look: ClassVar[Look] = Look("#848490", "h")
+    """Colours lie as far apart as they can in OKLab, also for those who see no red or no green (Machado et al. 2009), with a contrast of 3
+    to 1 or more on white and on dark pages. Two strategies of distant colours share a marker."""
+
+    space: ClassVar[dict[str, Range | Categorical]] = {}
+    """What a search tries, by the option's name; made from the options."""
 
     trains_backbone: ClassVar[bool] = True
     """Whether the learning rate has anything to act on in the backbone."""
@@ -98,6 +178,11 @@ class Strategy:
     """Puts other modules in the place of blocks: one such strategy per chain."""
 
     options: Any
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        searched = {part.name: part.metadata.get("search") for part in fields(cls.Options)}
+        cls.space = {name: values for name, values in searched.items() if values is not None}
 
     def __init__(self, options: Any = None):
         self.options = self.Options() if options is None else options
@@ -116,14 +201,14 @@ class Strategy:
         del options
         return 0
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         """Edits the network before the optimiser sees it: freeze, cut blocks, add gates, twin blocks.
 
         Args:
             model: the embedder with its pretrained weights.
-            probe: a few training images, uint8 (B, 3, H, W), for shapes and statistics.
+            example_images: a few training images, uint8 (B, 3, H, W), for shapes and statistics.
         """
-        del probe
+        del example_images
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
@@ -191,6 +276,26 @@ class Strategy:
     def info(self) -> dict[str, Any]:
         """What the strategy learned, for the record (JSON types only): kept blocks, rates, trials, routes."""
         return {}
+
+
+def check_options(strategy: str, options: Strategy.Options) -> None:
+    """Raises :class:`UserError` for the first option of `strategy` that is out of its bounds or does not go with another."""
+    is_within = {
+        "at least": lambda value, bound: value >= bound,
+        "above": lambda value, bound: value > bound,
+        "at most": lambda value, bound: value <= bound,
+        "below": lambda value, bound: value < bound,
+    }
+    for part in fields(options):
+        flag, value = f"--{strategy}.{part.name}".replace("_", "-"), getattr(options, part.name)
+        bounds = {words: bound for words in is_within if (bound := part.metadata[words]) is not None}
+        if not all(is_within[words](value, bound) for words, bound in bounds.items()):
+            raise UserError(
+                f"{flag} {value}: must be {' and '.join(f'{words} {bound}' for words, bound in bounds.items())}"
+            )
+        if (choices := part.metadata["choices"]) and value not in choices:
+            raise unknown(f"value of {flag}", value, choices)
+    options.check()
 
 
 def freeze(parameters: Iterable[nn.Parameter]) -> None:

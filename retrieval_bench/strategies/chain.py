@@ -41,9 +41,9 @@ class Chain(Strategy):
         refuse_clashes(list(parts), [type(part) for part in parts.values()])
         self.parts = parts
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         for part in self.parts.values():
-            model = part.prepare(model, probe)
+            model = part.prepare(model, example_images)
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:

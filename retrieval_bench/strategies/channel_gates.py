@@ -26,12 +26,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.strategies.base import EpochState, ParameterGroup, TrainOnce
+from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, TrainOnce, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning
-from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,56 +38,61 @@ if TYPE_CHECKING:
     from retrieval_bench.models.channels import Channels
     from retrieval_bench.models.embedder import Embedder
 
-REGIMES = ("inherit", "from_scratch")
-FORMS = ("ratio", "l1")
-
 
 class ChannelGates(BudgetedPruning):
     """Searches with gates before training. Raises :class:`UserError` for options that cannot work."""
 
+    look = Look("#246c84", "P")
     rebuilds_blocks = True
 
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
-        regime: str = "inherit"
-        """inherit: gates on the weights as they are, which kept channels keep; from_scratch: random weights (needs --no-freeze-bn)"""
-        search_epochs: int = 1
-        """passes over the training images in which only gates (and the loss's parameters) are trained"""
-        expansion: float = 1.0
-        """from_scratch: factor on the free widths before the search; the budget stays a share of the network as it was"""
-        gate_lr: float = 0.01
-        """learning rate of the gates"""
-        gamma: float = 0.5
-        """weight of the penalty on the gates"""
-        sparsity: float = 0.5
-        """mean gate that the penalty pulls to, the paper's r"""
-        held_out: float = 0.0
-        """share of the training classes that the search leaves out; the pass after which a network pruned to the budget has the best
-        Recall@1 on them gives the gates (0: the last pass does)"""
-        form: str = "ratio"
-        """penalty: ratio, the squared difference of the mean gate to the sparsity; l1, the sum of all gates"""
+        regime: str = option(
+            "inherit",
+            "inherit: gates on the weights as they are, which kept channels keep; from_scratch: random weights (needs --no-freeze-bn)",
+            choices=("inherit", "from_scratch"),
+        )
+        search_epochs: int = option(
+            1, "passes over the training images in which only gates (and the loss's parameters) are trained", low=0
+        )
+        expansion: float = option(
+            1.0,
+            "from_scratch: factor on the free widths before the search; the budget stays a share of the network as it was",
+            above=0,
+        )
+        gamma: float = option(0.5, "weight of the penalty on the gates", low=0, search=Range(0.05, 5.0, log=True))
+        gate_lr: float = option(0.01, "learning rate of the gates", low=0, search=Range(1e-3, 0.1, log=True))
+        sparsity: float = option(0.5, "mean gate that the penalty pulls to, the paper's r", low=0, high=1)
+        held_out: float = option(
+            0.0,
+            "share of the training classes that the search leaves out; the gates come from the pass with the best Recall@1 on "
+            "them, pruned to the budget (0: from the last pass)",
+            low=0,
+            below=1,
+        )
+        form: str = option(
+            "ratio",
+            "penalty: ratio, the squared difference of the mean gate to the sparsity; l1, the sum of all gates",
+            choices=("ratio", "l1"),
+        )
 
-    space: ClassVar[Space] = {"gamma": Range(0.05, 5.0, log=True), "gate_lr": Range(1e-3, 0.1, log=True)}
+        def check(self) -> None:
+            if self.held_out and self.search_epochs < 2:
+                raise UserError(
+                    f"--channel-gates.held-out {self.held_out}: needs at least two --channel-gates.search-epochs to choose from"
+                )
+            if self.regime == "inherit" and self.expansion != 1:
+                raise UserError(
+                    f"--channel-gates.expansion {self.expansion}: must be 1 with --channel-gates.regime inherit, whose "
+                    "pretrained weights have the widths they have"
+                )
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.models.embedder import trains_batch_norms
         from retrieval_bench.models.gates import Gates, initialise
 
         options = self.options
-        for what, given, known in (("regime", options.regime, REGIMES), ("form", options.form, FORMS)):
-            if given not in known:
-                raise unknown(what, given, known)
-        if options.search_epochs < 0 or min(options.gate_lr, options.gamma) < 0 or not 0 <= options.sparsity <= 1:
-            raise UserError("search-epochs, gate-lr and gamma must not be negative, sparsity from 0 to 1")
-        if not 0 <= options.held_out < 1 or (options.held_out and options.search_epochs < 2):
-            raise UserError(
-                "held-out is a share below 1 of the training classes, and needs at least two search-epochs to choose from"
-            )
-        if not options.expansion > 0 or (options.regime == "inherit" and options.expansion != 1):
-            raise UserError(
-                "expansion must be above 0, and 1 in the regime inherit: pretrained weights have the widths they have"
-            )
-        self._channels = self._expanded(model, probe, options.expansion)
+        self._channels = self._expanded(model, example_images, options.expansion)
         self.choose(
             self._channels, {width.name: [1.0] * width.channels for width in self._channels.widths}
         )  # can it be met at all?
@@ -98,7 +102,7 @@ class ChannelGates(BudgetedPruning):
                 raise UserError(
                     "--channel-gates.regime from_scratch trains batch norms, which are frozen: add --no-freeze-bn"
                 )
-            initialise(model.backbone, probe)
+            initialise(model.backbone, example_images)
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -106,9 +110,9 @@ class ChannelGates(BudgetedPruning):
         self._searching = True
         return model
 
-    def _expanded(self, model: Embedder, probe: Tensor, factor: float) -> Channels:
+    def _expanded(self, model: Embedder, example_images: Tensor, factor: float) -> Channels:
         """The free widths, each made `factor` times as wide."""
-        channels = self.find(model, probe)
+        channels = self.find(model, example_images)
         if factor == 1:
             return channels
         from retrieval_bench.models.channels import find_channels, set_widths
@@ -116,7 +120,7 @@ class ChannelGates(BudgetedPruning):
         set_widths(
             model.backbone, channels, {name: max(1, round(factor * size)) for name, size in channels.full.items()}
         )
-        return find_channels(model.backbone, probe.shape[-1])
+        return find_channels(model.backbone, example_images.shape[-1])
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if not self._searching:

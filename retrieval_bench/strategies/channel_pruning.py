@@ -13,11 +13,9 @@ Inner widths only: residual sums and the feature keep their size (``retrieval_be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.strategies.space import Choice, Space
+from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,28 +39,19 @@ class BudgetedPruning(Strategy):
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        budget: float = 0.5
-        """share of the backbone's cost that is left"""
-        unit: str = "macs"
-        """what the budget counts: macs or parameters"""
-        minimum: float = 0.1
-        """smallest share of each layer's channels"""
-        multiple: int = 1
-        """widths are multiples of this, such as 8"""
+        budget: float = option(0.5, "share of the backbone's cost that is left", above=0, high=1, shown=True)
+        unit: str = option("macs", "what the budget counts: macs or parameters", choices=("macs", "parameters"))
+        minimum: float = option(0.1, "smallest share of each layer's channels", low=0, high=1)
+        multiple: int = option(1, "widths are multiples of this, such as 8", low=1)
 
     options: Any
-    shown_options = ("budget",)
 
-    def find(self, model: Embedder, probe: Tensor) -> Channels:
+    def find(self, model: Embedder, example_images: Tensor) -> Channels:
         """The free widths of the model's backbone, once the options have been found sensible."""
         from retrieval_bench.models.channels import find_channels
 
         options = self.options
-        if options.unit not in ("macs", "parameters"):
-            raise unknown("unit", options.unit, ("macs", "parameters"))
-        if not 0 < options.budget <= 1 or not 0 <= options.minimum <= 1 or options.multiple < 1:
-            raise UserError("budget must be above 0 and at most 1, minimum from 0 to 1, multiple at least 1")
-        self._side = probe.shape[-1]
+        self._side = example_images.shape[-1]
         channels = find_channels(model.backbone, self._side)
         self._full = channels.full
         self._whole = channels.macs(channels.full) if options.unit == "macs" else channels.parameters(channels.full)
@@ -100,17 +89,19 @@ class BudgetedPruning(Strategy):
 class ChannelPruning(BudgetedPruning):
     """Prunes once, before training."""
 
+    look = Look("#249cc0", "^")
+
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
-        scores: str = "magnitude"
-        """how channels are ranked: magnitude, bn_scale or uniform"""
+        scores: str = option(
+            "magnitude",
+            "how channels are ranked: magnitude, bn_scale or uniform",
+            choices=SCORES,
+            search=Categorical(SCORES),
+        )
 
-    space: ClassVar[Space] = {"scores": Choice(SCORES)}
-
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        if self.options.scores not in SCORES:
-            raise unknown("way to score channels", self.options.scores, SCORES)
-        channels = self.find(model, probe)
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+        channels = self.find(model, example_images)
         self.remove(
             model.backbone, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores))
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retrieval_bench.strategies.base import Strategy, freeze
+from retrieval_bench.strategies.base import Look, Strategy, freeze
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Frozen(Strategy):
     """Trains no block of the backbone."""
 
+    look = Look("#848490", "o")
     trains_backbone = False
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         freeze(model.backbone.parameters())
         return model

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.progress import logger
-from retrieval_bench.strategies.base import EpochState
+from retrieval_bench.strategies.base import EpochState, Look, Range, option
 from retrieval_bench.strategies.learned_routing import LearnedRouting
-from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,33 +32,37 @@ if TYPE_CHECKING:
 class GlobalK(LearnedRouting):
     """All images take one route with k tuned blocks. Raises :class:`UserError` if the backbone has fewer than k."""
 
+    look = Look("#c01884", "p")
+
     @dataclass(frozen=True)
     class Options(LearnedRouting.Options):
-        k: int = 3
-        """number of tuned blocks"""
-        count_weight: float = 0.1
-        """weight of the penalty on another number of tuned blocks than k"""
-        entropy_weight: float = 0.1
-        """weight of the penalty on blocks that are tuned for some images only"""
-        decide_at: float = 0.5
-        """share of the epochs after which the blocks are chosen, at least one epoch; the rest trains them alone"""
+        k: int = option(3, "number of tuned blocks", low=1, search=Range(1, 6, blocks=True), shown=True)
+        count_weight: float = option(
+            0.1,
+            "weight of the penalty on another number of tuned blocks than k",
+            low=0,
+            search=Range(0.01, 1.0, log=True),
+        )
+        entropy_weight: float = option(
+            0.1,
+            "weight of the penalty on blocks that are tuned for some images only",
+            low=0,
+            search=Range(0.01, 1.0, log=True),
+        )
+        decide_at: float = option(
+            0.5,
+            "share of the epochs after which the blocks are chosen, at least one epoch; the rest trains them alone",
+            low=0,
+            high=1,
+        )
 
     options: Options
-    shown_options = ("k",)
-    space: ClassVar[Space] = {
-        "k": Range(1, 6, integer=True, blocks=True),
-        "policy_lr": Range(1e-4, 1e-2, log=True),
-        "count_weight": Range(0.01, 1.0, log=True),
-        "entropy_weight": Range(0.01, 1.0, log=True),
-    }
 
     def check(self, model: Embedder) -> None:
         super().check(model)
         options, count = self.options, len(self.blocks)
         if not 1 <= options.k <= count:
             raise UserError(f"--global-k.k {options.k}: the backbone has {count} blocks; choose 1 to {count}")
-        if not 0 <= options.decide_at <= 1 or min(options.count_weight, options.entropy_weight) < 0:
-            raise UserError("--global-k.decide-at must be from 0 to 1, and the weights of the penalties not negative")
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         """lambda_1 L_k + lambda_2 L_e of this batch's decisions; None once the blocks are chosen."""

@@ -13,11 +13,9 @@ the tuned copies; ``progressive``'s adapters are new and not held.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import ParameterGroup, Strategy
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, ParameterGroup, Range, Strategy, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,19 +26,20 @@ if TYPE_CHECKING:
 class L2SP(Strategy):
     """Adds the penalty to every step. Raises :class:`UserError` for a negative weight."""
 
+    look = Look("#6090fc", "P")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        alpha: float = 0.1
-        """weight of the squared distance to the pretrained weights"""
-        beta: float = 0.01
-        """weight of the squared norm of the embedding layer"""
+        alpha: float = option(
+            0.1, "weight of the squared distance to the pretrained weights", low=0, search=Range(1e-3, 1.0, log=True)
+        )
+        beta: float = option(
+            0.01, "weight of the squared norm of the embedding layer", low=0, search=Range(1e-4, 0.1, log=True)
+        )
 
     options: Options
-    space: ClassVar[Space] = {"alpha": Range(1e-3, 1.0, log=True), "beta": Range(1e-4, 0.1, log=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        if min(self.options.alpha, self.options.beta) < 0:
-            raise UserError(f"--l2sp.alpha {self.options.alpha} --l2sp.beta {self.options.beta}: must not be negative")
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self._distance = 0.0
         self._recalled: dict[str, Tensor] = {}
         return model

@@ -7,11 +7,10 @@ follows the last block inside the backbone (a final 1x1 convolution, a final nor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, Range, Strategy, block_names, freeze_other_blocks, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,18 +21,23 @@ if TYPE_CHECKING:
 class LastK(Strategy):
     """Freezes the stem and all blocks but the last k. Raises :class:`UserError` if the backbone has fewer than k blocks."""
 
+    look = Look("#fc6000", "v")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        k: int = 3
-        """number of blocks at the end of the backbone that are trained"""
+        k: int = option(
+            3,
+            "number of blocks at the end of the backbone that are trained",
+            low=1,
+            search=Range(1, 8, blocks=True),
+            shown=True,
+        )
 
     options: Options
-    shown_options = ("k",)
-    space: ClassVar[Space] = {"k": Range(1, 8, integer=True, blocks=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         names = block_names(model, "last_k")
-        if not 1 <= self.options.k <= len(names):
+        if self.options.k > len(names):
             raise UserError(
                 f"--last-k.k {self.options.k}: the backbone has {len(names)} blocks; choose 1 to {len(names)} (none: --strategy frozen)"
             )

@@ -14,11 +14,10 @@ inside the training classes), and the best Recall@1 decides, of equal ones the s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.strategies.space import Choice, Space
+from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +30,18 @@ if TYPE_CHECKING:
 class LayerPruning(Strategy):
     """Drops blocks. Raises :class:`UserError` for blocks that the backbone does not have or cannot do without."""
 
+    look = Look("#9000fc", "D")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        drop: str = "last:2"
-        """blocks to drop: last:N, numbers from 1 (15,16) or names (layer4.1,layer4.2); auto:N tries 0 to N on the validation classes"""
+        drop: str = option(
+            "last:2",
+            "blocks to drop: last:N, numbers from 1 (15,16) or names (layer4.1,layer4.2); auto:N tries 0 to N on the validation classes",
+            search=Categorical(("last:0", "last:1", "last:2", "last:3", "last:4"), blocks=True),
+            shown=True,
+        )
 
     options: Options
-    shown_options = ("drop",)
-    space: ClassVar[Space] = {"drop": Choice(tuple(f"last:{count}" for count in range(5)), blocks=True)}
     cuts = True
 
     @classmethod
@@ -50,16 +53,16 @@ class LayerPruning(Strategy):
             raise UserError(f"--layer-pruning.drop {options.drop}: write auto:N with a number, such as auto:3")
         return [replace(options, drop=f"last:{number}") for number in range(int(count or 3), -1, -1)]
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.cost import macs, parameters
         from retrieval_bench.models.surgery import drop_blocks
 
         names = [block.name for block in model.backbone.body]
         dropped = blocks_to_drop(self.options.drop, names)
-        side = probe.shape[-1]
+        side = example_images.shape[-1]
         before = {"parameters": parameters(model.backbone), "macs": macs(model.backbone, side)}
         if dropped:
-            model.resize_feature(drop_blocks(model.backbone, dropped, probe))
+            model.resize_feature(drop_blocks(model.backbone, dropped, example_images))
         after = {"parameters": parameters(model.backbone), "macs": macs(model.backbone, side)}
         self._facts = {
             "dropped_blocks": dropped,

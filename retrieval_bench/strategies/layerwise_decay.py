@@ -8,11 +8,9 @@ k of K has the rate ``lr * decay^(K - k)``, the stem ``lr * decay^K``. ULMFiT's 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import ParameterGroup, Strategy, scale_rates
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, ParameterGroup, Range, Strategy, option, scale_rates
 
 if TYPE_CHECKING:
     from retrieval_bench.models.embedder import Embedder
@@ -21,18 +19,17 @@ if TYPE_CHECKING:
 class LayerwiseDecay(Strategy):
     """Rates that fall geometrically from the last block to the stem. Raises :class:`UserError` for a decay that is not above 0."""
 
+    look = Look("#9060fc", "p")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        decay: float = 0.8
-        """a block's learning rate as a share of the next block's"""
+        decay: float = option(
+            0.8, "a block's learning rate as a share of the next block's", above=0, search=Range(0.5, 1.0), shown=True
+        )
 
     options: Options
-    shown_options = ("decay",)
-    space: ClassVar[Space] = {"decay": Range(0.5, 1.0)}
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        if self.options.decay <= 0:
-            raise UserError(f"--layerwise-decay.decay {self.options.decay}: must be above 0")
         names = ["stem", *(block.name for block in model.backbone.body)]
         return scale_rates(
             groups, {name: self.options.decay ** (len(names) - 1 - place) for place, name in enumerate(names)}

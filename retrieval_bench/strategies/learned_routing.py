@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import EpochState, ParameterGroup, Strategy, block_names
+from retrieval_bench.strategies.base import EpochState, ParameterGroup, Range, Strategy, block_names, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,18 +25,26 @@ class LearnedRouting(Strategy):
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        policy: str = "auto"
-        """policy network: auto, a small ResNet that costs at most a sixth of the backbone, or the name of any backbone"""
-        policy_weights: str = "imagenet"
-        """weights of a named policy network: imagenet, none, or a file (auto starts from random ones)"""
-        policy_lr: float = 1e-3
-        """learning rate of the policy"""
-        policy_weight_decay: float = 1e-3
-        """weight decay of the policy"""
-        temperature: float = 5.0
-        """of the Gumbel-softmax; scales the policy's gradients"""
-        code_compat: bool = False
-        """freeze only the kernels of frozen blocks, and train the stem, as the public code does (needs --no-freeze-bn)"""
+        policy: str = option(
+            "auto",
+            "policy network: auto, a small ResNet that costs at most a sixth of the backbone, or the name of any backbone",
+        )
+        policy_weights: str = option(
+            "imagenet", "weights of a named policy network: imagenet, none, or a file (auto starts from random ones)"
+        )
+        policy_lr: float = option(1e-3, "learning rate of the policy", low=0, search=Range(1e-4, 1e-2, log=True))
+        policy_weight_decay: float = option(1e-3, "weight decay of the policy", low=0)
+        temperature: float = option(5.0, "of the Gumbel-softmax; scales the policy's gradients", above=0)
+        code_compat: bool = option(
+            False,
+            "freeze only the kernels of frozen blocks, and train the stem, as the public code does (needs --no-freeze-bn)",
+        )
+
+        def check(self) -> None:
+            if self.policy == "auto" and self.policy_weights not in ("imagenet", "none"):
+                raise UserError(
+                    f"--policy-weights {self.policy_weights}: the policy auto starts from random weights; name its network"
+                )
 
     options: Any
 
@@ -45,16 +53,10 @@ class LearnedRouting(Strategy):
         from retrieval_bench.models.embedder import trains_batch_norms
 
         options = self.options
-        if options.temperature <= 0 or min(options.policy_lr, options.policy_weight_decay) < 0:
-            raise UserError("the policy's temperature must be above 0, its learning rate and weight decay not negative")
-        if options.policy == "auto" and options.policy_weights not in ("imagenet", "none"):
-            raise UserError(
-                f"--policy-weights {options.policy_weights}: the policy auto starts from random weights; name its network"
-            )
         if options.code_compat and not trains_batch_norms(model):
             raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         import torch
 
         from retrieval_bench.models.routers import LearnedRouter
@@ -63,11 +65,13 @@ class LearnedRouting(Strategy):
         self.blocks = block_names(model, type(self).__name__)
         self.check(model)
         self.history: dict[str, list[list[float]]] = {}
-        features, self._network = self._policy(model.backbone, probe.shape[-1])
+        features, self._network = self._policy(model.backbone, example_images.shape[-1])
         seed = int(torch.randint(2**62, ()))
-        self.router = LearnedRouter(features, len(self.blocks), self.options.temperature, seed).to(probe.device)
+        self.router = LearnedRouter(features, len(self.blocks), self.options.temperature, seed).to(
+            example_images.device
+        )
         self.backbone = route(model, self.router, self.blocks, self.options.code_compat)
-        refuse_other_blocks(model, probe, type(self).__name__)
+        refuse_other_blocks(model, example_images, type(self).__name__)
         return model
 
     def _policy(self, backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:

@@ -9,11 +9,9 @@ loss keep the rates they have.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import ParameterGroup, Strategy, scale_rates
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, ParameterGroup, Range, Strategy, option, scale_rates
 
 if TYPE_CHECKING:
     from retrieval_bench.models.embedder import Embedder
@@ -22,21 +20,25 @@ if TYPE_CHECKING:
 class LowHigh(Strategy):
     """One rate for the lower half of the blocks, another for the upper half. Raises :class:`UserError` for negative factors."""
 
+    look = Look("#7860b4", "X")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        low: float = 0.2
-        """factor on the learning rate of stem and lower half"""
-        high: float = 5.0
-        """factor on the learning rate of the upper half"""
+        low: float = option(
+            0.2,
+            "factor on the learning rate of stem and lower half",
+            low=0,
+            search=Range(0.05, 1.0, log=True),
+            shown=True,
+        )
+        high: float = option(
+            5.0, "factor on the learning rate of the upper half", low=0, search=Range(1.0, 10.0, log=True), shown=True
+        )
 
     options: Options
-    shown_options = ("low", "high")
-    space: ClassVar[Space] = {"low": Range(0.05, 1.0, log=True), "high": Range(1.0, 10.0, log=True)}
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         low, high = self.options.low, self.options.high
-        if min(low, high) < 0:
-            raise UserError(f"--low-high.low {low} --low-high.high {high}: must not be negative")
         names = [block.name for block in model.backbone.body]
         half = -(-len(names) // 2)
         return scale_rates(

@@ -15,12 +15,11 @@ Defaults: strength 1e-4 as in the paper. Deviations: a budget of the cost in pla
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import EpochState, TrainOnce
+from retrieval_bench.strategies.base import EpochState, Look, Range, TrainOnce, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, channel_scores
-from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,25 +30,22 @@ if TYPE_CHECKING:
 class NetworkSlimming(BudgetedPruning):
     """Trains with the penalty, then prunes. Raises :class:`UserError` for options that cannot work."""
 
+    look = Look("#fc486c", "X")
     rebuilds_blocks = True
 
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
-        strength: float = 1e-4
-        """weight of the sum of absolute scales"""
-        sparse_epochs: int = 2
-        """passes over the training images before pruning"""
+        strength: float = option(
+            1e-4, "weight of the sum of absolute scales", low=0, search=Range(1e-5, 1e-3, log=True)
+        )
+        sparse_epochs: int = option(2, "passes over the training images before pruning", low=0)
 
-    space: ClassVar[Space] = {"strength": Range(1e-5, 1e-3, log=True)}
-
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.models.embedder import trains_batch_norms
 
-        if self.options.strength < 0 or self.options.sparse_epochs < 0:
-            raise UserError("--network-slimming.strength and --network-slimming.sparse-epochs must not be negative")
         if not trains_batch_norms(model):
             raise UserError("network_slimming trains the scales of batch norms, which are frozen: add --no-freeze-bn")
-        self._channels = self.find(model, probe)
+        self._channels = self.find(model, example_images)
         self._norms = [model.backbone.net.get_submodule(width.norms[0]) for width in self._channels.widths]
         self._searching = True
         return model

@@ -18,8 +18,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, block_names, freeze
+from retrieval_bench.strategies.base import Look, Strategy, block_names, freeze, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,23 +29,21 @@ if TYPE_CHECKING:
 class Progressive(Strategy):
     """Raises :class:`UserError` for a backbone without blocks, or whose blocks do not give feature maps."""
 
+    look = Look("#609060", "D")
     rebuilds_blocks = True
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        reduction: int = 4
-        """an adapter has the channels of its block divided by this"""
+        reduction: int = option(4, "an adapter has the channels of its block divided by this", low=1)
 
     options: Options
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         from retrieval_bench.models.columns import ColumnBlock, block_channels
         from retrieval_bench.models.routing import refuse_other_blocks
 
-        if self.options.reduction < 1:
-            raise UserError(f"--progressive.reduction {self.options.reduction}: must be at least 1")
         backbone, names = model.backbone, block_names(model, "progressive")
-        channels = block_channels(backbone, probe)
+        channels = block_channels(backbone, example_images)
         new_column = {name: copy.deepcopy(backbone.net.get_submodule(name)) for name in names}
         freeze(
             parameter
@@ -58,6 +55,6 @@ class Progressive(Strategy):
             frozen = backbone.net.get_submodule(name)
             width = max(1, channels[name] // self.options.reduction)
             column = ColumnBlock(frozen, new, channels[name], width, first=name == names[0], last=name == names[-1])
-            backbone.net.set_submodule(name, column.to(probe.device))
-        refuse_other_blocks(model, probe, "progressive")
+            backbone.net.set_submodule(name, column.to(example_images.device))
+        refuse_other_blocks(model, example_images, "progressive")
         return model

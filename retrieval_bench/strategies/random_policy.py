@@ -8,11 +8,10 @@ whenever the image is embedded. The stem stays frozen; what follows the last blo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, block_names
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, Range, Strategy, block_names, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,31 +22,32 @@ if TYPE_CHECKING:
 class RandomPolicy(Strategy):
     """Raises :class:`UserError` for a backbone without blocks, or with no more than the tuned ones."""
 
+    look = Look("#e460b4", "*")
     rebuilds_blocks = True
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        last: int = 3
-        """number of blocks at the end that are tuned for every image"""
+        last: int = option(
+            3, "number of blocks at the end that are tuned for every image", low=0, search=Range(0, 7, blocks=True)
+        )
 
     options: Options
-    space: ClassVar[Space] = {"last": Range(0, 7, integer=True, blocks=True)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         import torch
 
         from retrieval_bench.models.routers import RandomRouter
         from retrieval_bench.models.routing import refuse_other_blocks, route
 
         names = block_names(model, "random_policy")
-        if not 0 <= self.options.last < len(names):
+        if self.options.last >= len(names):
             raise UserError(
                 f"--random-policy.last {self.options.last}: the backbone has {len(names)} blocks; 0 to {len(names) - 1}"
             )
         self._random, self._tuned = names[: len(names) - self.options.last], names[len(names) - self.options.last :]
         self._router = RandomRouter(len(self._random), int(torch.randint(2**62, ())))
         route(model, self._router, self._random)
-        refuse_other_blocks(model, probe, "random_policy")
+        refuse_other_blocks(model, example_images, "random_policy")
         return model
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,11 +14,9 @@ warm_restarts --cycles 4`` starts anew in each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce, block_names
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import EpochState, Look, Range, Strategy, TrainOnce, block_names, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,23 +27,25 @@ if TYPE_CHECKING:
 class Rollback(Strategy):
     """Raises :class:`UserError` for fewer than two periods; needs an epoch for each."""
 
+    look = Look("#786054", "s")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        periods: int = 4
-        """number of periods, the first without rollback"""
-        kept_rate: float = 0.1
-        """factor on the learning rate of what is kept, after the first period"""
+        periods: int = option(4, "number of periods, the first without rollback", low=2)
+        kept_rate: float = option(
+            0.1,
+            "factor on the learning rate of what is kept, after the first period",
+            low=0,
+            search=Range(0.01, 1.0, log=True),
+        )
 
     options: Options
-    space: ClassVar[Space] = {"kept_rate": Range(0.01, 1.0, log=True)}
 
     @classmethod
     def epochs_needed(cls, options: Options) -> int:
         return options.periods
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        if self.options.periods < 2 or self.options.kept_rate < 0:
-            raise UserError("--rollback.periods must be at least 2, --rollback.kept-rate not negative")
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self._blocks = block_names(model, "rollback")
         self._rolled: list[dict[str, Any]] = []
         return model

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.strategies.base import Look, Range, option
 from retrieval_bench.strategies.learned_routing import LearnedRouting
-from retrieval_bench.strategies.space import Range, Space
 
 if TYPE_CHECKING:
     from retrieval_bench.models.embedder import Embedder
@@ -41,25 +41,31 @@ DRAWS = 3
 class SpotTune(LearnedRouting):
     """Each image takes its own route. Raises :class:`UserError` for a backbone without blocks and for options that cannot work."""
 
+    look = Look("#0ca800", "^")
+
     @dataclass(frozen=True)
     class Options(LearnedRouting.Options):
-        eval_policy: str = "argmax"
-        """routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, more to measure"""
+        eval_policy: str = option(
+            "argmax",
+            "routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, more to measure",
+        )
+        temperature: float = option(
+            5.0, "of the Gumbel-softmax; scales the policy's gradients", above=0, search=Range(1.0, 10.0, log=True)
+        )
+
+        def check(self) -> None:
+            super().check()
+            policies = self.eval_policy.split(",")
+            if any(policy not in EVAL_POLICIES or policies.count(policy) > 1 for policy in policies):
+                raise UserError(
+                    f"--spottune.eval-policy {self.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once"
+                )
+            if policies[0] == "sample":
+                raise UserError(
+                    "--spottune.eval-policy sample: one draw says little; argmax,sample measures the mean and spread of several too"
+                )
 
     options: Options
-    space: ClassVar[Space] = {"policy_lr": Range(1e-4, 1e-2, log=True), "temperature": Range(1.0, 10.0, log=True)}
-
-    def check(self, model: Embedder) -> None:
-        super().check(model)
-        for policy in self._policies:
-            if policy not in EVAL_POLICIES or self._policies.count(policy) > 1:
-                raise UserError(
-                    f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once"
-                )
-        if self._policies[0] == "sample":
-            raise UserError(
-                "--spottune.eval-policy sample: one draw says little; argmax,sample measures the mean and spread of several too"
-            )
 
     @property
     def _policies(self) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.base import Look, Strategy
 
 
 class Standard(Strategy):
     """Trains everything; overrides no hook."""
+
+    look = Look("#1878d8", "s")

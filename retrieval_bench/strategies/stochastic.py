@@ -7,11 +7,9 @@ per run, from its seed, since the paper compares networks and not steps. The ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, Range, Strategy, block_names, freeze_other_blocks, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,20 +20,18 @@ if TYPE_CHECKING:
 class Stochastic(Strategy):
     """Trains a random share of the blocks, at least one. Raises :class:`UserError` for another share or a backbone without blocks."""
 
+    look = Look("#c03cd8", "v")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        share: float = 0.5
-        """share of the blocks that are trained"""
+        share: float = option(0.5, "share of the blocks that are trained", above=0, high=1, search=Range(0.1, 0.9))
 
     options: Options
-    space: ClassVar[Space] = {"share": Range(0.1, 0.9)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         import torch
 
         names = block_names(model, "stochastic")
-        if not 0 < self.options.share <= 1:
-            raise UserError(f"--stochastic.share {self.options.share}: must be above 0 and at most 1")
         count = max(1, round(self.options.share * len(names)))
         chosen = set(torch.randperm(len(names))[:count].tolist())
         self._tuned = [name for place, name in enumerate(names) if place in chosen]

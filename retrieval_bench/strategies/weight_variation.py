@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.base import EpochState, Look, Strategy, TrainOnce, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,10 +105,14 @@ class History:
 class WeightVariation(Strategy):
     """Standard fine-tuning that records each epoch's variation per block and their sorting quality."""
 
+    look = Look("#606c00", "*")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        normalizer: Normalizer = "n"
-        """what a block's change is divided by: n (its number of weights), sqrt_n, or relative (the norm of its weights)"""
+        normalizer: Normalizer = option(
+            "n",
+            "what a block's change is divided by: n (its number of weights), sqrt_n, or relative (the norm of its weights)",
+        )
 
     options: Options
 

@@ -126,7 +126,9 @@ def test_evaluation_modes_and_routes_are_in_the_record(tmp_path: Path) -> None:
 
 
 def test_choices_are_made_on_validation_classes_and_counted(tmp_path: Path) -> None:
-    base = CLOSED.changed(data__split="zero_shot", loss__loss="proxy_anchor", model__backbone="resnet18", train__epochs=1)
+    base = CLOSED.changed(
+        data__split="zero_shot", loss__loss="proxy_anchor", model__backbone="resnet18", train__epochs=1
+    )
     config = replace(base, strategy="layer_pruning").changed(options__layer_pruning__drop="auto:1")
     record = run(config, RuntimeConfig(results=tmp_path))
     selection = record.info["selection"]["layer_pruning"]

@@ -1,4 +1,5 @@
-"""The same seed on the same machine gives the same numbers: nothing reads a generator that somebody else may have moved."""
+"""The same seed on the same machine gives the same numbers: nothing reads a generator that somebody else may have
+moved."""
 
 from __future__ import annotations
 
@@ -40,4 +41,3 @@ def test_shared_generators_may_be_in_any_state(tmp_path: Path) -> None:
         torch.use_deterministic_algorithms(False)
     (one,), (two,) = (load_records(tmp_path / name) for name in "12")
     assert (one.metrics, one.training, one.info) == (two.metrics, two.training, two.info)
-

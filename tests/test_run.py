@@ -90,7 +90,11 @@ def test_validation_splits_never_touch_the_test_classes(tmp_path: Path) -> None:
     assert (record.data["train_classes"], record.data["test_classes"]) == (6, 2)
     folds = FAST.changed(strategy="frozen", data__split="kfold", data__folds=3)
     records = [run(folds.changed(data__fold=fold), RuntimeConfig(results=tmp_path)) for fold in range(3)]
-    assert [(record.data["train_classes"], record.data["test_classes"]) for record in records] == [(5, 3), (5, 3), (6, 2)]
+    assert [(record.data["train_classes"], record.data["test_classes"]) for record in records] == [
+        (5, 3),
+        (5, 3),
+        (6, 2),
+    ]
     assert "--split kfold --fold 1 --folds 3" in records[1].command
 
 
@@ -177,7 +181,9 @@ def test_queries_are_searched_in_the_gallery(reader: Literal["pil", "cache"], tm
 @pytest.mark.parametrize("preprocessing", ["crop", "squash"])
 def test_both_readers_give_close_results(preprocessing: Literal["crop", "squash"], tmp_path: Path) -> None:
     base = FAST.changed(data__preprocessing=preprocessing, data__stored=36)
-    pil, cache = (run(base.changed(data__reader=reader), RuntimeConfig(results=tmp_path)) for reader in ("pil", "cache"))
+    pil, cache = (
+        run(base.changed(data__reader=reader), RuntimeConfig(results=tmp_path)) for reader in ("pil", "cache")
+    )
     assert pil.id != cache.id
     assert pil.loss_per_epoch == pytest.approx(cache.loss_per_epoch, rel=0.02)
     assert pil.metrics["recall_at_1"] == pytest.approx(cache.metrics["recall_at_1"], abs=0.08)
@@ -221,7 +227,9 @@ def failing(error: BaseException) -> Any:
     return fail
 
 
-RUN_WORDS = "run --dataset synthetic --backbone resnet10t --weights none --image-size 32 --epochs 1 --batch-size 16".split()
+RUN_WORDS = (
+    "run --dataset synthetic --backbone resnet10t --weights none --image-size 32 --epochs 1 --batch-size 16".split()
+)
 
 
 def test_disk_full_is_one_line_and_leaves_nothing(

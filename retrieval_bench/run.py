@@ -100,7 +100,7 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
             device=device,
         )
         with closing(
-            Trackers(runtime.track if group.is_main_process else (), run_id, nest(identity), runtime.results)
+            Trackers(runtime.track if group.is_main_process else (), run_id, identity, runtime.results)
         ) as trackers:
             training = train(chosen, table, split, device, read, checkpoints, group, runtime.profile, trackers)
             measured, details = group.from_main(partial(measure_run, training, table, split, read, runtime.thumbnails))
@@ -153,7 +153,7 @@ def train(
 
     batches = read(split.train, labels, sampler=sampler, share=group.share)
     strategy = build_strategy(config.strategy, config.options)
-    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers)
+    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers.log)
     training.fit()
     return training
 

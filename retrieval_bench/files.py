@@ -12,8 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from retrieval_bench.errors import UserError
 from retrieval_bench.progress import logger
+
+
+class Locked(Exception):
+    """Another process does the work."""
 
 
 def cache_dir() -> Path:
@@ -97,26 +103,28 @@ def gigabytes(count: int) -> str:
 
 
 @contextmanager
-def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE") -> Iterator[None]:
+def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE", wait: bool = True) -> Iterator[None]:
     """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same time.
 
-    A second process says that it waits, and goes on when the first has ended, however that ended.
+    A second process logs that it waits, and goes on when the first has ended, however that ended.
 
     Args:
         path: what is made; the lock lies beside it.
         what: the work, for the message of who waits.
         setting: the flag or variable that chooses the folder, for the message.
+        wait: for another process that holds the lock.
 
     Raises:
         UserError: nothing can be written where `path` is to be.
+        Locked: another process holds the lock and `wait` is False.
     """
-    from filelock import FileLock, Timeout
-
     check_writable(path.parent, setting)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise Locked(f"another process is {what}") from None
         logger.info(f"waiting for another process that is {what}")
         lock.acquire()
     try:

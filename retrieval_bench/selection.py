@@ -11,7 +11,7 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.choices import check_first
 from retrieval_bench.progress import logger
-from retrieval_bench.strategies import STRATEGIES, split_names
+from retrieval_bench.strategies import split_names
 
 COUNTED = ("images_seen", "train_seconds", "test_seconds", "total_seconds")
 
@@ -37,7 +37,7 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
     Raises:
         UserError: something is open, but the split is another one than ``zero_shot``, or Recall@1 is not measured.
     """
-    found = {name: STRATEGIES[name].candidates(getattr(config.options, name)) for name in split_names(config.strategy)}
+    found = {name: getattr(config.options, name).candidates() for name in split_names(config.strategy)}
     found = {name: candidates for name, candidates in found.items() if candidates != [getattr(config.options, name)]}
     if found and config.data.split != "zero_shot":
         raise UserError(
@@ -52,7 +52,7 @@ def choose(config: RunConfig, run: Callable[[RunConfig], dict[str, Any]]) -> Cho
     """Runs every candidate of the strategy's options on the ``zero_shot_val`` split; the best Recall@1 wins, of equal ones the first.
 
     Args:
-        config: a configuration that may leave options of its strategies open (``Strategy.candidates``).
+        config: a configuration that may leave options of its strategies open (``Strategy.Options.candidates``).
         run: trains, evaluates and records one configuration; a candidate that has a record costs no time.
 
     Raises:

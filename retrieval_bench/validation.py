@@ -13,7 +13,7 @@ from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.choices import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.sections import TrainConfig
-from retrieval_bench.strategies import STRATEGIES, refuse_unused_options, split_names
+from retrieval_bench.strategies import refuse_unused_options, validate_options
 
 
 def validate(config: RunConfig) -> None:
@@ -27,10 +27,7 @@ def validate(config: RunConfig) -> None:
     refuse_unused_options([config.strategy], config.options)
     _check_finite(config)
     _check_ranges(config)
-    for name in split_names(config.strategy):
-        needed = STRATEGIES[name].epochs_needed(getattr(config.options, name))
-        if config.train.epochs < needed:
-            raise UserError(f"--epochs {config.train.epochs}: {name} needs at least {needed} with its options")
+    validate_options(config.strategy, config.options, config.train.epochs)
     if config.train.skip_batches and not config.train.freeze_bn:
         raise UserError(
             "--skip-batches needs frozen batch norms (--freeze-bn): a spoilt batch would spoil their statistics"

@@ -155,10 +155,10 @@ def _structure(embedder: Embedder, config: ModelConfig, image_size: int) -> dict
 
 def _build(recipe: Recipe) -> Embedder:
     size = recipe["image_size"]
-    probe = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    example_images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     embedder = build_embedder(_model_config(recipe["model"]), size)
     if recipe["dropped_blocks"]:
-        embedder.resize_feature(drop_blocks(embedder.backbone, recipe["dropped_blocks"], probe))
+        embedder.resize_feature(drop_blocks(embedder.backbone, recipe["dropped_blocks"], example_images))
     if recipe["widths"]:
         channels = find_channels(embedder.backbone, size)
         set_widths(
@@ -169,7 +169,7 @@ def _build(recipe: Recipe) -> Embedder:
     if rebuilt := recipe.get("rebuilt"):
         kind = STRATEGIES[rebuilt["strategy"]]
         strategy = kind(kind.Options(**rebuilt["options"]))
-        embedder = strategy.prepare(embedder, probe)
+        embedder = strategy.prepare(embedder, example_images)
         strategy.load_state_dict(rebuilt["memory"], embedder)
     return embedder.eval()
 

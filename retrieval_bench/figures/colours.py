@@ -10,28 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from retrieval_bench.strategies import STRATEGIES
+
 OTHER = ("#848490", "h")
 """What is no strategy of the registry (any more)."""
-LOOKS = {
-    "autolr": ("#d80018", "o"),
-    "channel_gates": ("#246c84", "P"),
-    "channel_pruning": ("#249cc0", "^"),
-    "frozen": ("#848490", "o"),
-    "global_k": ("#c01884", "p"),
-    "l2sp": ("#6090fc", "P"),
-    "last_k": ("#fc6000", "v"),
-    "layer_pruning": ("#9000fc", "D"),
-    "layerwise_decay": ("#9060fc", "p"),
-    "low_high": ("#7860b4", "X"),
-    "network_slimming": ("#fc486c", "X"),
-    "progressive": ("#609060", "D"),
-    "random_policy": ("#e460b4", "*"),
-    "rollback": ("#786054", "s"),
-    "spottune": ("#0ca800", "^"),
-    "standard": ("#1878d8", "s"),
-    "stochastic": ("#c03cd8", "v"),
-    "weight_variation": ("#606c00", "*"),
-}
+LOOKS = {name: (kind.look.colour, kind.look.marker) for name, kind in STRATEGIES.items()}
 """Colour and marker of each strategy."""
 
 

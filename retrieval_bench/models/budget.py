@@ -79,7 +79,7 @@ def choose_channels(
     least, most = reached_by(widths_of(low)), reached_by(channels.full)
     if not least <= share <= most:
         raise UserError(
-            f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with these smallest widths"
+            f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with the given minimum"
         )
     best = widths_of(high)
     while low <= high:

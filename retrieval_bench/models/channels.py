@@ -7,6 +7,7 @@ the channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -145,11 +146,17 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
     observe(backbone, image_size, weighted, note)
     cost_layers = []
     for name, layer in weighted.items():
-        made, received, *kernel = layer.weight.shape
-        sides = inputs.get(name, received), outputs.get(name, made)
-        area = kernel[0] * kernel[1] if kernel else 1
+        made, received, *kernel = map(int, layer.weight.shape)
         cost_layers.append(
-            Layer(name, positions.get(name, 0), area, layer.bias is not None, *sides, _is_depthwise(layer))
+            Layer(
+                name,
+                positions=positions.get(name, 0),
+                kernel=math.prod(kernel),
+                bias=layer.bias is not None,
+                inputs=inputs.get(name, received),
+                outputs=outputs.get(name, made),
+                depthwise=_is_depthwise(layer),
+            )
         )
     norm_parameters = {
         width.name: sum(len(list(backbone.net.get_submodule(norm).parameters(recurse=False))) for norm in width.norms)

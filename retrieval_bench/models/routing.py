@@ -175,7 +175,7 @@ def refuse_other_blocks(model: Embedder, example_images: Tensor, strategy: str) 
             model.eval()(example_images[:2])
     except (TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{strategy} needs blocks that map one tensor to another, which this backbone's do not ({first_line(error)})"
+            f"{strategy} needs blocks that map one tensor to another, unlike this backbone's ({first_line(error)})"
         ) from None
     finally:
         if routed is not None:

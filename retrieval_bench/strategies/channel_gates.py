@@ -1,9 +1,8 @@
-"""Channel gates: how much each channel matters is learned on frozen weights, then the network is pruned to a budget and
-trained.
+"""Channel gates: the importance of each channel is learned on frozen weights, then the network is pruned and trained.
 
-Wang, Zhang, Xie, Zhou, Su, Zhang and Hu, Pruning from Scratch (AAAI 2020, arXiv 1909.12579). A gate per channel, 1 at the start,
-multiplies the output of a batch norm before the activation. Only the gates and the loss's own parameters are trained, for
-``search_epochs`` passes::
+Wang, Zhang, Xie, Zhou, Su, Zhang and Hu, Pruning from Scratch (AAAI 2020, arXiv 1909.12579). A gate per channel, 1 at
+the start, multiplies the output of a batch norm before the activation. Only the gates and the loss's own parameters are
+trained, for ``search_epochs`` passes::
 
     L = task + gamma (mean |gate| - r)^2        (``form ratio``; ``form l1``: task + gamma sum |gate|)
 
@@ -29,20 +28,15 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.errors import UserError
 from retrieval_bench.models.channels import Keep, find_channels, set_widths
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
 from retrieval_bench.models.gates import Gates, initialise
-from retrieval_bench.strategies.base import EpochState, ParameterGroup, TrainOnce, freeze
+from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, TrainOnce, freeze, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning
-from retrieval_bench.strategies.space import Range, Space
-
-REGIMES = ("inherit", "from_scratch")
-FORMS = ("ratio", "l1")
 
 
 class ChannelGates(BudgetedPruning):
@@ -50,45 +44,55 @@ class ChannelGates(BudgetedPruning):
 
     rebuilds_blocks = True
 
+    look = Look("#246c84", "P")
+
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
-        regime: str = "inherit"
-        """inherit: gates on the weights as they are, which kept channels keep; from_scratch: random weights (needs
-        --no-freeze-bn)"""
-        search_epochs: int = 1
-        """passes over the training images in which only gates (and the loss's parameters) are trained"""
-        expansion: float = 1.0
-        """from_scratch: factor on the free widths before the search; the budget stays a share of the network as it
-        was"""
-        gate_lr: float = 0.01
-        """learning rate of the gates"""
-        gamma: float = 0.5
-        """weight of the penalty on the gates"""
-        sparsity: float = 0.5
-        """mean gate that the penalty pulls to, the paper's r"""
-        held_out: float = 0.0
-        """share of the training classes that the search leaves out; the pass after which a network pruned to the budget
-        has the best Recall@1 on them gives the gates (0: the last pass does)"""
-        form: str = "ratio"
-        """penalty: ratio, the squared difference of the mean gate to the sparsity; l1, the sum of all gates"""
+        regime: str = option(
+            "inherit",
+            "inherit: gates on the weights as they are, which kept channels keep; from_scratch: random weights (needs "
+            "--no-freeze-bn)",
+            choices=("inherit", "from_scratch"),
+        )
+        search_epochs: int = option(
+            1, "passes over the training images in which only gates (and the loss's parameters) are trained", low=0
+        )
+        expansion: float = option(
+            1.0,
+            "from_scratch: factor on the free widths before the search; the budget stays a share of the network as it "
+            "was",
+            above=0,
+        )
+        gamma: float = option(0.5, "weight of the penalty on the gates", low=0, search=Range(0.05, 5.0, log=True))
+        gate_lr: float = option(0.01, "learning rate of the gates", low=0, search=Range(1e-3, 0.1, log=True))
+        sparsity: float = option(0.5, "mean gate that the penalty pulls to, the paper's r", low=0, high=1)
+        held_out: float = option(
+            0.0,
+            "share of the training classes that the search leaves out; the gates come from the pass with the best "
+            "Recall@1 on them, pruned to the budget (0: from the last pass)",
+            low=0,
+            below=1,
+        )
+        form: str = option(
+            "ratio",
+            "penalty: ratio, the squared difference of the mean gate to the sparsity; l1, the sum of all gates",
+            choices=("ratio", "l1"),
+        )
 
-    space: ClassVar[Space] = {"gamma": Range(0.05, 5.0, log=True), "gate_lr": Range(1e-3, 0.1, log=True)}
+        def check(self) -> None:
+            if self.held_out and self.search_epochs < 2:
+                raise UserError(
+                    f"--channel-gates.held-out {self.held_out}: needs at least two --channel-gates.search-epochs to "
+                    "choose from"
+                )
+            if self.regime == "inherit" and self.expansion != 1:
+                raise UserError(
+                    f"--channel-gates.expansion {self.expansion}: must be 1 with --channel-gates.regime inherit, whose "
+                    "pretrained weights have the widths they have"
+                )
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         options = self.options
-        for what, given, known in (("regime", options.regime, REGIMES), ("form", options.form, FORMS)):
-            if given not in known:
-                raise unknown(what, given, known)
-        if options.search_epochs < 0 or min(options.gate_lr, options.gamma) < 0 or not 0 <= options.sparsity <= 1:
-            raise UserError("search-epochs, gate-lr and gamma must not be negative, sparsity from 0 to 1")
-        if not 0 <= options.held_out < 1 or (options.held_out and options.search_epochs < 2):
-            raise UserError(
-                "held-out is a share below 1 of the training classes, and needs at least two search-epochs to choose from"
-            )
-        if not options.expansion > 0 or (options.regime == "inherit" and options.expansion != 1):
-            raise UserError(
-                "expansion must be above 0, and 1 in the regime inherit: pretrained weights have the widths they have"
-            )
         if options.regime == "from_scratch" and not trains_batch_norms(model):
             raise UserError(
                 "--channel-gates.regime from_scratch trains batch norms, which are frozen: add --no-freeze-bn"

@@ -15,20 +15,17 @@ Inner widths only: residual sums and the feature keep their size (``retrieval_be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
-from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.channels import Channels, Keep, find_channels, remove_channels
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.strategies.space import Choice, Space
+from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 SCORES = ("magnitude", "bn_scale", "uniform")
-UNITS = ("macs", "parameters")
 Scores = dict[str, list[float]]
 """One per channel, by the width's name."""
 
@@ -40,33 +37,23 @@ class BudgetedPruning(Strategy):
     Raises :class:`UserError` for a backbone without prunable channels and for a budget that cannot be met.
     """
 
-    cuts = True
+    prunes = True
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        budget: float = 0.5
-        """share of the backbone's cost that is left"""
-        unit: str = "macs"
-        """what the budget counts: macs or parameters"""
-        minimum: float = 0.1
-        """smallest share of each layer's channels"""
-        multiple: int = 1
-        """widths are multiples of this, such as 8"""
+        budget: float = option(0.5, "share of the backbone's cost that is left", above=0, high=1, shown=True)
+        unit: str = option("macs", "what the budget counts: macs or parameters", choices=("macs", "parameters"))
+        minimum: float = option(0.1, "smallest share of each layer's channels", low=0, high=1)
+        multiple: int = option(1, "widths are multiples of this, such as 8", low=1)
 
     options: Any
-    shown_options = ("budget",)
 
     def find_channels(self, model: Embedder, example_images: Tensor) -> Channels:
         """The free widths of the model's backbone, whose full cost the budget is a share of."""
-        options = self.options
-        if options.unit not in UNITS:
-            raise unknown("unit", options.unit, UNITS)
-        if not 0 < options.budget <= 1 or not 0 <= options.minimum <= 1 or options.multiple < 1:
-            raise UserError("budget must be above 0 and at most 1, minimum from 0 to 1, multiple at least 1")
         self._image_size = example_images.shape[-1]
         channels = find_channels(model.backbone, self._image_size)
         self._full_widths = channels.full
-        self._full_cost = (channels.macs if options.unit == "macs" else channels.parameters)(channels.full)
+        self._full_cost = (channels.macs if self.options.unit == "macs" else channels.parameters)(channels.full)
         return channels
 
     def choose(self, channels: Channels, scores: Scores) -> Budget:
@@ -106,16 +93,18 @@ class BudgetedPruning(Strategy):
 class ChannelPruning(BudgetedPruning):
     """Prunes once, before training."""
 
+    look = Look("#249cc0", "^")
+
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
-        scores: str = "magnitude"
-        """how channels are ranked: magnitude, bn_scale or uniform"""
-
-    space: ClassVar[Space] = {"scores": Choice(SCORES)}
+        scores: str = option(
+            "magnitude",
+            "how channels are ranked: magnitude, bn_scale or uniform",
+            choices=SCORES,
+            search=Categorical(SCORES),
+        )
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        if self.options.scores not in SCORES:
-            raise unknown("way to score channels", self.options.scores, SCORES)
         channels = self.find_channels(model, example_images)
         self.prune_by(model, channels, channel_scores(model.backbone, channels, self.options.scores))
         return model

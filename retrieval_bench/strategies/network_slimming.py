@@ -1,7 +1,7 @@
-"""Network Slimming: the scales of batch norms are driven towards zero in training, and the channels with the smallest
-ones removed.
+"""Network Slimming: training drives the scales of batch norms to zero; channels with the smallest ones are removed.
 
-Liu, Li, Shen, Huang, Yan and Zhang, Learning Efficient Convolutional Networks through Network Slimming (ICCV 2017, arXiv 1708.06519)::
+Liu, Li, Shen, Huang, Yan and Zhang, Learning Efficient Convolutional Networks through Network Slimming (ICCV 2017,
+arXiv 1708.06519)::
 
     L = task + strength sum |gamma|        over the scales of all prunable batch norms
 
@@ -16,7 +16,7 @@ widths only (``retrieval_bench.models.channels``), scored by the scale of the fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,28 +24,24 @@ from torch import Tensor
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.channels import Keep
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.strategies.base import EpochState, TrainOnce
+from retrieval_bench.strategies.base import EpochState, Look, Range, TrainOnce, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, channel_scores
-from retrieval_bench.strategies.space import Range, Space
 
 
 class NetworkSlimming(BudgetedPruning):
     """Trains with the penalty, then prunes. Raises :class:`UserError` for options that cannot work."""
 
     rebuilds_blocks = True
+    look = Look("#fc486c", "X")
 
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
-        strength: float = 1e-4
-        """weight of the sum of absolute scales"""
-        sparse_epochs: int = 2
-        """passes over the training images before pruning"""
-
-    space: ClassVar[Space] = {"strength": Range(1e-5, 1e-3, log=True)}
+        strength: float = option(
+            1e-4, "weight of the sum of absolute scales", low=0, search=Range(1e-5, 1e-3, log=True)
+        )
+        sparse_epochs: int = option(2, "passes over the training images before pruning", low=0)
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        if self.options.strength < 0 or self.options.sparse_epochs < 0:
-            raise UserError("--network-slimming.strength and --network-slimming.sparse-epochs must not be negative")
         if not trains_batch_norms(model):
             raise UserError("network_slimming trains the scales of batch norms, which are frozen: add --no-freeze-bn")
         self._channels = self.find_channels(model, example_images)

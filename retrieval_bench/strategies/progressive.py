@@ -27,24 +27,22 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import TAIL, observe
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routing import refuse_other_blocks
-from retrieval_bench.strategies.base import Strategy, block_names, freeze
+from retrieval_bench.strategies.base import Look, Strategy, block_names, freeze, option
 
 
 class Progressive(Strategy):
     """Raises :class:`UserError` for a backbone without blocks, or whose blocks do not give feature maps."""
 
     rebuilds_blocks = True
+    look = Look("#609060", "D")
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        reduction: int = 4
-        """an adapter has the channels of its block divided by this"""
+        reduction: int = option(4, "an adapter has the channels of its block divided by this", low=1)
 
     options: Options
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        if self.options.reduction < 1:
-            raise UserError(f"--progressive.reduction {self.options.reduction}: must be at least 1")
         backbone, names = model.backbone, block_names(model, "progressive")
         frozen = {name: backbone.net.get_submodule(name) for name in names}
         channels: dict[str, int] = {}
@@ -53,7 +51,7 @@ class Progressive(Strategy):
             widths = {layer.out_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)}
             if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[1] not in widths:
                 raise UserError(
-                    "progressive needs convolutional blocks that give feature maps, such as those of ResNet and EfficientNet"
+                    "progressive needs convolutional blocks that give feature maps, such as ResNet's and EfficientNet's"
                 )
             channels[name] = output.shape[1]
 

@@ -9,7 +9,7 @@ block is trained.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,26 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routers import pixel_noise
 from retrieval_bench.models.routing import refuse_other_blocks, route
-from retrieval_bench.strategies.base import Strategy, block_names
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, Range, Strategy, block_names, option
 
 
 class RandomPolicy(Strategy):
     """Raises :class:`UserError` for a backbone without blocks, or with no more than the tuned ones."""
 
     rebuilds_blocks = True
+    look = Look("#e460b4", "*")
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        last: int = 3
-        """number of blocks at the end that are tuned for every image"""
+        last: int = option(
+            3, "number of blocks at the end that are tuned for every image", low=0, search=Range(0, 7, blocks=True)
+        )
 
     options: Options
-    space: ClassVar[Space] = {"last": Range(0, 7, integer=True, blocks=True)}
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         names, last = block_names(model, "random_policy"), self.options.last
-        if not 0 <= last < len(names):
+        if last >= len(names):
             raise UserError(f"--random-policy.last {last}: the backbone has {len(names)} blocks; 0 to {len(names) - 1}")
         self._random, self._tuned = names[: len(names) - last], names[len(names) - last :]
         self._router = RandomRouter(len(self._random), int(torch.randint(2**62, ())))

@@ -1,11 +1,11 @@
-"""SpotTune: a policy network decides for each image which blocks are the frozen pretrained ones and which their
-fine-tuned copies.
+"""SpotTune: for each image a policy network chooses, block by block, the pretrained block or its fine-tuned copy.
 
-Guo, Shi, Kumar, Grauman, Rosing and Feris, SpotTune: Transfer Learning through Adaptive Fine-tuning (CVPR 2019, arXiv 1811.08737)::
+Guo, Shi, Kumar, Grauman, Rosing and Feris, SpotTune: Transfer Learning through Adaptive Fine-tuning (CVPR 2019, arXiv
+1811.08737)::
 
-    x_l = I_l(x) tuned_l(x_{l-1}) + (1 - I_l(x)) frozen_l(x_{l-1})                       (equation 2, shortcut included in both)
-    I_l(x) = argmax_i (log a_i + G_i),  G_i = -log(-log U_i)                             (equation 3, Gumbel-max)
-    gradient of softmax((log a + G) / temperature)                                       (straight-through)
+    x_l = I_l(x) tuned_l(x_{l-1}) + (1 - I_l(x)) frozen_l(x_{l-1})       (equation 2, shortcut included in both)
+    I_l(x) = argmax_i (log a_i + G_i),  G_i = -log(-log U_i)             (equation 3, Gumbel-max)
+    gradient of softmax((log a + G) / temperature)                       (straight-through)
 
 Policy and copies are trained together by the task's loss, the policy at its own rate.
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,8 +38,7 @@ from retrieval_bench.models.embedder import Embedder, trains_batch_norms
 from retrieval_bench.models.routers import LearnedRouter, policy_network
 from retrieval_bench.models.routing import refuse_other_blocks, route
 from retrieval_bench.sections import ModelConfig
-from retrieval_bench.strategies.base import EpochState, ParameterGroup, Strategy, block_names
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, Strategy, block_names, option
 
 EVAL_POLICIES = ("argmax", "sample", "all_tuned", "all_frozen", "majority")
 DRAWS = 3
@@ -56,39 +55,37 @@ class LearnedRouting(Strategy):
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        policy: str = "auto"
-        """policy network: auto, a small ResNet that costs at most a sixth of the backbone, or the name of any
-        backbone"""
-        policy_weights: str = "imagenet"
-        """weights of a named policy network: imagenet, none, or a file (auto starts from random ones)"""
-        policy_lr: float = 1e-3
-        """learning rate of the policy"""
-        policy_weight_decay: float = 1e-3
-        """weight decay of the policy"""
-        temperature: float = 5.0
-        """of the Gumbel-softmax; scales the policy's gradients"""
-        code_compat: bool = False
-        """freeze only the kernels of frozen blocks, and train the stem, as the public code does (needs
-        --no-freeze-bn)"""
+        policy: str = option(
+            "auto",
+            "policy network: auto, a small ResNet that costs at most a sixth of the backbone, or the name of any "
+            "backbone",
+        )
+        policy_weights: str = option(
+            "imagenet", "weights of a named policy network: imagenet, none, or a file (auto starts from random ones)"
+        )
+        policy_lr: float = option(1e-3, "learning rate of the policy", low=0, search=Range(1e-4, 1e-2, log=True))
+        policy_weight_decay: float = option(1e-3, "weight decay of the policy", low=0)
+        temperature: float = option(5.0, "of the Gumbel-softmax; scales the policy's gradients", above=0)
+        code_compat: bool = option(
+            False,
+            "freeze only the kernels of frozen blocks, and train the stem, as the public code does (needs "
+            "--no-freeze-bn)",
+        )
+
+        def check(self) -> None:
+            if self.policy == "auto" and self.policy_weights not in ("imagenet", "none"):
+                raise UserError(
+                    f"--policy-weights {self.policy_weights}: the policy auto starts from random weights; name its "
+                    "network"
+                )
 
     options: Any
-
-    def check(self, model: Embedder) -> None:
-        """Raises :class:`UserError` for options that cannot work with `model`."""
-        options = self.options
-        if options.temperature <= 0 or min(options.policy_lr, options.policy_weight_decay) < 0:
-            raise UserError("the policy's temperature must be above 0, its learning rate and weight decay not negative")
-        if options.policy == "auto" and options.policy_weights not in ("imagenet", "none"):
-            raise UserError(
-                f"--policy-weights {options.policy_weights}: the policy auto starts from random weights; name its network"
-            )
-        if options.code_compat and not trains_batch_norms(model):
-            raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         options, image_size = self.options, example_images.shape[-1]
         self.blocks = block_names(model, type(self).__name__)
-        self.check(model)
+        if options.code_compat and not trains_batch_norms(model):
+            raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
         self.history: dict[str, list[list[float]]] = {}
         if options.policy == "auto":
             features, self._policy = policy_network(model.backbone, image_size)
@@ -141,26 +138,33 @@ class SpotTune(LearnedRouting):
     """Each image takes its own route. Raises :class:`UserError` for a backbone without blocks and for options that
     cannot work."""
 
+    look = Look("#0ca800", "^")
+
     @dataclass(frozen=True)
     class Options(LearnedRouting.Options):
-        eval_policy: str = "argmax"
-        """routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas,
-        more to measure"""
+        eval_policy: str = option(
+            "argmax",
+            "routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, "
+            "more to measure",
+        )
+        temperature: float = option(
+            5.0, "of the Gumbel-softmax; scales the policy's gradients", above=0, search=Range(1.0, 10.0, log=True)
+        )
+
+        def check(self) -> None:
+            super().check()
+            policies = self.eval_policy.split(",")
+            if not set(policies) <= set(EVAL_POLICIES) or len(set(policies)) < len(policies):
+                raise UserError(
+                    f"--spottune.eval-policy {self.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once"
+                )
+            if policies[0] == "sample":
+                raise UserError(
+                    "--spottune.eval-policy sample: one draw says little; argmax,sample also measures the mean and "
+                    "spread of several"
+                )
 
     options: Options
-    space: ClassVar[Space] = {"policy_lr": Range(1e-4, 1e-2, log=True), "temperature": Range(1.0, 10.0, log=True)}
-
-    def check(self, model: Embedder) -> None:
-        super().check(model)
-        first, *others = self._policies
-        if not {first, *others} <= set(EVAL_POLICIES) or len({first, *others}) <= len(others):
-            raise UserError(
-                f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once"
-            )
-        if first == "sample":
-            raise UserError(
-                "--spottune.eval-policy sample: one draw says little; argmax,sample measures the mean and spread of several too"
-            )
 
     @property
     def _policies(self) -> list[str]:

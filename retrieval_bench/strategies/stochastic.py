@@ -8,32 +8,28 @@ what follows the last block is trained.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
-from retrieval_bench.strategies.space import Range, Space
+from retrieval_bench.strategies.base import Look, Range, Strategy, block_names, freeze_other_blocks, option
 
 
 class Stochastic(Strategy):
     """Trains a random share of the blocks, at least one. Raises :class:`UserError` for a backbone without blocks."""
 
+    look = Look("#c03cd8", "v")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        share: float = 0.5
-        """share of the blocks that are trained"""
+        share: float = option(0.5, "share of the blocks that are trained", above=0, high=1, search=Range(0.1, 0.9))
 
     options: Options
-    space: ClassVar[Space] = {"share": Range(0.1, 0.9)}
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         names = block_names(model, "stochastic")
-        if not 0 < self.options.share <= 1:
-            raise UserError(f"--stochastic.share {self.options.share}: must be above 0 and at most 1")
         drawn = torch.randperm(len(names))[: max(1, round(self.options.share * len(names)))]
         self._tuned = [names[index] for index in sorted(drawn.tolist())]
         freeze_other_blocks(model, self._tuned)

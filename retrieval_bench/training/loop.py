@@ -91,9 +91,9 @@ class Training:
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
-        probe = self._probe()
+        example_images = self._example_images()
         torch.manual_seed(derive(config.seed, "prepare"))
-        self.model = strategy.prepare(model, probe)
+        self.model = strategy.prepare(model, example_images)
         self.make_criterion = make_criterion
         self.rebuild()
 
@@ -296,6 +296,6 @@ class Training:
         for name, rate in rates.items():
             groups[name]["initial_lr"] = rate
 
-    def _probe(self) -> torch.Tensor:
+    def _example_images(self) -> torch.Tensor:
         self.batches.reseed(self.config.seed, "probe")
         return next(iter(self.batches))[0].to(self.device)

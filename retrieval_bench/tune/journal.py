@@ -16,7 +16,7 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import locked
 from retrieval_bench.seeding import derive
-from retrieval_bench.strategies.space import Choice, Range
+from retrieval_bench.strategies.base import Categorical, Range
 from retrieval_bench.tune.spaces import Objective, space_of, tidy, values_of, with_values
 
 if TYPE_CHECKING:
@@ -182,10 +182,10 @@ def holding(paths: list[Path]) -> Iterator[None]:
         yield
 
 
-def _distribution(values: Range | Choice) -> Any:
+def _distribution(values: Range | Categorical) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if isinstance(values, Choice):
+    if isinstance(values, Categorical):
         return CategoricalDistribution(values.values)
     if values.integer:
         return IntDistribution(int(values.low), int(values.high), log=values.log)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies import STRATEGIES, split_names
-from retrieval_bench.strategies.space import Choice, Range
+from retrieval_bench.strategies.base import Categorical, Range
 
 Objective = Literal["recall_at_1", "map_at_r"]
 """What a search may maximise."""
@@ -22,7 +22,7 @@ def tidy(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def space_of(config: RunConfig, blocks: int | None = None) -> dict[str, Range | Choice]:
+def space_of(config: RunConfig, blocks: int | None = None) -> dict[str, Range | Categorical]:
     """What is searched, by flag without its dashes: ``lr`` for everything that trains, and what the strategy's parts declare
     (``l2sp.alpha``). Empty for a frozen backbone without an embedding layer, which trains nothing.
 
@@ -36,7 +36,7 @@ def space_of(config: RunConfig, blocks: int | None = None) -> dict[str, Range | 
     if not all(STRATEGIES[name].trains_backbone for name in names) and not config.model.embedding_dim:
         return {}
     lr = config.train.lr
-    space: dict[str, Range | Choice] = {"lr": Range(tidy(lr / RATE_SPAN), tidy(lr * RATE_SPAN), log=True)} if lr else {}
+    space: dict[str, Range | Categorical] = {"lr": Range(tidy(lr / RATE_SPAN), tidy(lr * RATE_SPAN), log=True)} if lr else {}
     space |= {f"{name}.{option}": values for name in names for option, values in STRATEGIES[name].space.items()}
     space = space if blocks is None else {name: values.within(blocks) for name, values in space.items()}
     for name, value in values_of(config, space).items():

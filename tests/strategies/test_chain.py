@@ -31,8 +31,8 @@ class Spy(Strategy):
         super().__init__()
         self.name, self.calls, self.term = name, [] if calls is None else calls, term
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        assert probe.dtype == torch.uint8
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+        assert example_images.dtype == torch.uint8
         self.calls.append(f"{self.name}.prepare")
         return model
 

@@ -64,7 +64,7 @@ class Cut(Strategy):
         super().__init__()
         self.remove = remove
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         stage_name, _, index = [block.name for block in model.backbone.blocks if block.is_body][-1].rpartition(".")
         stage = model.backbone.net.get_submodule(stage_name)
         assert isinstance(stage, nn.Sequential)
@@ -105,7 +105,7 @@ class StayNear(Strategy):
         self.alpha = alpha
         self.first: float | None = None
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self.start = [parameter.detach().clone() for parameter in model.backbone.parameters()]
         return model
 

@@ -19,7 +19,7 @@ from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
-from retrieval_bench.strategies.space import Choice, Range
+from retrieval_bench.strategies.base import Categorical, Range
 from retrieval_bench.tune.search import validation_configs
 from retrieval_bench.tune.spaces import shown, space_of, tidy, values_of, with_values
 from retrieval_bench.validation import validate
@@ -40,10 +40,10 @@ def config_of(strategy: str, dim: int = 0) -> RunConfig:
     return replace(base, strategy=strategy, options=only_used(strategy, OPTIONS), model=ModelConfig(embedding_dim=dim))
 
 
-def corners(space: dict[str, Range | Choice]) -> Iterator[dict[str, Any]]:
+def corners(space: dict[str, Range | Categorical]) -> Iterator[dict[str, Any]]:
     """Each option at each of its ends (or choices), the others as they are."""
     for name, values in space.items():
-        ends = values.values if isinstance(values, Choice) else (values.low, values.high)
+        ends = values.values if isinstance(values, Categorical) else (values.low, values.high)
         for end in ends:
             yield {name: end}
 
@@ -53,8 +53,8 @@ def test_what_is_declared_exists_and_holds_the_default(name: str) -> None:
     options = {part.name: part.default for part in fields(STRATEGIES[name].Options)}
     for option, values in STRATEGIES[name].space.items():
         assert options[option] in values
-        assert isinstance(values, Choice) or values.low < values.high
-        assert type(options[option]) is not int or isinstance(values, Choice) or values.integer, (
+        assert isinstance(values, Categorical) or values.low < values.high
+        assert type(options[option]) is not int or isinstance(values, Categorical) or values.integer, (
             "whole numbers stay whole"
         )
     assert not {"budget", "epochs", "search_epochs", "sparse_epochs", "max_trials"} & set(STRATEGIES[name].space), (

@@ -45,7 +45,7 @@ from retrieval_bench.progress import logger
 from retrieval_bench.records import Record, ResultsFolder, read_record, write_record
 from retrieval_bench.sections import DataConfig, ModelConfig
 from retrieval_bench.seeding import derive
-from retrieval_bench.strategies import STRATEGIES, Strategy, build_strategy, split_names
+from retrieval_bench.strategies import Strategy, build_strategy, split_names
 from retrieval_bench.trackers import Trackers
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import ProcessGroup, join
@@ -234,7 +234,7 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
         UserError: something is open, but the split is another one than ``zero_shot``, or Recall@1 is not measured.
     """
     given = {name: getattr(config.options, name) for name in split_names(config.strategy)}
-    candidates = {name: STRATEGIES[name].candidates(options) for name, options in given.items()}
+    candidates = {name: options.candidates() for name, options in given.items()}
     candidates = {name: several for name, several in candidates.items() if several != [given[name]]}
     if candidates and config.data.split != "zero_shot":
         raise UserError(
@@ -246,7 +246,7 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
 
 
 def choose(config: RunConfig, runtime: RuntimeConfig) -> tuple[RunConfig, dict[str, Any], Counter[str]]:
-    """Settles what strategies leave open (``Strategy.candidates``): every candidate is run on the ``zero_shot_val``
+    """Settles what strategies leave open (``Strategy.Options.candidates``): every candidate is run on the ``zero_shot_val``
     split, inside the training classes; the best Recall@1 wins, of equal ones the first. The test classes are not
     involved.
 

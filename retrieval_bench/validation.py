@@ -12,7 +12,7 @@ from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.choices import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.sections import TrainConfig
-from retrieval_bench.strategies import STRATEGIES, refuse_unused_options, split_names, validate_options
+from retrieval_bench.strategies import refuse_unused_options, validate_options
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, math.inf),
@@ -59,11 +59,7 @@ def validate(config: RunConfig) -> None:
     _check_numbers(config)
     _check_images(config)
     _check_schedule(config.train)
-    validate_options(config.strategy, config.options)
-    for name in split_names(config.strategy):
-        least = STRATEGIES[name].epochs_needed(getattr(config.options, name))
-        if config.train.epochs < least:
-            raise UserError(f"--epochs {config.train.epochs}: {name} needs at least {least} with its options")
+    validate_options(config.strategy, config.options, config.train.epochs)
     _check_loss(config)
     check_fold(config.data.split, config.data.fold, config.data.folds)
     check_ks(config.ks)

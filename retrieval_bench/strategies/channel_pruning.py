@@ -35,7 +35,7 @@ class BudgetedPruning(Strategy):
     Raises :class:`UserError` for a backbone without prunable channels and for a budget that cannot be met.
     """
 
-    cuts = True
+    prunes = True
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):

@@ -1,20 +1,16 @@
 """Feature extractor: the whole backbone stays as it was pretrained.
 
-The baseline of every fine-tuning paper (SpotTune's table calls it "feature extractor"). With no embedding layer nothing is left to train
-and the run measures the pretrained features themselves: no training image is seen. With ``--embedding-dim`` the linear layer is trained,
-in a closed set the classifier of the loss.
+The baseline of every fine-tuning paper (SpotTune's table calls it "feature extractor"). With no embedding layer nothing
+is left to train and the run measures the pretrained features themselves: no training image is seen. With
+``--embedding-dim`` the linear layer is trained, in a closed set the classifier of the loss.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import Look, Strategy, freeze
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from retrieval_bench.models.embedder import Embedder
 
 
 class Frozen(Strategy):

@@ -1,4 +1,7 @@
-"""Standard fine-tuning: every parameter is trained at one learning rate. The default that all other strategies are compared with."""
+"""Standard fine-tuning: every parameter is trained at one learning rate.
+
+The default that all other strategies are compared with.
+"""
 
 from __future__ import annotations
 

@@ -38,6 +38,11 @@ class TextTable:
     cells: pd.DataFrame
     significance: Sequence[str] = ()
 
+    @property
+    def ranked(self) -> int:
+        """Number of the column that ranks."""
+        return next((number for number, name in enumerate(self.cells) if str(name).startswith("R@")), 0)
+
     def to_markdown(self) -> str:
         cells = self.marked(escape_markdown, "**{}**", "{} =")
         return str(cells.to_markdown(index=False, disable_numparse=True))
@@ -61,10 +66,9 @@ class TextTable:
         cell)."""
         cells = self.cells.astype(object).map(escape)
         cells.columns = [escape(name) for name in cells.columns]
-        ranked = next((place for place, name in enumerate(self.cells) if str(name).startswith("R@")), 0)
         for row, significance in enumerate(self.significance):
             form = {"best": best, "tie": tie}.get(significance, "{}")
-            cells.iloc[row, ranked] = form.format(cells.iloc[row, ranked])
+            cells.iloc[row, self.ranked] = form.format(cells.iloc[row, self.ranked])
         return cells
 
 

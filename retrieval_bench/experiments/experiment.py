@@ -35,6 +35,7 @@ from retrieval_bench.config import (
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, holm, paired_t_test, t_interval
+from retrieval_bench.figures.canvas import save_picture as save_png
 from retrieval_bench.files import write_text
 from retrieval_bench.models.build import build_embedder, full_name
 from retrieval_bench.models.embedder import freeze_batch_norms

@@ -14,8 +14,6 @@ from typing import Any
 from retrieval_bench.config import RunConfig, unflatten
 from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
-from retrieval_bench.figures.pruning import draw_curve
-from retrieval_bench.figures.structures import draw_similarity
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 
 BUDGETS = (0.9, 0.7, 0.5, 0.3)
@@ -115,13 +113,11 @@ EXPERIMENTS = {
         "Recall@1 against size: channels chosen by gates, magnitude and evenly, and whole blocks",
         PROFILES,
         curve,
-        figure=draw_curve,
     ),
     "figure_structure_similarity": Experiment(
         "how alike pruned structures of several seeds and lengths of training are",
         UNTRAINED,
         similarity,
         (CORRELATIONS,),
-        figure=draw_similarity,
     ),
 }

@@ -38,7 +38,7 @@ from retrieval_bench.leaderboard import leaderboard, print_table, write_tables
 from retrieval_bench.parsing import ask, choose
 from retrieval_bench.progress import is_main_process, logger
 from retrieval_bench.records import Record, ResultsFolder
-from retrieval_bench.run import recorded, run_ids
+from retrieval_bench.run import run_ids
 from retrieval_bench.strategies import refuse_unused_options
 
 LISTS = ("--layer-pruning.drop",)
@@ -366,17 +366,13 @@ def print_plan(configs: Sequence[RunConfig], command: ManyRuns) -> None:
     jobs = dict(zip(run_ids(configs, runtime), configs, strict=True))
     width, records = command.workers.width(runtime.device), command.results.read_records()
     waiting: list[float | None] = []
-    for (run_id, config), seconds in zip(
-        jobs.items(), estimate(list(jobs.values()), records, runtime.device), strict=True
-    ):
-        plan = (
-            "recorded"
-            if recorded(run_id, runtime)
-            else "unknown time"
-            if seconds is None
-            else f"about {duration(seconds)}"
-        )
-        if plan != "recorded":
+    known_ids = set() if runtime.force else {record.id for record in records}
+    times = estimate(list(jobs.values()), records, runtime.device)
+    for (run_id, config), seconds in zip(jobs.items(), times, strict=True):
+        plan = "unknown time" if seconds is None else f"about {duration(seconds)}"
+        if run_id in known_ids:
+            plan = "recorded"
+        else:
             waiting.append(seconds)
         print(f"{run_id}: {config.strategy_label}, {config.loss.loss}, seed {config.seed}: {plan}")
     known = [seconds for seconds in waiting if seconds is not None]

@@ -294,9 +294,7 @@ def _by_processes(
     deaths: dict[int, str] = {}
     with TemporaryDirectory() as folder:
         shared = Path(folder)
-        flat = {run_id: flatten(config) for run_id, config in jobs.items()}
-        values = {"jobs": flat, "runtime": asdict(runtime), "retries": retries}
-        write_text(shared / "jobs", json.dumps(values, default=str))
+        write_jobs(shared, jobs, runtime, retries)
         processes = [(environment, start_worker(shared, environment)) for environment in environments[: len(jobs)]]
         replacements, waiting = len(jobs) * (retries + 1), set(jobs)
         try:
@@ -329,6 +327,13 @@ def _by_processes(
                     process.kill()
         for run_id in sorted(waiting):
             yield run_id, f"no worker survived ({', '.join(deaths.values())})", 0.0
+
+
+def write_jobs(shared: Path, jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int) -> None:
+    """Writes what the workers of a driver are to make."""
+    flat = {run_id: flatten(config) for run_id, config in jobs.items()}
+    values = {"jobs": flat, "runtime": asdict(runtime), "retries": retries}
+    write_text(shared / "jobs", json.dumps(values, default=str))
 
 
 def start_worker(shared: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -35,9 +35,7 @@ ROWS = [
 
 
 def of(config: RunConfig, *recalls: float, images: int = 1000) -> list:
-    return [
-        record_of(replace(config, seed=seed), recall, recall / 2, images) for seed, recall in enumerate(recalls)
-    ]
+    return [record_of(replace(config, seed=seed), recall, recall / 2, images) for seed, recall in enumerate(recalls)]
 
 
 RECORDS = {"first": of(RunConfig(), 0.5, 0.7), "second": of(RunConfig(), 0.61, 0.8, images=0)[::-1]}

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,12 @@ def has_checkpoints(results: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The records of the sweep by two local workers."""
     results = tmp_path_factory.mktemp("undisturbed")
     finish(results, *LOCAL)
     assert len(records(results)) == 4
-    yield records(results)
+    return records(results)
 
 
 def test_the_same_sweep_by_ray_gives_the_same_records(undisturbed: dict[str, Any], tmp_path: Path) -> None:

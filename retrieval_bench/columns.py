@@ -1,4 +1,5 @@
-"""The columns that people compare, each described once: leaderboard, experiment tables, comparison, report, card and plots read them here.
+"""The columns that people compare, each described once: leaderboard, experiment tables, comparison, report, card and
+plots read them here.
 
 To show one more metric or cost, add its line to :data:`COLUMNS`.
 """

@@ -55,7 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `target`, renamed to it when the block ends well and removed when it does not.
 
-    What a killed process left behind is removed first, so two processes must not make the same folder at once (:func:`locked`).
+    What a killed process left behind is removed first, so two processes must not make the same folder at once
+    (:func:`locked`).
     """
     prefix = f".{target.name}.partial-"
     for left in target.parent.glob(f"{glob.escape(prefix)}*"):
@@ -70,7 +71,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path, setting: str = "--results") -> None:
-    """Raises :class:`UserError` now, rather than after hours of work, if nothing can be written into `folder`; makes it if need be.
+    """Raises :class:`UserError` now, rather than after hours of work, if nothing can be written into `folder`; makes it
+    if need be.
 
     Args:
         folder: where something will be written.
@@ -87,7 +89,8 @@ def check_writable(folder: Path, setting: str = "--results") -> None:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises :class:`UserError` now, rather than on a full disk, unless `needed` bytes are free where `folder` is (or will be)."""
+    """Raises :class:`UserError` now, rather than on a full disk, unless `needed` bytes are free where `folder` is (or
+    will be)."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -104,7 +107,8 @@ def gigabytes(count: int) -> str:
 
 @contextmanager
 def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE", wait: bool = True) -> Iterator[None]:
-    """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same time.
+    """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same
+    time.
 
     A second process logs that it waits, and goes on when the first has ended, however that ended.
 

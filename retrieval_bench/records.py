@@ -1,4 +1,6 @@
-"""The record of a run: one JSON file that holds all that is known about it. Records are the truth; every table is built from them.
+"""The record of a run: one JSON file that holds all that is known about it; and the folder where records lie.
+
+Records are the truth: every table is built from them.
 
 Layout of the file (``schema`` 1)::
 
@@ -6,7 +8,8 @@ Layout of the file (``schema`` 1)::
     config       the whole configuration (paths replaced by the names and digests of what they hold)
     labels       what tables show: strategy, weights, dim
     data         images and classes in all and on each side of the split
-    metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive; accuracy in a closed set
+    metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive;
+                 accuracy in a closed set
     variants     the same for the strategy's other evaluation modes (only where there are any)
     cost         parameters, trained parameters, macs, latency of one image, images seen, seconds, peak memory
     training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs);
@@ -19,20 +22,13 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import retrieval_bench
 from retrieval_bench.columns import METRIC
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.files import locked, write_text
@@ -41,7 +37,6 @@ from retrieval_bench.progress import logger
 SCHEMA = 1
 NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
 """A list of numbers, which is written on one line; no text looks like it, since text has no line breaks in JSON."""
-PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "faiss-cpu", "numpy")
 FILE_NAMES = {"eval_modes": "variants", "info": "facts"}
 """What fields of a :class:`Record` are called in the file, where that differs."""
 REQUIRED = {"config": dict, "metrics": dict, "cost": dict, "labels": dict, "environment": dict, "data": dict}
@@ -260,8 +255,8 @@ class ResultsFolder:
         return records
 
     def find(self, word: str) -> list[Record]:
-        """The records that `word` names: the id of one, its file, or the hash of a configuration, or the beginning of ids of one only (all
-        its seeds).
+        """The records that `word` names: the id of one, its file, or the hash of a configuration, or the beginning of
+        ids of one configuration only (all its seeds).
 
         Raises:
             UserError: nothing, or several runs of different configurations, are named so; or the record is broken.
@@ -290,6 +285,12 @@ class ResultsFolder:
         return records
 
 
+def load_records(results: Path | str = "results/local") -> list[Record]:
+    """All records of a results folder, by file name; a broken or foreign file is named on standard error and
+    skipped."""
+    return ResultsFolder(Path(results)).read_records()
+
+
 def _read_named(path: Path) -> Record:
     try:
         return read_record(path)
@@ -297,44 +298,3 @@ def _read_named(path: Path) -> Record:
         raise UserError(f"{path}: no such record") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: {first_line(error)}") from None
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Device, threads, versions and git revision of this process."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    versions = {package: metadata.version(package) for package in PACKAGES}
-    return {
-        "device": f"{device}: {name}",
-        "threads": torch.get_num_threads(),
-        "git_revision": git_revision(),
-        "versions": {"retrieval_bench": retrieval_bench.__version__, "python": platform.python_version(), **versions},
-    }
-
-
-@cache
-def git_revision() -> str | None:
-    """Commit of the checkout that the package runs from, with ``+changes`` if files differ from it; None outside a checkout.
-
-    Read once per process, when its first run starts, since that is the code that was loaded.
-    """
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        if not git("ls-files", "__init__.py"):
-            return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -21,7 +21,7 @@ from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.spottune import SpotTune
-from retrieval_bench.training.criterion import Criterion, build_criterion
+from retrieval_bench.losses import Criterion, build_criterion
 
 CLOSED = RunConfig(
     data=DataConfig(dataset="synthetic", split="closed_set", image_size=32, flip=False, crop_scale=0.6),

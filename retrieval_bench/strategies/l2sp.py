@@ -23,7 +23,8 @@ from torch import Tensor
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import Look, ParameterGroup, Range, Strategy, option
 
-ALPHA, BETA = Range(1e-3, 1.0, log=True), Range(1e-4, 0.1, log=True)
+ALPHA = Range(1e-3, 1.0, log=True)
+BETA = Range(1e-4, 0.1, log=True)
 
 
 class L2SP(Strategy):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import Look, ParameterGroup, Range, Strategy, option, scale_lrs
 
-LOW, HIGH = Range(0.05, 1.0, log=True), Range(1.0, 10.0, log=True)
+LOW = Range(0.05, 1.0, log=True)
+HIGH = Range(1.0, 10.0, log=True)
 
 
 class LowHigh(Strategy):

@@ -13,15 +13,14 @@ import torch
 from torch import nn
 
 from retrieval_bench.config import RunConfig, RuntimeConfig
-from retrieval_bench.evaluation.routes import describe_routes
-from retrieval_bench.losses import LOSSES
+from retrieval_bench.losses import LOSSES, Criterion, build_criterion
 from retrieval_bench.measure import accuracy
+from retrieval_bench.models.routing import describe_routes
 from retrieval_bench.records import write_record
 from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.spottune import SpotTune
-from retrieval_bench.losses import Criterion, build_criterion
 
 CLOSED = RunConfig(
     data=DataConfig(dataset="synthetic", split="closed_set", image_size=32, flip=False, crop_scale=0.6),

@@ -1,42 +1,17 @@
-"""Random policy, rollback and progressive networks: what each promises beyond the shared suite."""
+"""Rollback and what cannot be combined: what each promises beyond the shared suite."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import torch
 from torch import Tensor
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.routing import RoutedBackbone, recorded_decisions
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
-from retrieval_bench.strategies.progressive import Progressive
-from retrieval_bench.strategies.random_policy import RandomPolicy
 from retrieval_bench.strategies.rollback import Rollback
 from tests.training.helpers import Data, make_training, random_images, run_config, state_of, tiny_embedder
 
 IMAGES = random_images(6, seed=3)
-
-
-def test_random_policy_tunes_the_last_blocks_always_and_half_of_the_others(synthetic: Data) -> None:
-    strategy = RandomPolicy()
-    model = make_training(synthetic, strategy, run_config(lr=0.01)).fit().eval()
-    assert isinstance(model.backbone, RoutedBackbone)
-    assert len(model.backbone.routed) == 5
-    assert len(strategy.info()["tuned_blocks"]) == 3
-    images = random_images(200, seed=1)
-    with recorded_decisions(model) as taken, torch.no_grad():
-        first, again = model(images), model(images.flip(0)).flip(0)
-    assert (taken[0].float().mean(0) - 0.5).abs().max() < 0.15
-    torch.testing.assert_close(first, again, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("last", "message"), [(8, "0 to 7"), (-1, "0 to 7")])
-def test_random_policy_refuses(last: int, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        RandomPolicy(RandomPolicy.Options(last=last)).prepare(tiny_embedder(), IMAGES)
 
 
 class Watched(Rollback):
@@ -80,43 +55,6 @@ def test_rollback_needs_an_epoch_per_period(capsys: pytest.CaptureFixture[str]) 
     assert "--epochs 3: rollback needs at least 4" in capsys.readouterr().err
     with pytest.raises(UserError, match="at least 2"):
         Rollback(Rollback.Options(periods=1)).prepare(tiny_embedder(), IMAGES)
-
-
-def test_progressive_starts_from_the_pretrained_features_and_keeps_its_first_column(synthetic: Data) -> None:
-    expected = tiny_embedder()(IMAGES)
-    model = Progressive().prepare(tiny_embedder(), random_images(2)).eval()
-    torch.testing.assert_close(model(IMAGES), expected, rtol=1e-4, atol=1e-4)
-    training = make_training(synthetic, Progressive(), run_config(lr=0.01))
-    before = state_of(training.model)
-    after = state_of(training.fit())
-    frozen = {key for key in before if ".frozen." in key}
-    assert len(frozen) == sum(".new." in key for key in before) > 0
-    assert all(before[key].equal(after[key]) for key in frozen)
-    assert all(not before[key].equal(after[key]) for key in before if key.endswith("adapter.2.weight"))
-
-
-def test_progressive_carries_the_frozen_column_s_features_over() -> None:
-    """A change of the frozen column reaches the output through the adapters alone."""
-    model = Progressive().prepare(tiny_embedder(), random_images(2)).eval()
-    block: Any = model.backbone.net.get_submodule(model.backbone.body[2].name)
-    with torch.no_grad():
-        before = model(IMAGES)
-        for parameter in block.frozen.parameters():
-            parameter += 0.1
-        torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=0)
-        block.adapter[2].weight += 0.1
-        assert not torch.allclose(model(IMAGES), before)
-
-
-def test_progressive_needs_feature_maps() -> None:
-    from retrieval_bench.models.build import build_embedder
-    from retrieval_bench.sections import ModelConfig
-
-    model = build_embedder(ModelConfig(backbone="vit_tiny_patch16_224", weights="none"), 32)
-    with pytest.raises(UserError, match="feature maps"):
-        Progressive().prepare(model, random_images(1))
-    with pytest.raises(UserError, match="at least 1"):
-        Progressive(Progressive.Options(reduction=0)).prepare(tiny_embedder(), IMAGES)
 
 
 @pytest.mark.parametrize(

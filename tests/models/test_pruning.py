@@ -62,10 +62,9 @@ def test_what_is_left_meets_the_budget_costs_what_was_counted_and_gives_what_a_m
     masked = copy.deepcopy(backbone)
     for width in channels.widths:
         gone = sorted(set(range(width.channels)) - set(chosen.keep.get(width.name, range(width.channels))))
-        for norm in width.norms:
-            with torch.no_grad():
-                masked.net.get_submodule(norm).weight[gone] = 0
-                masked.net.get_submodule(norm).bias[gone] = 0
+        norms: list[Any] = [masked.net.get_submodule(norm) for norm in width.norms]
+        for value in (value for norm in norms for value in (norm.weight, norm.bias)):
+            value.data[gone] = 0
     remove_channels(backbone, chosen.keep, size)
     assert cost.macs(backbone, size) == channels.macs(chosen.widths)
     assert cost.parameters(backbone) == channels.parameters(chosen.widths)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from retrieval_bench import cost
+from retrieval_bench.config import RunConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.splits import Split
@@ -35,7 +36,7 @@ def measure_run(
     started = time.perf_counter()
     batches = read(split.test, table.labels[split.test])
     with recorded_decisions(embedder) as decisions:
-        evaluation, vectors = measure(training, embedder, batches, table.labels, split)
+        evaluation, vectors = measure(embedder, training.criterion, batches, table.labels, split, training.config)
     routes = _routes(decisions, training, table, split) if decisions else {}
     tested = time.perf_counter()
     modes = measure_eval_modes(training, batches, table.labels, split)
@@ -78,22 +79,27 @@ def measure_run(
 
 
 def measure(
-    training: Training, embedder: Embedder, batches: Batches, labels: np.ndarray, split: Split
+    embedder: Embedder,
+    criterion: Criterion | None,
+    batches: Batches,
+    labels: np.ndarray,
+    split: Split,
+    config: RunConfig,
 ) -> tuple[Evaluation, np.ndarray]:
     """The split's queries searched in its gallery, no image its own neighbour; in a closed set also ``accuracy``, the
     share of test images that the loss's classifier (or nearest proxy) puts into their class, if the loss has one.
 
     Args:
-        training: gives the loss and how images are embedded.
         embedder: what is measured.
+        criterion: the loss it was trained with.
         batches: the rows ``split.test`` in order.
         labels: int64 (N,), of all rows of the table.
         split: says which rows are queries and gallery.
+        config: gives K and how images are embedded.
 
     Returns:
         Metrics and values per query, and the float32 (T, D) unit embeddings of the test images.
     """
-    config = training.config
     embeddings = embed(embedder, batches, config.evaluation.flip_sum)
     vectors = unit(embeddings)
     gallery, query = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
@@ -108,9 +114,9 @@ def measure(
             same_item=np.where(np.isin(query, gallery), np.searchsorted(gallery, query), -1),
             ks=config.ks,
         )
-    if config.data.split == "closed_set" and training.criterion.classifies:
+    if config.data.split == "closed_set" and criterion is not None and criterion.classifies:
         classes = np.searchsorted(split.train_classes, labels[split.test])
-        evaluation.metrics["accuracy"] = accuracy(training.criterion, embeddings, classes)
+        evaluation.metrics["accuracy"] = accuracy(criterion, embeddings, classes)
     return evaluation, vectors
 
 
@@ -134,7 +140,8 @@ def measure_eval_modes(
     """
     modes: dict[str, list[dict[str, Any]]] = {}
     for name, model in training.strategy.eval_modes(training.embedder):
-        modes.setdefault(name, []).append(measure(training, model, batches, labels, split)[0].metrics)
+        evaluation, _ = measure(model, training.criterion, batches, labels, split, training.config)
+        modes.setdefault(name, []).append(evaluation.metrics)
     return {name: _over_draws(draws) for name, draws in modes.items()}
 
 

@@ -281,11 +281,14 @@ def protocols(table: pd.DataFrame, by: Sequence[str] = ()) -> list[tuple[str, pd
 
 def _protocol_title(shared: pd.Series) -> str:
     values = {name: plain_text(value) for name, value in shared.items() if not pd.isna(value)}
-    network = " ".join(part for part in (values.get("backbone"), f"({values.get('weights')})") if part != "(None)")
-    parts = [values.get("dataset"), values.get("split")]
-    parts += [f"first {values['classes']} classes" if values.get("classes", "0") != "0" else "", network]
-    parts += [f"{values['image_size']} px" if "image_size" in values else ""]
-    return ", ".join(part for part in parts if part) or "all rows"
+    weights = f"({values['weights']})" if "weights" in values else ""
+    classes = values.get("classes", "0")
+    parts = [
+        *(values.get("dataset"), values.get("split"), f"first {classes} classes" if classes != "0" else ""),
+        " ".join(filter(None, [values.get("backbone"), weights])),
+        f"{values['image_size']} px" if "image_size" in values else "",
+    ]
+    return ", ".join(filter(None, parts)) or "all rows"
 
 
 def choice_columns(rows: pd.DataFrame) -> list[str]:

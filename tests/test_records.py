@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.cli import main
-from retrieval_bench.leaderboard import build_table
-from retrieval_bench.records import find_records, read_records, write_record
-from retrieval_bench.tables import render
+from retrieval_bench.leaderboard import leaderboard, render
+from retrieval_bench.records import ResultsFolder, read_record, write_record
 from tests.board_records import of, record, save
 from tests.data.data_checks import refused
 
@@ -23,16 +22,16 @@ HALF_A_PAIR = '"\\ud800"'
 
 
 def without(*path: str) -> str:
-    found = record("x", 0, 0.5)
-    inside = found
+    values = record("x", 0, 0.5).to_json()
+    inside = values
     for name in path[:-1]:
         inside = inside[name]
     del inside[path[-1]]
-    return json.dumps(found)
+    return json.dumps(values)
 
 
 def with_value(value: Any, *path: str) -> str:
-    return json.dumps(put(record("x", 0, 0.5), path, value))
+    return json.dumps(put(record("x", 0, 0.5).to_json(), path, value))
 
 
 def put(value: Any, path: tuple[str, ...], new: Any) -> Any:
@@ -45,9 +44,9 @@ def put(value: Any, path: tuple[str, ...], new: Any) -> Any:
 
 
 BROKEN = {
-    "truncated": (json.dumps(record("x", 0, 0.5))[:100], ""),
+    "truncated": (json.dumps(record("x", 0, 0.5).to_json())[:100], ""),
     "empty": ("", "Expecting value"),
-    "two-records": (2 * json.dumps(record("x", 0, 0.5)), "Extra data"),
+    "two-records": (2 * json.dumps(record("x", 0, 0.5).to_json()), "Extra data"),
     "list": ("[]", "schema 1"),
     "number": ("3", "schema 1"),
     "other-schema": (json.dumps({"schema": 99}), "schema 1"),
@@ -95,13 +94,13 @@ def test_a_broken_record_is_named_with_the_reason_on_one_line_and_skipped(
     save(tmp_path, record("standard", 0, 0.5))
     path = tmp_path / "runs" / f"{name}.json"
     path.write_text(text)
-    assert [entry["id"] for entry in read_records(tmp_path)] == ["standard-0"]
+    assert [entry.strategy for entry in ResultsFolder(tmp_path).read_records()] == ["standard"]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"skipped {path}: ")
     assert reason in line
     assert len(line) < len(str(path)) + 180
     with refused(path, reason):
-        find_records(str(path), tmp_path)
+        ResultsFolder(tmp_path).find(str(path))
 
 
 def test_what_is_no_file_of_text_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +111,7 @@ def test_what_is_no_file_of_text_is_skipped(tmp_path: Path, capsys: pytest.Captu
     (runs / "link.json").symlink_to(runs / "nowhere")
     names = ["binary.json", "folder.json", "link.json"]
     if os.geteuid():
-        (runs / "secret.json").write_text(json.dumps(record("x", 0, 0.5)))
+        (runs / "secret.json").write_text(json.dumps(record("x", 0, 0.5).to_json()))
         (runs / "secret.json").chmod(0)
         names.append("secret.json")
     (runs / "notes.txt").write_text("not a record, and not taken for one")
@@ -121,39 +120,22 @@ def test_what_is_no_file_of_text_is_skipped(tmp_path: Path, capsys: pytest.Captu
     assert [line.split(": ")[0] for line in lines] == [f"skipped {runs / name}" for name in names]
     for name in names:
         with refused(name):
-            find_records(str(runs / name), tmp_path)
-
-
-def test_of_a_key_that_is_there_twice_the_last_counts(tmp_path: Path) -> None:
-    save(tmp_path, record("standard", 0, 0.5))
-    path = tmp_path / "runs" / "standard-0.json"
-    path.write_text(path.read_text().replace('"recall_at_1": 0.5', '"recall_at_1": 0.1, "recall_at_1": 0.7'))
-    assert [entry["metrics"]["recall_at_1"] for entry in read_records(tmp_path)] == [0.7]
+            ResultsFolder(tmp_path).find(str(runs / name))
 
 
 def test_nan_becomes_null_in_a_record(tmp_path: Path) -> None:
-    write_record(tmp_path / "r.json", record("x", 0, 0.5, facts={"rates": [1.0, float("nan")], "k": float("inf")}))
+    write_record(tmp_path / "r.json", record("x", 0, 0.5, info={"rates": [1.0, float("nan")], "k": float("inf")}))
     assert json.loads((tmp_path / "r.json").read_text())["facts"] == {"rates": [1.0, None], "k": None}
 
 
-def places(value: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Every part of a record, itself first."""
+def paths(value: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys of every part of a record, itself first."""
     inside = value.items() if isinstance(value, dict) else ()
-    return [above, *(place for name, part in inside for place in places(part, (*above, name)))]
+    return [above, *(path for name, part in inside for path in paths(part, (*above, name)))]
 
 
-RESERVED = (
-    "recall_at_3",
-    "recall_at_1_ci95",
-    "standing",
-    "p_value",
-    "seeds",
-    "kind",
-    "dataset",
-    "backbone",
-    "image_size",
-    "device",
-    "options",
+RESERVED = tuple(
+    "recall_at_3 recall_at_1_ci95 significance p_value seeds kind dataset backbone image_size device options".split()
 )
 TEXTS = st.one_of(st.sampled_from(["", "kfold", "a|b\n", "[red]", "\ud800"]), st.text(max_size=5))
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), TEXTS)
@@ -164,24 +146,30 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-VALID = of("valid", 0.5)[0]
+VALID = record("valid", 0, 0.5).to_json()
 
 
-@given(place=st.sampled_from(places(VALID)), value=JSON)
+@given(path=st.sampled_from(paths(VALID)), value=JSON)
 @settings(deadline=None, derandomize=True, max_examples=60)
 def test_whatever_a_part_of_a_record_is_the_table_is_made(
-    tmp_path_factory: pytest.TempPathFactory, place: tuple[str, ...], value: Any
+    tmp_path_factory: pytest.TempPathFactory, path: tuple[str, ...], value: Any
 ) -> None:
-    results = tmp_path_factory.mktemp("fuzz")
-    save(results, *of("standard", 0.5, 0.6))
-    (results / "runs" / "odd.json").write_text(json.dumps(put(VALID, place, value)))
-    said: list[str] = []
+    results = save(tmp_path_factory.mktemp("fuzz"), *of("standard", 0.5, 0.6))
+    results.record("odd").write_text(json.dumps(put(VALID, path, value)))
+    lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("retrieval_bench.records.logger.info", said.append)
-        records = list(read_records(results))
-    assert len(records) + len(said) == 3
-    assert all("odd.json: " in line and len(line.splitlines()) == 1 for line in said)
-    table = build_table(records)
+        patch.setattr("retrieval_bench.records.logger.info", lines.append)
+        records = results.read_records()
+    assert len(records) + len(lines) == 3
+    assert all("odd.json: " in line and len(line.splitlines()) == 1 for line in lines)
+    table = leaderboard(records)
     assert "standard" in table["strategy"].tolist()
     for form in ("csv", "markdown", "json"):
         assert render(table, form).encode()
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    entry = record("x", 0, 0.5, info={"x": [1.5]}, eval_modes={"sample": {"recall_at_1": 0.4}}, training={"a": 1})
+    write_record(tmp_path / "r.json", entry)
+    assert read_record(tmp_path / "r.json") == entry
+    assert {"facts", "variants"} <= json.loads((tmp_path / "r.json").read_text()).keys()

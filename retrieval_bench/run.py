@@ -1,14 +1,13 @@
-"""One run, the sentence of the design: configuration, images, embeddings under a strategy, neighbours, metrics,
-record."""
+"""One run in a sentence: configuration, images, embeddings under a strategy, neighbours, metrics, record."""
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from retrieval_bench import cost
-from retrieval_bench.config import (
-    RunConfig,
-    RuntimeConfig,
-    config_hash,
-    flatten,
-    map_weight_files,
-    nest,
-    portable,
-    to_command,
-)
-from retrieval_bench.data.catalog import DATASETS, open_dataset
+from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, nest, portable, to_command
 from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches, resolve_workers
@@ -36,14 +25,14 @@ from retrieval_bench.deploy.saved import files_of, is_kept, save_embedder
 from retrieval_bench.details import write_details
 from retrieval_bench.device import environment, resolve_device
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.files import check_writable, digest
+from retrieval_bench.files import check_writable
+from retrieval_bench.identity import identify, name_run, open_images
 from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.measure import measure_run
-from retrieval_bench.models.build import build_embedder, full_name
+from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record, ResultsFolder, read_record, write_record
-from retrieval_bench.sections import DataConfig, ModelConfig
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies import Strategy, build_strategy, split_names
 from retrieval_bench.trackers import Trackers
@@ -89,25 +78,14 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
         logger.info(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
         checkpoints = open_checkpoints(run_id, identity, runtime, group)
         chosen, selection, searched = choose(config, runtime)
-        read = partial(
-            Batches,
-            table,
-            config=config.data,
-            workers=resolve_workers(runtime.workers, device),
-            decoded=open_decoded(table, config.data.stored, runtime.cache_limit_gb)
-            if config.data.reader == "cache"
-            else None,
-            device=device,
-        )
-        with closing(
-            Trackers(runtime.track if group.is_main_process else (), run_id, nest(identity), runtime.results)
-        ) as trackers:
-            training = train(chosen, table, split, device, read, checkpoints, group, runtime.profile, trackers)
-            measured, details = group.from_main(partial(measure_run, training, table, split, read, runtime.thumbnails))
-            trackers.log(
-                {name: value for name, value in measured.metrics.items() if isinstance(value, float)},
-                config.train.epochs,
+        batches = image_reader(table, config, runtime, device)
+        tracked = runtime.track if group.is_main_process else ()
+        with closing(Trackers(tracked, run_id, identity, runtime.results)) as trackers:
+            training = train(chosen, table, split, device, batches, checkpoints, group, runtime.profile, trackers)
+            measured, details = group.from_main(
+                partial(measure_run, training, table, split, batches, runtime.thumbnails)
             )
+            trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, config.train.epochs)
         record = complete(measured, run_id, identity, config, selection, searched)
         if group.is_main_process:
             write_details(details, results.details(run_id))
@@ -117,15 +95,16 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
             if runtime.keep or runtime.keep_new:
                 keep_embedder(training.embedder, chosen, training.strategy, results.model(run_id))
             checkpoints.remove()
-    logger.info(
-        f"{run_id}: R@1 {100 * record.metrics.get('recall_at_1', float('nan')):.2f}, recorded in {results.record(run_id)}"
-    )
+    recall = 100 * record.metrics.get("recall_at_1", math.nan)
+    logger.info(f"{run_id}: R@1 {recall:.2f}, recorded in {results.record(run_id)}")
     return record
 
 
-def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, Split]:
-    """The data set of a configuration, and its split."""
-    return open_dataset(data.dataset, data_root, data.split, data.fold, data.folds, data.classes)
+def image_reader(table: ImageTable, config: RunConfig, runtime: RuntimeConfig, device: str) -> partial[Batches]:
+    """What makes batches of given rows and labels, with either reader."""
+    data, workers = config.data, resolve_workers(runtime.workers, device)
+    decoded = open_decoded(table, data.stored, runtime.cache_limit_gb) if data.reader == "cache" else None
+    return partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
 
 
 def train(
@@ -153,47 +132,9 @@ def train(
 
     batches = read(split.train, labels, sampler=sampler, share=group.share)
     strategy = build_strategy(config.strategy, config.options)
-    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers)
+    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers.log)
     training.fit()
     return training
-
-
-def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
-    """The flat configuration with the content of the data and of weight files in place of their paths."""
-    identity = flatten(map_weight_files(config, content_of))
-    identity["data.files_fingerprint"] = table.fingerprint()
-    if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
-        identity["data.sides_fingerprint"] = table.sides_fingerprint()
-    return identity | {"model.backbone": full_name(config.model)}
-
-
-def content_of(path: Path) -> str:
-    """What stands for a weight file in an identity; a missing file is a :class:`UserError`."""
-    return f"sha256:{digest(path)}"
-
-
-def name_run(identity: dict[str, Any], device: str) -> str:
-    """What a run is called: ``emoji_mini-standard-24efd403-s0-cpu``.
-
-    Args:
-        identity: see :func:`identify`.
-        device: ``cpu`` or ``cuda``.
-    """
-    dataset, strategy, seed = (identity[name] for name in ("data.dataset", "strategy", "seed"))
-    return f"{dataset}-{strategy}-{config_hash(identity)}-s{seed}-{device}"
-
-
-def run_ids(configs: Sequence[RunConfig], runtime: RuntimeConfig) -> Iterator[str]:
-    """What :func:`run` calls each configuration; each data set and weight file is read once."""
-    device, content = resolve_device(runtime.device), cache(content_of)
-
-    @cache
-    def content_of_data(data: DataConfig, model: ModelConfig) -> dict[str, Any]:
-        identity = identify(RunConfig(data=data, model=model), open_images(data, runtime.data_root)[0])
-        return {name: value for name, value in identity.items() if name.startswith(("data.", "model."))}
-
-    for config in configs:
-        yield name_run(flatten(map_weight_files(config, content)) | content_of_data(config.data, config.model), device)
 
 
 def recorded(run_id: str, runtime: RuntimeConfig) -> Record | None:
@@ -246,9 +187,9 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
 
 
 def choose(config: RunConfig, runtime: RuntimeConfig) -> tuple[RunConfig, dict[str, Any], Counter[str]]:
-    """Settles what strategies leave open (``Strategy.Options.candidates``): every candidate is run on the ``zero_shot_val``
-    split, inside the training classes; the best Recall@1 wins, of equal ones the first. The test classes are not
-    involved.
+    """Settles what strategies leave open (``Strategy.Options.candidates``): every candidate is run on the
+    ``zero_shot_val`` split, inside the training classes; the best Recall@1 wins, of equal ones the first. The test
+    classes are not involved.
 
     Returns: The configuration to train and test; per strategy what was chosen, the candidates' Recall@1 and the ids of
         their records; and what all candidates cost, which counts as cost of the run.

@@ -14,29 +14,15 @@ from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies import refuse_unused_options, validate_options
 
-BOUNDS: dict[str, tuple[float, float]] = {
-    "seed": (0, math.inf),
-    "data.image_size": (8, math.inf),
-    "data.resize": (0, math.inf),
-    "data.stored": (0, math.inf),
-    "data.classes": (0, math.inf),
-    "model.embedding_dim": (0, math.inf),
-    "loss.loss_lr": (0, math.inf),
-    "loss.loss_weight_decay": (0, math.inf),
-    "train.epochs": (0, math.inf),
-    "train.lr": (0, math.inf),
-    "train.weight_decay": (0, math.inf),
-    "train.micro_batch": (0, math.inf),
-    "train.skip_batches": (0, math.inf),
-    "train.samples_per_class": (-1, math.inf),
-    "train.batch_size": (2, math.inf),
-    "train.cycles": (1, math.inf),
-    "train.decay_at": (0, 1),
-    "train.second_decay_at": (0, 1),
-    "train.decay_factor": (0, math.inf),
-    "train.low_rate": (0, 1),
-}
-"""Least and greatest value of each choice that has one; those of strategies' options stand with the options."""
+NOT_NEGATIVE = (
+    *("seed", "data.resize", "data.stored", "data.classes", "model.embedding_dim", "loss.loss_lr"),
+    *("loss.loss_weight_decay", "train.epochs", "train.lr", "train.weight_decay", "train.micro_batch"),
+    *("train.skip_batches", "train.decay_at", "train.second_decay_at", "train.decay_factor", "train.low_rate"),
+)
+LEAST = dict.fromkeys(NOT_NEGATIVE, 0) | {"data.image_size": 8, "train.samples_per_class": -1, "train.batch_size": 2}
+LEAST |= {"train.cycles": 1}
+MOST = dict.fromkeys(("train.decay_at", "train.second_decay_at", "train.low_rate"), 1)
+"""Bounds of choices; those of strategies' options stand with the options."""
 SCHEDULE_OPTIONS = {
     "decay_at": ("step",),
     "decay_factor": ("step",),
@@ -70,11 +56,10 @@ def _check_numbers(config: RunConfig) -> None:
         numbers = [number for number in _flat_list(value) if isinstance(number, int | float)]
         if not all(map(math.isfinite, numbers)):
             raise UserError(f"{' '.join(flag_words(flag(name), value))}: must be finite")
-        low, high = BOUNDS.get(name, (-math.inf, math.inf))
-        if any(number < low for number in numbers):
-            raise UserError(f"{flag(name)} {value}: must be at least {low:g}")
-        if any(number > high for number in numbers):
-            raise UserError(f"{flag(name)} {value}: must be at most {high:g}")
+        if any(number < LEAST.get(name, -math.inf) for number in numbers):
+            raise UserError(f"{flag(name)} {value}: must be at least {LEAST[name]}")
+        if any(number > MOST.get(name, math.inf) for number in numbers):
+            raise UserError(f"{flag(name)} {value}: must be at most {MOST[name]}")
 
 
 def _flat_list(value: Any) -> list[Any]:

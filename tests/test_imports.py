@@ -27,7 +27,7 @@ LAYERS = (
     ("reported", "records", "trackers"),
     ("columns", "tables"),
     ("training",),
-    ("validation",),
+    ("validation", "identity"),
     ("config",),
     ("strategies",),
     ("losses", "models", "cost"),

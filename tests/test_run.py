@@ -21,9 +21,10 @@ from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.sets.synthetic import draw
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import Locked
+from retrieval_bench.identity import run_ids
 from retrieval_bench.models.build import full_name
 from retrieval_bench.records import Record, ResultsFolder, read_record
-from retrieval_bench.run import run, run_ids
+from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
 
 RUN = sys.modules["retrieval_bench.run"]

@@ -36,7 +36,7 @@ from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.training.criterion import build_criterion
+from retrieval_bench.losses import build_criterion
 from retrieval_bench.training.loop import Training
 
 

@@ -121,7 +121,7 @@ def test_what_decides_at_the_test_survives(policy: str, tmp_path: Path) -> None:
         for network in (model, again):
             assert isinstance(network.backbone, RoutedBackbone)
             assert isinstance(network.backbone.router, LearnedRouter)
-            network.backbone.router.sample(2)
+            network.backbone.router.draw = 2
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert torch.equal(again(IMAGES), model(IMAGES))
     assert isinstance(model.backbone, RoutedBackbone)

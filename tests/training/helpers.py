@@ -14,13 +14,13 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import DataConfig, LossConfig, TrainConfig
 from retrieval_bench.strategies import Strategy
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.training.checkpoint import Checkpoints
-from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.loop import Training
 
 Data = tuple[ImageTable, Split]

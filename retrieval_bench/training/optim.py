@@ -23,27 +23,27 @@ OPTIMIZERS = {
 def parameter_groups(
     model: Embedder, criterion: nn.Module, train: TrainConfig, loss: LossConfig
 ) -> list[ParameterGroup]:
-    """One group per block, then ``embedding`` (whatever of the model is in no block), then ``loss``; frozen parameters and empty groups
-    are left out, every trainable parameter is in exactly one group."""
+    """One group per block, then ``embedding`` (whatever of the model is in no block), then ``loss``; frozen parameters
+    and empty groups are left out, every trainable parameter is in exactly one group."""
     seen: set[nn.Parameter] = set()
 
     def group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> ParameterGroup:
-        fresh = [parameter for parameter in parameters if parameter.requires_grad and parameter not in seen]
-        seen.update(fresh)
-        return {"name": name, "params": fresh, "lr": lr, "weight_decay": weight_decay}
+        new = [parameter for parameter in parameters if parameter.requires_grad and parameter not in seen]
+        seen.update(new)
+        return {"name": name, "params": new, "lr": lr, "weight_decay": weight_decay}
 
-    backbone = model.backbone
-    groups = [
-        group(block.name, backbone.block_parameters(block), train.lr, train.weight_decay) for block in backbone.blocks
-    ]
-    groups.append(group("embedding", list(model.parameters()), train.lr, train.weight_decay))
+    parts = [(block.name, model.backbone.block_parameters(block)) for block in model.backbone.blocks]
+    parts.append(("embedding", list(model.parameters())))
+    groups = [group(name, parameters, train.lr, train.weight_decay) for name, parameters in parts]
     groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, loss.loss_weight_decay))
     return [entry for entry in groups if entry["params"]]
 
 
 def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept under ``initial_lr``. On a GPU all
-    parameters are updated in one kernel."""
+    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept as ``initial_lr``.
+
+    On a GPU all parameters are updated in one kernel.
+    """
     based: list[dict[str, Any]] = [{**group, "initial_lr": group["lr"]} for group in groups]
     fused = bool(groups) and all(parameter.is_cuda for group in groups for parameter in group["params"])
     return OPTIMIZERS[name](based or [{"params": []}], lr=0.0, fused=fused or None)
@@ -52,9 +52,10 @@ def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Opti
 def schedule_factor(train: TrainConfig, progress: float) -> float:
     """Factor on every learning rate at `progress` in 0..1 of the training.
 
-    ``constant`` 1; ``cosine`` half a cosine from 1 to 0; ``step`` 1, then ``decay_factor``, then its square; ``warm_restarts``
-    (Loshchilov and Hutter, SGDR, ICLR 2017, equation 5) one half cosine per cycle; ``triangular`` (Smith, Cyclical Learning Rates, WACV
-    2017) up and down once per cycle, from ``low_rate`` to 1 and back. Cycles are of equal length.
+    ``constant`` 1; ``cosine`` half a cosine from 1 to 0; ``step`` 1, then ``decay_factor``, then its square;
+    ``warm_restarts`` (Loshchilov and Hutter, SGDR, ICLR 2017, equation 5) one half cosine per cycle; ``triangular``
+    (Smith, Cyclical Learning Rates, WACV 2017) up and down once per cycle, from ``low_rate`` to 1 and back. Cycles are
+    of equal length.
     """
     cycle = progress * train.cycles % 1
     span = 1 - train.low_rate
@@ -62,8 +63,8 @@ def schedule_factor(train: TrainConfig, progress: float) -> float:
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))
         case "step":
-            fallen = sum(progress >= place - 1e-9 for place in (train.decay_at, train.second_decay_at))
-            return train.decay_factor**fallen
+            decays = sum(progress >= start - 1e-9 for start in (train.decay_at, train.second_decay_at))
+            return train.decay_factor**decays
         case "warm_restarts":
             return train.low_rate + span * 0.5 * (1 + math.cos(math.pi * cycle))
         case "triangular":

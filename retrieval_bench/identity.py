@@ -1,0 +1,60 @@
+"""What a run is called: its configuration with content in place of paths, and the name that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, flatten, map_weight_files
+from retrieval_bench.data.catalog import DATASETS, open_dataset
+from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.splits import Split
+from retrieval_bench.device import resolve_device
+from retrieval_bench.files import digest
+from retrieval_bench.models.build import full_name
+from retrieval_bench.sections import DataConfig, ModelConfig
+
+
+def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, Split]:
+    """The data set of a configuration, and its split."""
+    return open_dataset(data.dataset, data_root, data.split, data.fold, data.folds, data.classes)
+
+
+def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
+    """The flat configuration with the content of the data and of weight files in place of their paths."""
+    identity = flatten(map_weight_files(config, content_of))
+    identity["data.files_fingerprint"] = table.fingerprint()
+    if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
+        identity["data.sides_fingerprint"] = table.sides_fingerprint()
+    return identity | {"model.backbone": full_name(config.model)}
+
+
+def content_of(path: Path) -> str:
+    """What stands for a weight file in an identity; a missing file is a :class:`UserError`."""
+    return f"sha256:{digest(path)}"
+
+
+def name_run(identity: dict[str, Any], device: str) -> str:
+    """What a run is called: ``emoji_mini-standard-24efd403-s0-cpu``.
+
+    Args:
+        identity: see :func:`identify`.
+        device: ``cpu`` or ``cuda``.
+    """
+    dataset, strategy, seed = (identity[name] for name in ("data.dataset", "strategy", "seed"))
+    return f"{dataset}-{strategy}-{config_hash(identity)}-s{seed}-{device}"
+
+
+def run_ids(configs: Sequence[RunConfig], runtime: RuntimeConfig) -> Iterator[str]:
+    """What :func:`run` calls each configuration; each data set and weight file is read once."""
+    device, content = resolve_device(runtime.device), cache(content_of)
+
+    @cache
+    def content_of_data(data: DataConfig, model: ModelConfig) -> dict[str, Any]:
+        identity = identify(RunConfig(data=data, model=model), open_images(data, runtime.data_root)[0])
+        return {name: value for name, value in identity.items() if name.startswith(("data.", "model."))}
+
+    for config in configs:
+        yield name_run(flatten(map_weight_files(config, content)) | content_of_data(config.data, config.model), device)

@@ -41,7 +41,7 @@ def verdict(rows: pd.DataFrame) -> list[str]:
             if share < 0.99:
                 amount = f"{COLUMNS[cost].text(cheapest[cost])} {COLUMNS[cost].title}"
                 sentences.append(
-                    f"Of these, {cheapest['strategy']} {is_cheapest}: {amount}, {share:.0%} of the leader's."
+                    f"Of these, {cheapest['strategy']} {is_cheapest}: {amount}, {100 * share:.0f} % of the leader's."
                 )
     worse = measured[(measured["significance"] == "") & measured["p_value"].notna()]
     if len(worse):

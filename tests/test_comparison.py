@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from retrieval_bench.cli import main
-from retrieval_bench.comparison import compare, differences, to_lines
+from retrieval_bench.comparison import compare, to_lines
 from retrieval_bench.details import NEIGHBOURS, Details, write_details
 from retrieval_bench.evaluation.statistics import bootstrap_interval, paired_permutation_test
 from retrieval_bench.records import Record, ResultsFolder
@@ -188,11 +188,14 @@ def test_metrics_that_one_side_lacks_are_left_out(results: ResultsFolder) -> Non
     assert [row["metric"] for row in compare("hashone", "hashold", results).metrics] == ["recall_at_1", "recall_at_2"]
 
 
-def test_choices_that_differ_are_listed_without_the_seed() -> None:
-    one, two = {"seed": 0, "data": {"a": 1, "b": [1]}, "new": {"x": 1}}, {"seed": 1, "data": {"a": 2, "b": [1]}}
-    assert differences(one, two) == [("data.a", "1", "2"), ("new.x", "1", "-")]
-    assert differences({"options": 1}, {"options": {"x": 1}}) == [("options", "1", "{'x': 1}")]
-    assert differences(one, one) == []
+def test_choices_that_differ_are_listed_without_the_seed(tmp_path: Path) -> None:
+    one = record("one", 0, 0.5, {"data.image_size": 96, "train.new": [1]})
+    results = save(tmp_path, one, record("two", 1, 0.5, {"options.last_k.k": 2}))
+    assert compare("one", "two", results).changes == [
+        ("data.image_size", "96", "72"),
+        ("options.last_k.k", "-", "2"),
+        ("train.new", "[1]", "-"),
+    ]
 
 
 def test_the_command_prints_lines_or_json(results: ResultsFolder, capsys: pytest.CaptureFixture[str]) -> None:

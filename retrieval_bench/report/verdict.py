@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from retrieval_bench.columns import COLUMNS, column
@@ -13,7 +15,7 @@ NAMED = 4
 """Ties that are named."""
 
 
-def verdict(rows: pd.DataFrame) -> list[str]:
+def verdict(rows: Any) -> list[str]:
     """Sentences about the rows of one protocol of the leaderboard, best Recall@1 first: which leads, by how much over
     the seeds that both have, how sure that is, and which of those that are not significantly different from it cost
     less. The first sentence can stand alone."""

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval_bench import details as module
-from retrieval_bench.cli import main
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.images import ImageTable
@@ -167,7 +166,6 @@ def test_details_are_read_as_they_were_written_and_an_unreadable_image_has_no_pi
     pictures = details.pictures()
     assert sorted(pictures) == [0, 1, 2, 4, 5, 6, 7]
     assert pictures[5] == thumbnail(tmp_path / "5.png")
-    assert describe(*test, 0, "cpu", False).pictures() == {}
     path = ResultsFolder(tmp_path).details("some-run")
     write_details(details, path)
     assert files_below(tmp_path / "details") == ["some-run.npz"]
@@ -219,10 +217,8 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     write_details(made([1, 2], [0, 0], [[1], [0]]), path)
     whole = path.read_bytes()
     np.savez(tmp_path / "other.npz", paths=np.arange(3))
-    np.save(tmp_path / "array.npy", np.arange(3))
-    pickled: dict[str, Any] = {name: np.array([{}], dtype=object) for name in np.load(path)}
-    np.savez(tmp_path / "pickle.npz", **pickled)
-    for name in ("other.npz", "array.npy", "pickle.npz", "."):
+    np.savez(tmp_path / "pickle.npz", **{name: np.array([{}], dtype=object) for name in np.load(path)})
+    for name in ("other.npz", "pickle.npz", "."):
         with refused(tmp_path / name, "remove it"):
             read_details(tmp_path / name)
     for damaged in (b"", b"text", whole[: len(whole) // 2], whole[:200] + bytes(60) + whole[260:]):
@@ -236,11 +232,9 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     [
         {"first_rank": np.array([1], dtype=np.int32)},
         {"labels": np.array([0, 9], dtype=np.int32)},
-        {"queries": np.array([0, 7], dtype=np.int32)},
         {"neighbour_queries": np.array([0, 5], dtype=np.int32)},
         {"neighbours": np.full((2, NEIGHBOURS), -5, dtype=np.int32)},
         {"neighbours": np.array([[1], [0]], dtype=np.int32)},
-        {"neighbours": np.full((2, NEIGHBOURS), 2, dtype=np.int32)},
         {"labels": np.array(["a", "b"])},
         {"map_at_r": np.zeros((2, 2), dtype=np.float32)},
     ],
@@ -252,9 +246,10 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path: Path, changes: di
         read_details(tmp_path / "d.npz")
 
 
-@pytest.mark.parametrize("split", ["zero_shot", "closed_set"])
-def test_a_run_writes_details_that_give_its_metrics(tmp_path: Path, split: str) -> None:
-    record = run(replace(TINY, data=replace(TINY.data, split=split)), RuntimeConfig(results=tmp_path))
+@pytest.mark.parametrize(("split", "thumbnails"), [("zero_shot", True), ("closed_set", False)])
+def test_a_run_writes_details_that_give_its_metrics(tmp_path: Path, split: str, thumbnails: bool) -> None:
+    config = replace(TINY, data=replace(TINY.data, split=split))
+    record = run(config, RuntimeConfig(results=tmp_path, thumbnails=thumbnails))
     details = read_details(ResultsFolder(tmp_path).details(record.id))
     has_positive = details.first_rank > 0
     assert len(details.queries) == record.metrics["queries"] == record.data["query_images"]
@@ -265,23 +260,8 @@ def test_a_run_writes_details_that_give_its_metrics(tmp_path: Path, split: str) 
     assert np.nanmean(details.map_at_r, dtype=np.float64) == pytest.approx(record.metrics["map_at_r"], abs=1e-6)
     is_right = details.labels[details.neighbours[:, 0]] == details.labels[details.queries[details.neighbour_queries]]
     np.testing.assert_array_equal(is_right, details.first_rank[details.neighbour_queries] == 1)
-    pictures = details.pictures()
-    assert set(details.queries[details.neighbour_queries[details.gallery_queries()]].tolist()) <= set(pictures)
-    assert all(picture.startswith(b"RIFF") for picture in pictures.values())
-
-
-def test_without_thumbnails_all_else_is_the_same(tmp_path: Path) -> None:
-    words = "run --dataset synthetic --backbone resnet10t --weights none --image-size 32 --epochs 0".split()
-    both = []
-    for name, flags in (("with", []), ("without", ["--no-thumbnails"])):
-        assert main([*words, *flags, "--results", str(tmp_path / name)]) == 0
-        (path,) = (tmp_path / name / "details").glob("*.npz")
-        both.append(read_details(path))
-    full, bare = both
-    assert full.pictures()
-    assert bare.pictures() == {}
-    empty = {name: getattr(bare, name) for name in ("thumbnails", "thumbnail_ends", "thumbnail_bytes")}
-    assert same(bare, replace(full, **empty))
+    shown = details.queries[details.neighbour_queries[details.gallery_queries()]]
+    assert set(shown.tolist()) <= set(details.pictures()) if thumbnails else not details.pictures()
 
 
 def test_a_query_without_positives_has_rank_0_and_no_map_at_r(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,13 @@ read the diff.
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
 import re
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
 
@@ -74,9 +74,7 @@ def two_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "form", "by"),
     [
-        ("leaderboard.txt", "text", ()),
         ("leaderboard.md", "markdown", ()),
-        ("leaderboard.tex", "latex", ()),
         ("leaderboard.csv", "csv", ()),
         ("grouped.md", "markdown", ("image_size", "loss")),
     ],
@@ -98,32 +96,13 @@ def test_markdown_keeps_its_columns_whatever_a_label_holds() -> None:
     assert escape_markdown("a|b\nc\\") == "a\\|b c\\\\"
 
 
-class Page(HTMLParser):
-    """Counts tags and collects the text of cells."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.opened: list[str] = []
-        self.cells: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.opened.append(tag)
-        if tag == "td":
-            self.cells.append("")
-
-    def handle_data(self, data: str) -> None:
-        if self.cells and self.lasttag in ("td", "strong"):
-            self.cells[-1] += data.strip()
-
-
 def test_every_format_shows_labels_as_they_are_and_marks_the_best() -> None:
     table = leaderboard([*fixed(), *of("long" * 40, 0.1)])
-    page = Page(render(table, "html"))
-    assert {AWKWARD, "long" * 40} <= set(page.cells)
-    assert "b" not in page.opened
-    assert page.opened.count("strong") == 2, "one best in each of the protocols that have three seeds"
-    assert page.opened.count("table") == 4
+    page = render(table, "html")
+    assert {AWKWARD, "long" * 40} <= set(map(html.unescape, re.findall(r"<td>(.*)</td>", page)))
+    assert "<b>" not in page
+    assert page.count("<strong>") == 2, "one best in each of the protocols that have three seeds"
+    assert page.count("<table") == 4
     text = render(table, "text")
     assert AWKWARD in text, "neither markup nor emoji"
     assert len(re.findall(r" \*( |\n)", text)) == 2
@@ -213,22 +192,19 @@ def test_the_command_prints_and_writes_the_same(
         (["--loss", "triplet", "--where", "loss=softmax"], "--loss"),
         (["--by", "recall_at_1"], "unknown column 'recall_at_1'"),
         (["--dataset", "cub", "--strategy", "frozen"], "no row has"),
-        (["--output", "tests"], "is a folder"),
-        (["--results", "results/search/logs", "--format", "csv"], "no such folder"),
+        (["--output", "FOLDER"], "is a folder"),
+        (["--results", "FOLDER/none"], "no such folder"),
+        (["--results", "FOLDER/empty", "--format", "csv"], "no records"),
     ],
 )
 def test_wrong_words_are_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     save(tmp_path, *fixed())
+    (tmp_path / "empty").mkdir()
+    words = [word.replace("FOLDER", str(tmp_path)) for word in words]
     assert main(["leaderboard", "--results", str(tmp_path), *words]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert len(printed.err.splitlines()) == 1
     assert printed.out == ""
-
-
-def test_no_records_in_another_format_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["leaderboard", "--results", str(tmp_path), "--format", "csv"]) == 2
-    assert "no records" in capsys.readouterr().err
-    assert main(["leaderboard", "--results", str(tmp_path)]) == 0

@@ -25,20 +25,16 @@ class Figures:
 
     def execute(self) -> None:
         from retrieval_bench.figures.canvas import save_picture, svg_text
-        from retrieval_bench.figures.gallery import gallery
+        from retrieval_bench.figures.gallery import figures_of
         from retrieval_bench.files import check_writable, write_text
-        from retrieval_bench.records import read_records
+        from retrieval_bench.records import ResultsFolder
 
-        if not self.results.is_dir():
-            raise UserError(f"{self.results}: no such folder; --results names the one that holds runs/")
-        records = list(read_records(self.results))
-        if not records:
-            raise UserError(f"{self.results}: no records in runs/; `make bench` makes the first ones")
+        records = ResultsFolder(self.results).require_records()
         folder = self.output or self.results / "figures"
         check_writable(folder, "--output")
-        for shown in gallery(records):
-            write_text(folder / f"{shown.name}.svg", svg_text(shown.picture))
-            save_picture(shown.picture, folder / f"{shown.name}.png")
+        for shown in figures_of(records):
+            write_text(folder / f"{shown.name}.svg", svg_text(shown.plot))
+            save_picture(shown.plot, folder / f"{shown.name}.png")
             print(folder / f"{shown.name}.svg")
 
 

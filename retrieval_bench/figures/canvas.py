@@ -46,6 +46,13 @@ class Picture:
     text: str
     figure: Figure
 
+    @property
+    def summary(self) -> str:
+        return self.text
+
+    def svg(self) -> str:
+        return svg_text(self)
+
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """An empty figure of `size` inches, width and height."""

@@ -12,6 +12,7 @@ from retrieval_bench.figures.canvas import SMALL, WIDTH, Picture, dress, new_fig
 from retrieval_bench.figures.colours import Look, look_of, parts
 from retrieval_bench.figures.labels import short_labels
 from retrieval_bench.figures.tradeoff import columns
+from retrieval_bench.records import Record
 
 MOST = 12
 """With more configurations than this in a panel the legend names strategies only."""
@@ -21,7 +22,7 @@ Curves = dict[str, np.ndarray]
 
 
 def learning_curves(
-    records: Sequence[dict[str, Any]], names: Mapping[str, str] | None = None, title: str = ""
+    records: Sequence[Record], names: Mapping[str, str] | None = None, title: str = ""
 ) -> Picture | None:
     """Mean training loss per epoch, a line per configuration with the range over its seeds, a panel per kind of loss.
 
@@ -55,14 +56,14 @@ def learning_curves(
     return Picture(title or "Training loss per epoch", text, figure)
 
 
-def _panels(records: Sequence[dict[str, Any]], names: Mapping[str, str]) -> dict[str, Curves]:
+def _panels(records: Sequence[Record], names: Mapping[str, str]) -> dict[str, Curves]:
     """The curves of each kind of loss, in the order of names."""
     found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        losses = record.get("training", {}).get("loss_per_epoch", [])
+        losses = record.loss_per_epoch
         if len(losses) >= 2:
-            label = names.get(record["config_hash"], record["labels"]["strategy"])
-            found[record["config"]["loss"]["loss"]][label].append(losses)
+            label = names.get(record.config_hash, record.strategy)
+            found[record.config["loss"]["loss"]][label].append(losses)
     return {loss: {label: _stack(runs) for label, runs in sorted(found[loss].items())} for loss in sorted(found)}
 
 

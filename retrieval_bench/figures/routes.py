@@ -43,7 +43,7 @@ def draw(
     if not found:
         return []
     name, record = found[0]
-    learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
+    learned, tested = record.info["spottune"], record.info["routes"]
     figure = new_figure((15, 9.6))
     axes = figure.subplot_mosaic(
         [["classes", "epochs"], ["classes", "sets"], ["classes", "entropy"]], width_ratios=(1, 1.1)
@@ -86,10 +86,10 @@ def _epochs(axes: Any, learned: dict[str, Any], tested: dict[str, Any]) -> None:
 
 def _data_sets(axes: Any, records: Sequence[Record]) -> None:
     """The same for each setting that SpotTune was tested in, the newest record of each."""
-    routed = sorted(filter(is_routed, records), key=lambda record: str(record.get("finished", "")))
+    routed = sorted(filter(is_routed, records), key=lambda record: record.finished)
     newest = {_setting(record): record for record in routed}
     if newest:
-        heat_map(axes, _rates([record["facts"]["routes"]["rate"] for record in newest.values()]), list(newest))
+        heat_map(axes, _rates([record.info["routes"]["rate"] for record in newest.values()]), list(newest))
     _words(axes, "the same by data set and setting")
 
 
@@ -106,7 +106,7 @@ def _words(axes: Any, title: str) -> None:
 
 
 def _setting(record: Record) -> str:
-    data, model, train = (record["config"][section] for section in ("data", "model", "train"))
+    data, model, train = (record.config[section] for section in ("data", "model", "train"))
     size = f"{data['image_size']} px, {train['epochs']} epochs" + (
         f", {data['classes']} classes" if data["classes"] else ""
     )
@@ -120,7 +120,7 @@ def routes(record: Record, title: str = "") -> Picture:
         record: of a run with SpotTune, see :func:`is_routed`.
         title: of the picture.
     """
-    learned, tested = record["facts"]["spottune"], record["facts"]["routes"]
+    learned, tested = record.info["spottune"], record.info["routes"]
     rows = (1 + min(PAGE_CLASSES, len(tested["rate_by_class"])), len(learned["argmax_rate_per_epoch"]) + 1)
     heights = (0.8 + 0.14 * rows[0], 0.8 + 0.14 * rows[1], 1.9)
     figure = new_figure((WIDTH, sum(heights)))
@@ -144,7 +144,7 @@ def _distinct(tested: dict[str, Any]) -> str:
 
 def is_routed(record: Record) -> bool:
     """Whether a record has learned routes."""
-    return "routes" in record["facts"] and "argmax_rate_per_epoch" in record["facts"].get("spottune", {})
+    return "routes" in record.info and "argmax_rate_per_epoch" in record.info.get("spottune", {})
 
 
 def _entropy(axes: Any, learned: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ RATE = "rate before the schedule"
 
 def histories(records: dict[str, list[Record]]) -> dict[str, dict[str, Any]]:
     """The facts on variations of each row's first record, by the row and its seed; rows without are left out."""
-    firsts = {f"{name}, seed {found[0]['seed']}": found[0]["facts"] for name, found in records.items() if found}
+    firsts = {f"{name}, seed {found[0].seed}": found[0].info for name, found in records.items() if found}
     found = {name: next((facts[key] for key in STRATEGIES if key in facts), None) for name, facts in firsts.items()}
     return {name: facts for name, facts in found.items() if facts and has_history(facts)}
 

@@ -9,6 +9,11 @@ from typing import Annotated, Literal
 import tyro
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.files import read_embeddings
+from retrieval_bench.figures.embedding_map import embedding_map, project
+from retrieval_bench.figures.gallery import figures_of
+from retrieval_bench.files import check_writable
+from retrieval_bench.records import ResultsFolder
 
 Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 ENDINGS = (".png", ".svg")
@@ -24,18 +29,13 @@ class Figures:
     """folder for the figures; <results>/figures by default"""
 
     def execute(self) -> None:
-        from retrieval_bench.figures.canvas import save_picture, svg_text
-        from retrieval_bench.figures.gallery import figures_of
-        from retrieval_bench.files import check_writable, write_text
-        from retrieval_bench.records import ResultsFolder
-
         records = ResultsFolder(self.results).require_records()
         folder = self.output or self.results / "figures"
         check_writable(folder, "--output")
-        for shown in figures_of(records):
-            write_text(folder / f"{shown.name}.svg", svg_text(shown.plot))
-            save_picture(shown.plot, folder / f"{shown.name}.png")
-            print(folder / f"{shown.name}.svg")
+        for figure in figures_of(records):
+            for ending in ENDINGS:
+                figure.plot.save(folder / f"{figure.name}{ending}")
+            print(folder / f"{figure.name}.svg")
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,13 @@ class Map:
     labels: Path | None = None
     """labels of FILE: .npy, or text with one per line"""
     output: Output = None
-    """the picture, .png or .svg; the name of FILE with .png by default"""
+    """the map, .png or .svg; the name of FILE with .png by default"""
     method: Literal["pca", "umap"] = "pca"
     """principal components, or UMAP (needs umap-learn)"""
     seed: int = 0
     """of UMAP"""
 
     def execute(self) -> None:
-        from retrieval_bench.evaluation.files import read_embeddings
-        from retrieval_bench.figures.canvas import save_picture, svg_text
-        from retrieval_bench.figures.embedding import embedding_map, reduce
-        from retrieval_bench.files import check_writable, write_text
-
         output = self.output or self.file.with_suffix(".png")
         if output.suffix not in ENDINGS:
             raise UserError(f"{output}: a map is written as {' or '.join(ENDINGS)}")
@@ -68,11 +63,6 @@ class Map:
                 f"{self.file}: {labels.shape} labels for {embeddings.shape} embeddings; one label per row is needed"
             )
         check_writable(output.parent, "--output")
-        picture = embedding_map(
-            reduce(embeddings, self.method, self.seed), labels, title=f"{self.file.name}, {self.method.upper()}"
-        )
-        if output.suffix == ".svg":
-            write_text(output, svg_text(picture))
-        else:
-            save_picture(picture, output)
+        points = project(embeddings, self.method, self.seed)
+        embedding_map(points, labels, title=f"{self.file.name}, {self.method.upper()}").save(output)
         print(output)

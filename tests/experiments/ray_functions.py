@@ -1,4 +1,4 @@
-"""Jobs for Ray's processes, which must be able to import them, and a started Ray of two cores."""
+"""Functions for Ray's processes, which must be able to import them, and a started Ray of two cores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from retrieval_bench.grid.engines import Place
-from retrieval_bench.grid.ray_engine import SETTINGS
+from retrieval_bench.experiments.ray_tasks import SETTINGS
 
 os.environ.update(SETTINGS)
 
@@ -32,27 +31,28 @@ def small_ray(**options: Any) -> Iterator[Any]:
         ray.shutdown()
 
 
-def fails_on_two(job: int, place: Place) -> str:
-    """Tells its threads; the job 2 fails."""
-    if job == 2:
+def fail_on_two(name: str) -> str:
+    """Returns its threads; the job 2 fails."""
+    import torch
+
+    if name == "2":
         raise KeyError("two")
-    return f"{job} {place.environment['OMP_NUM_THREADS']}"
+    return f"{torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}"
 
 
-def notes(job: tuple[int, str, float, str], place: Place) -> str:
-    """Sleeps, and notes its beginning and its end; on which node. On the node that is named it sleeps for good."""
+def sleep(name: str, folder: str, seconds: float, slow_node: str) -> str:
+    """Sleeps, and writes down its beginning and its end; returns the node. On `slow_node` it sleeps for good."""
     import ray
 
-    number, folder, seconds, slow = job
     node = ray.get_runtime_context().get_node_id()
-    (Path(folder) / f"begun-{number}-{node}").touch()
+    (Path(folder) / f"begun-{name}-{node}").touch()
     try:
-        end = time.monotonic() + (600 if node == slow else seconds)
+        end = time.monotonic() + (600 if node == slow_node else seconds)
         while time.monotonic() < end:
             time.sleep(0.02)  # Ray's cancelling interrupts no longer sleep
     except KeyboardInterrupt:
-        (Path(folder) / f"stopped-{number}").touch()
+        (Path(folder) / f"stopped-{name}").touch()
         raise
     with (Path(folder) / "ended").open("a") as stream:
-        stream.write(f"{number}\n")
+        stream.write(f"{name}\n")
     return node

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from retrieval_bench.columns import column, metric_names
+from retrieval_bench.config import unnest
 from retrieval_bench.details import Details, read_details
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.statistics import SEEDS, bootstrap_interval, paired_permutation_test, paired_t_test
 from retrieval_bench.leaderboard import runs_by_row
 from retrieval_bench.records import Record, ResultsFolder
 
+Pair = tuple[Record, Record]
 EXAMPLES = 5
 """Queries that are named as won and as lost."""
 
@@ -34,8 +36,7 @@ class Comparison:
             seeds; over the classes of the queries ``low``, ``high`` (bootstrap) and ``p`` (permutation test), NaN
             without details of both sides.
         won: number of queries with a positive at rank 1 on the first side and not on the second (with several seeds: in
-            fewer of them), with names of some.
-        lost: the same for the second side.
+            fewer of them), with names of some; `lost`: the reverse.
         queries: how many were compared; 0 without details.
         reason: why queries were not compared.
     """
@@ -64,13 +65,19 @@ def compare(first: str, second: str, results: ResultsFolder) -> Comparison:
     if not seeds:
         if max(len(one), len(other)) > 1:
             raise UserError(f"{first} and {second} have no seed in common; name one run of each")
-        pairs = [(*one.values(), *other.values())]
+        pairs = [(next(iter(one.values())), next(iter(other.values())))]
     if all(left == right for left, right in pairs):
         raise UserError(f"{first} and {second} are the same; name two runs")
-    names = (_name(pairs[0][0], len(pairs)), _name(pairs[0][1], len(pairs)))
-    changes = differences(pairs[0][0].config, pairs[0][1].config)
+    left, right = pairs[0]
+    names = (_name(left, len(pairs)), _name(right, len(pairs)))
+    one_choices, other_choices = unnest(left.config), unnest(right.config)
+    changes = [
+        (name, _text(one_choices.get(name)), _text(other_choices.get(name)))
+        for name in sorted({*one_choices, *other_choices} - {"seed"})
+        if one_choices.get(name) != other_choices.get(name)
+    ]
     try:
-        details = _read_details(pairs, (_folder(first, results), _folder(second, results)))
+        details = _read_details(pairs, [_folder(word, results) for word in (first, second)])
     except UserError as error:
         return Comparison(names, changes, seeds, _metric_rows(pairs, []), reason=str(error))
     won, lost = _won_and_lost(details)
@@ -83,24 +90,7 @@ def _runs_by_seed(word: str, results: ResultsFolder) -> dict[int, Record]:
     if len(rows) > 1:
         kinds = " and ".join(kind for _, kind in rows)
         raise UserError(f"{word}: there are runs of it on {kinds}; name runs by their ids, which end in the device")
-    return {record.seed: record for record in next(iter(rows.values()))}
-
-
-def _name(record: Record, pairs: int) -> str:
-    over = f"{pairs} seeds" if pairs > 1 else f"seed {record.seed}"
-    return f"{record.strategy} on {record.dataset} ({record.config_hash}, {over})"
-
-
-def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """The choices in which two configurations differ: name, and both values as text; the seed is left out."""
-    rows: list[tuple[str, str, str]] = []
-    for key in sorted(set(one) | set(other)):
-        left, right = one.get(key), other.get(key)
-        if isinstance(left, dict | None) and isinstance(right, dict | None):
-            rows += differences(left or {}, right or {}, f"{prefix}{key}.")
-        elif left != right and f"{prefix}{key}" != "seed":
-            rows.append((f"{prefix}{key}", "-" if left is None else str(left), "-" if right is None else str(right)))
-    return rows
+    return {record.seed: record for runs in rows.values() for record in runs}
 
 
 def _folder(word: str, results: ResultsFolder) -> ResultsFolder:
@@ -109,9 +99,16 @@ def _folder(word: str, results: ResultsFolder) -> ResultsFolder:
     return ResultsFolder(path.parent.parent) if path.suffix == ".json" else results
 
 
-def _read_details(
-    pairs: Sequence[tuple[Record, Record]], folders: tuple[ResultsFolder, ResultsFolder]
-) -> list[tuple[Details, Details]]:
+def _text(choice: Any) -> str:
+    return "-" if choice is None else str(choice)
+
+
+def _name(record: Record, pairs: int) -> str:
+    over = f"{pairs} seeds" if pairs > 1 else f"seed {record.seed}"
+    return f"{record.strategy} on {record.dataset} ({record.config_hash}, {over})"
+
+
+def _read_details(pairs: Sequence[Pair], folders: Sequence[ResultsFolder]) -> list[tuple[Details, Details]]:
     """The details of all runs, which must be about the same queries among the same images."""
     read = [[read_details(folder.details(run.id)) for folder, run in zip(folders, pair, strict=True)] for pair in pairs]
     first = read[0][0]
@@ -122,9 +119,7 @@ def _read_details(
     return [(one, other) for one, other in read]
 
 
-def _metric_rows(
-    pairs: Sequence[tuple[Record, Record]], details: list[tuple[Details, Details]]
-) -> list[dict[str, Any]]:
+def _metric_rows(pairs: Sequence[Pair], details: list[tuple[Details, Details]]) -> list[dict[str, Any]]:
     """The rows of :attr:`Comparison.metrics`."""
     rows = []
     for name in metric_names(pairs[0][0].metrics):
@@ -137,23 +132,22 @@ def _metric_rows(
     return rows
 
 
-def _over_classes(name: str, details: list[tuple[Details, Details]]) -> dict[str, float]:
+def _over_classes(metric: str, details: list[tuple[Details, Details]]) -> dict[str, float]:
     """Interval and p-value of the difference over the classes of the queries, seeds averaged query by query."""
-    if not details or name == "accuracy" or not (details[0][0].first_rank > 0).any():
+
+    def per_query(side: Details) -> np.ndarray:
+        if metric == "map_at_r":
+            return side.map_at_r.astype(float)
+        return ((side.first_rank > 0) & (side.first_rank <= int(metric.removeprefix("recall_at_")))).astype(float)
+
+    if not details or metric == "accuracy" or not details[0][0].first_rank.any():
         return {"low": np.nan, "high": np.nan, "p": np.nan}
     first = details[0][0]
     has_positive = first.first_rank > 0
-    one, other = (np.mean([_per_query(name, pair[side]) for pair in details], axis=0)[has_positive] for side in (0, 1))
+    one, other = (np.mean([per_query(pair[side]) for pair in details], axis=0)[has_positive] for side in (0, 1))
     classes = first.labels[first.queries][has_positive]
     low, high = bootstrap_interval(one - other, classes)
     return {"low": low, "high": high, "p": paired_permutation_test(one, other, classes)[1]}
-
-
-def _per_query(name: str, details: Details) -> np.ndarray:
-    if name == "map_at_r":
-        return details.map_at_r.astype(float)
-    k = int(name.rsplit("_", 1)[1])
-    return ((details.first_rank > 0) & (details.first_rank <= k)).astype(float)
 
 
 def _won_and_lost(details: list[tuple[Details, Details]]) -> list[tuple[int, list[str]]]:

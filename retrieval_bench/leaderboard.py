@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -56,17 +56,9 @@ def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
     """
     if not records:
         return pd.DataFrame()
-    digests = defaultdict(set)
-    for record in records:
-        digests[record.labels.get("weights")].add(_weights_digest(record))
-    ambiguous = {name for name, several in digests.items() if len(several) > 1}
-    runs = pd.DataFrame(
-        [
-            _flat(record, name in ambiguous)
-            for record in _newest(records).values()
-            for name in [record.labels.get("weights")]
-        ]
-    )
+    names = Counter(name for name, _ in {(record.labels.get("weights"), _digest(record)) for record in records})
+    rows = [_flat(record, names[record.labels.get("weights")] > 1) for record in _newest(records).values()]
+    runs: Any = pd.DataFrame(rows)
     metrics = metric_names(runs)
     row_of_run = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
     grouped = runs.groupby(row_of_run)
@@ -109,12 +101,12 @@ def runs_by_row(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]
     return dict(rows)
 
 
-def row_keys(table: pd.DataFrame) -> list[tuple[str, str]]:
+def row_keys(table: Any) -> list[tuple[str, str]]:
     """The keys of the table's rows in :func:`runs_by_row`."""
     return list(zip(table["config_hash"], table["device"].map(str).str.split(":").str[0], strict=True))
 
 
-def _weights_digest(record: Record) -> str:
+def _digest(record: Record) -> str:
     """The beginning of the digest of a weight file; nothing for weights that come by name."""
     kind, _, digest = str(record.config.get("model", {}).get("weights")).partition(":")
     return digest[:8] if kind == "sha256" else ""
@@ -144,7 +136,7 @@ def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
             "options": json.dumps(config.get("options", {}), sort_keys=True),
             "files_fingerprint": "+".join(str(fingerprint)[:8] for fingerprint in fingerprints if fingerprint),
             "strategy": record.strategy,
-            "weights": f"{weights} {_weights_digest(record)}".rstrip() if ambiguous_weights else weights,
+            "weights": f"{weights} {_digest(record)}".rstrip() if ambiguous_weights else weights,
             "dim": record.labels.get("dim"),
             **{name: record.cost.get(name) for name in RECORDED_COSTS},
             **{name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)},
@@ -168,7 +160,7 @@ def _means(grouped: Any) -> pd.DataFrame:
     return pd.concat([grouped.mean().round(6), half.round(6).add_suffix("_ci95")], axis=1)
 
 
-def compare_with_best(table: pd.DataFrame, runs: pd.DataFrame, row_of_run: pd.Series, metric: str) -> pd.DataFrame:
+def compare_with_best(table: Any, runs: Any, row_of_run: Any, metric: str) -> pd.DataFrame:
     """Which rows are the best of their protocol and which are not significantly different from it.
 
     The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds:
@@ -213,7 +205,7 @@ def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[s
     Raises:
         UserError: no such column, or a value that no row has.
     """
-    table = leaderboard(records)
+    table: Any = leaderboard(records)
     is_selected = pd.Series(True, index=table.index)
     for name, values in conditions.items():
         if name not in table:
@@ -236,7 +228,7 @@ def plain_text(value: object) -> str:
     return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value))
 
 
-def group_rows(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     """One row per value of the columns `by`, within the protocol columns that are not among them: means over
     configurations.
 
@@ -266,7 +258,7 @@ def _is_result(name: str) -> bool:
     return is_metric or name in RECORDED_COSTS or name in SIGNIFICANCE
 
 
-def protocols(table: pd.DataFrame, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
+def protocols(table: Any, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
     """Title and rows of each protocol, without the columns `by` in what makes a protocol. Titles that are equal but for
     the images' files name those."""
     keys = [name for name in PROTOCOL if name not in by and not (name == "files_fingerprint" and "dataset" in by)]
@@ -279,80 +271,80 @@ def protocols(table: pd.DataFrame, by: Sequence[str] = ()) -> list[tuple[str, pd
     ]
 
 
-def _protocol_title(shared: pd.Series) -> str:
+def _protocol_title(shared: Any) -> str:
     values = {name: plain_text(value) for name, value in shared.items() if not pd.isna(value)}
-    network = " ".join(part for part in (values.get("backbone"), f"({values.get('weights')})") if part != "(None)")
-    parts = [values.get("dataset"), values.get("split")]
-    parts += [f"first {values['classes']} classes" if values.get("classes", "0") != "0" else "", network]
-    parts += [f"{values['image_size']} px" if "image_size" in values else ""]
-    return ", ".join(part for part in parts if part) or "all rows"
+    weights = f"({values['weights']})" if "weights" in values else ""
+    classes = values.get("classes", "0")
+    parts = [
+        *(values.get("dataset"), values.get("split"), f"first {classes} classes" if classes != "0" else ""),
+        " ".join(filter(None, [values.get("backbone"), weights])),
+        f"{values['image_size']} px" if "image_size" in values else "",
+    ]
+    return ", ".join(filter(None, parts)) or "all rows"
 
 
-def choice_columns(rows: pd.DataFrame) -> list[str]:
+def choice_columns(rows: Any) -> list[str]:
     """The columns that hold choices of the configuration, beside the protocol's and those that the label of the
     strategy shows."""
     others = (*PROTOCOL, *LAST_COLUMNS, "strategy", "options", "seeds")
     return [name for name in map(str, rows) if name not in others and not _is_result(name)]
 
 
-def readable(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+def readable(rows: Any, by: Sequence[str] = ()) -> pd.DataFrame:
     """What people compare in rows of one protocol, as text: every choice in which they differ, percentages (with
     intervals for Recall@1 and MAP@R), and costs; of grouped rows the columns `by` in place of choices."""
     if by:
         names = [*by, "configurations"]
     else:
-        varying = [
-            name for name in choice_columns(rows) if rows[name].map(plain_text, na_action="ignore").nunique() > 1
-        ]
+        varying = [name for name in choice_columns(rows) if rows[name].map(str, na_action="ignore").nunique() > 1]
         names = ["strategy", "loss", "epochs", *varying, "seeds"]
     cells = pd.DataFrame({name: rows[name].map(plain_text, na_action="ignore").astype(object) for name in names})
     if not by:
         cells.loc[rows["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
     for name in metric_names(rows):
-        if rows[name].notna().any():
+        if len(rows[name].dropna()):
             halves = rows[f"{name}_ci95"] if name in ("recall_at_1", "map_at_r") else [None] * len(rows)
             cells[column(name).title] = [column(name).text(*pair) for pair in zip(rows[name], halves, strict=True)]
     for name in COSTS:
-        if COLUMNS[name].shown == "always" or rows[name].notna().any():
+        if COLUMNS[name].shown == "always" or len(rows[name].dropna()):
             cells[COLUMNS[name].title] = rows[name].astype("float64").map(COLUMNS[name].text)
     return cells.fillna("")
 
 
-def distinct_labels(rows: pd.DataFrame) -> pd.Series:
+def distinct_labels(rows: Any) -> pd.Series:
     """A label for each row of a protocol: the strategy, and after a comma the first choices that tell rows of one
     strategy from each other."""
     labels = rows["strategy"].astype(str)
     for name in dict.fromkeys(["loss", "epochs", *choice_columns(rows), "device", "config_hash"]):
         form = {"loss": "{}", "epochs": "{} epochs", "device": "{}"}.get(name, f"{name} {{}}")
-        values = rows[name].map(lambda value: plain_text(value).split(":")[0])
-        longer = labels + ", " + values.map(form.format)
+        values = [kind for _, kind in row_keys(rows)] if name == "device" else rows[name].map(plain_text)
+        longer = labels + ", " + pd.Series(values, rows.index).map(form.format)
         is_shared = labels.duplicated(keep=False) & (longer.groupby(labels).transform("nunique") > 1)
         labels = labels.where(~is_shared, longer)
     return labels
 
 
-def protocol_tables(table: pd.DataFrame, by: Sequence[str] = ()) -> list[TextTable]:
+def protocol_tables(table: Any, by: Sequence[str] = ()) -> list[TextTable]:
     """A readable table per protocol of a leaderboard, or of its rows grouped `by` columns."""
     return [
-        TextTable(title, readable(rows, by), list(rows.get("significance", ()))) for title, rows in protocols(table, by)
+        TextTable(title, readable(rows, by), [] if by else list(rows["significance"]))
+        for title, rows in protocols(table, by)
     ]
 
 
-def reported_tables(datasets: Collection[str]) -> list[TextTable]:
+def reported_tables(datasets: Iterable[str]) -> list[TextTable]:
     """A table per data set of what papers report."""
-    tables = []
+    tables, about = [], ["strategy", "backbone", "dim", "loss", "split"]
     for dataset, rows in reported_rows(datasets).groupby("dataset", sort=False):
-        cells = (
-            rows[["strategy", "backbone", "dim", "loss", "split"]].map(plain_text, na_action="ignore").astype(object)
-        )
+        cells = rows[about].map(plain_text, na_action="ignore").astype(object)
         for name in metric_names(rows):
-            if rows[name].notna().any():
+            if len(rows[name].dropna()):
                 cells[column(name).title] = rows[name].map(column(name).text)
         tables.append(TextTable(f"{dataset}: {REPORTED}", cells.assign(source=rows["reported"]).fillna("")))
     return tables
 
 
-def render(table: pd.DataFrame, form: Format, by: Sequence[str] = (), reported: bool = True) -> str:
+def render(table: Any, form: Format, by: Sequence[str] = (), reported: bool = True) -> str:
     """The table (grouped `by` columns) in one format: the readable ones with a table per protocol, CSV and JSON with
     all columns. With `reported`, what papers report about its data sets follows, apart and marked."""
     datasets = list(table["dataset"].unique()) if reported and "dataset" in table else []

@@ -6,9 +6,10 @@ results that a field cites. Settings differ from row to row and from what is mea
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,9 +17,9 @@ from retrieval_bench.columns import metric_names
 
 
 @cache
-def _read() -> pd.DataFrame:
+def _read() -> Any:
     """The file with its metrics as fractions."""
-    rows = pd.read_csv(Path(__file__).with_name("reported.csv"), keep_default_na=False, na_values=[""])
+    rows: Any = pd.read_csv(Path(__file__).with_name("reported.csv"), keep_default_na=False, na_values=[""])
     metrics = metric_names(rows)
     rows[metrics] = (rows[metrics].astype("float64") / 100).round(6)
     return rows
@@ -38,7 +39,7 @@ def reported_source(table: str) -> str:
     return str(rows.loc[rows["table"] == table, "source"].iloc[0])
 
 
-def reported_rows(datasets: Collection[str]) -> pd.DataFrame:
+def reported_rows(datasets: Iterable[str]) -> pd.DataFrame:
     """All rows about these data sets, as the leaderboard shows them.
 
     Columns: ``dataset``, ``split``, ``backbone``, ``dim`` (empty where unknown), ``loss``, ``strategy`` (row of the

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from retrieval_bench.columns import COLUMNS, column
@@ -13,7 +15,7 @@ NAMED = 4
 """Ties that are named."""
 
 
-def verdict(rows: pd.DataFrame) -> list[str]:
+def verdict(rows: Any) -> list[str]:
     """Sentences about the rows of one protocol of the leaderboard, best Recall@1 first: which leads, by how much over
     the seeds that both have, how sure that is, and which of those that are not significantly different from it cost
     less. The first sentence can stand alone."""
@@ -41,7 +43,7 @@ def verdict(rows: pd.DataFrame) -> list[str]:
             if share < 0.99:
                 amount = f"{COLUMNS[cost].text(cheapest[cost])} {COLUMNS[cost].title}"
                 sentences.append(
-                    f"Of these, {cheapest['strategy']} {is_cheapest}: {amount}, {share:.0%} of the leader's."
+                    f"Of these, {cheapest['strategy']} {is_cheapest}: {amount}, {100 * share:.0f} % of the leader's."
                 )
     worse = measured[(measured["significance"] == "") & measured["p_value"].notna()]
     if len(worse):

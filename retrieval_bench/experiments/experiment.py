@@ -349,10 +349,14 @@ def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 def _p_value(entry: Row, best: Row, metric: str, records: Records) -> float:
     pairs = [] if entry.name == best.name else _pairs(entry, best.name, metric, records)
-    return paired_t_test(*zip(*pairs, strict=True))[2] if len(pairs) >= SEEDS else float("nan")
+    return (
+        paired_t_test([one for one, _ in pairs], [other for _, other in pairs])[2]
+        if len(pairs) >= SEEDS
+        else float("nan")
+    )
 
 
-def readable_table(table: pd.DataFrame) -> pd.DataFrame:
+def readable_table(table: Any) -> pd.DataFrame:
     """The same as text for people: percentages, reported values beside measured ones, only columns that say something;
     ``=`` behind ranks that nothing significant separates from the first, ``?`` where seeds are too few."""
     names = [name for name in table if METRIC.fullmatch(name)]

@@ -1,4 +1,4 @@
-"""Fair search: declared spaces, equal budgets, failed trials, resuming after a stop, and that the test classes are never
+"""Fair search: declared spaces, equal budgets, failed trials, resuming after a stop, and that test classes are never
 used."""
 
 from __future__ import annotations

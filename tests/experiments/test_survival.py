@@ -19,12 +19,16 @@ from retrieval_bench.experiments.workers import Workers, run_all
 from tests.experiments.helpers import FLAGS
 from tests.experiments.ray_functions import small_ray
 from tests.experiments.test_workers import wait_until
-from tests.test_interrupted import hear_interrupts
 
 pytestmark = pytest.mark.slow
 SWEEP = [*FLAGS, "--no-freeze-bn", "--strategy", "frozen,standard", "--seed", "0,1", "--epochs", "8"]
 COSTS = ("parameters", "trained_parameters", "images_seen", "macs")
 LOCAL, RAY = ("--jobs", "2"), ("--engine", "ray")
+
+
+def hear_interrupts() -> None:
+    """A shell that put the tests into the background made them deaf to Ctrl-C, and what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(results: Path, *more: str) -> subprocess.Popen[str]:

@@ -348,24 +348,18 @@ def print_plan(configs: Sequence[RunConfig], command: ManyRuns) -> None:
     runtime = command.workers.settle(command.runtime)
     jobs = dict(zip(run_ids(configs, runtime), configs, strict=True))
     width, records = command.workers.width(runtime.device), command.results.read_records()
-    waiting: list[float | None] = []
-    known_ids = set() if runtime.force else {record.id for record in records}
-    times = estimate(list(jobs.values()), records, runtime.device)
-    for (run_id, config), seconds in zip(jobs.items(), times, strict=True):
-        plan = "unknown time" if seconds is None else f"about {duration(seconds)}"
-        if run_id in known_ids:
-            plan = "recorded"
-        else:
-            waiting.append(seconds)
+    is_recorded = set() if runtime.force else {record.id for record in records}
+    times = dict(zip(jobs, estimate(list(jobs.values()), records, runtime.device), strict=True))
+    for run_id, config in jobs.items():
+        plan = "unknown time" if times[run_id] is None else f"about {duration(times[run_id] or 0)}"
+        plan = "recorded" if run_id in is_recorded else plan
         print(f"{run_id}: {config.strategy_label}, {config.loss.loss}, seed {config.seed}: {plan}")
+    waiting = [seconds for run_id, seconds in times.items() if run_id not in is_recorded]
     known = [seconds for seconds in waiting if seconds is not None]
     print(f"{len(jobs)} runs: {len(jobs) - len(waiting)} recorded, {len(waiting)} to make, {width} at a time")
     if known:
         whole = duration(sum(known) / max(1, min(width, len(waiting))))
-        print(
-            f"about {whole} for {len(known)} of them, by the median seconds per epoch of records of the same data set, "
-            "image size, backbone and strategy"
-        )
+        print(f"about {whole} for {len(known)} of them, by the median seconds per epoch of like records")
     if len(known) < len(waiting):
         print(f"time unknown for {len(waiting) - len(known)}: no like record in {command.runtime.results}")
 

@@ -287,8 +287,8 @@ def measured_table(rows: Sequence[Row], records: Records, ranked: bool = False) 
     (half of the t-interval, empty for one seed) and ``_reported``; ``sd_over_draws`` of the first metric, for routes
     that are drawn at test; ``difference`` of the first metric to the row ``against`` (mean over the seeds that both
     have) with ``_ci95``; ``parameters`` and ``macs`` (empty for evaluation modes, whose network would be another);
-    ``images_seen`` in the training, rejected passes included, and ``per_1000_images``, the first metric's share; choices
-    (:data:`SETTINGS`); and the columns of the rows.
+    ``images_seen`` in the training, rejected passes included, and ``per_1000_images``, the first metric's share;
+    choices (:data:`SETTINGS`); and the columns of the rows.
 
     Args:
         rows: the experiment's rows.

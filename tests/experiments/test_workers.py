@@ -196,10 +196,10 @@ def kill_workers(results: Path, count: int, signals: list[int]) -> threading.Thr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the children of a process are found in /proc")
-@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("retries", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_worker_costs_its_run_an_attempt(retries: int, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    config, signals = LONG.changed(train__epochs=30), []
+    config, signals = LONG.changed(train__epochs=12), []
     killer = kill_workers(tmp_path, 1, signals)
     (result,) = run_all([config], RuntimeConfig(results=tmp_path), retries=retries, isolate=True)
     killer.join()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from retrieval_bench import cost
 from retrieval_bench.models.backbone import STEM, Backbone, Block
 from retrieval_bench.models.embedder import Embedder, set_training_mode
-from retrieval_bench.models.routers import LearnedRouter, pixel_noise, policy_network
+from retrieval_bench.models.routers import LearnedRouter, policy_network
 from retrieval_bench.models.routing import RoutedBackbone, describe_routes, recorded_decisions, route, unroute
 from tests.training.helpers import random_images, tiny_embedder
 
@@ -238,13 +238,6 @@ def test_draws_at_test_depend_on_the_image_and_the_draw_alone() -> None:
     router.fixed = (False, True, True)
     assert router(images) == (False, True, True)
     assert not router.draws
-
-
-def test_pixel_noise_is_uniform() -> None:
-    noise = pixel_noise(random_images(500, side=4), 4, 0).flatten()
-    assert 0 <= noise.min() < noise.max() < 1
-    assert (torch.histc(noise, 10, 0, 1) / len(noise) - 0.1).abs().max() < 0.03
-    assert not torch.equal(noise, pixel_noise(random_images(500, side=4), 4, 1).flatten())
 
 
 def test_policy_network_costs_at_most_a_sixth_where_it_can() -> None:

@@ -14,6 +14,8 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import check_options
+from retrieval_bench.strategies.channel_gates import ChannelGates
+from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import DRAWS, EVAL_POLICIES, SpotTune
 from retrieval_bench.training.loop import Training
 from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
@@ -97,15 +99,21 @@ def test_a_pass_that_is_undone_leaves_no_trace(synthetic: Data) -> None:
     assert not differing(first, state_of(training.model, training.criterion))
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    ["layer_pruning+spottune", "spottune+l2sp", "spottune+autolr", "spottune+last_k", "layer_pruning+global_k"],
-)
-def test_it_composes(strategy: str, synthetic: Data) -> None:
-    built = build_strategy(strategy, StrategyOptions())
+CHAINS = [f"{first}+spottune" for first in ("layer_pruning", "channel_pruning")]
+CHAINS += [f"spottune+{last}" for last in ("l2sp", "autolr", "last_k")]
+CHAINS += [f"channel_gates+{last}" for last in ("l2sp", "autolr")]
+CHAINS += [f"layer_pruning+{last}" for last in ("global_k", "channel_gates")]
+
+
+@pytest.mark.parametrize("strategy", CHAINS)
+def test_routing_and_pruning_compose(strategy: str, synthetic: Data) -> None:
+    options = StrategyOptions(
+        channel_gates=ChannelGates.Options(budget=0.95), channel_pruning=ChannelPruning.Options(budget=0.95)
+    )
+    built = build_strategy(strategy, options)
     model = make_training(synthetic, built, run_config("softmax", optimizer="sgd", lr=0.01)).fit()
     assert model.eval()(IMAGES).isfinite().all()
-    assert built.info()[strategy.split("+")[0]]
+    assert built.info().keys() >= set(strategy.split("+")) - {"last_k"}
 
 
 @pytest.mark.parametrize(

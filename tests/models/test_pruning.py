@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from retrieval_bench import cost
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.backbone import Backbone, Block
 from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.channels import Channels, Layer, Width, find_channels, remove_channels, set_widths
@@ -88,6 +88,26 @@ def test_inner_widths_of_bottlenecks_are_free_and_nothing_else() -> None:
 def test_depthwise_convolutions_follow_their_expansion() -> None:
     widths = {width.name: width for width in find_channels(lively("mobilenetv2_100"), 64).widths}
     assert widths["blocks.2.1.conv_pw"].norms == ("blocks.2.1.bn1", "blocks.2.1.bn2")
+
+
+class AppliedTwice(nn.Module):
+    """Its last layer is applied two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1))
+        self.head = nn.Linear(6, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.head(self.body(images).mean((2, 3))))
+
+
+def test_a_layer_costs_as_often_as_it_is_applied() -> None:
+    blocks = (Block("stem", ()), Block("body", ("body",)), Block("tail", ("head",)))
+    backbone = Backbone(AppliedTwice(), blocks, (0.5,) * 3, (0.5,) * 3, 6)
+    channels = find_channels(backbone, 8)
+    assert channels.full == {"body.0": 4}
+    assert channels.macs(channels.full) == cost.macs(backbone, 8)
 
 
 def toy(*sizes: int) -> Channels:

@@ -85,16 +85,12 @@ def test_numbers_are_those_of_scipy_and_of_the_queries(results: ResultsFolder) -
         assert row["difference"] == pytest.approx((low + high) / 2)
         assert row["seeds_half"] == pytest.approx((high - low) / 2)
         assert row["seeds_p"] == pytest.approx(test.pvalue)
-        values = []
-        for both in (FIRST, SECOND):
-            ranks = np.array(both)[:, able]
-            k = int(row["metric"].split("_")[-1]) if row["metric"] != "map_at_r" else 0
-            values.append(((ranks <= k) if k else 1 / ranks.astype(np.float32)).mean(0))
-        assert (row["low"], row["high"]) == pytest.approx(
-            bootstrap_interval(values[0] - values[1], np.array(LABELS)[able])
-        )
-        assert row["p"] == pytest.approx(paired_permutation_test(values[0], values[1], np.array(LABELS)[able])[1])
-        assert (values[0] - values[1]).mean() == pytest.approx(row["difference"], abs=1e-6), "both are one difference"
+        k = int(row["metric"].removeprefix("recall_at_")) if row["metric"] != "map_at_r" else 0
+        both = [np.array(ranks)[:, able] for ranks in (FIRST, SECOND)]
+        one, other = (((ranks <= k) if k else 1 / ranks.astype(np.float32)).mean(0) for ranks in both)
+        assert (row["low"], row["high"]) == pytest.approx(bootstrap_interval(one - other, classes))
+        assert row["p"] == pytest.approx(paired_permutation_test(one, other, classes)[1])
+        assert (one - other).mean() == pytest.approx(row["difference"], abs=1e-6), "both are one difference"
 
 
 def test_sides_are_found_by_id_by_its_beginning_by_file_and_by_hash(results: ResultsFolder) -> None:

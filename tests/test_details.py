@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,7 +186,8 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     write_details(details_of([1, 2], [0, 0], [[1], [0]]), path)
     whole = path.read_bytes()
     np.savez(tmp_path / "other.npz", paths=np.arange(3))
-    np.savez(tmp_path / "pickle.npz", **{name: np.array([{}], dtype=object) for name in np.load(path)})
+    pickled: dict[str, Any] = {name: np.array([{}], dtype=object) for name in np.load(path)}
+    np.savez(tmp_path / "pickle.npz", **pickled)
     for name in ("other.npz", "pickle.npz", "."):
         with refused(tmp_path / name, "remove it"):
             read_details(tmp_path / name)

@@ -138,7 +138,7 @@ def test_readable_rows_show_the_choices_that_differ_and_no_training_where_there_
 def test_rows_of_different_protocols_are_not_compared(
     one: dict[str, Any], two: dict[str, Any], titles: list[str]
 ) -> None:
-    table = leaderboard([*of("a", 0.9, 0.9, 0.9, config=one), *of("b", 0.5, 0.6, 0.7, config=two)])
+    table: Any = leaderboard([*of("a", 0.9, 0.9, 0.9, config=one), *of("b", 0.5, 0.6, 0.7, config=two)])
     assert table["significance"].tolist() == ["best"] * 2
     assert not table["p_value"].notna().any()
     assert all(part in title for part, (title, _) in zip(titles, protocols(table), strict=True))
@@ -214,7 +214,7 @@ RUNS = st.lists(
 def half_interval(values: list[float]) -> float:
     if len(values) < 2:
         return math.nan
-    return stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 @given(rows=RUNS, shuffle=st.randoms())

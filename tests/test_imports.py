@@ -25,7 +25,7 @@ LAYERS = (
     ("deploy", "details", "comparison"),
     ("leaderboard",),
     ("reported", "records", "trackers"),
-    ("columns",),
+    ("columns", "tables"),
     ("training",),
     ("validation", "identity"),
     ("config",),

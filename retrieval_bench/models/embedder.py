@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from retrieval_bench.data.loading import Batches
 from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.progress import track
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 """Base of every batch norm, also of timm's with an activation inside."""
@@ -70,3 +75,26 @@ def trains_batch_norms(model: nn.Module) -> bool:
 def _batch_norm_parameters(model: nn.Module) -> list[nn.Parameter]:
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
+
+
+@torch.inference_mode()
+def embed(model: Embedder, batches: Batches, flip_sum: bool = False) -> np.ndarray:
+    """float32 (N, D): vectors of all images of `batches`, in order, not normalised; puts the model into eval mode.
+
+    With `flip_sum` each is the mean of the vectors of the image and its mirror (AutoLR adds them).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    for images, _ in track(batches, "embedding test images", batches.images, size=lambda batch: len(batch[1])):
+        images = images.to(device)
+        vectors = model(images)
+        if flip_sum:
+            vectors = (vectors + model(images.flip(-1))) / 2
+        parts.append(vectors.float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float32 (N, D), rows scaled to length 1."""
+    return normalize(torch.from_numpy(vectors)).numpy()

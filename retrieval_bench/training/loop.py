@@ -15,10 +15,9 @@ import torch
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import Diverged, UserError
-from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.losses import Criterion
-from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, set_training_mode
+from retrieval_bench.models.embedder import Embedder, embed, freeze_batch_norms, set_training_mode, unit
 from retrieval_bench.progress import logger, track
 from retrieval_bench.seeding import derive, generator
 from retrieval_bench.strategies.base import Strategy

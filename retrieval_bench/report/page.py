@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from retrieval_bench.columns import column
 from retrieval_bench.details import Details, read_details
 from retrieval_bench.errors import UserError
-from retrieval_bench.figures.embedding import embedding_map
+from retrieval_bench.figures.embedding_map import embedding_map
 from retrieval_bench.figures.gallery import NamedFigure, figures_of
 from retrieval_bench.files import write_text
 from retrieval_bench.leaderboard import (

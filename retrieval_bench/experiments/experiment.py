@@ -35,7 +35,6 @@ from retrieval_bench.config import (
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, holm, paired_t_test, t_interval
-from retrieval_bench.figures.canvas import save_picture as save_png
 from retrieval_bench.files import write_text
 from retrieval_bench.models.build import build_embedder, full_name
 from retrieval_bench.models.embedder import freeze_batch_norms
@@ -456,8 +455,8 @@ def write_experiment(
     plot = experiment.figure(records, heading) if experiment.figure else None
     if plot is not None:
         picture = stem.with_name(f"{stem.name}.png")
-        save_png(plot, picture)
-        parts += [f"![{experiment.about}]({picture.name})", plot.text]
+        plot.save(picture)
+        parts += [f"![{experiment.about}]({picture.name})", plot.summary, *plot.notes]
     markdown = "\n\n".join([*parts, *([below] if below else [])]) + "\n"
     write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=heading).to_csv(index=False))
     write_text(stem.with_name(f"{stem.name}.tex"), text.to_latex())

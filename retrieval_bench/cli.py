@@ -15,7 +15,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
-from retrieval_bench.commands import data, deploy, evaluate, figures, grids, reports, runs, tuning
+from retrieval_bench.commands import deploy, evaluate, figures, grids, reports, runs, tuning
+from retrieval_bench.data import commands as data
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.reality_check import CHECKS

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from retrieval_bench.config import RunConfig
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.evaluation.evaluate import evaluate_in_detail
 from retrieval_bench.evaluation.routes import describe_routes

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import DATASETS, open_dataset
-from retrieval_bench.data.decoded import open_decoded
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches, resolve_workers
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.saved import files_of, is_kept, kept_path, save_embedder
 from retrieval_bench.details import details_path, write_details
 from retrieval_bench.device import resolve_device
@@ -77,8 +77,8 @@ def run(config: RunConfig, machine: RuntimeConfig) -> dict[str, Any]:
             checkpoints.remove()
         logger.info(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
         choice = choose(config, partial(run, machine=replace(machine, resume=None, keep=False, keep_new=False)))
-        decoded = open_decoded(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
-        read = partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
+        cache = open_decode_cache(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
+        read = partial(Batches, table, config=data, workers=workers, cache=cache, device=device)
         with closing(
             Trackers(machine.track if group.is_main_process else (), run_id, identity, machine.results)
         ) as trackers:
@@ -170,7 +170,7 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     identity = to_dict(map_weight_files(config, content_of))
     identity["data"]["files_fingerprint"] = table.fingerprint()
     if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
-        identity["data"]["sides_fingerprint"] = table.sides_fingerprint()
+        identity["data"]["sides_fingerprint"] = table.split_fingerprint()
     identity["model"]["backbone"] = full_name(config.model)
     return identity
 

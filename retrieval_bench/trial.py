@@ -12,10 +12,10 @@ import torch
 
 from retrieval_bench import cost
 from retrieval_bench.config import RunConfig
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.details import Details, describe
 from retrieval_bench.measure import measure_routes, measure_variants
 from retrieval_bench.models.build import build_embedder

@@ -14,7 +14,7 @@ from retrieval_bench.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from retrieval_bench.data.images import ImageTable
+    from retrieval_bench.data.table import ImageTable
     from retrieval_bench.deploy.runs import Found
 
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
-from retrieval_bench.data.parallel import in_threads
-from retrieval_bench.data.reading import read_image
-from retrieval_bench.data.sets.folder import is_image
+from retrieval_bench.data.reading import in_threads, is_image, read_image
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.models.embedder import Embedder

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.sheet import Picture, draw_rows
+from retrieval_bench.data.sheet import Tile, draw_rows
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.collection import Collection
 from retrieval_bench.errors import UserError
 
@@ -63,8 +63,8 @@ def draw_neighbours(queries: Sequence[Path], found: Sequence[Sequence[Neighbour]
             )
     rows = [
         [
-            Picture(query, query.name),
-            *(Picture(folder / n.path, f"{n.rank}  {n.similarity:.3f}", n.label or Path(n.path).name) for n in row),
+            Tile(query, query.name),
+            *(Tile(folder / n.path, f"{n.rank}  {n.similarity:.3f}", n.label or Path(n.path).name) for n in row),
         ]
         for query, row in zip(queries, found, strict=True)
     ]

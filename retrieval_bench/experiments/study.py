@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retrieval_bench.config import RunConfig
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.identity import changed_flags, portable
 from retrieval_bench.strategies import only_used

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.sampler import BatchSampler
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import Diverged
 from retrieval_bench.experiments.study import (

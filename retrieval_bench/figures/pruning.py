@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.figures.canvas import FAINT, SMALL, WIDTH, Picture, dress, new_figure, plain, save_figure
 from retrieval_bench.figures.colours import look_of, parts
 from retrieval_bench.figures.labels import without

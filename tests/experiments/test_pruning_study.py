@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval_bench.cli import main
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.experiments.pruning import BUDGETS, STUDIES
 from retrieval_bench.figures.pruning import draw_curve
 from retrieval_bench.figures.structures import correlation, structure

@@ -116,7 +116,7 @@ def test_table_has_accuracies_and_shares_runs_with_the_figure(
 def test_figure_is_drawn_without_the_images_and_not_without_routes(tmp_path: Path) -> None:
     import numpy as np
 
-    from retrieval_bench.data.images import ImageTable
+    from retrieval_bench.data.table import ImageTable
     from retrieval_bench.figures.routes import draw
 
     images = ImageTable(tmp_path, (), np.zeros(0, dtype=np.int64), ())

@@ -1,23 +1,26 @@
-"""The actions of ``data``: obtaining data sets, looking at them, packing them, and timing how fast they are read."""
+"""The actions of ``data``: obtaining data sets, looking at them, and packing them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import pandas as pd
 import tyro
 
 from retrieval_bench.data.catalog import DATASETS, open_dataset, open_table
+from retrieval_bench.data.download import install
+from retrieval_bench.data.pack import write_pack
+from retrieval_bench.data.sheet import draw_sheet, write_sheet
+from retrieval_bench.data.splits import Split, check_fold, make_split, manifest, split_names
+from retrieval_bench.data.table import ImageTable
+from retrieval_bench.data.verify import verify
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.sections import DataConfig
-
-if TYPE_CHECKING:
-    from retrieval_bench.data.images import ImageTable
-    from retrieval_bench.data.splits import Split
+from retrieval_bench.files import check_writable, digest, gigabytes, write_text
+from retrieval_bench.progress import logger
 
 Name = Annotated[str, tyro.conf.Positional]
-Positional = tyro.conf.Positional
 Protocol = Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"]
 
 
@@ -37,16 +40,6 @@ class List:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A data set, as most actions take it."""
-
-    name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
-
-
-@dataclass(frozen=True)
 class Fetch:
     """Fetch a data set into the cache, check it, and say what it holds."""
 
@@ -60,42 +53,35 @@ class Fetch:
     def execute(self) -> None:
         if self.name not in DATASETS:
             raise unknown("data set", self.name, DATASETS)
-        if self.from_archive:
-            self._install()
-        describe(self.name, *open_dataset(self.name, self.data_root))
-
-    def _install(self) -> None:
-        from retrieval_bench.data.download import install
-        from retrieval_bench.progress import logger
-
         archives = DATASETS[self.name].archives
-        if not archives or self.data_root:
-            reason = (
-                "takes no archives"
-                if not archives
-                else "is installed from --from-archive or opened at --data-root, not both"
-            )
-            raise UserError(f"data set '{self.name}' {reason}")
-        for path in self.from_archive:
-            archive = install(archives, path.expanduser())
-            logger.info(f"{path}: kept as {archive.place}")
-        missing = [archive.name for archive in archives if not archive.place.exists() and not archive.urls]
-        if missing:
-            raise UserError(
-                f"{self.name} also needs {', '.join(missing)}: give it with --from-archive, now or later; nothing is lost"
-            )
+        if self.from_archive:
+            if not archives:
+                raise UserError(f"data set '{self.name}' takes no archives (--from-archive)")
+            if self.data_root:
+                raise UserError(f"data set '{self.name}': give --from-archive or --data-root, not both")
+            for path in self.from_archive:
+                logger.info(f"{path}: kept as {install(archives, path.expanduser()).path}")
+            missing = [archive.name for archive in archives if not archive.path.exists() and not archive.urls]
+            if missing:
+                raise UserError(
+                    f"{self.name} also needs {', '.join(missing)}: give it with --from-archive, now or later; nothing "
+                    "is lost"
+                )
+        describe(self.name, *open_dataset(self.name, self.data_root))
 
 
 @dataclass(frozen=True)
-class Verify(Chosen):
+class Verify:
     """Check counts, decode every image, and report sizes and copies."""
 
+    name: Name
+    """the data set"""
+    data_root: Path | None = None
+    """its folder or archive; without it the data set is downloaded"""
     split: Protocol = "zero_shot"
     """copies across the two sides of this split are reported"""
 
     def execute(self) -> None:
-        from retrieval_bench.data.verify import verify
-
         table, split = open_dataset(self.name, self.data_root, self.split)
         findings = verify(table, split)
         describe(self.name, table, split)
@@ -103,9 +89,13 @@ class Verify(Chosen):
 
 
 @dataclass(frozen=True)
-class Show(Chosen):
+class Show:
     """Draw a contact sheet of classes of both sides of the split (PNG)."""
 
+    name: Name
+    """the data set"""
+    data_root: Path | None = None
+    """its folder or archive; without it the data set is downloaded"""
     split: Protocol = "zero_shot"
     """which split"""
     classes: int = 8
@@ -116,9 +106,6 @@ class Show(Chosen):
     """the PNG file; <name>.png by default"""
 
     def execute(self) -> None:
-        from retrieval_bench.data.sheet import draw_sheet, write_sheet
-        from retrieval_bench.files import check_writable
-
         if not (1 <= self.classes <= 100 and 1 <= self.images <= 20):
             raise UserError(
                 f"--classes {self.classes} --images {self.images}: at most 100 classes of 20 images, and at least one"
@@ -131,9 +118,13 @@ class Show(Chosen):
 
 
 @dataclass(frozen=True)
-class Manifest(Chosen):
+class Manifest:
     """Write the split as CSV (path, class, split) and print its SHA-256."""
 
+    name: Name
+    """the data set"""
+    data_root: Path | None = None
+    """its folder or archive; without it the data set is downloaded"""
     split: Protocol = "zero_shot"
     """which split"""
     fold: int = 0
@@ -144,23 +135,22 @@ class Manifest(Chosen):
     """the CSV file; <name>.csv by default, with the split in its name for another one than zero_shot"""
 
     def execute(self) -> None:
-        from retrieval_bench.data.splits import PROTOCOLS, check_fold, make_split, manifest
-        from retrieval_bench.files import digest, write_text
-
         check_fold(self.split, self.fold, self.folds)
         table = open_table(self.name, self.data_root)
         make_split(self.split, table, self.fold, self.folds)  # refuses an empty side
-        frame = PROTOCOLS[self.split](table, self.fold, self.folds)
+        names = split_names(self.split, table, self.fold, self.folds)
         suffix = {"zero_shot": "", "kfold": f".fold_{self.fold}_of_{self.folds}"}.get(self.split, f".{self.split}")
         output = self.output or Path(f"{self.name}{suffix}.csv")
-        write_text(output, manifest(frame))
-        sides = ", ".join(f"{count:,} {side or 'left out'}" for side, count in frame["split"].value_counts().items())
+        write_text(output, manifest(table, names))
+        counts = pd.Series(names).value_counts()
+        sides = ", ".join(f"{count:,} {side or 'left out'}" for side, count in counts.items())
         print(f"{output}: {sides}; sha256 {digest(output)}")
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same name."""
+    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same
+    name."""
 
     name: Name
     """the data set"""
@@ -174,75 +164,29 @@ class Pack:
     """largest size of a shard, 2^20 bytes"""
 
     def execute(self) -> None:
-        from retrieval_bench.data.pack import write_pack
-        from retrieval_bench.files import gigabytes
-
         if self.size < 8 or not self.max_shard_mb > 0:
             raise UserError(
-                f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels and more than 0 MB are needed"
+                f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels and more than 0 MB are "
+                "needed"
             )
         table = open_table(self.name, self.data_root)
         shards = write_pack(self.name, table, self.output.expanduser(), self.size, self.max_shard_mb)
         total = gigabytes(sum(path.stat().st_size for path in shards))
         print(
-            f"{len(table):,} images in {len(shards)} shards, {total}; open with --dataset {self.name} --data-root {self.output}"
+            f"{len(table):,} images in {len(shards)} shards, {total}; open with --dataset {self.name} --data-root "
+            f"{self.output}"
         )
 
 
-@dataclass(frozen=True)
-class Speed(Chosen):
-    """Time reading beside the training step of a backbone, in one process; the machine must be idle."""
-
-    backbone: str = "mobilenetv2_100"
-    """the backbone to compare with"""
-    image_size: int = 128
-    """side of the views, pixels"""
-    stored: int = 256
-    """shorter side of the images in the cache, pixels"""
-    batch_size: int = 64
-    """images per batch"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where views are made and the step is computed"""
-    workers: int = -1
-    """processes of the PIL DataLoader"""
-    cache_limit_gb: float = 32.0
-    """room on the disk for the caches of decoded images, 10^9 bytes"""
-
-    def execute(self) -> None:
-        from retrieval_bench.data.loading import resolve_workers
-        from retrieval_bench.device import resolve_device
-        from retrieval_bench.experiments.data_speed import measure_speed, report
-
-        if self.batch_size < 2 or self.stored < 0 or self.image_size < 8:
-            raise UserError(
-                f"--batch-size {self.batch_size} --stored {self.stored} --image-size {self.image_size}: must be at least 2, 0 and 8"
-            )
-        device = resolve_device(self.device)
-        workers = resolve_workers(self.workers, device)
-        table, split = open_dataset(self.name, self.data_root)
-        config = DataConfig(dataset=self.name, image_size=self.image_size, stored=self.stored)
-        measured = measure_speed(
-            table, split, config, self.backbone, self.batch_size, device, workers, self.cache_limit_gb
-        )
-        print(report(*measured, len(table), device))
-
-
-ACTIONS = {
-    "list": List,
-    "fetch": Fetch,
-    "verify": Verify,
-    "show": Show,
-    "manifest": Manifest,
-    "pack": Pack,
-    "speed": Speed,
-}
+ACTIONS = {"list": List, "fetch": Fetch, "verify": Verify, "show": Show, "manifest": Manifest, "pack": Pack}
 
 
 def describe(name: str, table: ImageTable, split: Split) -> None:
-    """One line: images and classes in all and on each side."""
+    """Prints one line: images and classes in all and on each side."""
     tested = f"{len(split.test):,} to test on"
     if len(split.query) < len(split.test):
         tested += f" ({len(split.query):,} queries, {len(split.gallery):,} in the gallery)"
     print(
-        f"{name}: {len(table):,} images of {len(table.class_names):,} classes; {len(split.train):,} to train on, {tested}"
+        f"{name}: {len(table):,} images of {len(table.class_names):,} classes; {len(split.train):,} to train on, "
+        f"{tested}"
     )

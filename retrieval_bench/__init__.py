@@ -1,6 +1,44 @@
 """retrieval_bench: which way of fine-tuning a pretrained network gives the best retrieval embeddings, at which cost?
 
-Importing the package is cheap: torch, timm, pandas and FAISS are imported by the modules that compute with them.
+The names in ``__all__`` are the public API. Each is loaded when it is first used, so that importing the package is
+cheap; ``__init__.pyi`` has their types.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+__version__ = "0.2.0"
+
+_MODULES = {
+    "RunConfig": "config",
+    "RuntimeConfig": "config",
+    "Record": "records",
+    "evaluate": "evaluation.evaluate",
+    "leaderboard": "leaderboard",
+    "load_embedder": "deploy.saved",
+    "load_records": "records",
+    "run": "run",
+}
+__all__ = ["Record", "RunConfig", "RuntimeConfig", "evaluate", "leaderboard", "load_embedder", "load_records", "run"]
+
+
+class _Package(ModuleType):
+    """The package: where a module and its main function share a name (``run``, ``leaderboard``), the name is the
+    function's."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_submodule = isinstance(value, ModuleType) and _MODULES.get(name) == name
+        super().__setattr__(name, getattr(value, name) if is_submodule else value)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'retrieval_bench' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"retrieval_bench.{_MODULES[name]}"), name)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -20,7 +20,8 @@ def parameters(model: nn.Module) -> int:
 
 
 def macs(model: nn.Module, image_size: int) -> int:
-    """Multiply-accumulates of one image's forward pass in eval mode (half of torch's FLOPs): convolutions and matrix products.
+    """Multiply-accumulates of one image's forward pass in eval mode (half of torch's FLOPs): convolutions and matrix
+    products.
 
     ResNet-50 at 224 pixels: 4,087,136,256.
     """
@@ -33,8 +34,8 @@ def macs(model: nn.Module, image_size: int) -> int:
 
 
 def latency_ms(model: nn.Module, image_size: int, passes: int = 30) -> float:
-    """Milliseconds to embed one image in eval mode and channels-last layout, on the model's device: the fastest of `passes` after five
-    more, since whatever else the machine does only adds to it.
+    """Milliseconds to embed one image in eval mode and channels-last layout, on the model's device: the fastest of
+    `passes` after five more, since whatever else the machine does only adds to it.
 
     A black image: a routed network takes that image's route.
     """
@@ -53,7 +54,8 @@ def latency_ms(model: nn.Module, image_size: int, passes: int = 30) -> float:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Starts :func:`peak_memory_mb` afresh; where the system cannot (only Linux can), the peak is that of the whole process."""
+    """Starts :func:`peak_memory_mb` afresh; where the system cannot (only Linux can), the peak is that of the whole
+    process."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
@@ -61,7 +63,8 @@ def reset_peak_memory(device: str) -> None:
 
 
 def peak_memory_mb(device: str) -> float:
-    """Peak memory since :func:`reset_peak_memory` in MiB: of this process with all it holds (CPU), or of torch's allocator (GPU)."""
+    """Peak memory since :func:`reset_peak_memory` in MiB: of this process with all it holds (CPU), or of torch's
+    allocator (GPU)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     with contextlib.suppress(OSError, StopIteration):

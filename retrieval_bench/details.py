@@ -1,13 +1,15 @@
-"""What a run found image by image, in a file beside its record: ranks and neighbours of queries, a map of embeddings, thumbnails.
+"""What a run found image by image, in a file beside its record: ranks and neighbours of queries, a map of embeddings,
+thumbnails.
 
-``<results>/details/<id>.npz`` holds plain arrays (no pickles). A record is complete without; comparisons of queries, galleries and maps in
-the report are made from it, so that neither the images nor the network are needed again.
+``<results>/details/<id>.npz`` holds plain arrays (no pickles). A record is complete without; comparisons of queries,
+galleries and maps in the report are made from it, so that neither the images nor the network are needed again.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, fields
+from collections import Counter
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +25,24 @@ from retrieval_bench.seeding import derive
 
 NEIGHBOURS = 6
 """Nearest images that are kept of a query."""
-LISTED = 10_000
+QUERIES_WITH_NEIGHBOURS = 10_000
 """Queries whose neighbours are kept; of more, at most so many drawn at random, the worst among them."""
-MAPPED = 1_000
+MAP_IMAGES = 1_000
 """Test images on the map."""
-SHOWN, PER_CLASS, FOUND = 12, 2, 4
-"""Queries of the gallery: the worst, at most so many of a class, and some that were found."""
+WORST, PER_CLASS, RIGHT = 12, 2, 4
+"""Queries of the gallery: the worst, at most so many of a class, and some whose nearest image is right."""
 PAIRS = 8
 """Confused pairs of classes in the gallery."""
 SIDE = 72
 """Longer side of a thumbnail, pixels."""
+KEYS = {"neighbour_queries": "listed", "map_images": "mapped"}
+"""What arrays are called in the file, where that differs."""
 
 
 @dataclass(frozen=True)
 class Details:
-    """Arrays about T test images, Q queries and L of them whose neighbours are known. Images are named by their place in the test.
+    """Arrays about T test images, Q queries and L of them whose neighbours are known. Images are numbered in the order
+    of the test.
 
     Attributes:
         paths: (T,) names of the test images.
@@ -46,10 +51,11 @@ class Details:
         queries: int32 (Q,), images that were searched with.
         first_rank: int32 (Q,), rank of the best positive, 0 for a query without one.
         map_at_r: float32 (Q,), NaN for a query without a positive.
-        listed: int32 (L,), places in `queries`.
-        neighbours: int32 (L, N), nearest images of the gallery first, the query itself left out; -1 where there are fewer.
+        neighbour_queries: int32 (L,), into `queries`.
+        neighbours: int32 (L, N), nearest images of the gallery first, the query itself left out; -1 where there are
+            fewer.
         similarity: float16 (L, N), their cosine similarities.
-        mapped: int32 (M,), images on the map.
+        map_images: int32 (M,), images on the map.
         map: float32 (M, 2), the first two principal components of their embeddings.
         thumbnails: int32 (P,), images that have one.
         thumbnail_ends: int64 (P,), where each one's bytes end in `thumbnail_bytes`.
@@ -62,10 +68,10 @@ class Details:
     queries: np.ndarray
     first_rank: np.ndarray
     map_at_r: np.ndarray
-    listed: np.ndarray
+    neighbour_queries: np.ndarray
     neighbours: np.ndarray
     similarity: np.ndarray
-    mapped: np.ndarray
+    map_images: np.ndarray
     map: np.ndarray
     thumbnails: np.ndarray
     thumbnail_ends: np.ndarray
@@ -73,38 +79,29 @@ class Details:
 
     def pictures(self) -> dict[int, bytes]:
         """The thumbnails by image."""
-        starts = np.concatenate([[0], self.thumbnail_ends])[:-1]
-        return {
-            int(image): self.thumbnail_bytes[start:end].tobytes()
-            for image, start, end in zip(self.thumbnails, starts, self.thumbnail_ends, strict=True)
-        }
+        parts = np.split(self.thumbnail_bytes, self.thumbnail_ends)[: len(self.thumbnails)]
+        return {int(image): part.tobytes() for image, part in zip(self.thumbnails, parts, strict=True)}
 
-    def shown(self) -> np.ndarray:
-        """int (n,): places in `listed` of the gallery's queries: the worst first, then some that were found at once."""
-        ranks = self.first_rank[self.listed]
-        order = np.lexsort((self.listed, -ranks))
+    def gallery_queries(self) -> np.ndarray:
+        """int (n,), rows of `neighbours`: the gallery's queries, the worst first, then some with the first rank."""
+        ranks = self.first_rank[self.neighbour_queries]
         worst: list[int] = []
-        taken: dict[int, int] = {}
-        for place in order[ranks[order] > 1]:
-            label = int(self.labels[self.queries[self.listed[place]]])
-            if taken.setdefault(label, 0) < PER_CLASS and len(worst) < SHOWN:
-                taken[label] += 1
-                worst.append(int(place))
-        found = np.flatnonzero(ranks == 1)
-        spread = (
-            found[np.unique(np.linspace(0, len(found) - 1, min(FOUND, len(found))).round().astype(int))]
-            if len(found)
-            else found
-        )
-        return np.concatenate([np.array(worst, dtype=np.int64), spread])
+        per_class: Counter[int] = Counter()
+        for row in np.lexsort((self.neighbour_queries, -ranks)):
+            label = int(self.labels[self.queries[self.neighbour_queries[row]]])
+            if ranks[row] > 1 and per_class[label] < PER_CLASS and len(worst) < WORST:
+                per_class[label] += 1
+                worst.append(int(row))
+        right = np.flatnonzero(ranks == 1)
+        return np.concatenate([np.array(worst, dtype=np.int64), right[_evenly(len(right), RIGHT)]])
 
-    def confused(self) -> list[tuple[int, int, int, int]]:
-        """The pairs of classes that are most often taken for one another: (class of the query, class of its nearest image, how often, an
-        example's place in `listed`)."""
-        nearest = self.neighbours[:, 0] if self.neighbours.shape[1] else np.full(len(self.listed), -1)
-        own = self.labels[self.queries[self.listed]]
-        other = np.where(nearest >= 0, self.labels[nearest], own)
-        wrong = np.flatnonzero((own != other) & (self.first_rank[self.listed] > 0))
+    def confused_classes(self) -> list[tuple[int, int, int, int]]:
+        """The pairs of classes that are most often confused: (class of the query, class of its nearest image, how
+        often, an example's row in `neighbours`)."""
+        nearest_image = self.neighbours[:, 0]
+        own = self.labels[self.queries[self.neighbour_queries]]
+        other = np.where(nearest_image >= 0, self.labels[nearest_image], own)
+        wrong = np.flatnonzero((own != other) & (self.first_rank[self.neighbour_queries] > 0))
         pairs, first, counts = np.unique(
             np.stack([own[wrong], other[wrong]], axis=1), axis=0, return_index=True, return_counts=True
         )
@@ -119,7 +116,7 @@ def describe(
     split: Split,
     seed: int,
     device: str,
-    pictures: bool,
+    thumbnails: bool,
 ) -> Details:
     """The details of a test.
 
@@ -130,39 +127,41 @@ def describe(
         split: of the run.
         seed: of the run.
         device: where similarities are computed.
-        pictures: keep thumbnails of what galleries show.
+        thumbnails: keep small pictures of what galleries show.
     """
     gallery, queries = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
     ranks = columns["first_rank"]
-    listed = _spread(len(queries), ranks, seed)
-    neighbours, similarity = nearest(vectors, queries[listed], gallery, device)
-    mapped = np.unique(np.linspace(0, len(vectors) - 1, min(MAPPED, len(vectors))).round().astype(int))
+    kept = np.arange(len(queries))
+    if len(queries) > QUERIES_WITH_NEIGHBOURS:
+        worst = np.argsort(-ranks, kind="stable")[: QUERIES_WITH_NEIGHBOURS // 10]
+        draws = np.random.Generator(np.random.PCG64(derive(seed, "details")))
+        others = draws.choice(len(queries), QUERIES_WITH_NEIGHBOURS - len(worst), replace=False)
+        kept = np.unique(np.concatenate([worst, others]))
+    neighbours, similarity = nearest(vectors, queries[kept], gallery, device)
+    map_images = _evenly(len(vectors), MAP_IMAGES)
     names, labels = np.unique(table.labels[split.test], return_inverse=True)
-    nothing = np.zeros(0)
-    bare = Details(
-        np.array([table.paths[row] for row in split.test]),
-        labels.astype(np.int32),
-        np.array([table.class_names[label] for label in names]),
-        queries.astype(np.int32),
-        ranks.astype(np.int32),
-        columns.get("map_at_r", np.full(len(queries), np.nan)).astype(np.float32),
-        listed.astype(np.int32),
-        neighbours.astype(np.int32),
-        similarity.astype(np.float16),
-        mapped.astype(np.int32),
-        principal_plane(vectors[mapped]),
-        *(nothing.astype(kind) for kind in (np.int32, np.int64, np.uint8)),
+    details = Details(
+        paths=np.array([table.paths[row] for row in split.test]),
+        labels=labels.astype(np.int32),
+        class_names=np.array([table.class_names[label] for label in names]),
+        queries=queries.astype(np.int32),
+        first_rank=ranks.astype(np.int32),
+        map_at_r=columns.get("map_at_r", np.full(len(queries), np.nan)).astype(np.float32),
+        neighbour_queries=kept.astype(np.int32),
+        neighbours=neighbours.astype(np.int32),
+        similarity=similarity.astype(np.float16),
+        map_images=map_images.astype(np.int32),
+        map=principal_plane(vectors[map_images]),
+        thumbnails=np.zeros(0, np.int32),
+        thumbnail_ends=np.zeros(0, np.int64),
+        thumbnail_bytes=np.zeros(0, np.uint8),
     )
-    return _with_thumbnails(bare, table.root) if pictures else bare
+    return _with_thumbnails(details, table.root) if thumbnails else details
 
 
-def _spread(count: int, ranks: np.ndarray, seed: int) -> np.ndarray:
-    """Sorted places of the queries whose neighbours are kept."""
-    if count <= LISTED:
-        return np.arange(count)
-    worst = np.argsort(-ranks, kind="stable")[: LISTED // 10]
-    draws = np.random.Generator(np.random.PCG64(derive(seed, "details")))
-    return np.unique(np.concatenate([worst, draws.choice(count, LISTED - len(worst), replace=False)]))
+def _evenly(count: int, most: int) -> np.ndarray:
+    """int64: at most `most` of `count` numbers at even distances, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
 
 
 @torch.inference_mode()
@@ -181,34 +180,35 @@ def nearest(
         int64 (L, N) rows, -1 where the gallery has fewer, and float32 (L, N) cosine similarities, descending.
     """
     rows = torch.from_numpy(vectors).to(device)
-    items, place = rows[torch.from_numpy(gallery).to(device)], np.full(len(vectors), -1)
-    place[gallery] = np.arange(len(gallery))
-    found = np.full((len(queries), NEIGHBOURS), -1)
+    items = rows[torch.from_numpy(gallery).to(device)]
+    in_gallery = np.full(len(vectors), -1)
+    in_gallery[gallery] = np.arange(len(gallery))
+    neighbours = np.full((len(queries), NEIGHBOURS), -1)
     similarity = np.zeros((len(queries), NEIGHBOURS), dtype=np.float32)
     width = min(NEIGHBOURS, len(gallery))
     for start in range(0, len(queries), 1024):
         part = queries[start : start + 1024]
         products = rows[torch.from_numpy(part).to(device)] @ items.T
-        own = np.flatnonzero(place[part] >= 0)
-        products[torch.from_numpy(own), torch.from_numpy(place[part][own])] = -torch.inf
+        own = np.flatnonzero(in_gallery[part] >= 0)
+        products[torch.from_numpy(own), torch.from_numpy(in_gallery[part][own])] = -torch.inf
         values, best = (tensor.cpu().numpy() for tensor in products.topk(width))
-        found[start : start + len(part), :width] = np.where(np.isfinite(values), gallery[best], -1)
+        neighbours[start : start + len(part), :width] = np.where(np.isfinite(values), gallery[best], -1)
         similarity[start : start + len(part), :width] = np.where(np.isfinite(values), values, 0)
-    return found, similarity
+    return neighbours, similarity
 
 
 def _with_thumbnails(details: Details, root: Path) -> Details:
     """The same with thumbnails of all that galleries show; an image that cannot be read any more has none."""
-    places = [*details.shown(), *(example for *_, example in details.confused())]
-    rows = [details.queries[details.listed[place]] for place in places]
-    wanted = sorted(
-        {int(row) for row in rows} | {int(row) for place in places for row in details.neighbours[place] if row >= 0}
+    rows = [*details.gallery_queries(), *(example for *_, example in details.confused_classes())]
+    shown = {int(details.queries[details.neighbour_queries[row]]) for row in rows}
+    shown |= {int(image) for row in rows for image in details.neighbours[row] if image >= 0}
+    pictures = {image: picture for image in sorted(shown) if (picture := thumbnail(root / str(details.paths[image])))}
+    return replace(
+        details,
+        thumbnails=np.array(list(pictures), dtype=np.int32),
+        thumbnail_ends=np.cumsum([len(picture) for picture in pictures.values()], dtype=np.int64),
+        thumbnail_bytes=np.frombuffer(b"".join(pictures.values()), dtype=np.uint8),
     )
-    pictures = {row: picture for row in wanted if (picture := thumbnail(root / str(details.paths[row])))}
-    ends = np.cumsum([len(picture) for picture in pictures.values()], dtype=np.int64)
-    joined = np.frombuffer(b"".join(pictures.values()), dtype=np.uint8)
-    made = {"thumbnails": np.array(list(pictures), dtype=np.int32), "thumbnail_ends": ends, "thumbnail_bytes": joined}
-    return Details(**{field.name: made.get(field.name, getattr(details, field.name)) for field in fields(Details)})
 
 
 def thumbnail(path: Path) -> bytes:
@@ -223,50 +223,39 @@ def thumbnail(path: Path) -> bytes:
     return out.getvalue()
 
 
-def details_path(results: Path, run_id: str) -> Path:
-    """Where the details of a run are kept below the results folder."""
-    return results / "details" / f"{run_id}.npz"
-
-
 def write_details(details: Details, path: Path) -> None:
     """Writes the file atomically."""
+    arrays = {KEYS.get(field.name, field.name): getattr(details, field.name) for field in fields(Details)}
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **{field.name: getattr(details, field.name) for field in fields(Details)})
+        np.savez_compressed(stream, **arrays)
 
 
 def read_details(path: Path) -> Details:
     """The details in a file; raises :class:`UserError` for one that is missing, damaged or something else."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = Details(**{field.name: arrays[field.name] for field in fields(Details)})
-            _check(found)
-            return found
+            details = Details(**{field.name: arrays[KEYS.get(field.name, field.name)] for field in fields(Details)})
+        _check(details)
+        return details
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; runs write it beside their record") from None
     except Exception as error:  # a damaged member makes NumPy and zipfile raise a dozen types
         raise UserError(f"{path}: no details of a run can be read from it ({first_line(error)}); remove it") from None
 
 
-def _check(found: Details) -> None:
+def _check(details: Details) -> None:
     """Raises ValueError unless the arrays fit together, so that nothing that is made of them can fail later."""
-    images, queries, listed = len(found.paths), len(found.queries), len(found.listed)
-    shapes = {
-        **{
-            "labels": (images,),
-            "queries": (queries,),
-            "first_rank": (queries,),
-            "map_at_r": (queries,),
-            "listed": (listed,),
-        },
-        **{"neighbours": (listed, NEIGHBOURS), "similarity": (listed, NEIGHBOURS), "map": (len(found.mapped), 2)},
-        "thumbnail_ends": found.thumbnails.shape,
-    }
-    below = {"labels": len(found.class_names), "listed": queries, "thumbnail_ends": len(found.thumbnail_bytes) + 1}
-    below |= dict.fromkeys(("queries", "neighbours", "mapped", "thumbnails"), images)
+    images, queries, rows = len(details.paths), len(details.queries), len(details.neighbour_queries)
+    shapes = {"labels": (images,), "queries": (queries,), "first_rank": (queries,), "map_at_r": (queries,)}
+    shapes |= {"neighbour_queries": (rows,), "neighbours": (rows, NEIGHBOURS), "similarity": (rows, NEIGHBOURS)}
+    shapes |= {"map": (len(details.map_images), 2), "thumbnail_ends": details.thumbnails.shape}
     for name, shape in shapes.items():
-        if getattr(found, name).shape != shape:
+        if getattr(details, name).shape != shape:
             raise ValueError(f"{name}: expected shape {shape}")
-    for name, end in below.items():
-        places = getattr(found, name)
-        if places.dtype.kind != "i" or (places < -(name == "neighbours")).any() or (places >= end).any():
+    ends = {"labels": len(details.class_names), "neighbour_queries": queries}
+    ends |= dict.fromkeys(("queries", "neighbours", "map_images", "thumbnails"), images)
+    ends |= {"thumbnail_ends": len(details.thumbnail_bytes) + 1}
+    for name, end in ends.items():
+        numbers, least = getattr(details, name), -1 if name == "neighbours" else 0
+        if numbers.dtype.kind != "i" or (numbers < least).any() or (numbers >= end).any():
             raise ValueError(f"{name}: not all are whole numbers below {end}")

@@ -12,8 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from retrieval_bench.errors import UserError
 from retrieval_bench.progress import logger
+
+
+class Locked(Exception):
+    """Another process does the work."""
 
 
 def cache_dir() -> Path:
@@ -49,7 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `target`, renamed to it when the block ends well and removed when it does not.
 
-    What a killed process left behind is removed first, so two processes must not make the same folder at once (:func:`locked`).
+    What a killed process left behind is removed first, so two processes must not make the same folder at once
+    (:func:`locked`).
     """
     prefix = f".{target.name}.partial-"
     for left in target.parent.glob(f"{glob.escape(prefix)}*"):
@@ -64,7 +71,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path, setting: str = "--results") -> None:
-    """Raises :class:`UserError` now, rather than after hours of work, if nothing can be written into `folder`; makes it if need be.
+    """Raises :class:`UserError` now, rather than after hours of work, if nothing can be written into `folder`; makes it
+    if need be.
 
     Args:
         folder: where something will be written.
@@ -81,7 +89,8 @@ def check_writable(folder: Path, setting: str = "--results") -> None:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises :class:`UserError` now, rather than on a full disk, unless `needed` bytes are free where `folder` is (or will be)."""
+    """Raises :class:`UserError` now, rather than on a full disk, unless `needed` bytes are free where `folder` is (or
+    will be)."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -97,26 +106,29 @@ def gigabytes(count: int) -> str:
 
 
 @contextmanager
-def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE") -> Iterator[None]:
-    """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same time.
+def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE", wait: bool = True) -> Iterator[None]:
+    """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same
+    time.
 
-    A second process says that it waits, and goes on when the first has ended, however that ended.
+    A second process logs that it waits, and goes on when the first has ended, however that ended.
 
     Args:
         path: what is made; the lock lies beside it.
         what: the work, for the message of who waits.
         setting: the flag or variable that chooses the folder, for the message.
+        wait: for another process that holds the lock.
 
     Raises:
         UserError: nothing can be written where `path` is to be.
+        Locked: another process holds the lock and `wait` is False.
     """
-    from filelock import FileLock, Timeout
-
     check_writable(path.parent, setting)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise Locked(f"another process is {what}") from None
         logger.info(f"waiting for another process that is {what}")
         lock.acquire()
     try:

@@ -1,114 +1,60 @@
-"""What a configuration is called: JSON in one spelling, a stable hash, and the command that gives it back."""
+"""What a run is called: its configuration with content in place of paths, and the name that follows from it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from retrieval_bench.config import RunConfig, RuntimeConfig
-from retrieval_bench.strategies import StrategyOptions, split_names
+from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, flatten, map_weight_files
+from retrieval_bench.data.catalog import DATASETS, open_dataset
+from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
+from retrieval_bench.device import resolve_device
+from retrieval_bench.files import digest
+from retrieval_bench.models.build import full_name
+from retrieval_bench.sections import DataConfig, ModelConfig
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as JSON types in one spelling: defaults resolved, floats as floats, only options that take part."""
-    names = split_names(config.strategy)
-    plain = _plain(config)
-    plain["strategy"] = "+".join(names)
-    plain["train"]["samples_per_class"] = config.samples_per_class
-    plain["evaluation"]["k"] = list(config.ks)
-    plain["options"] = {name: values for name, values in plain["options"].items() if name in names}
-    return plain
+def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, Split]:
+    """The data set of a configuration, and its split."""
+    return open_dataset(data.dataset, data_root, data.split, data.fold, data.folds, data.classes)
 
 
-def map_weight_files(config: RunConfig, change: Callable[[Path], str]) -> RunConfig:
-    """The configuration with `change` of each path of a weight file in its place: the backbone's, and those of policy networks."""
-
-    def changed(weights: str) -> str:
-        return weights if weights in ("imagenet", "none") else change(Path(weights).expanduser())
-
-    options: Any = {
-        part.name: replace(values, policy_weights=changed(values.policy_weights))
-        for part in fields(config.options)
-        if hasattr(values := getattr(config.options, part.name), "policy_weights")
-    }
-    model = replace(config.model, weights=changed(config.model.weights))
-    return replace(config, model=model, options=replace(config.options, **options))
+def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
+    """The flat configuration with the content of the data and of weight files in place of their paths."""
+    identity = flatten(map_weight_files(config, content_of))
+    identity["data.files_fingerprint"] = table.fingerprint()
+    if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
+        identity["data.sides_fingerprint"] = table.split_fingerprint()
+    return identity | {"model.backbone": full_name(config.model)}
 
 
-def portable(config: RunConfig) -> RunConfig:
-    """The configuration with the names of weight files in place of their paths."""
-    return map_weight_files(config, lambda path: path.name)
+def content_of(path: Path) -> str:
+    """What stands for a weight file in an identity; a missing file is a :class:`UserError`."""
+    return f"sha256:{digest(path)}"
 
 
-def _plain(value: Any, kind: Any = None) -> Any:
-    if is_dataclass(value):
-        return {part.name: _plain(getattr(value, part.name), part.type) for part in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item, "float" if "float" in str(kind) else None) for item in value]
-    return float(value) if isinstance(value, int) and kind in (float, "float") else value
-
-
-def config_hash(identity: dict[str, Any]) -> str:
-    """Eight hexadecimal digits that name a configuration, independent of key order, machine and Python version.
-
-    Only what differs from the defaults is hashed, so that a new field or strategy changes no hash; therefore a default never changes (a
-    test holds the hash of the default run): a new choice is a new field whose default is what was done before. ``seed`` is left out, so
-    that the runs of several seeds share the hash.
+def name_run(identity: dict[str, Any], device: str) -> str:
+    """What a run is called: ``emoji_mini-standard-24efd403-s0-cpu``.
 
     Args:
-        identity: :func:`to_dict` with paths replaced by content (see ``retrieval_bench.run.identify``).
+        identity: see :func:`identify`.
+        device: ``cpu`` or ``cuda``.
     """
-    default = {**to_dict(RunConfig()), "options": _plain(RunConfig())["options"], "seed": identity.get("seed")}
-    changed = json.dumps(_difference(identity, default), sort_keys=True)
-    return hashlib.sha256(changed.encode()).hexdigest()[:8]
+    dataset, strategy, seed = (identity[name] for name in ("data.dataset", "strategy", "seed"))
+    return f"{dataset}-{strategy}-{config_hash(identity)}-s{seed}-{device}"
 
 
-def _difference(values: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    changed: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            if inner := _difference(value, default.get(key) or {}):
-                changed[key] = inner
-        elif key not in default or value != default[key]:
-            changed[key] = value
-    return changed
+def run_ids(configs: Sequence[RunConfig], runtime: RuntimeConfig) -> Iterator[str]:
+    """What :func:`run` calls each configuration; each data set and weight file is read once."""
+    device, content = resolve_device(runtime.device), cache(content_of)
 
+    @cache
+    def content_of_data(data: DataConfig, model: ModelConfig) -> dict[str, Any]:
+        identity = identify(RunConfig(data=data, model=model), open_images(data, runtime.data_root)[0])
+        return {name: value for name, value in identity.items() if name.startswith(("data.", "model."))}
 
-def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]:
-    """The `run` arguments that give `config`: the flags of every value that differs from `default` (a fresh RunConfig)."""
-    return [word for flag in changed_flags(config, default or RunConfig()) for word in flag]
-
-
-def machine_words(machine: RuntimeConfig) -> list[str]:
-    """The `run` arguments that give `machine`."""
-    usual = RuntimeConfig(keep_new=True)  # `run` keeps embedders unless told otherwise
-    return [word for flag in _flags(machine, usual, "") for word in flag]
-
-
-def changed_flags(config: RunConfig, default: RunConfig) -> list[list[str]]:
-    """The same flag by flag, each with its values."""
-    return _flags(config, default, "")
-
-
-def _flags(value: Any, default: Any, prefix: str) -> list[list[str]]:
-    words: list[list[str]] = []
-    for part in fields(value):
-        new, old = getattr(value, part.name), getattr(default, part.name)
-        flag = f"{prefix}{part.name}".replace("_", "-")
-        if new == old:
-            continue
-        if hasattr(new, "__dataclass_fields__"):
-            nested = f"{part.name}." if isinstance(value, StrategyOptions) else ""
-            words += _flags(new, old, nested)
-        elif isinstance(new, bool):
-            words.append([f"--{flag}" if new else f"--no-{flag}"])
-        elif isinstance(new, tuple):
-            flat = [str(x) for item in new for x in (item if isinstance(item, tuple) else (item,))]
-            words.append([f"--{flag}", *flat])
-        else:
-            words.append([f"--{flag}", str(new)])
-    return words
+    for config in configs:
+        yield name_run(flatten(map_weight_files(config, content)) | content_of_data(config.data, config.model), device)

@@ -1,286 +1,386 @@
-"""Records to one table: a row per configuration, mean and 95 % interval over its seeds, and which rows are not told apart from the best."""
+"""Records to one table: a row per configuration, mean and 95 % interval over its seeds, and which rows are not
+significantly different from the best."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from retrieval_bench.columns import COLUMNS, COSTS, METRIC, RECORDED_COSTS, column, metric_names
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test, t_factor
-from retrieval_bench.records import FRACTION
+from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test
+from retrieval_bench.files import write_text
+from retrieval_bench.progress import is_main_process
+from retrieval_bench.records import Record, ResultsFolder
+from retrieval_bench.reported import reported_rows
+from retrieval_bench.tables import TextTable, escape_markdown, to_terminal
 
+Format = Literal["text", "markdown", "latex", "html", "csv", "json"]
 PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
 FIRST_COLUMNS = (*PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
-COST_COLUMNS = (
-    "parameters",
-    "trained_parameters",
-    "macs",
-    "images_seen",
-    "train_seconds",
-    "latency_ms",
-    "peak_memory_mb",
-)
-MEASURED_TIMES = ("train_seconds", "latency_ms", "peak_memory_mb")
-"""Costs that say something about one machine and number of threads only."""
 LAST_COLUMNS = ("device", "threads", "config_hash")
-METRIC = FRACTION
+SIGNIFICANCE = ("significance", "difference", "p_value")
+MACHINE_COSTS = [name for name in RECORDED_COSTS if COLUMNS[name].of_machine]
+LEGEND = (
+    "Recall@K and MAP@R in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind "
+    "of device. Bold: the highest mean of its protocol among rows of at least three seeds; =: not significantly "
+    "different from it (paired t-test over at least three common seeds, p from 0.05 on)."
+)
+LEGEND_OF_GROUPS = (
+    "Recall@K and MAP@R in percent, mean over configurations (each the mean over its seeds) ± half of the 95 % "
+    "t-interval over configurations; nothing is ranked."
+)
+LEGEND_OF_TEXT = (
+    "*: highest mean of its protocol among rows of at least three seeds; =: not significantly different from it "
+    "(paired t-test, p from 0.05 on)\n"
+)
+REPORTED = "reported in papers, not measured here; settings differ from row to row"
 
 
-def build_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
     """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a protocol.
 
-    Columns: the first that people compare, ``seeds`` (how many), for each metric its mean over seeds as a fraction and ``<metric>_ci95``
-    (half width of the t-interval; empty for one seed), mean costs, ``standing``, ``difference`` and ``p_value`` (:func:`standings`), then
-    every other choice of the configuration, so that two rows never look alike. Seconds, latency and memory are empty where runs of a row
-    were made on different machines or numbers of threads. Of several records of one configuration, device and seed the newest counts.
+    Columns: those that people compare first, ``seeds`` (how many), for each metric its mean over seeds as a fraction
+    and ``<metric>_ci95`` (half width of the t-interval; empty for one seed), ``significance``, ``difference`` and
+    ``p_value`` (:func:`compare_with_best`), mean costs, then every other choice of the configuration, so that two rows
+    never look alike. Seconds, latency and memory are empty where runs of a row were made on different machines or
+    numbers of threads. Of several records of one configuration, device and seed the newest counts.
     """
     if not records:
         return pd.DataFrame()
-    newest = sorted(records, key=lambda record: (str(record.get("finished", "")), str(record.get("id", ""))))
-    several = _names_of_several_weights(records)
-    runs: Any = pd.DataFrame(list({_key(record): _flat(record, several) for record in newest}.values()))
-    metrics = sorted((name for name in map(str, runs) if METRIC.fullmatch(name)), key=_depth)
-    rows = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
-    table = _means(runs, rows, metrics)
+    names = Counter(name for name, _ in {(record.labels.get("weights"), _digest(record)) for record in records})
+    rows = [_flat(record, names[record.labels.get("weights")] > 1) for record in _newest(records).values()]
+    runs: Any = pd.DataFrame(rows)
+    metrics = metric_names(runs)
+    row_of_run = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
+    grouped = runs.groupby(row_of_run)
+    table = grouped.head(1).reset_index(drop=True)  # choices of a row's first run, by the row's number
+    table["seeds"] = grouped.size()
+    intervals = [f"{name}_ci95" for name in metrics]
+    table[[*metrics, *intervals]] = _means(runs[metrics].astype("float64").groupby(row_of_run))
+    costs = runs[[*RECORDED_COSTS]].astype("float64").groupby(row_of_run).mean()
+    machines = runs["device"].map(str) + " " + runs["threads"].map(str)
+    several = machines.groupby(row_of_run).nunique() > 1
+    costs.loc[several, MACHINE_COSTS] = np.nan
+    for name in RECORDED_COSTS:
+        decimals = COLUMNS[name].decimals
+        table[name] = costs[name].round(decimals) if decimals else costs[name].round().astype("Int64")
+    table["threads"] = table["threads"].astype(object)  # whole numbers stay whole beside empty cells
+    table.loc[several, "threads"] = None
+    devices = grouped["device"].agg(lambda names: "; ".join(sorted(set(names))))
+    table.loc[several, "device"] = devices[several]
     order = [*PROTOCOL, metrics[0], "config_hash", "device"]
     table = table.sort_values(order, ascending=[name != metrics[0] for name in order])
-    table[["standing", "difference", "p_value"]] = standings(table, runs, rows, metrics[0])
-    front = [
-        *FIRST_COLUMNS,
-        *(column for name in metrics for column in (name, f"{name}_ci95")),
-        "standing",
-        "difference",
-        "p_value",
-        *COST_COLUMNS,
-    ]
-    choices = [name for name in table if name not in (*front, *LAST_COLUMNS, "seed", "kind")]
-    return table.reindex(columns=[*front, *choices, *LAST_COLUMNS]).reset_index(drop=True)
+    table[[*SIGNIFICANCE]] = compare_with_best(table, runs, row_of_run, metrics[0])
+    first = [*FIRST_COLUMNS, *(part for pair in zip(metrics, intervals, strict=True) for part in pair)]
+    first += [*SIGNIFICANCE, *RECORDED_COSTS]
+    choices = [name for name in table if name not in (*first, *LAST_COLUMNS, "seed", "kind")]
+    return table.reindex(columns=[*first, *choices, *LAST_COLUMNS]).reset_index(drop=True)
 
 
-def runs_by_row(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The runs behind each row of the table, by its configuration's hash and kind of device; seeds in order, of each the newest."""
-    newest = {_key(record): record for record in sorted(records, key=lambda record: str(record.get("finished", "")))}
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _newest(records: Sequence[Record]) -> dict[tuple[str, str, int], Record]:
+    """By configuration, kind of device and seed."""
+    by_time = sorted(records, key=lambda record: (str(record.finished), record.id))
+    return {(record.config_hash, record.kind, record.seed): record for record in by_time}
+
+
+def runs_by_row(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The runs behind each row of the table, by its configuration's hash and kind of device; seeds in order."""
+    rows = defaultdict(list)
+    newest = _newest(records)
     for code, kind, seed in sorted(newest):
-        found.setdefault((code, kind), []).append(newest[code, kind, seed])
-    return found
+        rows[code, kind].append(newest[code, kind, seed])
+    return dict(rows)
 
 
 def row_keys(table: Any) -> list[tuple[str, str]]:
     """The keys of the table's rows in :func:`runs_by_row`."""
-    return [
-        (code, device.split(":")[0])
-        for code, device in zip(table["config_hash"], table["device"].map(str), strict=True)
-    ]
+    return list(zip(table["config_hash"], table["device"].map(str).str.split(":").str[0], strict=True))
 
 
-def _depth(metric: str) -> int:
-    """K of Recall@K; MAP@R and accuracy come after all of them."""
-    found = METRIC.fullmatch(metric)
-    return int(found[1]) if found and found[1] else 1 << 62
-
-
-def _key(record: dict[str, Any]) -> tuple[str, str, int]:
-    return record["config_hash"], _kind(record), record["seed"]
-
-
-def _kind(record: dict[str, Any]) -> str:
-    return _device(record).split(":")[0]
-
-
-def _device(record: dict[str, Any]) -> str:
-    return record["environment"].get("device") or "unknown"
-
-
-def _names_of_several_weights(records: Sequence[dict[str, Any]]) -> set[str]:
-    """File names that stand for weights of different content."""
-    found: dict[str, set[str]] = {}
-    for record in records:
-        found.setdefault(record["labels"].get("weights"), set()).add(_digest(record))
-    return {name for name, digests in found.items() if len(digests) > 1}
-
-
-def _digest(record: dict[str, Any]) -> str:
+def _digest(record: Record) -> str:
     """The beginning of the digest of a weight file; nothing for weights that come by name."""
-    kind, _, digest = str(record["config"].get("model", {}).get("weights")).partition(":")
+    kind, _, digest = str(record.config.get("model", {}).get("weights")).partition(":")
     return digest[:8] if kind == "sha256" else ""
 
 
-def _flat(record: dict[str, Any], several: Collection[str]) -> dict[str, Any]:
-    """The record as one row of a table: choices, labels, costs, metrics, and where it was made; weights with their digest if their name is
-    among `several`."""
-    config, around = record["config"], record["environment"]
-    row: dict[str, Any] = {}
-    for section, values in config.items():
-        if isinstance(values, dict) and section != "options":
-            named = {name: value for name, value in values.items() if not METRIC.fullmatch(name)}
-            row |= {
-                name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in named.items()
-            }
-    row |= {name: config["data"].get(name) for name in ("dataset", "split", "image_size")}
-    row |= {"classes": config["data"].get("classes", 0)}  # records from before there was the choice have none
-    row |= {"backbone": config.get("model", {}).get("backbone")}
-    if row["split"] == "kfold":
-        row["split"] = f"kfold {row.get('fold')} of {row.get('folds')}"
-    row["options"] = json.dumps(config.get("options", {}), sort_keys=True)
-    copies = (row.get("files_fingerprint"), row.pop("sides_fingerprint", None))
-    row |= {"files_fingerprint": "+".join(str(copy)[:8] for copy in copies if copy)}
-    row |= {name: record["labels"].get(name) for name in ("strategy", "weights", "dim")}
-    if row["weights"] in several:
-        row["weights"] = f"{row['weights']} {_digest(record)}".rstrip()
-    row |= {name: record["cost"].get(name) for name in COST_COLUMNS}
-    row |= {name: value for name, value in record["metrics"].items() if METRIC.fullmatch(name)}
-    return row | {
-        "seed": record["seed"],
-        "kind": _kind(record),
-        "device": _device(record),
-        "threads": json.dumps(threads) if isinstance(threads := around.get("threads"), list | dict) else threads,
-        "config_hash": record["config_hash"],
+def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
+    """The record as one row: choices, labels, costs, metrics, and where it was made."""
+    config, data = record.config, record.config["data"]
+    choices = {
+        name: _scalar(value)
+        for section, values in config.items()
+        if section != "options" and isinstance(values, dict)
+        for name, value in values.items()
+        if not METRIC.fullmatch(name)
     }
-
-
-def _means(runs: Any, rows: Any, metrics: Sequence[str]) -> Any:
-    """A line per row of the table, in the order of their numbers `rows`: choices of its first run, means over its runs."""
-    table = runs.groupby(rows).head(1).set_index(rows.drop_duplicates()).sort_index()
-    table["seeds"] = rows.value_counts()
-    values = runs[list(metrics)].astype("float64").groupby(rows)
-    count, means, spread = values.count(), values.mean(), values.std()
-    half = spread * count.map(lambda n: t_factor(int(n))) / np.sqrt(count)
-    table[list(metrics)] = means.round(6)
-    table[[f"{name}_ci95" for name in metrics]] = half.round(6).to_numpy()
-    costs = runs[list(COST_COLUMNS)].astype("float64").groupby(rows).mean()
-    machines = runs["device"].map(str) + " " + runs["threads"].map(str)
-    several = machines.groupby(rows).nunique() > 1
-    costs.loc[several, list(MEASURED_TIMES)] = np.nan
-    table["threads"] = table["threads"].astype(
-        object
-    )  # of whole numbers pandas would make fractions to hold the empty ones
-    table.loc[several, "threads"] = None
-    table.loc[several, "device"] = (
-        runs["device"].groupby(rows).agg(lambda found: "; ".join(sorted(set(found))))[several]
+    fingerprints = (choices.get("files_fingerprint"), choices.pop("sides_fingerprint", None))
+    split = data.get("split")
+    weights = record.labels.get("weights")
+    return (
+        choices
+        | {
+            "dataset": record.dataset,
+            "split": f"kfold {data.get('fold')} of {data.get('folds')}" if split == "kfold" else split,
+            "image_size": data.get("image_size"),
+            "classes": data.get("classes", 0),  # old records have no such choice
+            "backbone": config.get("model", {}).get("backbone"),
+            "options": json.dumps(config.get("options", {}), sort_keys=True),
+            "files_fingerprint": "+".join(str(fingerprint)[:8] for fingerprint in fingerprints if fingerprint),
+            "strategy": record.strategy,
+            "weights": f"{weights} {_digest(record)}".rstrip() if ambiguous_weights else weights,
+            "dim": record.labels.get("dim"),
+            **{name: record.cost.get(name) for name in RECORDED_COSTS},
+            **{name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)},
+            "seed": record.seed,
+            "kind": record.kind,
+            "device": record.device,
+            "threads": _scalar(record.environment.get("threads")),
+            "config_hash": record.config_hash,
+        }
     )
-    for name in COST_COLUMNS:
-        decimals = {"train_seconds": 1, "latency_ms": 3}.get(name)
-        table[name] = costs[name].round().astype("Int64") if decimals is None else costs[name].round(decimals)
-    return table
 
 
-def standings(table: Any, runs: Any, rows: Any, metric: str) -> pd.DataFrame:
-    """Which rows are the best of their protocol and which are not told apart from it.
+def _scalar(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
-    The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds: fewer never rank. Every
-    other row is compared with it by a paired t-test over the seeds that both have (three at least); from p = 0.05 on the row is a ``tie``.
-    So is one that is above the best over those seeds, which may be fewer than the best's own. The p-values are those of single tests, not
-    adjusted for their number: with the few seeds that people can afford, adjusted ones would call most rows ties.
+
+def _means(grouped: Any) -> pd.DataFrame:
+    """The means of grouped metrics, and half widths of their 95 % t-intervals as ``<metric>_ci95``."""
+    count = grouped.count()
+    half = grouped.std() * stats.t.ppf(0.975, count - 1) / np.sqrt(count)
+    return pd.concat([grouped.mean().round(6), half.round(6).add_suffix("_ci95")], axis=1)
+
+
+def compare_with_best(table: Any, runs: Any, row_of_run: Any, metric: str) -> pd.DataFrame:
+    """Which rows are the best of their protocol and which are not significantly different from it.
+
+    The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds:
+    fewer never rank. Every other row is compared with it by a paired t-test over the seeds that both have (at least
+    three); from p = 0.05 on the row is a ``tie``. So is one that is above the best over those seeds, which may be fewer
+    than the best's own. The p-values are those of single tests, not adjusted for their number: with the few seeds that
+    people can afford, adjusted ones would call most rows ties.
 
     Args:
         table: a line per row.
         runs: a line per run, with ``seed``.
-        rows: for each run the row that it belongs to.
+        row_of_run: for each run the row that it belongs to, a number from 0 on.
         metric: what ranks.
 
     Returns:
-        columns ``standing`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row less that of the best)
-        and ``p_value`` (both empty where nothing was tested), by the table's index.
+        columns ``significance`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row
+        less that of the best) and ``p_value`` (both empty where nothing was tested), by the table's index.
     """
-    seeds: dict[Any, dict[int, float]] = {}
-    for row, seed, value in zip(rows, runs["seed"], runs[metric], strict=True):
-        if value == value:
-            seeds.setdefault(row, {})[seed] = value
-    standing = dict.fromkeys(table.index, "")
-    differences, p_values = dict.fromkeys(table.index, np.nan), dict.fromkeys(table.index, np.nan)
-    groups: Any = table.groupby(list(PROTOCOL), sort=False, dropna=False)
-    for _, group in groups:
-        able = [row for row in group.index if len(seeds.get(row, ())) >= SEEDS]
-        if not able:
+    seeds, known_seeds = runs["seed"].factorize(sort=True)
+    values = np.full((len(table), len(known_seeds)), np.nan)
+    values[row_of_run, seeds] = runs[metric].astype("float64")
+    compared = pd.DataFrame({"significance": "", "difference": np.nan, "p_value": np.nan}, index=table.index)
+    for _, group in table.groupby([*PROTOCOL], sort=False, dropna=False):
+        ranked = [row for row in group.index if np.isfinite(values[row]).sum() >= SEEDS]
+        if not ranked:
             continue
-        best = max(able, key=lambda row: group.loc[row, metric])
-        standing[best] = "best"
-        for row in group.index:
-            if row != best and (found := _paired(seeds.get(row, {}), seeds[best])):
-                differences[row], p_values[row] = (round(value, 6) for value in found)
-                standing[row] = "tie" if found[1] >= LEVEL or found[0] >= 0 else ""
-    return pd.DataFrame({"standing": standing, "difference": differences, "p_value": p_values})
+        best = max(ranked, key=lambda row: group.loc[row, metric])
+        compared.loc[best, "significance"] = "best"
+        for row in group.index.drop(best):
+            common = np.isfinite(values[row] + values[best])
+            if common.sum() >= SEEDS:
+                difference, _, p_value = paired_t_test(values[row, common], values[best, common])
+                is_tie = p_value >= LEVEL or difference >= 0
+                compared.loc[row] = ["tie" if is_tie else "", round(difference, 6), round(p_value, 6)]
+    return compared
 
 
-def _paired(one: dict[int, float], other: dict[int, float]) -> tuple[float, float] | None:
-    """Mean difference and p-value over the seeds that both have; None for too few."""
-    common = sorted(set(one) & set(other))
-    if len(common) < SEEDS:
-        return None
-    mean, _, p_value = paired_t_test([one[seed] for seed in common], [other[seed] for seed in common])
-    return mean, p_value
-
-
-def choose_rows(table: Any, wanted: Mapping[str, Collection[str]]) -> pd.DataFrame:
-    """The rows whose columns have one of the wanted values, as text; a strategy is also found by its name without options.
+def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:
+    """The runs of those rows whose columns have one of the given values, as text; a strategy is also found by its name
+    without options.
 
     Raises:
         UserError: no such column, or a value that no row has.
     """
-    kept = np.ones(len(table), dtype=bool)
-    for column, values in wanted.items():
-        if column not in table:
-            raise unknown("column", column, map(str, table))
-        have = table[column].map(plain_text)
-        plain = have.str.replace(r"\([^)]*\)", "", regex=True) if column == "strategy" else have
-        values = [_as_typed(value) for value in values]
-        for value in values:
-            if value not in set(have) | set(plain):
-                raise unknown(column, value, sorted(set(have) | set(plain)))
-        kept &= (have.isin(values) | plain.isin(values)).to_numpy()
-    if not kept.any():
-        asked = ", ".join(f"{name} {' or '.join(values)}" for name, values in wanted.items())
+    table: Any = leaderboard(records)
+    is_selected = pd.Series(True, index=table.index)
+    for name, values in conditions.items():
+        if name not in table:
+            raise unknown("column", name, map(str, table))
+        texts = table[name].map(plain_text)
+        without_options = texts.str.replace(r"\([^)]*\)", "", regex=True) if name == "strategy" else texts
+        for value in map(plain_text, values):
+            if value not in {*texts, *without_options}:
+                raise unknown(name, value, {*texts, *without_options})
+        is_selected &= texts.isin([*map(plain_text, values)]) | without_options.isin([*values])
+    if not is_selected.any():
+        asked = ", ".join(f"{name} {' or '.join(values)}" for name, values in conditions.items())
         raise UserError(f"no row has {asked}, all together")
-    return table[kept].reset_index(drop=True)
+    runs = runs_by_row(records)
+    return [record for key in row_keys(table[is_selected]) for record in runs[key]]
 
 
-def plain_text(value: Any) -> str:
+def plain_text(value: object) -> str:
     """A choice as people type it: whole numbers without a point."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _as_typed(text: str) -> str:
-    """A value that somebody typed, as :func:`plain_text` writes it: ``3.0`` is ``3``."""
-    try:
-        return plain_text(float(text)) if "." in text else text
-    except ValueError:
-        return text
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value))
 
 
 def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
-    """One row per value of the columns `by`, within the protocol columns that are not among them: means over configurations.
+    """One row per value of the columns `by`, within the protocol columns that are not among them: means over
+    configurations.
 
-    Columns: the protocol's, `by`, ``configurations`` (how many), and for each metric the mean of the configurations' means with half of
-    the 95 % t-interval over configurations, and mean costs. Rows best first.
+    Columns: the protocol's, `by`, ``configurations`` (how many), and for each metric the mean of the configurations'
+    means with half of the 95 % t-interval over configurations, and mean costs. Rows best first.
     """
-    numbers = (*COST_COLUMNS, "standing", "difference", "p_value")
-    choices = [
-        name for name in map(str, table) if name not in numbers and not METRIC.fullmatch(name.removesuffix("_ci95"))
-    ]
     by = list(dict.fromkeys(by))
-    for column in by:
-        if column not in choices:
-            raise unknown("column", column, choices)
-    metrics = [name for name in map(str, table) if METRIC.fullmatch(name)]
-    keys = [*(name for name in PROTOCOL if name not in by), *by]
-    grouped: Any = table.groupby(keys, sort=False, dropna=False)
-    count, means, spread = grouped[metrics].count(), grouped[metrics].mean(), grouped[metrics].std()
-    half = (spread * count.map(lambda n: t_factor(int(n))) / np.sqrt(count)).add_suffix("_ci95")
-    costs = grouped[list(COST_COLUMNS)].mean()
-    costs.loc[(grouped[["device", "threads"]].nunique() > 1).any(axis=1), list(MEASURED_TIMES)] = np.nan
-    out: Any = pd.concat(
-        [grouped.size().rename("configurations"), means.round(6), half.round(6), costs], axis=1
-    ).reset_index()
-    order = [*(name for name in PROTOCOL if name not in by), metrics[0], *by]
-    return out.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True, key=_sortable)
+    for name in by:
+        if name not in table or _is_result(name):
+            raise unknown("column", name, [other for other in map(str, table) if not _is_result(other)])
+    metrics, protocol = metric_names(table), [name for name in PROTOCOL if name not in by]
+    grouped = table.groupby([*protocol, *by], sort=False, dropna=False)
+    costs = grouped[[*RECORDED_COSTS]].mean()
+    costs.loc[(grouped[["device", "threads"]].nunique() > 1).any(axis=1), MACHINE_COSTS] = np.nan
+    groups = pd.concat([grouped.size().rename("configurations"), _means(grouped[metrics]), costs], axis=1).reset_index()
+    order = [*protocol, metrics[0], *by]
+    ascending = [name != metrics[0] for name in order]
+
+    def sortable(values: pd.Series) -> pd.Series:
+        return values.map(str) if values.dtype == object else values  # where texts and numbers are mixed
+
+    return groups.sort_values(order, ascending=ascending, ignore_index=True, key=sortable)
 
 
-def _sortable(column: Any) -> Any:
-    """The values, or their text where texts and numbers are mixed."""
-    return column.map(str) if column.dtype == object else column
+def _is_result(name: str) -> bool:
+    is_metric = METRIC.fullmatch(name.removesuffix("_ci95")) is not None
+    return is_metric or name in RECORDED_COSTS or name in SIGNIFICANCE
+
+
+def protocols(table: Any, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
+    """Title and rows of each protocol, without the columns `by` in what makes a protocol. Titles that are equal but for
+    the images' files name those."""
+    keys = [name for name in PROTOCOL if name not in by and not (name == "files_fingerprint" and "dataset" in by)]
+    groups = [rows for _, rows in table.groupby(keys, sort=False, dropna=False)] if keys else [table]
+    titles = [_protocol_title(rows[keys].iloc[0]) for rows in groups]
+    files = [rows["files_fingerprint"].iloc[0] if "files_fingerprint" in keys else "" for rows in groups]
+    return [
+        (f"{title}, files {copy or 'unknown'}" if titles.count(title) > 1 else title, rows)
+        for title, copy, rows in zip(titles, files, groups, strict=True)
+    ]
+
+
+def _protocol_title(shared: Any) -> str:
+    values = {name: plain_text(value) for name, value in shared.items() if not pd.isna(value)}
+    weights = f"({values['weights']})" if "weights" in values else ""
+    classes = values.get("classes", "0")
+    parts = [
+        *(values.get("dataset"), values.get("split"), f"first {classes} classes" if classes != "0" else ""),
+        " ".join(filter(None, [values.get("backbone"), weights])),
+        f"{values['image_size']} px" if "image_size" in values else "",
+    ]
+    return ", ".join(filter(None, parts)) or "all rows"
+
+
+def choice_columns(rows: Any) -> list[str]:
+    """The columns that hold choices of the configuration, beside the protocol's and those that the label of the
+    strategy shows."""
+    others = (*PROTOCOL, *LAST_COLUMNS, "strategy", "options", "seeds")
+    return [name for name in map(str, rows) if name not in others and not _is_result(name)]
+
+
+def readable(rows: Any, by: Sequence[str] = ()) -> pd.DataFrame:
+    """What people compare in rows of one protocol, as text: every choice in which they differ, percentages (with
+    intervals for Recall@1 and MAP@R), and costs; of grouped rows the columns `by` in place of choices."""
+    if by:
+        names = [*by, "configurations"]
+    else:
+        varying = [name for name in choice_columns(rows) if rows[name].map(str, na_action="ignore").nunique() > 1]
+        names = ["strategy", "loss", "epochs", *varying, "seeds"]
+    cells = pd.DataFrame({name: rows[name].map(plain_text, na_action="ignore").astype(object) for name in names})
+    if not by:
+        cells.loc[rows["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
+    for name in metric_names(rows):
+        if len(rows[name].dropna()):
+            halves = rows[f"{name}_ci95"] if name in ("recall_at_1", "map_at_r") else [None] * len(rows)
+            cells[column(name).title] = [column(name).text(*pair) for pair in zip(rows[name], halves, strict=True)]
+    for name in COSTS:
+        if COLUMNS[name].shown == "always" or len(rows[name].dropna()):
+            cells[COLUMNS[name].title] = rows[name].astype("float64").map(COLUMNS[name].text)
+    return cells.fillna("")
+
+
+def distinct_labels(rows: Any) -> pd.Series:
+    """A label for each row of a protocol: the strategy, and after a comma the first choices that tell rows of one
+    strategy from each other."""
+    labels = rows["strategy"].astype(str)
+    for name in dict.fromkeys(["loss", "epochs", *choice_columns(rows), "device", "config_hash"]):
+        form = {"loss": "{}", "epochs": "{} epochs", "device": "{}"}.get(name, f"{name} {{}}")
+        values = [kind for _, kind in row_keys(rows)] if name == "device" else rows[name].map(plain_text)
+        longer = labels + ", " + pd.Series(values, rows.index).map(form.format)
+        is_shared = labels.duplicated(keep=False) & (longer.groupby(labels).transform("nunique") > 1)
+        labels = labels.where(~is_shared, longer)
+    return labels
+
+
+def protocol_tables(table: Any, by: Sequence[str] = ()) -> list[TextTable]:
+    """A readable table per protocol of a leaderboard, or of its rows grouped `by` columns."""
+    return [
+        TextTable(title, readable(rows, by), [] if by else list(rows["significance"]))
+        for title, rows in protocols(table, by)
+    ]
+
+
+def reported_tables(datasets: Iterable[str]) -> list[TextTable]:
+    """A table per data set of what papers report."""
+    tables, about = [], ["strategy", "backbone", "dim", "loss", "split"]
+    for dataset, rows in reported_rows(datasets).groupby("dataset", sort=False):
+        cells = rows[about].map(plain_text, na_action="ignore").astype(object)
+        for name in metric_names(rows):
+            if len(rows[name].dropna()):
+                cells[column(name).title] = rows[name].map(column(name).text)
+        tables.append(TextTable(f"{dataset}: {REPORTED}", cells.assign(source=rows["reported"]).fillna("")))
+    return tables
+
+
+def render(table: Any, form: Format, by: Sequence[str] = (), reported: bool = True) -> str:
+    """The table (grouped `by` columns) in one format: the readable ones with a table per protocol, CSV and JSON with
+    all columns. With `reported`, what papers report about its data sets follows, apart and marked."""
+    datasets = list(table["dataset"].unique()) if reported and "dataset" in table else []
+    if form == "csv":
+        rows = reported_rows(datasets)
+        both = pd.concat([table.astype(object), rows.astype(object)]) if len(rows) else table  # 3 stays 3, not 3.0
+        return both.to_csv(index=False, lineterminator="\n")
+    if form == "json":
+        parts = {"measured": table, "reported": reported_rows(datasets)}
+        lines = {name: json.loads(str(part.to_json(orient="records"))) for name, part in parts.items()}
+        return json.dumps(lines, indent=1) + "\n"
+    tables = protocol_tables(table, by) + reported_tables(datasets)
+    legend = LEGEND_OF_GROUPS if by else LEGEND
+    if form == "markdown":
+        parts = [f"## {escape_markdown(part.title)}\n\n{part.to_markdown()}\n" for part in tables]
+        return "\n".join([f"{legend}\n", *parts])
+    if form == "latex":
+        return "\n".join(part.to_latex() for part in tables)
+    if form == "html":
+        head = '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Leaderboard</title>\n'
+        return f"{head}<p>{legend}</p>\n{''.join(part.to_html() for part in tables)}</html>\n"
+    return to_terminal(tables) + (LEGEND_OF_TEXT if any(any(part.significance) for part in tables) else "")
+
+
+def print_table(table: pd.DataFrame, by: Sequence[str] = ()) -> None:
+    """Prints the readable tables, one per protocol; of processes that work together only the first does."""
+    if is_main_process():
+        empty = "no records yet: `make bench` makes the first ones\n"
+        print(render(table, "text", by, reported=False) if len(table) else empty, end="")
+
+
+def write_tables(results: ResultsFolder) -> pd.DataFrame:
+    """Builds the table of a results folder and writes ``leaderboard.csv`` and ``leaderboard.md`` into it."""
+    table = leaderboard(results.read_records())
+    if len(table):
+        write_text(results.root / "leaderboard.csv", render(table, "csv"))
+        head = "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column."
+        write_text(results.root / "leaderboard.md", f"{head}\n\n{render(table, 'markdown')}")
+    return table

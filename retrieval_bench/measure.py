@@ -1,42 +1,81 @@
-"""The test of a trained embedder: its metrics on the test images, in every way that its strategy can be used, and what routes it took."""
+"""The one look at the test images: metrics in every evaluation mode of the strategy, routes, details, and what it all
+cost."""
 
 from __future__ import annotations
 
+import datetime
 import statistics
-from dataclasses import dataclass
+import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from retrieval_bench import cost
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.evaluation.embed import embed, unit
-from retrieval_bench.evaluation.evaluate import evaluate_in_detail
-from retrieval_bench.evaluation.routes import describe_routes
-from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.routing import recorded_decisions
-from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.training.criterion import Criterion
+from retrieval_bench.details import Details, describe
+from retrieval_bench.device import environment
+from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail
+from retrieval_bench.losses import Criterion
+from retrieval_bench.models.embedder import Embedder, embed, unit
+from retrieval_bench.models.routing import describe_routes, recorded_decisions
+from retrieval_bench.records import Record
+from retrieval_bench.training.loop import Training
 
-Metrics = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Tested:
-    """What a test found.
-
-    Attributes:
-        metrics: figures by name.
-        columns: per query of the split, from the evaluator.
-        vectors: float32 (T, D), unit embeddings of the test images.
-    """
-
-    metrics: Metrics
-    columns: dict[str, np.ndarray]
-    vectors: np.ndarray
+def measure_run(
+    training: Training, table: ImageTable, split: Split, read: partial[Batches], thumbnails: bool
+) -> tuple[Record, Details]:
+    """Everything that is measured of a finished training: a record that has no name yet, and what was found image by
+    image."""
+    embedder, device, image_size = training.embedder, training.device.type, training.config.data.image_size
+    started = time.perf_counter()
+    batches = read(split.test, table.labels[split.test])
+    with recorded_decisions(embedder) as decisions:
+        evaluation, vectors = measure(embedder, training.criterion, batches, table.labels, split, training.config)
+    routes = _routes(decisions, training, table, split) if decisions else {}
+    tested = time.perf_counter()
+    modes = measure_eval_modes(training, batches, table.labels, split)
+    finished = time.perf_counter()
+    record = Record(
+        id="",
+        seed=training.config.seed,
+        config_hash="",
+        config={},
+        labels={"dim": embedder.dim},
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        data={
+            "images": len(table),
+            "train_images": len(split.train),
+            "train_classes": len(split.train_classes),
+            "test_images": len(split.test),
+            "test_classes": len(np.unique(table.labels[split.test])),
+            "query_images": len(split.query),
+            "gallery_images": len(split.gallery),
+        },
+        metrics=evaluation.metrics,
+        eval_modes=modes,
+        training=training.account(),
+        info={**training.strategy.info(), **({"routes": routes} if routes else {})},
+        cost={
+            "parameters": cost.parameters(embedder),
+            "trained_parameters": sum(value.numel() for value in training.model.parameters() if value.requires_grad),
+            "images_seen": training.images_seen,
+            "train_seconds": round(training.seconds, 2),
+            "strategy_seconds": round(training.strategy_seconds, 3),
+            "test_seconds": round(tested - started, 2),
+            "total_seconds": round(finished - training.started, 2),
+            "peak_memory_mb": round(cost.peak_memory_mb(device)),
+            "macs": cost.macs(embedder, image_size),
+            "latency_ms": round(cost.latency_ms(embedder, image_size), 3),
+        },
+        environment={**environment(device), **({"processes": training.group.size} if training.group.size > 1 else {})},
+    )
+    return record, describe(vectors, evaluation.columns, table, split, training.config.seed, device, thumbnails)
 
 
 def measure(
@@ -46,9 +85,9 @@ def measure(
     labels: np.ndarray,
     split: Split,
     config: RunConfig,
-) -> Tested:
-    """The test of the embedder: the split's queries searched in its gallery, no image its own neighbour; in a closed set also ``accuracy``,
-    the share of test images that the loss's classifier (or nearest proxy) puts into their class, if the loss has one.
+) -> tuple[Evaluation, np.ndarray]:
+    """The split's queries searched in its gallery, no image its own neighbour; in a closed set also ``accuracy``, the
+    share of test images that the loss's classifier (or nearest proxy) puts into their class, if the loss has one.
 
     Args:
         embedder: what is measured.
@@ -57,14 +96,17 @@ def measure(
         labels: int64 (N,), of all rows of the table.
         split: says which rows are queries and gallery.
         config: gives K and how images are embedded.
+
+    Returns:
+        Metrics and values per query, and the float32 (T, D) unit embeddings of the test images.
     """
     embeddings = embed(embedder, batches, config.evaluation.flip_sum)
     vectors = unit(embeddings)
     gallery, query = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
     if np.array_equal(gallery, query):
-        found = evaluate_in_detail(vectors[gallery], labels[split.gallery], ks=config.ks)
+        evaluation = evaluate_in_detail(vectors[gallery], labels[split.gallery], ks=config.ks)
     else:
-        found = evaluate_in_detail(
+        evaluation = evaluate_in_detail(
             vectors[gallery],
             labels[split.gallery],
             vectors[query],
@@ -74,8 +116,8 @@ def measure(
         )
     if config.data.split == "closed_set" and criterion is not None and criterion.classifies:
         classes = np.searchsorted(split.train_classes, labels[split.test])
-        found.metrics["accuracy"] = accuracy(criterion, embeddings, classes)
-    return Tested(found.metrics, found.columns, vectors)
+        evaluation.metrics["accuracy"] = accuracy(criterion, embeddings, classes)
+    return evaluation, vectors
 
 
 @torch.no_grad()
@@ -83,51 +125,37 @@ def accuracy(criterion: Criterion, embeddings: np.ndarray, classes: np.ndarray) 
     """Share of float (N, D) embeddings for which `criterion` gives the largest logit to their class, int64 (N,)."""
     criterion.eval()
     device = next(criterion.parameters()).device
-    parts = torch.from_numpy(embeddings).split(4096)
-    predicted = np.concatenate([criterion.logits(part.to(device)).argmax(1).cpu().numpy() for part in parts])
+    chunks = torch.from_numpy(embeddings).split(4096)
+    predicted = np.concatenate([criterion.logits(chunk.to(device)).argmax(1).cpu().numpy() for chunk in chunks])
     return float((predicted == classes).mean())
 
 
-def measure_routes(
-    embedder: Embedder, criterion: Criterion, batches: Batches, table: ImageTable, split: Split, config: RunConfig
-) -> tuple[Tested, dict[str, Any]]:
-    """:func:`measure`, and the routes that the test images took (:func:`describe_routes`); nothing for a network without routes."""
-    with recorded_decisions(embedder) as taken:
-        test = measure(embedder, criterion, batches, table.labels, split, config)
-    if not taken:
-        return test, {}
-    own = taken[:: 2 if config.evaluation.flip_sum else 1]  # the others are the mirrored images'
-    paths = [table.paths[row] for row in split.test]
-    return test, describe_routes(torch.cat(own).numpy(), table.labels[split.test], table.class_names, paths)
-
-
-def measure_variants(strategy: Strategy, embedder: Embedder, *setting: Any) -> dict[str, Metrics]:
+def measure_eval_modes(
+    training: Training, batches: Batches, labels: np.ndarray, split: Split
+) -> dict[str, dict[str, Any]]:
     """Metrics of every other way to use the embedder (``Strategy.eval_modes``), by its name.
 
-    Args:
-        strategy: of the run.
-        embedder: the finished model.
-        setting: the further arguments of :func:`measure`.
-
-    Returns:
-        Means over the draws of a way that has several, with their standard deviations as ``<metric>_sd``, and ``draws``.
+    Returns: Means over the draws of a mode that has several, with their standard deviations as ``<metric>_sd``, and
+        ``draws``.
     """
-    found: dict[str, list[Metrics]] = {}
-    for name, model in strategy.eval_modes(embedder):
-        found.setdefault(name, []).append(measure(model, *setting).metrics)
-    return {name: _over_draws(draws) for name, draws in found.items()}
+    modes: dict[str, list[dict[str, Any]]] = {}
+    for name, model in training.strategy.eval_modes(training.embedder):
+        evaluation, _ = measure(model, training.criterion, batches, labels, split, training.config)
+        modes.setdefault(name, []).append(evaluation.metrics)
+    return {name: _over_draws(draws) for name, draws in modes.items()}
 
 
-def _over_draws(draws: list[Metrics]) -> Metrics:
+def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
     if len(draws) == 1:
         return draws[0]
-    values = {
-        name: [draw[name] for draw in draws] for name, value in draws[0].items() if isinstance(value, float)
-    }  # not the counts
-    means = {name: statistics.fmean(found) for name, found in values.items()}
-    return {
-        **draws[0],
-        **means,
-        **{f"{name}_sd": statistics.stdev(found) for name, found in values.items()},
-        "draws": len(draws),
-    }
+    values = {name: [draw[name] for draw in draws] for name, value in draws[0].items() if isinstance(value, float)}
+    means = {name: statistics.fmean(several) for name, several in values.items()}
+    spread = {f"{name}_sd": statistics.stdev(several) for name, several in values.items()}
+    return {**draws[0], **means, **spread, "draws": len(draws)}
+
+
+def _routes(decisions: list[torch.Tensor], training: Training, table: ImageTable, split: Split) -> dict[str, Any]:
+    """The routes that the test images took."""
+    own = decisions[:: 2 if training.config.evaluation.flip_sum else 1]  # the others are the mirrored images'
+    paths = [table.paths[row] for row in split.test]
+    return describe_routes(torch.cat(own).numpy(), table.labels[split.test], table.class_names, paths)

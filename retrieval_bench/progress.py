@@ -21,7 +21,8 @@ class _ToStderr(logging.Handler):
 
 
 logger = logging.getLogger("retrieval_bench")
-"""What is being done now, one line each, on standard error. Of the processes of one run (``torchrun``) only the first one logs."""
+"""What is being done now, one line each, on standard error. Of the processes of one run (``torchrun``) only the first
+one logs."""
 if not logger.handlers:
     logger.addHandler(_ToStderr())
     logger.setLevel(logging.INFO)

@@ -1,196 +1,243 @@
-"""One run, the sentence of the design: configuration, images, embeddings under a strategy, neighbours, metrics, record."""
+"""One run in a sentence: configuration, images, embeddings under a strategy, neighbours, metrics, record."""
 
 from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
-from retrieval_bench.config import RunConfig, RuntimeConfig
-from retrieval_bench.data.catalog import DATASETS, open_dataset
+from retrieval_bench import cost
+from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, nest, portable, to_command
 from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches, resolve_workers
+from retrieval_bench.data.sampler import BatchSampler
+from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.deploy.saved import files_of, is_kept, kept_path, save_embedder
-from retrieval_bench.details import details_path, write_details
-from retrieval_bench.device import resolve_device
+from retrieval_bench.deploy.saved import files_of, is_kept, save_embedder
+from retrieval_bench.details import write_details
+from retrieval_bench.device import environment, resolve_device
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.files import check_writable, digest, locked
-from retrieval_bench.identity import config_hash, map_weight_files, portable, to_command, to_dict
-from retrieval_bench.models.build import full_name
+from retrieval_bench.files import check_writable
+from retrieval_bench.identity import identify, name_run, open_images
+from retrieval_bench.losses import Criterion, build_criterion
+from retrieval_bench.measure import measure_run
+from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import logger
-from retrieval_bench.records import SCHEMA, read_record, record_path, write_record
-from retrieval_bench.selection import choose
-from retrieval_bench.strategies import Strategy
+from retrieval_bench.records import Record, ResultsFolder, read_record, write_record
+from retrieval_bench.seeding import derive
+from retrieval_bench.strategies import Strategy, build_strategy, split_names
 from retrieval_bench.trackers import Trackers
 from retrieval_bench.training.checkpoint import Checkpoints
-from retrieval_bench.training.distributed import join
-from retrieval_bench.trial import measured, train
+from retrieval_bench.training.distributed import ProcessGroup, join
+from retrieval_bench.training.loop import Training
 from retrieval_bench.validation import validate
 
+COUNTED = ("images_seen", "train_seconds", "test_seconds", "total_seconds")
+"""What choices cost that count as cost of the run."""
 
-def run(config: RunConfig, machine: RuntimeConfig) -> dict[str, Any]:
-    """Trains, evaluates once and records one configuration; a configuration that has a record is not run again unless forced.
+
+def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool = True) -> Record:
+    """Trains, evaluates once and records one configuration; a configuration that has a record is not run again unless
+    forced.
 
     Args:
         config: everything the numbers depend on.
-        machine: where the data is, where results go, on which device.
+        runtime: where the data is, where results go, on which device.
+        wait: for another process that is making the same run.
 
     Returns:
-        The record (``retrieval_bench.records``), as written to ``<results>/runs/<id>.json``.
+        The record, as written to ``<results>/runs/<id>.json``.
 
     Raises:
         UserError: bad input, with one line that says what to do. Nothing is written then.
+        Locked: another process is making the run and `wait` is False.
     """
+    runtime = runtime or RuntimeConfig()
     validate(config)
-    if machine.checkpoint_every < 0:
-        raise UserError(
-            f"--checkpoint-every {machine.checkpoint_every}: give a number of epochs, or 0 for no checkpoints"
-        )
-    device = resolve_device(machine.device, machine.deterministic)
+    device = resolve_device(runtime.device, runtime.deterministic)
     group = join(device)
-    if group.size > 1 and config.train.out_of_memory == "halve":
-        raise UserError(
-            "--out-of-memory halve is for one process, since others would wait for it; give --micro-batch N"
-        )
-    workers = resolve_workers(machine.workers, device)
-    data = config.data
-    table, split = open_dataset(data.dataset, machine.data_root, data.split, data.fold, data.folds, data.classes)
+    table, split = open_images(config.data, runtime.data_root)
     identity = identify(config, table)
     run_id = name_run(identity, device)
-    goal = Goal(run_id, machine)
-    if record := group.leader(goal.reached):
+    if record := group.from_main(partial(recorded, run_id, runtime)):
         return record
-    check_writable(goal.path.parent)
-    with locked(goal.checkpoints, f"running {run_id}", "--results") if group.is_main_process else nullcontext():
-        if record := group.leader(goal.reached):  # by the process that was waited for
+    results = ResultsFolder(runtime.results)
+    check_writable(results.runs)
+    with results.lock(run_id, wait) if group.is_main_process else nullcontext():
+        if record := group.from_main(partial(recorded, run_id, runtime)):  # by the process that held the lock
             return record
-        checkpoints = Checkpoints(goal.checkpoints, identity, machine.checkpoint_every, machine.resume)
-        if machine.force and machine.resume is None and group.is_main_process:
-            checkpoints.remove()
         logger.info(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
-        choice = choose(config, partial(run, machine=replace(machine, resume=None, keep=False, keep_new=False)))
-        cache = open_decode_cache(table, data.stored, machine.cache_limit_gb) if data.reader == "cache" else None
-        read = partial(Batches, table, config=data, workers=workers, cache=cache, device=device)
-        with closing(
-            Trackers(machine.track if group.is_main_process else (), run_id, identity, machine.results)
-        ) as trackers:
-            embedder, training = train(
-                choice.config, table, split, device, read, checkpoints, group, machine.profile, trackers
+        checkpoints = open_checkpoints(run_id, identity, runtime, group)
+        chosen, selection, searched = choose(config, runtime)
+        batches = image_reader(table, config, runtime, device)
+        tracked = runtime.track if group.is_main_process else ()
+        with closing(Trackers(tracked, run_id, identity, runtime.results)) as trackers:
+            training = train(chosen, table, split, device, batches, checkpoints, group, runtime.profile, trackers)
+            measured, details = group.from_main(
+                partial(measure_run, training, table, split, batches, runtime.thumbnails)
             )
-            record, details = group.leader(
-                partial(measured, embedder, training, table, split, read, machine.thumbnails)
-            )
-            trackers.log(
-                {name: value for name, value in record["metrics"].items() if isinstance(value, float)},
-                config.train.epochs,
-            )
-        named = portable(config)
-        record["labels"] = {"strategy": named.strategy_label, "weights": named.model.weights, **record["labels"]}
-        record["command"] = shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(named)])
-        if choice.facts:
-            record["facts"]["selection"] = choice.facts
-            record["cost"] |= {name: round(record["cost"][name] + more, 2) for name, more in choice.cost.items()}
-        record |= {
-            "schema": SCHEMA,
-            "id": run_id,
-            "config": identity,
-            "config_hash": config_hash(identity),
-            "seed": config.seed,
-        }
+            trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, config.train.epochs)
+        record = complete(measured, run_id, identity, config, selection, searched)
         if group.is_main_process:
-            write_details(details, goal.details)
-            for file in files_of(goal.kept):  # of an earlier record
+            write_details(details, results.details(run_id))
+            for file in files_of(results.model(run_id)):  # of an earlier record
                 file.unlink(missing_ok=True)
-            write_record(goal.path, record)
-            if machine.keep or machine.keep_new:
-                _keep(embedder, choice.config, training.strategy, goal.kept)
+            write_record(results.record(run_id), record)
+            if runtime.keep or runtime.keep_new:
+                keep_embedder(training.embedder, chosen, training.strategy, results.model(run_id))
             checkpoints.remove()
-    logger.info(f"{run_id}: R@1 {100 * record['metrics'].get('recall_at_1', math.nan):.2f}, recorded in {goal.path}")
+    recall = 100 * record.metrics.get("recall_at_1", math.nan)
+    logger.info(f"{run_id}: R@1 {recall:.2f}, recorded in {results.record(run_id)}")
     return record
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What a run leaves below the results folder."""
-
-    run_id: str
-    machine: RuntimeConfig
-
-    @property
-    def path(self) -> Path:
-        """Its record."""
-        return record_path(self.machine.results, self.run_id)
-
-    @property
-    def details(self) -> Path:
-        """What it found image by image."""
-        return details_path(self.machine.results, self.run_id)
-
-    @property
-    def kept(self) -> Path:
-        """Its embedder, without an ending."""
-        return kept_path(self.machine.results, self.run_id)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Its checkpoints, until it has a record."""
-        return self.machine.results / "checkpoints" / self.run_id
-
-    def reached(self) -> dict[str, Any] | None:
-        """:meth:`record`, which is told to the user."""
-        if record := self.record():
-            logger.info(f"{self.run_id}: already recorded in {self.path} (--force runs it again)")
-        return record
-
-    def record(self) -> dict[str, Any] | None:
-        """The record, if the run need not be made (again).
-
-        Raises:
-            UserError: a record that cannot be read.
-        """
-        missing = self.machine.keep and not is_kept(self.kept)
-        if not self.path.exists() or self.machine.force or missing:
-            return None
-        try:
-            return read_record(self.path)
-        except ValueError as error:
-            raise UserError(f"{self.path}: {error}; remove the file, or run again with --force") from None
+def image_reader(table: ImageTable, config: RunConfig, runtime: RuntimeConfig, device: str) -> partial[Batches]:
+    """What makes batches of given rows and labels, with either reader."""
+    data, workers = config.data, resolve_workers(runtime.workers, device)
+    cache = open_decode_cache(table, data.stored, runtime.cache_limit_gb) if data.reader == "cache" else None
+    return partial(Batches, table, config=data, workers=workers, cache=cache, device=device)
 
 
-def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
-    """The configuration as JSON types with the content of the data and of weight files in place of their paths."""
-    identity = to_dict(map_weight_files(config, content_of))
-    identity["data"]["files_fingerprint"] = table.fingerprint()
-    if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
-        identity["data"]["sides_fingerprint"] = table.split_fingerprint()
-    identity["model"]["backbone"] = full_name(config.model)
-    return identity
+def train(
+    config: RunConfig,
+    table: ImageTable,
+    split: Split,
+    device: str,
+    read: partial[Batches],
+    checkpoints: Checkpoints,
+    group: ProcessGroup,
+    profile: bool,
+    trackers: Trackers,
+) -> Training:
+    """The training side of the split, passed through the strategy: a finished training with its embedder."""
+    environment(device)  # the revision of the code is noted before it can change
+    cost.reset_peak_memory(device)
+    labels = split.train_labels(table.labels)
+    sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
+    torch.manual_seed(derive(config.seed, "embedder"))
+    embedder = build_embedder(config.model, config.data.image_size).to(device)
+
+    def make_criterion(dim: int) -> Criterion:
+        torch.manual_seed(derive(config.seed, "loss"))
+        return build_criterion(config.loss, len(split.train_classes), dim)
+
+    batches = read(split.train, labels, sampler=sampler, share=group.share)
+    strategy = build_strategy(config.strategy, config.options)
+    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers.log)
+    training.fit()
+    return training
 
 
-def content_of(path: Path) -> str:
-    """What stands for a weight file in an identity; a missing file is a :class:`UserError`."""
-    return f"sha256:{digest(path)}"
+def recorded(run_id: str, runtime: RuntimeConfig) -> Record | None:
+    """The record, if the run need not be made (again).
 
-
-def name_run(identity: dict[str, Any], device: str) -> str:
-    """What a run is called: its record is ``<results>/runs/<name>.json``.
-
-    Args:
-        identity: see :func:`identify`.
-        device: ``cpu`` or ``cuda``.
+    Raises:
+        UserError: a record that cannot be read.
     """
-    return f"{identity['data']['dataset']}-{identity['strategy']}-{config_hash(identity)}-s{identity['seed']}-{device}"
+    results = ResultsFolder(runtime.results)
+    path = results.record(run_id)
+    if not path.exists() or runtime.force or (runtime.keep and not is_kept(results.model(run_id))):
+        return None
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
+    logger.info(f"{run_id}: already recorded in {path} (--force runs it again)")
+    return record
 
 
-def _keep(embedder: Embedder, config: RunConfig, strategy: Strategy, path: Path) -> None:
+def open_checkpoints(run_id: str, identity: dict[str, Any], runtime: RuntimeConfig, group: ProcessGroup) -> Checkpoints:
+    """The checkpoints to resume from and to keep; forced runs begin without."""
+    if runtime.checkpoint_every < 0:
+        raise UserError(
+            f"--checkpoint-every {runtime.checkpoint_every}: give a number of epochs, or 0 for no checkpoints"
+        )
+    folder = ResultsFolder(runtime.results).checkpoints(run_id)
+    checkpoints = Checkpoints(folder, identity, runtime.checkpoint_every, runtime.resume)
+    if runtime.force and runtime.resume is None and group.is_main_process:
+        checkpoints.remove()
+    return checkpoints
+
+
+def open_choices(config: RunConfig) -> dict[str, list[Any]]:
+    """The candidates of each strategy whose options leave something open, by the strategy's name, preferred ones first.
+
+    Raises:
+        UserError: something is open, but the split is another one than ``zero_shot``, or Recall@1 is not measured.
+    """
+    given = {name: getattr(config.options, name) for name in split_names(config.strategy)}
+    candidates = {name: options.candidates() for name, options in given.items()}
+    candidates = {name: several for name, several in candidates.items() if several != [given[name]]}
+    if candidates and config.data.split != "zero_shot":
+        raise UserError(
+            f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
+        )
+    if candidates and 1 not in config.ks:
+        raise UserError(f"--k {' '.join(map(str, config.ks))}: choices are made by Recall@1, so 1 must be among them")
+    return candidates
+
+
+def choose(config: RunConfig, runtime: RuntimeConfig) -> tuple[RunConfig, dict[str, Any], Counter[str]]:
+    """Settles what strategies leave open (``Strategy.Options.candidates``): every candidate is run on the
+    ``zero_shot_val`` split, inside the training classes; the best Recall@1 wins, of equal ones the first. The test
+    classes are not involved.
+
+    Returns: The configuration to train and test; per strategy what was chosen, the candidates' Recall@1 and the ids of
+        their records; and what all candidates cost, which counts as cost of the run.
+    """
+    selection: dict[str, Any] = {}
+    searched: Counter[str] = Counter()
+    runtime = replace(runtime, resume=None, keep=False, keep_new=False)
+    for name, candidates in open_choices(config).items():
+        logger.info(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
+        trials = [replace(config, options=replace(config.options, **{name: candidate})) for candidate in candidates]
+        records = [run(trial.changed(data__split="zero_shot_val"), runtime) for trial in trials]
+        recalls = [record.metrics["recall_at_1"] for record in records]
+        config = trials[recalls.index(max(recalls))]
+        selection[name] = {
+            "chosen": config.strategy_label,
+            "validation_recall_at_1": {
+                trial.strategy_label: recall for trial, recall in zip(trials, recalls, strict=True)
+            },
+            "records": [record.id for record in records],
+        }
+        searched = sum((Counter({key: record.cost[key] for key in COUNTED}) for record in records), searched)
+    return config, selection, searched
+
+
+def complete(
+    measured: Record,
+    run_id: str,
+    identity: dict[str, Any],
+    config: RunConfig,
+    selection: dict[str, Any],
+    searched: Counter[str],
+) -> Record:
+    """What was measured, with the run's name and configuration, and with the choices that were made and their cost."""
+    named = portable(config)
+    return replace(
+        measured,
+        id=run_id,
+        seed=config.seed,
+        config=nest(identity),
+        config_hash=config_hash(identity),
+        labels={"strategy": named.strategy_label, "weights": named.model.weights, **measured.labels},
+        command=shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(named)]),
+        info={**measured.info, **({"selection": selection} if selection else {})},
+        cost=measured.cost | {name: round(measured.cost[name] + more, 2) for name, more in searched.items()},
+    )
+
+
+def keep_embedder(embedder: Embedder, config: RunConfig, strategy: Strategy, path: Path) -> None:
     """Saves the embedder with how it is shown images; one that cannot be saved costs no record."""
     views = {name: getattr(config.data, name) for name in ("preprocessing", "resize", "stored")}
     about = {"views": views, "flip_sum": config.evaluation.flip_sum}

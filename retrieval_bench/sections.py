@@ -1,7 +1,7 @@
 """The sections of a configuration, as frozen dataclasses that import nothing: data, model, loss, training, evaluation.
 
-``retrieval_bench.config`` puts them together. A default never changes, since runs are named by what differs from the defaults; a new choice is
-a new field whose default is what was done before.
+``retrieval_bench.config`` puts them together. A default never changes, since runs are named by what differs from the
+defaults; a new choice is a new field whose default is what was done before.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class DataConfig:
     dataset: str = "emoji_mini"
     """name of a data set (`data list` shows them)"""
     split: Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"] = "zero_shot"
-    """zero_shot: train and test classes are disjoint; zero_shot_val, kfold: the same inside the training classes, to make choices on;
-    closed_set: the official split of the images, all classes on both sides"""
+    """zero_shot: train and test classes are disjoint; zero_shot_val, kfold: the same inside the training classes, to
+    make choices on; closed_set: the official split of the images, all classes on both sides"""
     fold: int = 0
     """kfold: which fold validates, from 0"""
     folds: int = 4
@@ -28,7 +28,8 @@ class DataConfig:
     image_size: int = 72
     """side of the square that the network sees, pixels"""
     preprocessing: Literal["crop", "squash"] = "crop"
-    """crop: random resized crops, tested on resize + centre crop; squash: aspect ratio not kept, no training crop (AutoLR)"""
+    """crop: random resized crops, tested on resize + centre crop; squash: aspect ratio not kept, no training crop
+    (AutoLR)"""
     resize: int = 0
     """size of the image before the test's centre crop, pixels; 0 means image_size * 256 / 224"""
     crop_scale: float = 0.2
@@ -38,7 +39,8 @@ class DataConfig:
     stored: int = 0
     """shorter side that images are scaled down to before anything else, pixels; 0 leaves them as they are"""
     reader: Literal["pil", "cache"] = "pil"
-    """pil: decode each image whenever it is read; cache: decode all once into a memory-mapped file, then cut views on the device"""
+    """pil: decode each image whenever it is read; cache: decode all once into a memory-mapped file, then cut views on
+    the device"""
 
     @property
     def resize_to(self) -> int:
@@ -51,7 +53,8 @@ class ModelConfig:
     """Backbone, its weights, and the embedding made from it."""
 
     backbone: str = "efficientnet_lite0"
-    """efficientnet_lite0, any timm model, torchvision/resnet50, or resnet50_caffe (stride in the first 1x1 convolution)"""
+    """efficientnet_lite0, any timm model, torchvision/resnet50, or resnet50_caffe (stride in the first 1x1
+    convolution)"""
     weights: str = "imagenet"
     """imagenet, none, or a local .safetensors / .pth file"""
     pooling: Literal["default", "avg", "max", "avgmax"] = "default"
@@ -91,7 +94,8 @@ class TrainConfig:
     batch_size: int = 64
     """images per step"""
     samples_per_class: int = -1
-    """images of each class in a batch; 0 draws batches without regard to classes; -1 means 4 for losses that compare pairs, 0 for others"""
+    """images of each class in a batch; 0 draws batches without regard to classes; -1 means 4 for losses that compare
+    pairs, 0 for others"""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """optimiser (sgd: Nesterov, momentum 0.9)"""
     lr: float = 3e-4
@@ -99,8 +103,8 @@ class TrainConfig:
     weight_decay: float = 1e-4
     """weight decay of the network; --loss-weight-decay is that of the loss's parameters"""
     schedule: Literal["constant", "cosine", "step", "triangular", "warm_restarts"] = "cosine"
-    """factor on all learning rates, by step; step: --decay-factor from --decay-at on; triangular (Smith 2017) and warm_restarts (Loshchilov
-    and Hutter 2016): --cycles equal cycles between --low-rate and 1"""
+    """factor on all learning rates, by step; step: --decay-factor from --decay-at on; triangular (Smith 2017) and
+    warm_restarts (Loshchilov and Hutter 2016): --cycles equal cycles between --low-rate and 1"""
     decay_at: float = 0.8
     """step: share of the training after which the rates fall"""
     decay_factor: float = 0.2
@@ -119,11 +123,9 @@ class TrainConfig:
     """compile the network with torch.compile; where that fails, a line says why and training goes on without"""
     micro_batch: int = 0
     """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at once"""
-    out_of_memory: Literal["stop", "halve"] = "stop"
-    """halve: where memory does not suffice, half as many images at a time from then on (recorded)"""
     skip_batches: int = 0
-    """batches of the whole training whose loss may be no number; they are left out (recorded); not with trained batch norms, whose
-    statistics would be spoilt"""
+    """batches of the whole training whose loss may be no number; they are left out (recorded); not with trained batch
+    norms, whose statistics would be spoilt"""
 
 
 @dataclass(frozen=True)

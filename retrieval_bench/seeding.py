@@ -1,8 +1,8 @@
 """Randomness by name: every draw comes from a seed derived from (run seed, purpose, epoch, ...).
 
-Where a library draws from torch's global generator (initialisation, dropout, some miners), that one is seeded the same way just before.
-Two draws for different purposes never share a stream, and any epoch can be replayed without the ones before it, which is what
-makes a retried epoch and an exact resume possible.
+Where a library draws from torch's global generator (initialisation, dropout, some miners), that one is seeded the same
+way just before. Two draws for different purposes never share a stream, and any epoch can be replayed without the ones
+before it, which is what makes a retried epoch and an exact resume possible.
 """
 
 from __future__ import annotations

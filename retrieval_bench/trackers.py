@@ -1,23 +1,14 @@
-"""Views of a run in other programs: TensorBoard, Weights & Biases, MLflow. The record is the truth; none is needed, none can fail a run."""
+"""Runs shown in other programs: TensorBoard, Weights & Biases, MLflow. None is needed, none can fail a run: the record
+alone is complete."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from retrieval_bench.errors import first_line
 from retrieval_bench.progress import logger
-
-
-class Tracker(Protocol):
-    """What is told of a run."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers after `step` epochs."""
-
-    def close(self) -> None:
-        """The run has ended, in whatever way."""
 
 
 class TensorBoard:
@@ -27,7 +18,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(results / "tensorboard" / run_id))
-        self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in flat(config).items()))
+        self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config.items()))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -43,7 +34,7 @@ class WandB:
     def __init__(self, run_id: str, config: Mapping[str, Any], results: Path):
         import wandb  # pyright: ignore[reportMissingImports]
 
-        self.run = wandb.init(project="retrieval_bench", name=run_id, config=flat(config), dir=str(results))
+        self.run = wandb.init(project="retrieval_bench", name=run_id, config=dict(config), dir=str(results))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
@@ -61,7 +52,7 @@ class MLflow:
         self.mlflow = mlflow
         mlflow.set_experiment("retrieval_bench")
         mlflow.start_run(run_name=run_id)
-        mlflow.log_params(flat(config))
+        mlflow.log_params(dict(config))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.mlflow.log_metrics(dict(values), step=step)
@@ -70,58 +61,39 @@ class MLflow:
         self.mlflow.end_run()
 
 
-TRACKERS: dict[str, Callable[[str, Mapping[str, Any], Path], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": WandB,
-    "mlflow": MLflow,
-}
+TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 
 
 class Trackers:
-    """Several trackers as one; one that fails says so once and is left out from then on.
+    """Several trackers as one; a tracker that fails says so once and is left out from then on.
 
     Args:
         names: keys of :data:`TRACKERS`.
         run_id: names the run there too.
-        config: what is shown of the configuration.
+        config: the flat configuration.
         results: folder for what trackers keep on this machine.
     """
 
-    def __init__(
-        self,
-        names: Iterable[str] = (),
-        run_id: str = "",
-        config: Mapping[str, Any] | None = None,
-        results: Path = Path(),
-    ):
-        self.live: dict[str, Tracker] = {}
+    def __init__(self, names: Iterable[str], run_id: str, config: Mapping[str, Any], results: Path):
+        self.running: dict[str, TensorBoard | WandB | MLflow] = {}
         for name in names:
             try:
-                self.live[name] = TRACKERS[name](run_id, config or {}, results)
+                self.running[name] = TRACKERS[name](run_id, config, results)
             except Exception as error:  # whatever another program does must not cost the run
                 logger.info(f"not tracked with {name}: {first_line(error)}")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers after `step` epochs."""
-        for name in list(self.live):
-            self._call(name, "log", values, step)
+        self._call("log", values, step)
 
     def close(self) -> None:
-        """The run has ended."""
-        for name in list(self.live):
-            self._call(name, "close")
+        """The run has ended, in whatever way."""
+        self._call("close")
 
-    def _call(self, name: str, method: str, *given: Any) -> None:
-        try:
-            getattr(self.live[name], method)(*given)
-        except Exception as error:
-            logger.info(f"no longer tracked with {name}: {first_line(error)}")
-            del self.live[name]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration with one key per value (``train.lr``)."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
+    def _call(self, method: str, *args: Any) -> None:
+        for name, tracker in list(self.running.items()):
+            try:
+                getattr(tracker, method)(*args)
+            except Exception as error:
+                logger.info(f"no longer tracked with {name}: {first_line(error)}")
+                del self.running[name]

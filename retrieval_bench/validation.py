@@ -1,19 +1,36 @@
-"""What a configuration must satisfy before anything is opened or trained; needs neither data nor torch."""
+"""What a configuration must satisfy before anything is opened or trained; needs no data."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
 from typing import Any
 
-from retrieval_bench.config import RunConfig
+from retrieval_bench.config import RunConfig, flag, flag_words, flat_values
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.choices import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.sections import TrainConfig
-from retrieval_bench.strategies import STRATEGIES, refuse_unused_options, split_names
+from retrieval_bench.strategies import refuse_unused_options, validate_options
+
+NOT_NEGATIVE = (
+    *("seed", "data.resize", "data.stored", "data.classes", "model.embedding_dim", "loss.loss_lr"),
+    *("loss.loss_weight_decay", "train.epochs", "train.lr", "train.weight_decay", "train.micro_batch"),
+    *("train.skip_batches", "train.decay_at", "train.second_decay_at", "train.decay_factor", "train.low_rate"),
+)
+LEAST = dict.fromkeys(NOT_NEGATIVE, 0) | {"data.image_size": 8, "train.samples_per_class": -1, "train.batch_size": 2}
+LEAST |= {"train.cycles": 1}
+MOST = dict.fromkeys(("train.decay_at", "train.second_decay_at", "train.low_rate"), 1)
+"""Bounds of choices; those of strategies' options stand with the options."""
+SCHEDULE_OPTIONS = {
+    "decay_at": ("step",),
+    "decay_factor": ("step",),
+    "second_decay_at": ("step",),
+    "cycles": ("triangular", "warm_restarts"),
+    "low_rate": ("triangular", "warm_restarts"),
+}
+"""The schedules that each option of a schedule belongs to."""
 
 
 def validate(config: RunConfig) -> None:
@@ -25,93 +42,59 @@ def validate(config: RunConfig) -> None:
     if config.loss.miner not in ("default", "none", *MINERS):
         raise unknown("miner", config.loss.miner, ("default", "none", *MINERS))
     refuse_unused_options([config.strategy], config.options)
-    _check_finite(config)
-    _check_ranges(config)
-    for name in split_names(config.strategy):
-        needed = STRATEGIES[name].epochs_needed(getattr(config.options, name))
-        if config.train.epochs < needed:
-            raise UserError(f"--epochs {config.train.epochs}: {name} needs at least {needed} with its options")
-    if config.train.skip_batches and not config.train.freeze_bn:
-        raise UserError(
-            "--skip-batches needs frozen batch norms (--freeze-bn): a spoilt batch would spoil their statistics"
-        )
-    per_class = config.samples_per_class
-    if LOSSES[config.loss.loss].needs_pairs and per_class < 2:
-        raise UserError(f"--loss {config.loss.loss} compares images of one class: set --samples-per-class to 2 or more")
-    if config.loss.miner not in ("default", "none") and not LOSSES[config.loss.loss].needs_pairs:
-        raise UserError(
-            f"--loss {config.loss.loss} uses no pairs, so --miner {config.loss.miner} has no effect; leave it out"
-        )
-    if config.loss.head != "linear" and config.loss.loss != "softmax":
-        raise UserError(
-            f"--head {config.loss.head} belongs to --loss softmax; {config.loss.loss} has no classifier head"
-        )
-    if per_class and config.train.batch_size % per_class:
-        raise UserError(f"--batch-size {config.train.batch_size} is not a multiple of --samples-per-class {per_class}")
-
-
-def _check_finite(section: Any) -> None:
-    """Raises :class:`UserError` for a NaN or infinite number anywhere below `section`."""
-    for part in fields(section):
-        value = getattr(section, part.name)
-        if is_dataclass(value):
-            _check_finite(value)
-            continue
-        flat = (
-            [x for item in value for x in (item if isinstance(item, tuple) else (item,))]
-            if isinstance(value, tuple)
-            else [value]
-        )
-        if any(isinstance(number, float) and not math.isfinite(number) for number in flat):
-            raise UserError(f"--{part.name.replace('_', '-')} {' '.join(map(str, flat))}: must be finite")
-
-
-def _check_ranges(config: RunConfig) -> None:
-    def least(section: Any, minimum: float, *names: str) -> None:
-        for name in names:
-            if not getattr(section, name) >= minimum:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(section, name)}: must be at least {minimum}")
-
-    least(config, 0, "seed")
-    least(config.data, 8, "image_size")
-    least(config.data, 0, "resize", "stored", "classes")
-    least(config.model, 0, "embedding_dim")
-    least(config.loss, 0, "loss_lr", "loss_weight_decay")
-    least(config.train, 0, "epochs", "lr", "weight_decay", "micro_batch", "skip_batches")
-    least(config.train, -1, "samples_per_class")
-    least(config.train, 2, "batch_size")
-    least(config.train, 1, "cycles")
-    least(config.train, 0, "decay_at", "second_decay_at", "decay_factor", "low_rate")
-    if config.model.std is not None and min(config.model.std) <= 0:
-        raise UserError(f"--std {' '.join(map(str, config.model.std))}: must be above 0")
-    if not 0 < config.data.crop_scale <= 1:
-        raise UserError(f"--crop-scale {config.data.crop_scale}: must be above 0 and at most 1")
-    if config.data.resize and config.data.resize < config.data.image_size:
-        raise UserError(
-            f"--resize {config.data.resize} is smaller than --image-size {config.data.image_size}: nothing to crop from"
-        )
-    _refuse_unused_schedule(config)
+    _check_numbers(config)
+    _check_images(config)
+    _check_schedule(config.train)
+    validate_options(config.strategy, config.options, config.train.epochs)
+    _check_loss(config)
     check_fold(config.data.split, config.data.fold, config.data.folds)
     check_ks(config.ks)
 
 
-SCHEDULE_OPTIONS = {
-    "decay_at": ("step",),
-    "decay_factor": ("step",),
-    "second_decay_at": ("step",),
-    "cycles": ("triangular", "warm_restarts"),
-    "low_rate": ("triangular", "warm_restarts"),
-}
-"""The schedules that each option of a schedule belongs to."""
+def _check_numbers(config: RunConfig) -> None:
+    for name, value in flat_values(config):
+        numbers = [number for number in _flat_list(value) if isinstance(number, int | float)]
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"{' '.join(flag_words(flag(name), value))}: must be finite")
+        if any(number < LEAST.get(name, -math.inf) for number in numbers):
+            raise UserError(f"{flag(name)} {value}: must be at least {LEAST[name]}")
+        if any(number > MOST.get(name, math.inf) for number in numbers):
+            raise UserError(f"{flag(name)} {value}: must be at most {MOST[name]}")
 
 
-def _refuse_unused_schedule(config: RunConfig) -> None:
+def _flat_list(value: Any) -> list[Any]:
+    return [item for entry in value for item in _flat_list(entry)] if isinstance(value, list) else [value]
+
+
+def _check_images(config: RunConfig) -> None:
+    data, std = config.data, config.model.std
+    if std is not None and min(std) <= 0:
+        raise UserError(f"--std {' '.join(map(str, std))}: must be above 0")
+    if not 0 < data.crop_scale <= 1:
+        raise UserError(f"--crop-scale {data.crop_scale}: must be above 0 and at most 1")
+    if data.resize and data.resize < data.image_size:
+        raise UserError(f"--resize {data.resize} is smaller than --image-size {data.image_size}: nothing to crop from")
+
+
+def _check_schedule(train: TrainConfig) -> None:
     for name, schedules in SCHEDULE_OPTIONS.items():
-        flag = f"--{name.replace('_', '-')} {getattr(config.train, name)}"
-        if getattr(config.train, name) != getattr(TrainConfig, name) and config.train.schedule not in schedules:
-            raise UserError(
-                f"{flag} belongs to --schedule {' or '.join(schedules)}; --schedule is {config.train.schedule}"
-            )
-    for name in ("decay_at", "second_decay_at", "low_rate"):
-        if getattr(config.train, name) > 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config.train, name)}: must be at most 1")
+        if getattr(train, name) != getattr(TrainConfig, name) and train.schedule not in schedules:
+            chosen = f"--{name.replace('_', '-')} {getattr(train, name)}"
+            raise UserError(f"{chosen} belongs to --schedule {' or '.join(schedules)}; --schedule is {train.schedule}")
+
+
+def _check_loss(config: RunConfig) -> None:
+    loss, train, per_class = config.loss, config.train, config.samples_per_class
+    needs_pairs = LOSSES[loss.loss].needs_pairs
+    if train.skip_batches and not train.freeze_bn:
+        raise UserError(
+            "--skip-batches needs frozen batch norms (--freeze-bn): a non-finite batch would spoil their statistics"
+        )
+    if needs_pairs and per_class < 2:
+        raise UserError(f"--loss {loss.loss} compares images of one class: set --samples-per-class to 2 or more")
+    if loss.miner not in ("default", "none") and not needs_pairs:
+        raise UserError(f"--loss {loss.loss} uses no pairs, so --miner {loss.miner} has no effect; leave it out")
+    if loss.head != "linear" and loss.loss != "softmax":
+        raise UserError(f"--head {loss.head} belongs to --loss softmax; {loss.loss} has no classifier head")
+    if per_class and train.batch_size % per_class:
+        raise UserError(f"--batch-size {train.batch_size} is not a multiple of --samples-per-class {per_class}")

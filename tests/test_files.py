@@ -1,11 +1,9 @@
-"""Writes are whole or not at all; room and rights are checked before the work."""
+"""Writes are whole or not at all; locks and room on the disk are checked before the work."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import stat
 import threading
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import (
+    Locked,
     atomic_path,
     cache_dir,
     check_digest,
@@ -28,8 +27,12 @@ from retrieval_bench.files import (
 )
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "record.json"
     write_text(path, "old")
 
     def interrupted_write() -> None:
@@ -40,14 +43,10 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_write()
     assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
-
-
-def test_a_finished_write_replaces_the_old_file(tmp_path: Path) -> None:
-    write_text(tmp_path / "deep" / "record.json", "old")
-    write_text(tmp_path / "deep" / "record.json", "new")
-    assert (tmp_path / "deep" / "record.json").read_text() == "new"
-    assert (tmp_path / "deep" / "record.json").stat().st_mode & 0o044, "readable by others, as an ordinary file is"
+    assert names(path.parent) == ["record.json"]
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o044, "readable by others, as an ordinary file is"
 
 
 def test_digest_is_checked(tmp_path: Path) -> None:
@@ -61,7 +60,7 @@ def test_digest_is_checked(tmp_path: Path) -> None:
 
 def test_check_writable_leaves_nothing_behind(tmp_path: Path) -> None:
     check_writable(tmp_path / "runs")
-    assert not list((tmp_path / "runs").iterdir())
+    assert not names(tmp_path / "runs")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/runs: cannot be written to \(Not a directory\)"):
         check_writable(tmp_path / "file" / "runs")
@@ -75,38 +74,30 @@ def test_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert cache_dir() == tmp_path / "retrieval_bench"
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def test_a_finished_folder_appears_whole_and_under_its_name_only(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "set") as temporary:
-        (temporary / "a").touch()
-        assert not (tmp_path / "set").exists()
-    assert names(tmp_path) == ["set"]
-    assert names(tmp_path / "set") == ["a"]
-    assert stat.S_IMODE((tmp_path / "set").stat().st_mode) & 0o055 == 0o055 & ~_umask(), (
-        "others may read it, as an ordinary folder"
-    )
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError, UserError])
-def test_an_interrupted_folder_leaves_nothing(tmp_path: Path, kind: type[BaseException]) -> None:
-    def interrupted() -> None:
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, OSError])
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, error: type[BaseException] | None) -> None:
+    def make() -> None:
         with whole_folder(tmp_path / "set") as temporary:
-            (temporary / "deep").mkdir()
-            (temporary / "deep" / "a").touch()
-            raise kind("stop")
+            (temporary / "a").touch()
+            assert not (tmp_path / "set").exists()
+            if error:
+                raise error("stop")
 
-    with pytest.raises(kind):
-        interrupted()
-    assert names(tmp_path) == []
+    if error:
+        with pytest.raises(error):
+            make()
+        assert names(tmp_path) == []
+        return
+    make()
+    assert names(tmp_path / "set") == ["a"]
+    with pytest.raises(OSError, match="not empty"):
+        overwrite(tmp_path / "set")
+    assert (names(tmp_path), names(tmp_path / "set")) == (["set"], ["a"])
+
+
+def overwrite(target: Path) -> None:
+    with whole_folder(target) as temporary:
+        (temporary / "b").touch()
 
 
 @pytest.mark.parametrize("name", ["set", "set[1]", "a*b"])
@@ -119,37 +110,30 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path, 
     assert names(tmp_path) == sorted([".set-2.partial-x", ".axb.partial-x", name])
 
 
-def test_a_folder_that_is_already_there_is_not_overwritten(tmp_path: Path) -> None:
-    def again() -> None:
-        with whole_folder(tmp_path / "set") as temporary:
-            (temporary / "b").touch()
-
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "a").touch()
-    with pytest.raises(OSError, match="not empty"):
-        again()
-    assert names(tmp_path) == ["set"]
-    assert names(tmp_path / "set") == ["a"]
-
-
-def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
-    def fails() -> None:
-        with locked(tmp_path / "new" / "set", "working"):
+def test_a_lock_is_free_again_after_an_error_and_its_folder_must_be_writable(tmp_path: Path) -> None:
+    def work(path: Path) -> None:
+        with locked(path, "working"), locked(path.with_name("other"), "working"):
             raise UserError("stop")
 
     for _ in range(2):
         with pytest.raises(UserError, match="stop"):
-            fails()
-    FileLock(tmp_path / "new" / ".set.lock").acquire(timeout=0).lock.release()
+            work(tmp_path / "new" / "set")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: cannot be written to .*RETRIEVAL_BENCH_CACHE"):
+        work(tmp_path / "file" / "set")
 
 
-def test_who_has_to_wait_for_a_lock_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The holder lets go once the other has said that it waits."""
+def test_a_second_process_waits_for_a_lock_unless_it_is_told_not_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder releases the lock once the other has logged that it waits."""
     events: list[str] = []
     waiting = threading.Event()
     monkeypatch.setattr("retrieval_bench.files.logger.info", lambda message: (events.append(message), waiting.set()))
     held = FileLock(tmp_path / ".set.lock", thread_local=False)
     held.acquire()
+    with pytest.raises(Locked, match="extracting"), locked(tmp_path / "set", "extracting set.tgz", wait=False):
+        pass
 
     def work() -> None:
         with locked(tmp_path / "set", "extracting set.tgz"):
@@ -158,25 +142,10 @@ def test_who_has_to_wait_for_a_lock_says_so_and_goes_on(tmp_path: Path, monkeypa
     other = threading.Thread(target=work)
     other.start()
     assert waiting.wait(timeout=30)
-    events.append("let go")
+    events.append("released")
     held.release()
     other.join()
-    assert events == ["waiting for another process that is extracting set.tgz", "let go", "worked"]
-
-
-def test_different_things_are_not_locked_together(tmp_path: Path) -> None:
-    with locked(tmp_path / "one", "working"), locked(tmp_path / "two", "working"):
-        pass
-
-
-def test_a_lock_that_cannot_be_written_names_the_variable_to_set(tmp_path: Path) -> None:
-    def work() -> None:
-        with locked(tmp_path / "file" / "set", "working"):
-            pass
-
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file: cannot be written to .*RETRIEVAL_BENCH_CACHE"):
-        work()
+    assert events == ["waiting for another process that is extracting set.tgz", "released", "worked"]
 
 
 @given(free=st.integers(0, 10**13), needed=st.integers(0, 10**13))
@@ -184,37 +153,25 @@ def test_a_lock_that_cannot_be_written_names_the_variable_to_set(tmp_path: Path)
 def test_room_is_enough_exactly_if_it_is_as_much_as_needed(free: int, needed: int) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**14, 10**14 - free, free))
-        try:
+        if free >= needed:
             check_space(Path("folder"), needed, "the archive")
-        except UserError as error:
-            said = str(error)
-        else:
-            assert free >= needed
             return
-    assert free < needed
-    assert said.startswith(f"folder: the archive needs {gigabytes(needed)} and the disk has {gigabytes(free)} free")
+        message = f"folder: the archive needs {gigabytes(needed)} and the disk has {gigabytes(free)} free"
+        with pytest.raises(UserError, match=message):
+            check_space(Path("folder"), needed, "the archive")
 
 
-def test_room_is_asked_for_where_the_folder_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_looked_for_where_the_folder_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or shutil._ntuple_diskusage(1, 0, 1))
     check_space(tmp_path / "not" / "yet", 1, "it")
     monkeypatch.chdir(tmp_path)
     check_space(Path("not/yet"), 1, "it")
     assert asked == [tmp_path, tmp_path]
-    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 MB"),
-        (1, "1 MB"),
-        (11_500_000, "12 MB"),
-        (10**9, "1.0 GB"),
-        (3_149_000_000, "3.1 GB"),
-        (10**12, "1000.0 GB"),
-    ],
+    ("count", "text"), [(0, "0 MB"), (1, "1 MB"), (11_500_000, "12 MB"), (10**9, "1.0 GB"), (3_149_000_000, "3.1 GB")]
 )
-def test_bytes_are_told_in_units_of_ten(count: int, text: str) -> None:
+def test_bytes_are_written_in_units_of_ten(count: int, text: str) -> None:
     assert gigabytes(count) == text

@@ -1,4 +1,4 @@
-"""What a run measures at test beside Recall@K: the classifier's accuracy, other ways to use the network, routes."""
+"""What a run measures at test: queries in a gallery, the classifier's accuracy, other evaluation modes, routes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ import torch
 from torch import nn
 
 from retrieval_bench.config import RunConfig, RuntimeConfig
-from retrieval_bench.evaluation.routes import describe_routes
-from retrieval_bench.losses import LOSSES
-from retrieval_bench.measure import accuracy
-from retrieval_bench.records import write_record
+from retrieval_bench.data.splits import Split
+from retrieval_bench.losses import LOSSES, Criterion, build_criterion
+from retrieval_bench.measure import accuracy, measure
+from retrieval_bench.records import ResultsFolder, read_record
 from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
-from retrieval_bench.strategies import StrategyOptions
-from retrieval_bench.strategies.spottune import SpotTune
-from retrieval_bench.training.criterion import Criterion, build_criterion
 
 CLOSED = RunConfig(
     data=DataConfig(dataset="synthetic", split="closed_set", image_size=32, flip=False, crop_scale=0.6),
@@ -29,30 +26,51 @@ CLOSED = RunConfig(
     loss=LossConfig(loss="softmax", loss_lr=1e-2),
     train=TrainConfig(epochs=2, batch_size=16, freeze_bn=False),
 )
-ROUTED = replace(
-    CLOSED,
-    strategy="spottune",
-    options=StrategyOptions(spottune=SpotTune.Options(eval_policy="argmax,all_frozen,sample")),
-)
+ROUTED = CLOSED.changed(strategy="spottune", options__spottune__eval_policy="argmax,all_frozen,sample")
+
+
+def test_queries_are_measured_against_the_gallery_and_not_against_themselves() -> None:
+    """Queries 2 and 4, gallery 3, 4 and 6: image 4 would find itself; its class has 3 too."""
+    vectors = {2: [1.0, 0.0], 3: [0.0, 1.0], 4: [1.0, 0.1], 6: [1.0, 0.05]}
+    labels = np.array([0, 0, 1, 1, 1, 2, 2])
+    split = Split(np.array([0, 1]), np.array([2, 4]), np.array([3, 4, 6]), np.array([0]))
+
+    class Drawn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([vectors[int(image)] for image in images])
+
+    class Numbers(list[Any]):
+        images = 4
+
+    batches: Any = Numbers([(torch.tensor([2, 3]), torch.zeros(2)), (torch.tensor([4, 6]), torch.zeros(2))])
+    embedder: Any = Drawn()
+    config = CLOSED.changed(data__split="zero_shot", evaluation__k=(1, 2))
+    evaluation, unit = measure(embedder, None, batches, labels, split, config)
+    # 2 finds 6 (wrong), then 4, then 3; 4 finds 6 (wrong), then 3
+    recalls = {"recall_at_1": 0.0, "recall_at_2": 1.0, "mrr": 0.5, "r_precision": 0.25, "map_at_r": 0.125}
+    assert evaluation.metrics == {**recalls, "queries": 2, "queries_without_positive": 0}
+    assert np.linalg.norm(unit, axis=1) == pytest.approx(1)
 
 
 def test_a_closed_set_has_an_accuracy_and_a_frozen_network_a_trained_classifier(tmp_path: Path) -> None:
     """The classifier of frozen features is above chance (1 of 16), though the network itself has nothing to train."""
-    frozen = replace(CLOSED, strategy="frozen", train=replace(CLOSED.train, epochs=30))
+    frozen = CLOSED.changed(strategy="frozen", train__epochs=30)
     record = run(frozen, RuntimeConfig(results=tmp_path))
-    assert record["cost"]["images_seen"] == 30 * 64
-    assert record["cost"]["trained_parameters"] == 0
-    assert record["metrics"]["accuracy"] > 0.15
-    untrained = run(replace(frozen, train=replace(frozen.train, epochs=0)), RuntimeConfig(results=tmp_path))
-    assert untrained["metrics"]["accuracy"] < record["metrics"]["accuracy"]
-    assert untrained["metrics"]["recall_at_1"] == record["metrics"]["recall_at_1"], "the features are the same"
+    assert (record.cost["images_seen"], record.cost["trained_parameters"]) == (30 * 64, 0)
+    assert record.metrics["accuracy"] > 0.15
+    untrained = run(frozen.changed(train__epochs=0), RuntimeConfig(results=tmp_path))
+    assert untrained.metrics["accuracy"] < record.metrics["accuracy"]
+    assert untrained.metrics["recall_at_1"] == record.metrics["recall_at_1"], "the features are the same"
 
 
-def test_no_accuracy_without_classes_or_classifier(tmp_path: Path) -> None:
-    triplet = replace(CLOSED, loss=LossConfig(loss="triplet"), train=replace(CLOSED.train, epochs=1))
-    assert "accuracy" not in run(triplet, RuntimeConfig(results=tmp_path))["metrics"]
-    zero_shot = replace(CLOSED, data=replace(CLOSED.data, split="zero_shot"), train=replace(CLOSED.train, epochs=1))
-    assert "accuracy" not in run(zero_shot, RuntimeConfig(results=tmp_path))["metrics"]
+@pytest.mark.parametrize("change", [{"loss__loss": "triplet"}, {"data__split": "zero_shot"}])
+def test_no_accuracy_without_classifier_or_common_classes(change: dict[str, str], tmp_path: Path) -> None:
+    config = CLOSED.changed(**change, train__epochs=1)
+    assert "accuracy" not in run(config, RuntimeConfig(results=tmp_path)).metrics
 
 
 def test_accuracy_by_hand() -> None:
@@ -87,53 +105,39 @@ def test_losses_with_a_vector_per_class_classify(name: str) -> None:
         assert accuracy(criterion, embeddings.numpy(), labels.numpy()) > 0.9
 
 
-def test_variants_and_routes_are_in_the_record(tmp_path: Path) -> None:
+def test_evaluation_modes_and_routes_are_in_the_record(tmp_path: Path) -> None:
     record = run(ROUTED, RuntimeConfig(results=tmp_path))
-    assert record["variants"].keys() == {"all_frozen", "sample"}
-    assert record["variants"]["all_frozen"].keys() == record["metrics"].keys()
-    sample = record["variants"]["sample"]
-    assert sample["draws"] == 3
-    assert (sample["queries"], "queries_sd" in sample) == (64, False), "counts stay counts"
+    assert record.eval_modes.keys() == {"all_frozen", "sample"}
+    assert record.eval_modes["all_frozen"].keys() == record.metrics.keys()
+    sample = record.eval_modes["sample"]
+    assert (sample["draws"], sample["queries"], "queries_sd" in sample) == (3, 64, False), "counts stay counts"
     assert sample["recall_at_1_sd"] >= 0
-    routes = record["facts"]["routes"]
+    routes = record.info["routes"]
     assert routes["images"] == 64
-    assert len(routes["rate"]) == len(record["facts"]["spottune"]["blocks"]) == 4
+    assert len(routes["rate"]) == len(record.info["spottune"]["blocks"]) == 4
     assert len(routes["rate_by_class"]) == 16
-    assert sum(routes["commonest"].values()) <= 64
-    text = (tmp_path / "runs" / f"{record['id']}.json").read_text(encoding="utf-8")
-    assert json.loads(text) == record
-    assert '"rate": [0.' in text or '"rate": [1.' in text, "numbers on one line"
-
-
-def test_routes_with_mirrored_images_are_those_of_the_images(tmp_path: Path) -> None:
-    from retrieval_bench.config import EvalConfig
-
-    both = run(replace(ROUTED, evaluation=EvalConfig(flip_sum=True)), RuntimeConfig(results=tmp_path))
-    assert both["facts"]["routes"] == run(ROUTED, RuntimeConfig(results=tmp_path))["facts"]["routes"]
-
-
-def test_routes_described() -> None:
-    decisions = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], dtype=bool)
-    found = describe_routes(decisions, np.array([0, 0, 2, 2]), ["a", "b", "c"], ["w", "x", "y", "z"])
-    assert found["rate"] == [0.75, 0.25]
-    assert found["rate_by_class"] == {"a": [1.0, 0.0], "c": [0.5, 0.5]}
-    assert found["distinct"] == 3
-    assert found["entropy_bits"] == 1.5
-    assert found["commonest"] == {"10": 2, "11": 1, "00": 1}
-    assert found["examples"] == {"z": "00", "w": "10", "x": "10", "y": "11"}
-    same = describe_routes(np.ones((3, 2), dtype=bool), np.zeros(3, dtype=int), ["a"], ["x", "y", "z"])
-    assert (same["distinct"], same["entropy_bits"]) == (1, 0.0)
-
-
-def test_lists_of_numbers_are_written_on_one_line_and_others_as_they_were(tmp_path: Path) -> None:
-    record: dict[str, Any] = {
-        "a": [1, -2.5e-7, float("nan")],
-        "b": ["[1,", " 2]", "img [ 1,  2 ].jpg"],
-        "c": [[1, 2], []],
-        "d": {"e": [True]},
-    }
-    path = tmp_path / "record.json"
-    write_record(path, record)
+    path = ResultsFolder(tmp_path).record(record.id)
+    assert read_record(path) == record
     text = path.read_text(encoding="utf-8")
-    assert json.loads(text) == {**record, "a": [1, -2.5e-7, None]}
-    assert "[1, 2]" in text
+    assert json.loads(text)["variants"] == record.eval_modes
+    assert '"rate": [0.' in text or '"rate": [1.' in text, "numbers on one line"
+    both = run(ROUTED.changed(evaluation__flip_sum=True), RuntimeConfig(results=tmp_path))
+    assert both.info["routes"] == routes, "of mirrored images the routes are those of the images"
+
+
+def test_choices_are_made_on_validation_classes_and_counted(tmp_path: Path) -> None:
+    base = CLOSED.changed(
+        data__split="zero_shot", loss__loss="proxy_anchor", model__backbone="resnet18", train__epochs=1
+    )
+    config = replace(base, strategy="layer_pruning").changed(options__layer_pruning__drop="auto:1")
+    record = run(config, RuntimeConfig(results=tmp_path))
+    selection = record.info["selection"]["layer_pruning"]
+    candidates = [read_record(ResultsFolder(tmp_path).record(run_id)) for run_id in selection["records"]]
+    assert all(candidate.config["data"]["split"] == "zero_shot_val" for candidate in candidates)
+    recalls = [candidate.metrics["recall_at_1"] for candidate in candidates]
+    assert selection["chosen"] == candidates[recalls.index(max(recalls))].strategy
+    chosen = base.changed(strategy="layer_pruning", options__layer_pruning__drop=selection["chosen"].split("=")[1][:-1])
+    alone = run(chosen, RuntimeConfig(results=tmp_path))
+    assert record.metrics == alone.metrics
+    searched = sum(candidate.cost["images_seen"] for candidate in candidates)
+    assert record.cost["images_seen"] == alone.cost["images_seen"] + searched

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
-import tyro
+from tyro.conf import Positional, arg
 
 from retrieval_bench.data.catalog import DATASETS, open_dataset, open_table
 from retrieval_bench.data.download import install
@@ -18,18 +19,16 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.data.verify import verify
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.files import check_writable, digest, gigabytes, write_text
+from retrieval_bench.parsing import ask, choose
 from retrieval_bench.progress import logger
 
-Name = Annotated[str, tyro.conf.Positional]
-Protocol = Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"]
-
-
-class Data:
-    """List, fetch, verify, show or pack data sets."""
+Name = Annotated[str, Positional, arg(help="the data set")]
+Root = Annotated[Path | None, arg(help="its folder or archive; without it the data set is downloaded")]
+Protocol = Annotated[Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"], arg(help="split into two sides")]
 
 
 @dataclass(frozen=True)
-class List:
+class ListSets:
     """List the data sets: size, and where they come from."""
 
     def execute(self) -> None:
@@ -44,9 +43,7 @@ class Fetch:
     """Fetch a data set into the cache, check it, and say what it holds."""
 
     name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive, to check that one; without it the data set is downloaded"""
+    data_root: Root = None
     from_archive: tuple[Path, ...] = ()
     """files fetched by hand: checked, and kept in the cache from now on"""
 
@@ -54,32 +51,26 @@ class Fetch:
         if self.name not in DATASETS:
             raise unknown("data set", self.name, DATASETS)
         archives = DATASETS[self.name].archives
-        if self.from_archive:
-            if not archives:
-                raise UserError(f"data set '{self.name}' takes no archives (--from-archive)")
-            if self.data_root:
-                raise UserError(f"data set '{self.name}': give --from-archive or --data-root, not both")
-            for path in self.from_archive:
-                logger.info(f"{path}: kept as {install(archives, path.expanduser()).path}")
-            missing = [archive.name for archive in archives if not archive.path.exists() and not archive.urls]
-            if missing:
-                raise UserError(
-                    f"{self.name} also needs {', '.join(missing)}: give it with --from-archive, now or later; nothing "
-                    "is lost"
-                )
+        if self.from_archive and (not archives or self.data_root):
+            problem = "takes no archives" if not archives else "takes --from-archive or --data-root, not both"
+            raise UserError(f"data set '{self.name}' {problem}")
+        for path in self.from_archive:
+            logger.info(f"{path}: kept as {install(archives, path.expanduser()).path}")
+        missing = [archive.name for archive in archives if not archive.urls and not archive.path.exists()]
+        if self.from_archive and missing:
+            raise UserError(
+                f"{self.name} also needs {', '.join(missing)}: give it with --from-archive; nothing is lost"
+            )
         describe(self.name, *open_dataset(self.name, self.data_root))
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Check counts, decode every image, and report sizes and copies."""
+    """Check counts, decode every image, and report sizes and copies, also across the two sides of a split."""
 
     name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
+    data_root: Root = None
     split: Protocol = "zero_shot"
-    """copies across the two sides of this split are reported"""
 
     def execute(self) -> None:
         table, split = open_dataset(self.name, self.data_root, self.split)
@@ -93,11 +84,8 @@ class Show:
     """Draw a contact sheet of classes of both sides of the split (PNG)."""
 
     name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
+    data_root: Root = None
     split: Protocol = "zero_shot"
-    """which split"""
     classes: int = 8
     """classes of each side"""
     images: int = 6
@@ -107,9 +95,7 @@ class Show:
 
     def execute(self) -> None:
         if not (1 <= self.classes <= 100 and 1 <= self.images <= 20):
-            raise UserError(
-                f"--classes {self.classes} --images {self.images}: at most 100 classes of 20 images, and at least one"
-            )
+            raise UserError(f"--classes {self.classes} --images {self.images}: 1 to 100 classes of 1 to 20 images")
         output = self.output or Path(f"{self.name}.png")
         table, split = open_dataset(self.name, self.data_root, self.split)
         check_writable(output.parent, "--output")
@@ -122,11 +108,8 @@ class Manifest:
     """Write the split as CSV (path, class, split) and print its SHA-256."""
 
     name: Name
-    """the data set"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
+    data_root: Root = None
     split: Protocol = "zero_shot"
-    """which split"""
     fold: int = 0
     """kfold: which fold validates, from 0"""
     folds: int = 4
@@ -149,15 +132,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Pack:
-    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same
-    name."""
+    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same name."""
 
     name: Name
-    """the data set"""
     output: Path
     """folder to be made"""
-    data_root: Path | None = None
-    """its folder or archive; without it the data set is downloaded"""
+    data_root: Root = None
     size: int = 256
     """shorter side that images are scaled down to, pixels"""
     max_shard_mb: float = 50.0
@@ -166,27 +146,35 @@ class Pack:
     def execute(self) -> None:
         if self.size < 8 or not self.max_shard_mb > 0:
             raise UserError(
-                f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels and more than 0 MB are "
-                "needed"
+                f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: give at least 8 pixels, and a size"
             )
         table = open_table(self.name, self.data_root)
         shards = write_pack(self.name, table, self.output.expanduser(), self.size, self.max_shard_mb)
         total = gigabytes(sum(path.stat().st_size for path in shards))
-        print(
-            f"{len(table):,} images in {len(shards)} shards, {total}; open with --dataset {self.name} --data-root "
-            f"{self.output}"
-        )
+        where = f"--dataset {self.name} --data-root {self.output}"
+        print(f"{len(table):,} images in {len(shards)} shards, {total}; open with {where}")
 
 
-ACTIONS = {"list": List, "fetch": Fetch, "verify": Verify, "show": Show, "manifest": Manifest, "pack": Pack}
+ACTIONS: dict[str, type] = {
+    "list": ListSets,
+    "fetch": Fetch,
+    "verify": Verify,
+    "show": Show,
+    "manifest": Manifest,
+    "pack": Pack,
+}
+
+
+def data(words: Sequence[str]) -> Any:
+    """The action with the flags that the words of a command line give."""
+    about = {name: kind.__doc__ or "" for name, kind in ACTIONS.items()}
+    name = choose(words, "action", about, "data ACTION [--help] [NAME]", "actions")
+    return ask(ACTIONS[name], words[1:], f"data {name}")
 
 
 def describe(name: str, table: ImageTable, split: Split) -> None:
     """Prints one line: images and classes in all and on each side."""
-    tested = f"{len(split.test):,} to test on"
-    if len(split.query) < len(split.test):
-        tested += f" ({len(split.query):,} queries, {len(split.gallery):,} in the gallery)"
-    print(
-        f"{name}: {len(table):,} images of {len(table.class_names):,} classes; {len(split.train):,} to train on, "
-        f"{tested}"
-    )
+    roles = f" ({len(split.query):,} queries, {len(split.gallery):,} in the gallery)"
+    tested = f"{len(split.test):,} to test on{roles if len(split.query) < len(split.test) else ''}"
+    classes = f"{len(table):,} images of {len(table.class_names):,} classes"
+    print(f"{name}: {classes}; {len(split.train):,} to train on, {tested}")

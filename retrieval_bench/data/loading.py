@@ -39,8 +39,6 @@ class _Order:
     count: int
     batch_size: int
     sampler: BatchSampler | None
-    skipped: int = 0
-    """batches at the beginning that are drawn and not given"""
 
     def __len__(self) -> int:
         return len(self.sampler) if self.sampler else -(-self.count // self.batch_size)
@@ -49,13 +47,12 @@ class _Order:
         drawn: Counter[int] = Counter()
         starts = range(0, self.count, self.batch_size)
         in_order = (range(start, min(start + self.batch_size, self.count)) for start in starts)
-        for number, batch in enumerate(self.sampler or in_order):
+        for batch in self.sampler or in_order:
             items = []
             for index in batch:
                 items.append((index, drawn[index]))
                 drawn[index] += 1
-            if number >= self.skipped:
-                yield items
+            yield items
 
 
 @dataclass
@@ -168,9 +165,8 @@ class Batches:
             return len(self.sampler) * self.sampler.batch_size
         return len(self.labels)
 
-    def reseed(self, seed: int, *purpose: str | int, skip: int = 0) -> None:
-        """Fixes order and augmentation of the next pass, which leaves out the first `skip` batches."""
-        self.order.skipped = skip
+    def reseed(self, seed: int, *purpose: str | int) -> None:
+        """Fixes order and augmentation of the next pass."""
         self._source.seed = derive(seed, "views", *purpose)
         if self.sampler:
             self.sampler.generator.manual_seed(derive(seed, "order", *purpose))

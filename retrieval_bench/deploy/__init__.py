@@ -1,1 +1,1 @@
-"""Trained embedders in use: saved, taken elsewhere, given images of one's own, searched with."""
+"""Trained embedders in use: saved, exported, given images of your own, searched with."""

@@ -1,4 +1,4 @@
-"""An embedder as an ONNX graph, held against torch before it is given away."""
+"""An embedder as an ONNX graph, compared with torch before it is given away."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from retrieval_bench.seeding import generator
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
-CHECKED = (1, 3)
+COMPARED = (1, 3)
 """Sizes of the batches that are compared."""
 
 
@@ -38,12 +38,12 @@ class Graph:
     missing: str = ""
 
 
-class Deployed(nn.Module):
+class UnitEmbedder(nn.Module):
     """Uint8 images (N, 3, S, S) to float32 vectors (N, D) of length 1, as the evaluation makes them.
 
     Args:
-        embedder: is copied. Where each image takes its own blocks, both branches are computed, so that one graph holds all routes; where
-            all images take the same ones, only those are left.
+        embedder: is copied. Where each image takes its own blocks, both branches are computed, so that one graph holds
+            all routes; where all images take the same ones, only those are left.
         flip_sum: the mean of the vectors of the image and its mirror.
     """
 
@@ -61,7 +61,7 @@ class Deployed(nn.Module):
         self.eval()  # all of it: exporters put back the mode that they find
 
     def forward(self, images: Tensor) -> Tensor:
-        """float32 (N, D)."""
+        """Float32 (N, D)."""
         scaled = images.float() / 255
         vectors = self.embedder(scaled)
         if self.flip_sum:
@@ -72,31 +72,29 @@ class Deployed(nn.Module):
 
 
 def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path) -> Graph:
-    """Writes the graph of ``images`` uint8 (N, 3, S, S), any N, to ``embeddings`` float32 (N, D), and compares it with torch.
-
-    Nothing is written for a network that no graph can hold, and where a package is missing; the reason is returned.
+    """Writes the graph of ``images`` uint8 (N, 3, S, S), any N, to ``embeddings`` float32 (N, D), and compares it with
+    torch. Nothing is written for a network that no graph can hold, and where a package is missing; the reason is
+    returned.
 
     Raises:
         UserError: no exporter can do the network, or graph and torch differ by more than :data:`TOLERANCE`.
     """
-    if _draws_from_pixels(embedder):
+    router = embedder.backbone.router if isinstance(embedder.backbone, RoutedBackbone) else None
+    if router is not None and (not isinstance(router, LearnedRouter) or router.draws):
         return Graph(missing="its routes are drawn from checksums of the pixels, which ONNX does not have")
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         return Graph(missing=f'{" and ".join(absent)} must be installed first: pip install "retrieval_bench[export]"')
     logger.info("writing the ONNX graph (half a minute)")
-    model = Deployed(embedder, flip_sum)
-    example = _random_images(2, image_size)
+    model = UnitEmbedder(embedder, flip_sum)
     try:
-        _export(model, example, path, dynamo=True)
-        difference = _difference(model, image_size, path)
+        difference = _export(model, image_size, path, dynamo=True)
     except Exception as error:  # an exporter may fail anywhere, and a graph that it fixed to one N fails when it is run
         logger.info(
-            f"torch's exporter cannot do this network ({first_line(error)}): its older one, which traces, is tried"
+            f"torch's exporter cannot do this network ({first_line(error)}): trying its older one, which traces"
         )
         try:
-            _export(model, example, path, dynamo=False)
-            difference = _difference(model, image_size, path)
+            difference = _export(model, image_size, path, dynamo=False)
         except Exception as second:
             raise UserError(f"this network cannot be exported to ONNX: {first_line(second)}") from None
     if not difference <= TOLERANCE:
@@ -106,38 +104,27 @@ def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path)
     return Graph(difference)
 
 
-def _draws_from_pixels(embedder: Embedder) -> bool:
-    """Whether the routes of images are random, decided by their checksums."""
-    if not isinstance(embedder.backbone, RoutedBackbone):
-        return False
-    router = embedder.backbone.router
-    return not isinstance(router, LearnedRouter) or router.draws
-
-
-def _export(model: Deployed, example: Tensor, path: Path, dynamo: bool) -> None:
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"], "dynamo": dynamo}
-    if dynamo:
-        names |= {"dynamic_shapes": ({0: torch.export.Dim("N", min=1)},), "external_data": False, "verbose": False}
-    else:
-        names |= {"dynamic_axes": {"images": {0: "N"}, "embeddings": {0: "N"}}}
-    with _silence(), torch.no_grad():
-        torch.onnx.export(model, (example,), str(path), **names)
-
-
-def _difference(model: Deployed, image_size: int, path: Path) -> float:
-    """The largest absolute difference between graph and torch on random images, in batches of several sizes."""
+def _export(model: UnitEmbedder, image_size: int, path: Path, dynamo: bool) -> float:
+    """Writes the graph by one of torch's exporters; returns its largest difference from torch on random images."""
     import onnxruntime
 
+    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"], "dynamo": dynamo}
+    if dynamo:
+        options |= {"dynamic_shapes": ({0: torch.export.Dim("N", min=1)},), "external_data": False, "verbose": False}
+    else:
+        options |= {"dynamic_axes": {"images": {0: "N"}, "embeddings": {0: "N"}}}
+    with _silence(), torch.no_grad():
+        torch.onnx.export(model, (_random_images(2, image_size),), str(path), **options)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
-    for count in CHECKED:
+    for count in COMPARED:
         images = _random_images(count, image_size)
-        found: Any = session.run(None, {"images": images.numpy()})[0]
+        vectors: Any = session.run(None, {"images": images.numpy()})[0]
         with torch.no_grad():
             expected = model(images)
-        if tuple(found.shape) != tuple(expected.shape):
-            raise ValueError(f"the graph gives {tuple(found.shape)} for {tuple(expected.shape)}")
-        largest = max(largest, (torch.from_numpy(found) - expected).abs().max().item())
+        if vectors.shape != expected.shape:
+            raise ValueError(f"the graph gives {tuple(vectors.shape)} for {tuple(expected.shape)}")
+        largest = max(largest, (torch.from_numpy(vectors) - expected).abs().max().item())
     return largest
 
 
@@ -147,15 +134,11 @@ def _random_images(count: int, side: int) -> Tensor:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """A block in which exporters, who chat by all ways there are, are not heard."""
-    disabled = logging.root.manager.disable
+    """A block in which exporters, which write to log, warnings and both streams, are not heard."""
+    disabled, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.ERROR)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,8 +1,8 @@
 """An embedder on the disk: a recipe (JSON) that says how the network is built, beside its weights (safetensors).
 
-A recipe names the backbone, the blocks that are gone, the channels that are left and, where a strategy's blocks stay in the place of the
-backbone's own (routed blocks, columns), that strategy with its options and its memory. Loading repeats these steps on random weights, then
-fills the network. Format 1 had no strategy.
+A recipe names the backbone, the blocks that are gone, the channels that are left and, where a strategy's blocks stay in
+the place of the backbone's own (routed blocks, columns), that strategy with its options and its state. Loading repeats
+these steps on random weights, then fills the network. Format 1 had no strategy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,20 @@ from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.channels import find_channels, set_widths
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.surgery import drop_blocks
-from retrieval_bench.sections import ModelConfig
+from retrieval_bench.records import Record, ResultsFolder
+from retrieval_bench.sections import DataConfig, ModelConfig
 from retrieval_bench.strategies import STRATEGIES, Strategy
 from retrieval_bench.strategies.chain import Chain
 
 FORMATS = (1, 2)
+NAME = "embedder"
+"""What the files of an exported folder are called, without their endings."""
 Recipe = dict[str, Any]
 
 
-def kept_path(results: Path, run_id: str) -> Path:
-    """Where the embedder of a run is kept below the results folder, without an ending."""
-    return results / "models" / run_id
+def files_of(path: Path) -> tuple[Path, Path]:
+    """Recipe and weights of the embedder at `path` (without an ending)."""
+    return path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.safetensors")
 
 
 def is_kept(path: Path) -> bool:
@@ -41,14 +45,14 @@ def is_kept(path: Path) -> bool:
     return all(file.is_file() for file in files_of(path))
 
 
-def files_of(path: Path) -> tuple[Path, Path]:
-    """Recipe and weights of an embedder."""
-    return path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.safetensors")
-
-
 def embedder_digest(path: Path) -> str:
     """SHA-256 over recipe and weights: copies of one embedder share it, any other network has another."""
-    return hashlib.sha256("".join(digest(file) for file in files_of(path)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(digest, files_of(path))).encode()).hexdigest()
+
+
+def data_config(recipe: Recipe) -> DataConfig:
+    """How the recipe's network was shown its test images."""
+    return DataConfig(image_size=recipe["image_size"], **recipe.get("views", {}))
 
 
 def save_embedder(
@@ -82,7 +86,13 @@ def save_embedder(
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}
     shapes = {name: value.shape for name, value in weights.items()}
-    for rebuilt in (None, *_rebuilding(strategy)):
+    parts = strategy.parts if isinstance(strategy, Chain) else {}
+    rebuilding = [
+        {"strategy": name, "options": _offline(asdict(part.options)), "memory": part.state_dict()}
+        for name, part in parts.items()
+        if part.rebuilds_blocks
+    ]
+    for rebuilt in (None, *rebuilding):
         recipe["rebuilt"] = rebuilt
         if shapes == {name: value.shape for name, value in _build(recipe).state_dict().items()}:
             break
@@ -96,10 +106,25 @@ def save_embedder(
     write_text(recipe_path, json.dumps({**recipe, **(about or {})}, indent=2) + "\n")
 
 
-def load_embedder(path: Path) -> tuple[Embedder, Recipe]:
-    """The embedder that :func:`save_embedder` wrote, in eval mode on the CPU, and its recipe; nothing is downloaded.
+def load_embedder(path_or_run: Path | str, results: Path | str = "results/local") -> Embedder:
+    """A trained embedder, in eval mode on the CPU: uint8 images (B, 3, S, S) to float32 vectors (B, D).
 
-    Its layout is channels-last, that of the networks that were evaluated, so that its embeddings are theirs bit for bit.
+    Args:
+        path_or_run: an exported folder; the path of a saved embedder, without an ending; or the id of a run, or its
+            beginning.
+        results: the results folder of the run.
+
+    Raises:
+        UserError: no such embedder, or a file that is damaged or of another format.
+    """
+    path = Path(path_or_run)
+    return read_embedder(path if is_kept(path) else find_embedder(str(path_or_run), Path(results))[0])[0]
+
+
+def read_embedder(path: Path) -> tuple[Embedder, Recipe]:
+    """The embedder that :func:`save_embedder` wrote to `path`, in eval mode on the CPU, and its recipe; nothing is
+    downloaded. Its layout is channels-last, that of the networks that were evaluated, so that its embeddings are theirs
+    bit for bit.
 
     Raises:
         UserError: a file that is missing, damaged or of another format.
@@ -114,68 +139,76 @@ def load_embedder(path: Path) -> tuple[Embedder, Recipe]:
     except UserError:
         raise
     except Exception as error:  # damaged JSON, tensors and shapes fail in a dozen ways
-        raise UserError(
-            f"{path}: no embedder can be loaded from its .json and .safetensors ({first_line(error)})"
-        ) from None
+        reason = first_line(error)
+        raise UserError(f"{path}: no embedder can be loaded from its .json and .safetensors ({reason})") from None
     return embedder.to(memory_format=torch.channels_last), recipe  # pyright: ignore[reportCallIssue]
 
 
-def _rebuilding(strategy: Strategy | None) -> list[dict[str, Any]]:
-    """The part of a chain that puts modules in the place of blocks, as a recipe holds it, if there is one."""
-    parts = strategy.parts if isinstance(strategy, Chain) else {}
-    return [
-        {"strategy": name, "options": _offline(asdict(part.options)), "memory": part.state_dict()}
-        for name, part in parts.items()
-        if part.rebuilds_blocks
-    ]
+def find_embedder(run: str, results: Path) -> tuple[Path, Record | None]:
+    """Where an embedder is (a path without an ending), and the record of its run; None for an exported folder.
+
+    Args:
+        run: the id of a record in `results`, or the beginning of one; or an exported folder.
+        results: folder that holds ``runs/`` and ``models/``.
+
+    Raises:
+        UserError: no such run or folder, several, or a run whose embedder was not kept, with the command that makes it
+            again.
+    """
+    folder = Path(run).expanduser()
+    if folder.is_dir():
+        if not is_kept(folder / NAME):
+            names = " and ".join(path.name for path in files_of(folder / NAME))
+            raise UserError(f"{run}: not an exported folder, which holds {names}; give one, or the id of a run")
+        return folder / NAME, None
+    records = ResultsFolder(results).find(run)
+    if len(records) > 1:
+        raise UserError(f"'{run}' begins {len(records)} runs; give one: {', '.join(record.id for record in records)}")
+    path = ResultsFolder(results).model(records[0].id)
+    if not is_kept(path):
+        where = "" if results == Path("results/local") else f" --results {shlex.quote(str(results))}"
+        raise UserError(
+            f"the embedder of {path.name} was not kept; this makes it again: {records[0].command} --keep{where}"
+        )
+    return path, records[0]
 
 
 def _offline(options: dict[str, Any]) -> dict[str, Any]:
     """Options without pretrained weights, which are overwritten anyway."""
-    return {**options, "policy_weights": "none"} if "policy_weights" in options else options
+    return {name: "none" if name.endswith("weights") else value for name, value in options.items()}
 
 
 def _structure(embedder: Embedder, config: ModelConfig, image_size: int) -> dict[str, Any]:
-    """In what the network differs from the one that `config` gives: blocks that are gone, numbers of channels that are others."""
-    whole = build_embedder(config, image_size)
-    left = {block.name for block in embedder.backbone.blocks}
-    dropped = [block.name for block in whole.backbone.body if block.name not in left]
-    convolutions = {
-        name: module for name, module in whole.backbone.net.named_modules() if isinstance(module, torch.nn.Conv2d)
-    }
-    # a block that was put beside another one keeps its name, less this word
-    found = {re.sub(r"\.frozen(?=\.|$)", "", name): module for name, module in embedder.backbone.net.named_modules()}
+    """In what the network differs from the one that `config` gives: blocks that are gone, other numbers of channels."""
+    original = build_embedder(config, image_size).backbone
+    blocks = {block.name for block in embedder.backbone.blocks}
+    # a block that has a copy beside it is called as before, but for this word
+    modules = {re.sub(r"\.frozen(?=\.|$)", "", name): module for name, module in embedder.backbone.net.named_modules()}
     widths = {
-        name: module.out_channels
-        for name, whole_module in convolutions.items()
-        if isinstance(module := found.get(name), torch.nn.Conv2d) and module.out_channels != whole_module.out_channels
+        name: modules[name].out_channels
+        for name, module in original.net.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+        and isinstance(modules.get(name), torch.nn.Conv2d)
+        and modules[name].out_channels != module.out_channels
     }
-    return {"dropped_blocks": dropped, "widths": widths}
+    return {"dropped_blocks": [block.name for block in original.body if block.name not in blocks], "widths": widths}
 
 
 def _build(recipe: Recipe) -> Embedder:
+    """The network of a recipe, with random weights."""
     size = recipe["image_size"]
-    probe = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    embedder = build_embedder(_model_config(recipe["model"]), size)
+    example_images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe["model"].items()}
+    embedder = build_embedder(ModelConfig(**fields), size)
     if recipe["dropped_blocks"]:
-        embedder.resize_feature(drop_blocks(embedder.backbone, recipe["dropped_blocks"], probe))
+        embedder.resize_feature(drop_blocks(embedder.backbone, recipe["dropped_blocks"], example_images))
     if recipe["widths"]:
         channels = find_channels(embedder.backbone, size)
-        set_widths(
-            embedder.backbone,
-            channels,
-            {name: recipe["widths"].get(name, width) for name, width in channels.full.items()},
-        )
+        widths = {name: recipe["widths"].get(name, width) for name, width in channels.full.items()}
+        set_widths(embedder.backbone, channels, widths)
     if rebuilt := recipe.get("rebuilt"):
         kind = STRATEGIES[rebuilt["strategy"]]
         strategy = kind(kind.Options(**rebuilt["options"]))
-        embedder = strategy.prepare(embedder, probe)
+        embedder = strategy.prepare(embedder, example_images)
         strategy.load_state_dict(rebuilt["memory"], embedder)
     return embedder.eval()
-
-
-def _model_config(fields: dict[str, Any]) -> ModelConfig:
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-    }
-    return ModelConfig(**values)

@@ -1,18 +1,52 @@
-"""The nearest images of a collection, as rows and as a picture."""
+"""Images of your own: embedded as the evaluation embeds them (``FILE.npz``, which ``evaluate`` reads too), with a FAISS
+index beside (``FILE.faiss``), and searched."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import faiss
 import numpy as np
 from PIL import Image
 
+from retrieval_bench.data.loading import Batches
+from retrieval_bench.data.reading import in_threads, is_image, read_image
 from retrieval_bench.data.sheet import Tile, draw_rows
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.deploy.collection import Collection
+from retrieval_bench.deploy.saved import Recipe, data_config
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.embed import embed, unit
+from retrieval_bench.evaluation.listed import index_of
+from retrieval_bench.files import atomic_path
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.progress import logger
+
+IndexKind = Literal["flat", "hnsw", "ivf"]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Embedded images.
+
+    Attributes:
+        embeddings: float32 (N, D), of length 1.
+        labels: (N,) text.
+        paths: (N,) text, below the folder that was embedded.
+        embedder: digest of the network that made the embeddings.
+    """
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+    paths: np.ndarray
+    embedder: str
+
+    def write(self, path: Path) -> None:
+        """Writes the arrays of the same names, atomically."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **vars(self))
 
 
 class Neighbour(NamedTuple):
@@ -24,48 +58,127 @@ class Neighbour(NamedTuple):
     label: str
 
 
+def images_below(folder: Path, skip_unreadable: bool = False) -> ImageTable:
+    """The images at any depth below a folder by name, hidden ones passed over; their class is the first folder on their
+    path, "" for none. With `skip_unreadable` all are decoded now, and those that cannot be are left out, with a line
+    each.
+
+    Raises:
+        UserError: no folder, no image in it, or a name that is no text.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_image(path, folder))
+    for path in paths:
+        if path != path.encode(errors="replace").decode():
+            raise UserError(f"{path!a}: the file's name is no UTF-8 text; rename it")
+    if skip_unreadable:
+        problems = in_threads(_problem_of, [folder / path for path in paths], "reading", len(paths))
+        paths = [path for path, problem in zip(paths, problems, strict=True) if not problem]
+    if not paths:
+        raise UserError(f"{folder}: no image in it{' that can be read' if skip_unreadable else ''}")
+    classes, labels = np.unique([path.rpartition("/")[0].split("/")[0] for path in paths], return_inverse=True)
+    return ImageTable(folder, tuple(paths), labels.astype(np.int64), tuple(classes.tolist()))
+
+
+def _problem_of(path: Path) -> str:
+    """Why an image cannot be decoded, "" if it can."""
+    try:
+        read_image(path)
+    except UserError as error:
+        logger.info(f"left out: {error}")
+        return str(error)
+    return ""
+
+
+def embed_images(embedder: Embedder, recipe: Recipe, table: ImageTable, batch_size: int, workers: int) -> np.ndarray:
+    """Float32 (N, D), of length 1: the embeddings of all images of a table, prepared as in the evaluation.
+
+    Args:
+        embedder: on the device that computes.
+        recipe: says how images are shown to it.
+        table: the images.
+        batch_size: images that pass through the network at a time.
+        workers: processes that decode.
+
+    Raises:
+        UserError: an image that cannot be decoded; the line names it.
+    """
+    rows = np.arange(len(table))
+    batches = Batches(table, rows, table.labels, data_config(recipe), workers, batch_size=batch_size)
+    return unit(embed(embedder, batches, recipe.get("flip_sum", False)))
+
+
+def read_collection(path: Path) -> Collection:
+    """What :meth:`Collection.write` wrote; raises :class:`UserError` for no file or another one."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `embed RUN FOLDER -o {path.name}` makes one")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            collection = Collection(arrays["embeddings"], arrays["labels"], arrays["paths"], str(arrays["embedder"]))
+            count, _ = collection.embeddings.shape
+            is_whole = len(collection.labels) == len(collection.paths) == count > 0
+    except Exception:  # a damaged archive makes NumPy and zipfile raise a dozen types
+        is_whole = False
+    if not is_whole or collection.embeddings.dtype != np.float32:
+        raise UserError(f"{path}: not written by `embed`, or damaged; embed the images again")
+    return collection
+
+
+def write_index(collection: Collection, path: Path, kind: IndexKind = "flat") -> Any:
+    """Builds a FAISS index of inner products over the collection at `path` and saves it beside; returns it."""
+    vectors = collection.embeddings
+    index = index_of(vectors.__getitem__, len(vectors), vectors.shape[1], kind)
+    with atomic_path(path.with_suffix(".faiss")) as temporary:
+        faiss.write_index(index, str(temporary))
+    return index
+
+
+def open_index(collection: Collection, path: Path) -> Any:
+    """The index beside the collection at `path`; a missing, damaged or foreign one is built again, exact, and saved,
+    with a line."""
+    beside, vectors = path.with_suffix(".faiss"), collection.embeddings
+    try:
+        index = faiss.read_index(str(beside))
+        fits = (index.ntotal, index.d, index.metric_type) == (*vectors.shape, faiss.METRIC_INNER_PRODUCT)
+        if fits and np.array_equal(index.reconstruct_n(0, len(vectors)), vectors):
+            return index
+        problem = "is not the index of these embeddings"
+    except RuntimeError:  # FAISS has no other
+        problem = "cannot be read" if beside.exists() else "is missing"
+    logger.info(f"{beside} {problem}: it is built again")
+    return write_index(collection, path)
+
+
 def nearest(index: Any, collection: Collection, queries: np.ndarray, k: int) -> list[list[Neighbour]]:
-    """The k nearest images of each query, float32 (Q, D) of length 1; fewer where the collection, or an approximate index, has no more."""
+    """The k nearest images of each query, float32 (Q, D) of length 1; fewer where the collection, or an approximate
+    index, has no more."""
     similarities, rows = index.search(queries, min(k, len(collection.paths)))
     return [
         [
-            Neighbour(rank, float(value), str(collection.paths[row]), str(collection.labels[row]))
-            for rank, (value, row) in enumerate(zip(values, found, strict=True), start=1)
-            if row >= 0
+            Neighbour(rank, float(similarity), str(collection.paths[item]), str(collection.labels[item]))
+            for rank, (similarity, item) in enumerate(zip(*row, strict=True), start=1)
+            if item >= 0
         ]
-        for values, found in zip(similarities, rows, strict=True)
+        for row in zip(similarities, rows, strict=True)
     ]
 
 
-def table_of(files: Sequence[Path]) -> ImageTable:
-    """Image files as a table, without classes; raises :class:`UserError` for one that is not there."""
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file}: no such image file")
-    return ImageTable(Path(), tuple(str(path) for path in files), np.zeros(len(files), dtype=np.int64), ("",))
-
-
-def draw_neighbours(queries: Sequence[Path], found: Sequence[Sequence[Neighbour]], folder: Path) -> Image.Image:
+def draw_neighbours(queries: Sequence[Path], neighbours: Sequence[Sequence[Neighbour]], folder: Path) -> Image.Image:
     """A row for each query: its image, then its neighbours with rank, similarity and label.
-
-    Args:
-        queries: image files.
-        found: the neighbours of each.
-        folder: which their paths are below.
 
     Raises:
         UserError: an image is not below `folder`, or cannot be decoded.
     """
-    for neighbour in (neighbour for row in found for neighbour in row):
-        if not (folder / neighbour.path).is_file():
-            raise UserError(
-                f"{folder / neighbour.path}: no such image; --folder FOLDER names the folder that was embedded"
-            )
-    rows = [
+    for near in (near for row in neighbours for near in row):
+        if not (folder / near.path).is_file():
+            raise UserError(f"{folder / near.path}: no such image; --folder FOLDER names the folder that was embedded")
+    return draw_rows(
         [
-            Tile(query, query.name),
-            *(Tile(folder / n.path, f"{n.rank}  {n.similarity:.3f}", n.label or Path(n.path).name) for n in row),
+            [
+                Tile(query, query.name),
+                *(Tile(folder / n.path, f"{n.rank}  {n.similarity:.3f}", n.label or Path(n.path).name) for n in row),
+            ]
+            for query, row in zip(queries, neighbours, strict=True)
         ]
-        for query, row in zip(queries, found, strict=True)
-    ]
-    return draw_rows(rows)
+    )

@@ -1,19 +1,18 @@
-"""The AutoLR paper's ablation, figure and comparison (Ro and Choi, AAAI 2021, arXiv 2002.06048) as studies, in three sizes.
+"""The AutoLR paper's ablation, figure and comparison (Ro and Choi, AAAI 2021, arXiv 2002.06048), in three sizes.
 
-Blocks are numbered 1 to 16 as in the paper. Its setting: ImageNet ResNet-50, images squashed to 224 pixels, softmax with a 512-unit
-bottleneck, SGD with Nesterov momentum at 0.001 (head 0.01), a fifth of that after four fifths of 50 epochs, batches of 40, features of
-image and mirror added.
+Blocks are numbered 1 to 16 as in the paper. Its setting: ImageNet ResNet-50, images squashed to 224 pixels, softmax
+with a 512-unit bottleneck, SGD with Nesterov momentum at 0.001 (head 0.01), a fifth of that after four fifths of 50
+epochs, batches of 40, features of image and mirror added.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
-from retrieval_bench.config import RunConfig
-from retrieval_bench.experiments.study import NOTHING, Profile, Row, Study, row
-from retrieval_bench.figures import variation
+from retrieval_bench.config import RunConfig, unflatten
+from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
+from retrieval_bench.reported import reported_source, reported_values
 from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig
-from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.low_high import LowHigh
 
 PAPER = RunConfig(
@@ -32,132 +31,115 @@ PAPER = RunConfig(
     ),
     evaluation=EvalConfig(flip_sum=True),
 )
-CPU = replace(
-    PAPER,
-    data=replace(PAPER.data, image_size=96, classes=24, stored=256, reader="cache"),
-    train=replace(PAPER.train, epochs=2, schedule="constant"),
-)
-SMOKE = replace(
-    PAPER,
-    data=replace(PAPER.data, dataset="synthetic", image_size=32, flip=False),
-    model=ModelConfig(backbone="resnet50", weights="none"),
-    train=replace(PAPER.train, epochs=1, batch_size=16, schedule="constant"),
-)
+SMALL = {"data.image_size": 96, "data.classes": 24, "data.stored": 256, "data.reader": "cache"}
+TINY = {"data.dataset": "synthetic", "data.image_size": 32, "data.flip": False}
+TINY |= {"model.backbone": "resnet50", "model.weights": "none", "train.batch_size": 16}
+SHORT = {"train.schedule": "constant"}
 PROFILES = {
-    "paper": Profile("the paper's setting", PAPER, (0, 1, 2)),
+    "paper": Profile("the paper's setting", PAPER),
     "cpu": Profile(
-        "smaller than the paper's setting, for 2 CPU cores: fewer classes, pixels and epochs, a constant rate, images kept at 256 px",
-        CPU,
-        (0, 1, 2),
+        "smaller than the paper's setting, for 2 CPU cores: fewer classes, pixels and epochs, a constant rate, "
+        "images kept at 256 px",
+        unflatten({**SMALL, **SHORT, "train.epochs": 2}, PAPER),
     ),
-    "smoke": Profile(NOTHING, SMOKE, (0, 1)),
+    "smoke": Profile(DRAWN, unflatten({**TINY, **SHORT, "train.epochs": 1}, PAPER), (0, 1)),
 }
 
-LAST_TWO = LayerPruning.Options(drop="15,16")
-BOTH = "layer_pruning+autolr"
-MARKS = "† low layers' rate lowered, ‡ high layers' rate raised, ☆ both; the paper's factors are not known here: a fifth and five times."
+LAST_TWO = {"options.layer_pruning.drop": "15,16"}
+BOTH = {"strategy": "layer_pruning+autolr", **LAST_TWO}
+MARKS = (
+    "† low layers' rate lowered, ‡ high layers' rate raised, ☆ both; the paper's factors are not known here: a fifth "
+    "and five times."
+)
 LOSSES = "Triplet and proxy-anchor are trained with AdamW, softmax with SGD as in the paper: compare rows of one loss."
-QUOTED = "Quoted: table of Ro and Choi, AutoLR (AAAI 2021), read in a review that names no data set; CUB-200-2011 is presumed."
 
 
 def ablation(base: RunConfig) -> list[Row]:
     """The seven rows of the paper's ablation of layer-wise pruning."""
-    first = "Original"
-
-    def published(*recalls: float) -> dict[str, float]:
-        names = [f"recall_at_{k}" for k in (1, 2, 4, 8)]
-        return dict(zip(names, recalls, strict=True)) if base.data.dataset == "cub" else {}
-
-    def pruned(name: str, drop: str, *quoted: float) -> Row:
-        return row(
-            base, name, "layer_pruning", published(*quoted), first, layer_pruning=LayerPruning.Options(drop=drop)
-        )
-
-    def rated(mark: str, low: float, high: float, *quoted: float) -> Row:
-        options = {"layer_pruning": LAST_TWO, "low_high": LowHigh.Options(low=low, high=high)}
-        return row(base, f"Pruning 15, 16 {mark}", "layer_pruning+low_high", published(*quoted), first, **options)
-
+    changes: dict[str, dict[str, Any]] = {"Original": {"strategy": "standard"}}
+    for blocks in ("16", "15,16", "14,15,16"):
+        name = f"Pruning {blocks.replace(',', ', ')}"
+        changes[name] = {"strategy": "layer_pruning", "options.layer_pruning.drop": blocks}
     usual = LowHigh.Options()
+    for mark, low, high in (("†", usual.low, 1.0), ("‡", 1.0, usual.high), ("☆", usual.low, usual.high)):
+        factors = {"options.low_high.low": low, "options.low_high.high": high}
+        changes[f"Pruning 15, 16 {mark}"] = {"strategy": "layer_pruning+low_high", **LAST_TWO, **factors}
     return [
-        row(base, first, "standard", published(63.49, 75.03, 84.00, 90.58)),
-        pruned("Pruning 16", "16", 66.95, 77.63, 86.39, 92.00),
-        pruned("Pruning 15, 16", "15,16", 67.00, 78.49, 86.85, 92.07),
-        pruned("Pruning 14, 15, 16", "14,15,16", 51.00, 64.16, 75.44, 85.94),
-        rated("†", usual.low, 1.0, 67.15, 78.61, 86.83, 92.08),
-        rated("‡", 1.0, usual.high, 67.29, 79.15, 87.36, 92.66),
-        rated("☆", usual.low, usual.high, 68.33, 79.88, 87.69, 92.71),
+        row(base, name, values, "Original", reported_values("ablation_pruning", name, base.data.dataset))
+        for name, values in changes.items()
     ]
 
 
 def figure(base: RunConfig) -> list[Row]:
     """What the paper's figure of weight variations compares."""
     return [
-        row(base, "One learning rate", "weight_variation"),
-        row(base, "Pruning 15, 16 and AutoLR", BOTH, against="One learning rate", layer_pruning=LAST_TWO),
+        row(base, "One learning rate", {"strategy": "weight_variation"}),
+        row(base, "Pruning 15, 16 and AutoLR", BOTH, "One learning rate"),
     ]
 
 
 def comparison(base: RunConfig) -> list[Row]:
     """No training, standard fine-tuning, pruning, AutoLR and both, under three losses.
 
-    The metric losses take AdamW at 1e-4 (proxies 1e-2), as Proxy-Anchor's authors do for ResNet-50; all else stays as it is. Compare rows
-    of one loss.
+    The metric losses take AdamW at 1e-4 (proxies 1e-2), as Proxy-Anchor's authors do for ResNet-50; all else stays as
+    it is. Compare rows of one loss.
     """
-    train = replace(base.train, optimizer="adamw", lr=1e-4, weight_decay=1e-4)
-    metric = LossConfig(loss="proxy_anchor")
-    settings = {
-        "softmax": replace(base, loss=replace(base.loss, loss="softmax")),
-        "triplet": replace(base, loss=replace(metric, loss="triplet"), train=replace(train, samples_per_class=4)),
-        "proxy-anchor": replace(base, loss=metric, train=replace(train, samples_per_class=0)),
+    adamw = {"train.optimizer": "adamw", "train.lr": 1e-4, "train.weight_decay": 1e-4}
+    usual = {"loss.head": "linear", "loss.loss_lr": 1e-2, "loss.loss_weight_decay": 0.0}
+    losses: dict[str, dict[str, Any]] = {
+        "softmax": {"loss.loss": "softmax"},
+        "triplet": {"loss.loss": "triplet", "train.samples_per_class": 4, **adamw, **usual},
+        "proxy-anchor": {"loss.loss": "proxy_anchor", "train.samples_per_class": 0, **adamw, **usual},
     }
-    rows = [row(settings["softmax"], "Frozen", "frozen")]
-    for name, config in settings.items():
-        first = f"Standard, {name}"
+    rows = [row(base, "Frozen", {"strategy": "frozen", **losses["softmax"]})]
+    for loss, settings in losses.items():
+        changes = {
+            "Standard": {"strategy": "standard"},
+            "Pruning 15, 16": {"strategy": "layer_pruning", **LAST_TWO},
+            "AutoLR": {"strategy": "autolr"},
+            "Pruning 15, 16 and AutoLR": BOTH,
+        }
         rows += [
-            row(config, first, "standard"),
-            row(config, f"Pruning 15, 16, {name}", "layer_pruning", against=first, layer_pruning=LAST_TWO),
-            row(config, f"AutoLR, {name}", "autolr", against=first),
-            row(config, f"Pruning 15, 16 and AutoLR, {name}", BOTH, against=first, layer_pruning=LAST_TWO),
+            row(base, f"{name}, {loss}", {**settings, **values}, f"Standard, {loss}")
+            for name, values in changes.items()
         ]
     return rows
 
 
 def learning_rates(base: RunConfig) -> list[Row]:
     """AutoLR beside other ways to set learning rates, all on the whole network."""
-    first = "Single rate"
-
-    def scheduled(name: str, schedule: str) -> Row:
-        train = replace(base.train, schedule=schedule)  # pyright: ignore[reportArgumentType]
-        return row(replace(base, train=train), name, "standard", against=first)
-
-    return [
-        row(base, first, "standard"),
-        row(base, "Layer-wise decay", "layerwise_decay", against=first),
-        row(base, "Low and high by hand", "low_high", against=first),
-        scheduled("Cosine", "cosine"),
-        scheduled("Triangular cycles", "triangular"),
-        scheduled("Warm restarts", "warm_restarts"),
-        row(base, "AutoLR", "autolr", against=first),
-    ]
+    changes = {
+        "Single rate": {"strategy": "standard"},
+        "Layer-wise decay": {"strategy": "layerwise_decay"},
+        "Low and high by hand": {"strategy": "low_high"},
+        "Cosine": {"strategy": "standard", "train.schedule": "cosine"},
+        "Triangular cycles": {"strategy": "standard", "train.schedule": "triangular"},
+        "Warm restarts": {"strategy": "standard", "train.schedule": "warm_restarts"},
+        "AutoLR": {"strategy": "autolr"},
+    }
+    return [row(base, name, values, "Single rate") for name, values in changes.items()]
 
 
-STUDIES = {
-    "ablation_pruning": Study(
-        "the AutoLR paper's ablation of layer-wise pruning, quoted and measured", ablation, PROFILES, (MARKS,), QUOTED
+EXPERIMENTS = {
+    "ablation_pruning": Experiment(
+        "the AutoLR paper's ablation of layer-wise pruning, reported and measured",
+        PROFILES,
+        ablation,
+        (MARKS,),
+        f"Reported: {reported_source('ablation_pruning')}.",
     ),
-    "figure_weight_variation": Study(
+    "figure_weight_variation": Experiment(
         "weight variations and rates under one rate and under AutoLR, as a figure",
+        PROFILES,
         figure,
-        PROFILES,
-        draw=variation.draw,
     ),
-    "table_autolr": Study(
+    "table_autolr": Experiment(
         "frozen, standard, pruned, AutoLR and both under softmax, triplet and proxy-anchor",
-        comparison,
         PROFILES,
+        comparison,
         (LOSSES,),
     ),
-    "learning_rates": Study(
-        "AutoLR beside layer-wise decay, rates by hand, cycles and warm restarts", learning_rates, PROFILES
+    "learning_rates": Experiment(
+        "AutoLR beside layer-wise decay, rates by hand, cycles and warm restarts", PROFILES, learning_rates
     ),
 }

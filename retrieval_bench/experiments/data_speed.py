@@ -60,7 +60,7 @@ def measure_speed(
     """
     open_decode_cache(table, config.stored, limit_gb)
     started = time.perf_counter()
-    decoded = open_decode_cache(table, config.stored, limit_gb)
+    cache = open_decode_cache(table, config.stored, limit_gb)
     opening = time.perf_counter() - started
     labels = split.train_labels(table.labels)
 
@@ -97,9 +97,9 @@ def measure_speed(
 
 def training_step(backbone: str, image_size: int, batch_size: int, device: str) -> Callable[[], None]:
     """One optimisation step of a backbone with a loss on its embeddings, on a batch that is already there."""
+    from retrieval_bench.losses import build_criterion
     from retrieval_bench.models.build import build_embedder
-    from retrieval_bench.training.criterion import build_criterion
-    from retrieval_bench.training.optimisation import build_optimizer, parameter_groups
+    from retrieval_bench.training.optim import build_optimizer, parameter_groups
 
     model = build_embedder(ModelConfig(backbone=backbone, weights="none"), image_size).to(device).train()
     loss = LossConfig()

@@ -28,8 +28,8 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.timing import report, timed
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.folding import fold_norms
 from retrieval_bench.models.routing import RoutedBackbone
+from retrieval_bench.models.surgery import fold_norms
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune
@@ -47,7 +47,7 @@ def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> d
 
     backbone.router.register_forward_hook(decide)  # the policy is computed as ever
     with torch.no_grad():
-        for block in backbone.routed:
+        for block in backbone.routed.values():
             for parameter in block.tuned.parameters():
                 parameter += 0.02 * torch.randn_like(parameter)  # so that decisions matter
 

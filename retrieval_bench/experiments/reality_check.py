@@ -1,19 +1,21 @@
-"""The Reality Check: strategies whose options were searched with equal means, trained anew with several seeds, and ranked with tests.
+"""The Reality Check: strategies whose options were searched with equal effort, trained anew with several seeds, and
+ranked with tests.
 
-After Musgrave, Belongie and Lim, A Metric Learning Reality Check (ECCV 2020), who did it for losses: choices are made on validation
-classes inside the training classes, all with the same effort, and the test classes are looked at once.
+After Musgrave, Belongie and Lim, A Metric Learning Reality Check (ECCV 2020), who did it for losses: choices are made
+on validation classes inside the training classes, all with the same effort, and the test classes are used once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-from retrieval_bench.experiments import BENCHES
+from retrieval_bench.columns import column
+from retrieval_bench.errors import UserError
+from retrieval_bench.experiments.benchmarks import CUB_224, SYNTHETIC
+from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row
+from retrieval_bench.experiments.search import StrategySearch, run_command
 from retrieval_bench.experiments.spottune import ZERO_SHOT
-from retrieval_bench.experiments.study import NOTHING, Profile
-from retrieval_bench.sections import ModelConfig
-from retrieval_bench.strategies.channel_gates import ChannelGates
-from retrieval_bench.tune.spaces import Objective
+from retrieval_bench.records import ResultsFolder
 
 STRATEGIES = (
     "frozen",
@@ -29,44 +31,79 @@ STRATEGIES = (
     "spottune",
     "channel_gates",
 )
-
-
-@dataclass(frozen=True)
-class Check(Profile):
-    """How large a Reality Check is.
-
-    Attributes:
-        strategies: what is compared.
-        trials: per strategy, and the budget of its search: images seen by so many plain runs.
-        objective: what the search maximises on the validation classes.
-    """
-
-    strategies: tuple[str, ...] = STRATEGIES
-    trials: int = 50
-    objective: Objective = "recall_at_1"
-
-
 _EMOJI = ZERO_SHOT["emoji"]
-CHECKS = {
-    "cpu": Check(
-        f"{_EMOJI.about}, gates that leave 90 % of the MACs",
-        replace(_EMOJI.base, options=replace(_EMOJI.base.options, channel_gates=ChannelGates.Options(budget=0.9))),
-        (0, 1, 2, 3, 4),
-        trials=6,
-        objective="map_at_r",  # 137 validation images: Recall@1 moves in steps of 0.7 points
-    ),
-    "paper": Check(
-        "ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", BENCHES["cub_224"][1].base, (0, 1, 2)
-    ),
-    "smoke": Check(
-        NOTHING,
-        replace(BENCHES["synthetic"][1].base, model=ModelConfig(backbone="resnet10t", weights="none")),
-        (0, 1),
-        ("frozen", "standard", "l2sp", "layerwise_decay"),
-        trials=2,
-    ),
+EXPERIMENTS = {
+    "reality_check": Experiment(
+        "strategies whose options were all searched with equal effort, trained anew, tested once, and ranked with tests",
+        {
+            "cpu": Profile(
+                f"{_EMOJI.about}, gates that leave 90 % of the MACs",
+                _EMOJI.base.changed(options__channel_gates__budget=0.9),
+                (0, 1, 2, 3, 4),
+                {"strategy": STRATEGIES},
+                trials=6,
+                objective="map_at_r",  # 137 validation images: Recall@1 moves in steps of 0.7 points
+            ),
+            "paper": Profile(
+                "ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU",
+                CUB_224,
+                (0, 1, 2),
+                {"strategy": STRATEGIES},
+                trials=50,
+            ),
+            "smoke": Profile(
+                DRAWN,
+                SYNTHETIC.changed(model__backbone="resnet10t"),
+                (0, 1),
+                {"strategy": ("frozen", "standard", "l2sp", "layerwise_decay")},
+                trials=2,
+            ),
+        },
+    )
 }
-"""By profile. ``paper`` is of CUB; ``--dataset cars`` or ``sop`` makes it one of another set. What it costs, estimated and not measured:
-images = 11 strategies that train x (50 trials x 40 epochs x 0.8 N + 3 seeds x 40 epochs x N), N training images. CUB (5,864): 111 million,
-77 GPU hours at an assumed 400 images per second; Cars (8,054): 152 million, 106 hours; SOP (59,551): 1,127 million, 782 hours. Evaluation
-and networks that cost more than the plain backbone come on top."""
+"""``paper`` is of CUB; ``--dataset cars`` or ``sop`` makes it one of another set. What it costs, estimated and not
+measured: images = 11 strategies that train x (50 trials x 40 epochs x 0.8 N + 3 seeds x 40 epochs x N), N training
+images. CUB (5,864): 111 million, 77 GPU hours at an assumed 400 images per second; Cars (8,054): 152 million, 106
+hours; SOP (59,551): 1,127 million, 782 hours. Evaluation and networks that cost more than the plain backbone come on
+top."""
+
+
+def searched_rows(searches: Sequence[StrategySearch], trials: int) -> list[Row]:
+    """What each search chose.
+
+    Raises:
+        UserError: every trial of all searches failed.
+    """
+    rows = [row for search in searches if (row := search.row(trials)) is not None]
+    if not rows:
+        error = searches[0].trials[0].user_attrs["error"] if searches[0].trials else "none was made"
+        raise UserError(f"every trial failed ({error}); {searches[0].path} remembers: remove it to try again")
+    return rows
+
+
+def search_notes(search: StrategySearch, profile: Profile, results: ResultsFolder) -> list[str]:
+    """How it was searched and tested, in words.
+
+    Args:
+        search: any of them.
+        profile: as it was used.
+        results: of the trials.
+    """
+    trials = profile.trials
+    data = next(record.data for record in results.read_records() if record.id == search.recorded)
+    return [
+        f"Search: {trials} trials or the images that {trials} plain runs see ({trials * search.plain_images:,}) for "
+        "every strategy, whichever comes first; the first trial has the usual values, then a tree-structured Parzen "
+        f"estimator proposes. Scored by {column(search.objective).title} on {data['test_classes']} validation classes "
+        f"({data['test_images']} images) inside the training classes, trained on the others, one seed. The test classes "
+        "were not used. Trials are in search/.",
+        f"Test: the choices are trained on all training classes with seeds {', '.join(map(str, profile.seeds))} and "
+        "tested once. R@K and MAP@R in percent: mean over seeds ± half of the 95 % t-interval; difference to the best "
+        "row, paired by seed; p of the paired t-test over seeds, Holm-corrected over the rows. =: not significantly "
+        "different from the best row (p at least 0.05). Runs may have shared the machine: do not compare their seconds.",
+    ]
+
+
+def choice_commands(rows: Sequence[Row]) -> str:
+    """The command of each choice, as Markdown."""
+    return "\n".join(["Chosen:", "", *(f"- {row.name}: `{run_command(row.config)}`" for row in rows)])

@@ -32,11 +32,11 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.timing import report, timed
+from retrieval_bench.losses import build_criterion
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.training.criterion import build_criterion
 from retrieval_bench.training.loop import Training
 
 

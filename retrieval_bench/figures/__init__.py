@@ -1,1 +1,1 @@
-"""Pictures made from records, for studies, for the command ``figures`` and for reports."""
+"""One function per figure, from records or rows of the leaderboard to a plot."""

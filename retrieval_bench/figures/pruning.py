@@ -1,134 +1,134 @@
-"""Recall@1 against size for networks that are pruned, and those that are not: from records of a study, or from the table of a protocol."""
+"""Pruned networks: Recall@1 against their size, and how alike their structures are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.colors import Normalize
 
-from retrieval_bench.data.table import ImageTable
-from retrieval_bench.figures.canvas import FAINT, SMALL, WIDTH, Picture, dress, new_figure, plain, save_figure
-from retrieval_bench.figures.colours import look_of, parts
-from retrieval_bench.figures.labels import without
-from retrieval_bench.figures.tradeoff import COSTS, PERCENT, columns, limits
-
-if TYPE_CHECKING:
-    from retrieval_bench.experiments.study import Record
+from retrieval_bench.columns import column
+from retrieval_bench.figures import style
+from retrieval_bench.figures.style import Plot, dress, plain
+from retrieval_bench.figures.tradeoff import RECALL, has_cost, limit_values
+from retrieval_bench.leaderboard import leaderboard, row_keys
+from retrieval_bench.records import Record
 
 SIZES = ("macs", "parameters", "latency_ms")
-PRUNING = ("channel_gates", "channel_pruning", "layer_pruning", "network_slimming")
-"""Strategies that change the size of the network."""
 AMOUNTS = ("budget=", "drop=")
 """The options that say how much is pruned."""
+STRUCTURE = ("widths", "dropped_blocks")
+"""What pruning puts into the record: channels that are left, blocks that are gone."""
 
 
-def draw_curve(
-    records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]
-) -> list[str]:
-    """Writes a PNG with Recall@1 against multiply-accumulates, parameters and latency, a line per way to prune; points are means over
-    seeds, bars reach to the lowest and highest seed."""
-    del images, others
-    families: dict[str, list[list[Record]]] = {}
-    measured = {
-        name: found for name, found in records.items() if all("recall_at_1" in record["metrics"] for record in found)
-    }
-    if not measured:  # --k left it out
-        return []
-    for name, found in measured.items():
-        families.setdefault(re.sub(r" -?[\d.]+$", "", name), []).append(found)
-    figure = new_figure((15, 4.6))
-    for axes, cost in zip(figure.subplots(1, len(SIZES)), SIZES, strict=True):
-        for name, rows in families.items():
-            known = [
-                found for found in rows if all(cost in record["cost"] for record in found)
-            ]  # older records have no latency
-            if known:
-                _line(
-                    axes, np.array([(_mean(found, cost) / COSTS[cost][0], *_recalls(found)) for found in known]), name
-                )
-        axes.set(xlabel=COSTS[cost][1], ylabel="R@1, %")
-        axes.grid(color=FAINT)
-        axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, path, heading)
-    return []
-
-
-def _line(axes: Any, points: np.ndarray, name: str, **look: Any) -> None:
-    """A line through `points` (N, 4): size, mean, lowest and highest value."""
-    sizes, means, lows, highs = np.array(sorted(points.tolist())).T
-    (line,) = axes.plot(sizes, means, **{"marker": "o", "ms": 4, "lw": 1.2} | look, label=name)
-    axes.errorbar(
-        sizes, means, (means - lows, highs - means), fmt="none", ecolor=line.get_color(), elinewidth=0.8, capsize=2
-    )
-
-
-def _mean(found: list[Record], cost: str) -> float:
-    return float(np.mean([record["cost"][cost] for record in found]))
-
-
-def _recalls(found: list[Record]) -> tuple[float, float, float]:
-    """Mean, lowest and highest Recall@1 in percent."""
-    values = [PERCENT * record["metrics"]["recall_at_1"] for record in found]
-    return float(np.mean(values)), min(values), max(values)
-
-
-def is_pruned(label: str) -> bool:
-    """Whether a strategy in the label makes the network smaller."""
-    return any(name in PRUNING for name in parts(label))
-
-
-def family(label: str) -> str:
-    """The label without the options that say how much is pruned: what makes one line."""
-    return without(label, lambda option: option.startswith(AMOUNTS))
-
-
-def pruning_curve(table: Any, cost: str = "macs", title: str = "") -> Picture:
-    """Recall@1 against size: a line per way to prune, with 95 % intervals, and the networks that keep their size as faint points.
+def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
+    """Recall@1 against multiply-accumulates, parameters and latency, a panel for each in which networks differ: a line
+    per way to prune through means with 95 % intervals, and networks that keep their size as faint points.
 
     Args:
-        table: as for :func:`retrieval_bench.figures.tradeoff.tradeoff`.
-        cost: ``macs``, ``parameters`` or ``latency_ms``.
-        title: of the picture.
+        records_by_row: a row per configuration, all of one protocol. What a row's name has besides the amount
+            (``Gates 0.5``, ``channel_gates(budget=0.5)``) says which line it belongs to.
+        title: of the plot.
+
+    Returns:
+        None if fewer than two pruned networks differ in size.
     """
-    unit, axis = COSTS[cost]
-    shown = table[table[cost].notna() & table["recall_at_1"].notna()]
-    labels = list(map(str, shown["strategy"]))
-    sizes = shown[cost].to_numpy(dtype=np.float64) / unit
-    values, halves = (PERCENT * shown[name].to_numpy(dtype=np.float64) for name in ("recall_at_1", "recall_at_1_ci95"))
-    known = np.nan_to_num(halves)
-    points = np.column_stack((sizes, values, values - known, values + known))
-    families = sorted({family(label) for label in labels if is_pruned(label)})
-    figure = new_figure((WIDTH, 3.4 + 0.16 * -(-(len(families) + 1) // columns(families))))
-    axes = figure.subplots()
-    whole = [row for row, label in enumerate(labels) if not is_pruned(label)]
-    axes.plot(
-        sizes[whole],
-        values[whole],
-        ls="none",
-        marker="o",
-        ms=4.5,
-        mfc="none",
-        mec="black",
-        alpha=0.45,
-        label="not pruned",
-        zorder=1.5,
+    records_by_row = {row: records for row, records in records_by_row.items() if records}
+    table = leaderboard([record for records in records_by_row.values() for record in records])
+    by_key = dict(zip(row_keys(table), table.to_dict("records"), strict=True)) if len(table) else {}
+    firsts = {row: records[0] for row, records in records_by_row.items()}
+    rows = pd.DataFrame([by_key[record.config_hash, record.kind] for record in firsts.values()])
+    rows["family"] = [family(row) if is_pruned(record) else "" for row, record in firsts.items()]
+    sizes = [size for size in SIZES if has_cost(rows, size) and rows.loc[rows["family"] != "", size].count() > 1]
+    if not sizes:
+        return None
+    rows = rows[rows["recall_at_1"].notna()]
+    families = sorted(set(rows["family"]) - {""})
+    figure = style.new_figure(2.9 * len(sizes), legend=["not pruned", *families])
+    values, halves = (
+        rows[name].to_numpy(dtype=np.float64) / RECALL.scale for name in ("recall_at_1", "recall_at_1_ci95")
     )
-    for number, name in enumerate(families):
-        rows = [row for row, label in enumerate(labels) if family(label) == name]
-        look, alike = look_of(name), [other for other in families[:number] if parts(other) == parts(name)]
-        style = {
-            "marker": look.marker,
-            "color": look.colour,
-            "mec": look.edge,
-            "ms": 5.5,
-            "ls": ("-", "--", ":", "-.")[len(alike) % 4],
+    lines: Any = []
+    for axes, size in zip(figure.subplots(len(sizes), 1, squeeze=False).flat, sizes, strict=True):
+        costs = rows[size].to_numpy(dtype=np.float64) / column(size).scale
+        points, whole = np.column_stack((costs, values, np.nan_to_num(halves))), rows["family"].to_numpy() == ""
+        lines = axes.plot(
+            *points[whole, :2].T, ls="none", marker="o", ms=4.5, mfc="none", mec="black", alpha=0.45, label="not pruned"
+        )
+        for number, name in enumerate(families):
+            alike = [other for other in families[:number] if style.strategy_names(other) == style.strategy_names(name)]
+            own = points[(rows["family"].to_numpy() == name) & ~np.isnan(costs)]
+            own, label = own[own[:, 0].argsort()], rows["strategy"][rows["family"] == name].iloc[0]
+            look = style.look_of(label) | {"ls": ("-", "--", ":", "-.")[len(alike) % 4], "ms": 5.5, "lw": 1.2}
+            lines += axes.plot(*own[:, :2].T, **look, label=plain(name))
+            axes.errorbar(*own.T, fmt="none", ecolor=look["color"], elinewidth=0.8, capsize=2)
+        dress(axes, xlabel=column(size).axis, ylabel=RECALL.axis)
+        limit_values(axes, values, halves)
+    style.legend_below(figure, ["not pruned", *families], handles=lines)
+    summary = (
+        f"Recall@1 against {', '.join(column(size).axis for size in sizes)}, a line for each of {', '.join(families)}, "
+        f"beside {(rows['family'] == '').sum()} configurations that are not pruned."
+    )
+    return Plot(title or "Recall@1 of pruned networks", summary, figure)
+
+
+def is_pruned(record: Record) -> bool:
+    """Whether a strategy of the run made the network smaller."""
+    return any(key in part for part in record.info.values() if isinstance(part, dict) for key in STRUCTURE)
+
+
+def family(row: str) -> str:
+    """The row's name without how much is pruned: what makes one line."""
+    match = re.fullmatch(r"([\w ]+?) -?[\d.]+", row)
+    return match[1] if match else style.drop_options(row, lambda option: option.startswith(AMOUNTS))
+
+
+def structure(record: Record) -> np.ndarray:
+    """Float (layers,): share of the channels that stay, layer by layer (section 7 of Wang et al.'s experiment)."""
+    part = next(part for part in record.info.values() if "widths" in part)
+    return np.array([width / part["full_widths"][name] for name, width in part["widths"].items()])
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation; NaN where one of them is the same share in every layer."""
+    return float(np.corrcoef(one, other)[0, 1]) if min(one.std(), other.std()) > 1e-12 else float("nan")
+
+
+def structure_similarity(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
+    """The correlation of every pair of structures, rows being settings and seeds; the notes have the mean correlation
+    between the seeds of each setting. None without a structure."""
+    shares = {
+        row: {
+            record.seed: structure(record)
+            for record in records
+            if any("widths" in part for part in record.info.values())
         }
-        _line(axes, points[rows], plain(name), **style)
-    dress(axes, xlabel=axis, ylabel="Recall@1, %")
-    limits(axes, values, halves)
-    figure.legend(loc="outside lower center", ncols=columns(families), frameon=False, fontsize=SMALL)
-    text = f"Recall@1 against {axis}, a line for each of {', '.join(families)}, beside {len(whole)} configurations that are not pruned."
-    return Picture(title or f"Recall@1 of pruned networks against {axis}", text, figure)
+        for row, records in records_by_row.items()
+    }
+    everything = [share for seeds in shares.values() for share in seeds.values()]
+    if not everything:
+        return None
+    names = [f"{row}, {seed}" for row, seeds in shares.items() for seed in seeds]
+    matrix = np.array([[correlation(one, other) for other in everything] for one in everything])
+    figure = style.new_figure(1.2 + 0.18 * len(names), 3.2 + 0.2 * len(names))
+    axes = figure.subplots()
+    style.heat_map(axes, matrix, names, "correlation of structures", Normalize(-1, 1))
+    axes.set_xticks(range(1, len(names) + 1), list(map(plain, names)), rotation=90)
+    for end in np.cumsum([len(seeds) for seeds in shares.values()])[:-1]:
+        axes.axhline(end - 0.5, color="black", lw=0.6)
+        axes.axvline(end + 0.5, color="black", lw=0.6)
+    notes = []
+    for row, seeds in shares.items():
+        pairs = [correlation(one, other) for one, other in combinations(seeds.values(), 2)]
+        pairs = [value for value in pairs if value == value]
+        if pairs:
+            notes.append(f"- {row}: {np.mean(pairs):.3f} ({min(pairs):.3f}, {max(pairs):.3f}), {len(pairs)} pairs")
+    summary = (
+        f"Correlation of the structures of {len(names)} networks; a block on the diagonal has the seeds of a setting."
+    )
+    heading = "Correlation of structures between seeds, mean over pairs (lowest, highest):\n"
+    return Plot(title or "Correlation of structures", summary, figure, (heading, *notes))

@@ -1,143 +1,91 @@
-"""The figure of weight variations: per block and epoch, with rates, passes and sorting quality, from the facts in records."""
+"""Weight variations and learning rates per block and epoch, with passes and sorting quality."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from retrieval_bench.data.table import ImageTable
-from retrieval_bench.figures.canvas import FAINT, WIDTH, Picture, dress, heat_map, legend_above, new_figure, save_figure
-
-if TYPE_CHECKING:
-    from retrieval_bench.experiments.study import Record
-
-STRATEGIES = ("weight_variation", "autolr")
-"""Strategies whose facts hold variations and rates."""
+from retrieval_bench.figures.style import (
+    FAINT,
+    TEXT,
+    WIDTH,
+    Plot,
+    dress,
+    heat_map,
+    legend_above,
+    log_norm,
+    new_figure,
+    plain,
+)
+from retrieval_bench.records import Record
 
 UNITS = {"n": "v, per weight", "sqrt_n": "v, root mean square", "relative": "v, relative to the weights"}
 """What a variation is, by its normaliser."""
-
-RATE = "rate before the schedule"
-"""Facts hold rates without the schedule's factor, which is the same for all blocks."""
-
-
-def histories(records: dict[str, list[Record]]) -> dict[str, dict[str, Any]]:
-    """The facts on variations of each row's first record, by the row and its seed; rows without are left out."""
-    firsts = {f"{name}, seed {found[0]['seed']}": found[0]["facts"] for name, found in records.items() if found}
-    found = {name: next((facts[key] for key in STRATEGIES if key in facts), None) for name, facts in firsts.items()}
-    return {name: facts for name, facts in found.items() if facts and has_history(facts)}
+MOST = 25
+"""Epochs that are named beside a heat map."""
 
 
-def has_history(facts: dict[str, Any]) -> bool:
-    """Whether the facts of a strategy in :data:`STRATEGIES` hold the variation of any block."""
-    return bool(facts.get("variation")) and facts.get("blocks") != []
+def history_of(record: Record) -> dict[str, Any] | None:
+    """What a strategy of the run says about weight variations: ``variation`` (epochs, K), ``rates`` by block,
+    ``blocks``, ``quality``, ``passes`` or ``trials``, and ``normalizer`` where that is not ``n``; None without a trained block."""
+    parts = [part for part in record.info.values() if isinstance(part, dict)]
+    return next((part for part in parts if part.get("variation") and part.get("blocks") != []), None)
 
 
-def draw(
-    records: dict[str, list[Record]], path: Path, heading: str, images: ImageTable, others: Sequence[Record]
-) -> list[str]:
-    """Writes a PNG, a row per record: variation, learning rate, and sorting quality with passes per epoch. Without histories, nothing."""
-    del images, others
-    shown = histories(records)
-    if not shown:
-        return []
-    figure = new_figure((13, 3.4 * len(shown) + 0.6))
-    axes = figure.subplots(len(shown), 3, squeeze=False)
-    for (name, facts), (left, middle, right) in zip(shown.items(), axes, strict=True):
-        _by_block(left, np.array(facts["variation"], dtype=float), f"{name}: weight variation", _unit(facts))
-        _by_block(middle, _rates(facts), "learning rate", RATE)
-        _by_epoch(right, facts)
-    save_figure(figure, path, heading)
-    return []
-
-
-def variation_heat_map(facts: dict[str, Any], title: str = "") -> Picture:
-    """Weight variation and learning rate per block and epoch, and sorting quality with passes per epoch.
-
-    Args:
-        facts: what a strategy in :data:`STRATEGIES` put into the record: ``variation`` (epochs, K), ``rates`` by block, ``blocks``,
-            ``quality``, ``passes`` or ``trials``, and ``normalizer`` where that is not ``n``.
-        title: of the picture.
-    """
-    values, rates = np.array(facts["variation"], dtype=float), _rates(facts)
-    heights = [0.75 + 0.13 * max(4, min(len(part), 25)) for part in (values, rates)]
-    figure = new_figure((WIDTH, sum(heights) + 1.8))
-    above, middle, below = figure.subplots(3, 1, height_ratios=[*heights, 1.8])
-    for axes, part, words in (
-        (above, values, ("weight variation", _unit(facts))),
-        (middle, rates, ("learning rate", RATE)),
-    ):
-        step = -(-len(part) // 25)
-        heat_map(
-            axes,
-            part,
-            [str(epoch) if epoch % step == 0 or step == 1 else "" for epoch in range(1, len(part) + 1)],
-            words[1],
-            log=True,
-        )
-        axes.set(title=words[0], xlabel="block", ylabel="epoch")
-    _by_epoch(below, facts)
-    for axes in figure.axes:
-        dress(axes)
-        axes.grid(visible=axes is below)
-    legend_above(below)
-    quality = facts["quality"][-1]
-    words = f", sorting quality {quality:.2f} in the last one" if quality is not None else ""
-    return Picture(
-        title or "Weight variation",
-        f"Weight variation and rates of {values.shape[1]} blocks over {len(values)} epochs{words}.",
-        figure,
+def weight_variation(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
+    """Weight variation and learning rate per block and epoch, and sorting quality with passes per epoch, a column for
+    the first run of each row that has them (:func:`history_of`); None if no row has."""
+    firsts = {f"{row}, seed {records[0].seed}": records[0] for row, records in records_by_row.items() if records}
+    histories = {name: history for name, record in firsts.items() if (history := history_of(record))}
+    if not histories:
+        return None
+    shapes = [np.shape(history["variation"]) for history in histories.values()]
+    epochs = max(shape[0] for shape in shapes)
+    heights = [0.75 + 0.13 * max(4, min(epochs, MOST))] * 2 + [1.8]
+    figure = new_figure(sum(heights), WIDTH * len(histories))
+    columns: Any = figure.subplots(3, len(histories), height_ratios=heights, squeeze=False).T
+    for (name, history), (above, middle, below) in zip(histories.items(), columns, strict=True):
+        heading = f"{plain(name)}\n" if len(histories) > 1 else ""
+        variation = np.array(history["variation"], dtype=float)
+        _by_block(above, variation, f"{heading}weight variation {UNITS[history.get('normalizer', 'n')]}")
+        rates = np.array([history["rates"][block] for block in history["blocks"]], dtype=float).T
+        _by_block(middle, rates, "learning rate before the schedule")  # whose factor is the same for all blocks
+        _by_epoch(below, history)
+    qualities = [history["quality"][-1] for history in histories.values()]
+    known = ", ".join(f"{quality:.2f}" for quality in qualities if quality is not None)
+    summary = (
+        f"Weight variation and rates of {' and '.join(str(shape[1]) for shape in shapes)} blocks over {epochs} epochs"
+        f"{f', sorting quality {known} in the last one' if known else ''}."
     )
+    return Plot(title or "Weight variation", summary, figure)
 
 
-def _unit(facts: dict[str, Any]) -> str:
-    return UNITS[facts.get("normalizer", "n")]
+def _by_block(axes: Any, values: np.ndarray, title: str) -> None:
+    """A heat map of (epochs, K)."""
+    step = -(-len(values) // MOST)
+    names = [str(epoch) if epoch % step == 0 else "" for epoch in range(1, len(values) + 1)]
+    heat_map(axes, values, names, title, log_norm(values))
+    axes.set_xlabel("block", fontsize=TEXT)
+    axes.set_ylabel("epoch", fontsize=TEXT)
 
 
-def _rates(facts: dict[str, Any]) -> np.ndarray:
-    """Float (epochs, K): the learning rate of each block."""
-    return np.array([facts["rates"][block] for block in facts["blocks"]], dtype=float).T
-
-
-def _by_block(axes: Any, values: np.ndarray, title: str, unit: str) -> None:
-    """A line per epoch (epochs, K) over the blocks, first epochs light."""
-    from matplotlib import colormaps
-
-    colours = colormaps["viridis"](np.linspace(0.85, 0, len(values)))
-    chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), 10)).round().astype(int))
-    for epoch in chosen:
-        axes.plot(
-            np.arange(1, values.shape[1] + 1),
-            values[epoch],
-            "o-",
-            ms=3,
-            lw=1.2,
-            color=colours[epoch],
-            label=f"epoch {epoch + 1}",
-        )
-    if (values > 0).any():
-        axes.set_yscale("log")
-    axes.set(xlabel="block", ylabel=unit, title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize=7, ncols=2)
-
-
-def _by_epoch(axes: Any, facts: dict[str, Any]) -> None:
-    """Sorting quality and threshold, and the number of passes as bars."""
-    epochs = np.arange(1, len(facts["quality"]) + 1)
+def _by_epoch(axes: Any, history: Mapping[str, Any]) -> None:
+    """Sorting quality and threshold as lines, the number of passes as bars."""
+    epochs, passes = np.arange(1, len(history["quality"]) + 1), history.get("passes", history["trials"])
     bars = axes.twinx()
-    passes = facts.get("passes", facts["trials"])
     bars.bar(epochs, passes, width=0.5, color=FAINT, zorder=0)
-    bars.set(ylabel="passes (bars)", ylim=(0, max(passes) + 1))
+    bars.set_ylim(0, max(passes) + 1)
     bars.yaxis.get_major_locator().set_params(integer=True)
+    dress(bars, ylabel="passes (bars)")
+    bars.grid(visible=False)
     axes.set_zorder(bars.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.plot(epochs, facts["quality"], "o-", ms=4, label="sorting quality of the kept pass")
-    if "threshold" in facts:
-        axes.plot(epochs, facts["threshold"], "--", color="C3", lw=1, label="threshold")
-    axes.set(xlabel="epoch", ylabel="sorting quality", ylim=(-0.03, 1.08), title="sorting quality and passes")
+    axes.plot(epochs, history["quality"], "o-", ms=4, label="sorting quality of the kept pass")
+    if "threshold" in history:
+        axes.plot(epochs, history["threshold"], "--", color="C3", lw=1, label="threshold")
+    axes.set_ylim(-0.03, 1.08)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize=7, loc="center right")
+    dress(axes, xlabel="epoch", ylabel="sorting quality")
+    legend_above(axes)

@@ -1,29 +1,32 @@
-"""A pretrained network as an ordered list of named blocks. Strategies work on these names and know no architecture."""
+"""A pretrained network as an ordered list of named blocks. Strategies work with these names and know no
+architecture."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 STEM, TAIL = "stem", "tail"
 RESNET = {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}
-SHORTCUTS = ("downsample", "shortcut")
+SHORTCUTS = {"downsample", "shortcut"}
 """Names of the modules that project a block's input past its main path."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A unit that strategies freeze, tune, cut or copy.
+    """A unit that strategies freeze, tune, drop or copy.
 
-    Attributes:
-        name: the block's module path (``layer1.0``, ``blocks.3.2``), ``stem`` for what comes before the blocks, ``tail`` for what follows.
-        owns: paths inside the network of the modules and single parameters that belong to it; whatever a strategy puts below them does too.
+    Attributes: name: module path (``layer1.0``, ``blocks.3.2``), ``stem`` for what comes before the blocks, ``tail``
+        for what follows them. owns: paths in the network of the modules and single parameters of the block; what a
+        strategy puts below them belongs to it too.
     """
 
     name: str
@@ -74,55 +77,74 @@ class Backbone(nn.Module):
         """Mean and std per channel."""
         return tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
 
-    def block_parameters(self, block: Block) -> list[nn.Parameter]:
-        """The parameters that `block` owns now, also after surgery: a parameter belongs to the block that owns its longest path prefix."""
-        owner = {path: entry.name for entry in self.blocks for path in entry.owns}
-        return [parameter for name, parameter in self.net.named_parameters() if _owner(name, owner) == block.name]
-
     @property
     def body(self) -> tuple[Block, ...]:
         """The repeated blocks in order, without stem and tail."""
         return tuple(block for block in self.blocks if block.is_body)
 
+    def _named_parameters(self, block: Block) -> dict[str, nn.Parameter]:
+        """A parameter belongs to the block that owns the longest prefix of its path."""
+        owner = {path: entry.name for entry in self.blocks for path in entry.owns}
+        owned = {}
+        for name, parameter in self.net.named_parameters():
+            path = name
+            while path and path not in owner:
+                path = path.rpartition(".")[0]
+            if owner.get(path) == block.name:
+                owned[name] = parameter
+        return owned
+
+    def block_parameters(self, block: Block) -> list[nn.Parameter]:
+        """The parameters that `block` owns now, also after a strategy has changed the network."""
+        return list(self._named_parameters(block).values())
+
     def kernels(self, block: Block) -> dict[str, nn.Parameter]:
-        """The weights of two or more dimensions (convolutions, matrices) on the block's main path that are trained, by their name in `net`.
+        """The trainable weights of two or more dimensions (convolutions, matrices) on the block's main path, by their
+        name in `net`.
 
         The projection of a shortcut, norms and biases are left out.
         """
-        own = {id(parameter) for parameter in self.block_parameters(block)}
-        trained = {
+        return {
             name: parameter
-            for name, parameter in self.net.named_parameters()
-            if id(parameter) in own and parameter.requires_grad
+            for name, parameter in self._named_parameters(block).items()
+            if parameter.requires_grad
+            and parameter.ndim > 1
+            and not (name.startswith(f"{block.name}.") and SHORTCUTS & set(name.removeprefix(block.name).split(".")))
         }
 
-        def is_shortcut(name: str) -> bool:
-            return name.startswith(f"{block.name}.") and bool(
-                set(name.removeprefix(block.name).split(".")) & set(SHORTCUTS)
-            )
 
-        return {name: parameter for name, parameter in trained.items() if parameter.ndim > 1 and not is_shortcut(name)}
-
-
-def _owner(parameter: str, owner: dict[str, str]) -> str | None:
-    """Name of the block that owns a parameter, from the owner of each path."""
-    parts = parameter.split(".")
-    paths = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((owner[path] for path in paths if path in owner), None)
+@torch.no_grad()
+def observe(
+    backbone: Backbone,
+    image_size: int,
+    modules: Mapping[str, nn.Module],
+    note: Callable[[str, nn.Module, tuple[Any, ...], Any], None],
+) -> None:
+    """Passes one black image through `backbone` in eval mode; each call of one of the `modules` is followed by a call
+    of ``note(name, module, inputs, output)``."""
+    handles = [module.register_forward_hook(partial(note, name)) for name, module in modules.items()]
+    try:
+        backbone.eval()(torch.zeros(1, 3, image_size, image_size, device=backbone.mean.device))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def name_blocks(net: nn.Module) -> tuple[Block, ...]:
-    """The blocks of a timm network, read from its own ``group_matcher``; torchvision's ResNets are matched as timm's are, each
-    convolution of its VGGs with its norm is a block.
+    """The blocks of a timm network, read from its own ``group_matcher``. torchvision's ResNets are matched like timm's;
+    in its VGGs each convolution with its norm is a block.
 
-    A timm group becomes the block that its pattern names, or else the module that holds all its parameters. Parameters before the first
-    block are the stem; those of the last group that are not part of its block (a final convolution or norm) are the tail. A network
-    whose matcher tells no blocks apart is all stem: it can be trained as a whole or not at all.
+    A timm group becomes the block that its pattern matches, or else the module that holds all its parameters.
+    Parameters before the first block are the stem; those of the last group outside its block (a final convolution or
+    norm) are the tail. A network whose matcher names no blocks is all stem: it can be trained as a whole or not at all.
     """
-    from timm.models import group_parameters
-
-    if isinstance(features := getattr(net, "features", None), nn.Sequential) and not hasattr(net, "group_matcher"):
-        return _vgg_blocks(features)
+    features = getattr(net, "features", None)
+    if isinstance(features, nn.Sequential) and not hasattr(net, "group_matcher"):  # torchvision's VGG
+        positions = [position for position, module in enumerate(features) if isinstance(module, nn.Conv2d)]
+        return tuple(
+            Block(f"features.{position}" if number else STEM, (f"features.{position}", f"features.{position + 1}"))
+            for number, position in enumerate(positions)
+        )
     matcher: Any = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else RESNET  # pyright: ignore[reportCallIssue]
     patterns: list[str] = []
     if not callable(matcher):
@@ -133,7 +155,7 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
     stem, *groups = group_parameters(net, matcher).values()
     blocks, tail = [Block(STEM, _modules(stem))], ()
     for names in groups:
-        path = _path(names, patterns)
+        path = _block_path(names, patterns)
         rest = _modules(name for name in names if not (path and name.startswith(f"{path}.")))
         if names is groups[-1]:
             tail, rest = rest, ()
@@ -144,24 +166,17 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
     return (*blocks, Block(TAIL, tail)) if tail else tuple(blocks)
 
 
-def _vgg_blocks(features: nn.Sequential) -> tuple[Block, ...]:
-    places = [place for place, module in enumerate(features) if isinstance(module, nn.Conv2d)]
-    names = [STEM, *(f"features.{place}" for place in places[1:])]
-    return tuple(
-        Block(name, (f"features.{place}", f"features.{place + 1}")) for name, place in zip(names, places, strict=True)
-    )
-
-
 def _modules(names: Iterable[str]) -> tuple[str, ...]:
-    """The modules that hold the named parameters directly (a parameter of the network itself stands for itself), each once."""
+    """The modules that hold the named parameters directly (a parameter of the network itself stands for itself), each
+    once."""
     return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
-def _path(names: list[str], patterns: list[str]) -> str:
-    """The block that a group is about: what a pattern matches, or, without patterns, the innermost module with all its parameters."""
-    matched = [match[0] for name in names for pattern in patterns if (match := re.match(pattern, name))]
-    if matched or patterns:
-        return matched[0] if matched else ""
+def _block_path(names: list[str], patterns: list[str]) -> str:
+    """What a pattern matches in a group's names ("" if none does); without patterns, the innermost module with all its
+    parameters."""
+    if patterns:
+        return next((match[0] for name in names for pattern in patterns if (match := re.match(pattern, name))), "")
     modules = [name.split(".")[:-1] for name in names]
     shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*modules, strict=False))
     return ".".join(parts[0] for parts in shared)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ from retrieval_bench.models.channels import Channels, Keep
 
 @dataclass(frozen=True)
 class Budget:
-    """A choice of channels to a budget.
+    """A choice of channels for a budget.
 
     Attributes:
         keep: channels that stay.
@@ -33,12 +35,12 @@ def choose_channels(
     unit: str = "macs",
     minimum: float = 0.1,
     multiple: int = 1,
-    whole: int = 0,
+    full_cost: int = 0,
 ) -> Budget:
     """The channels with the highest scores over all layers whose cost comes closest to a share of the full backbone's.
 
-    A global threshold by binary search on the number of kept channels (Wang et al., Pruning from Scratch, AAAI 2020); of equal scores
-    those of earlier layers and lower indices stay.
+    A global threshold by binary search on the number of kept channels (Wang et al., Pruning from Scratch, AAAI 2020);
+    of equal scores those of earlier layers and lower indices stay.
 
     Args:
         channels: of the backbone.
@@ -47,59 +49,51 @@ def choose_channels(
         unit: ``macs`` or ``parameters``.
         minimum: smallest share of each layer's channels, at least one channel.
         multiple: widths are rounded to a multiple of this, where the layer has that many.
-        whole: the cost that shares are of, if it is not that of this backbone at full width.
+        full_cost: what `share` is a share of; 0 for the cost of this backbone at full width.
 
     Raises:
         UserError: the share cannot be reached, with the range that can.
     """
-    cost = channels.macs if unit == "macs" else channels.parameters
-    full = whole or cost(channels.full)
-    order = {
-        width.name: sorted(range(width.channels), key=lambda index, name=width.name: (-scores[name][index], index))
-        for width in channels.widths
-    }
+    count_cost = channels.macs if unit == "macs" else channels.parameters
+    full_cost = full_cost or count_cost(channels.full)
     ranking = sorted(
-        (
-            (-scores[width.name][index], layer, index)
-            for layer, width in enumerate(channels.widths)
-            for index in range(width.channels)
-        )
+        (-score, layer, index)
+        for layer, width in enumerate(channels.widths)
+        for index, score in enumerate(scores[width.name])
     )
 
     def widths_of(count: int) -> dict[str, int]:
-        kept = [0] * len(channels.widths)
-        for _, layer, _ in ranking[:count]:
-            kept[layer] += 1
-        return {
-            width.name: _rounded(kept[layer], width.channels, minimum, multiple)
-            for layer, width in enumerate(channels.widths)
-        }
+        kept = Counter(layer for _, layer, _ in ranking[:count])
+        widths = {}
+        for layer, width in enumerate(channels.widths):
+            size = max(kept[layer], 1, math.ceil(minimum * width.channels))
+            if 1 < multiple <= width.channels:
+                size = max(1, round(size / multiple)) * multiple
+            widths[width.name] = min(size, width.channels)
+        return widths
+
+    def reached_by(widths: Mapping[str, int]) -> float:
+        return count_cost(widths) / full_cost
 
     low, high = 0, len(ranking)
-    least = cost(widths_of(low)) / full
-    most = cost(channels.full) / full
+    least, most = reached_by(widths_of(low)), reached_by(channels.full)
     if not least <= share <= most:
         raise UserError(
-            f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with these smallest widths"
+            f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with the given minimum"
         )
     best = widths_of(high)
     while low <= high:
         middle = (low + high) // 2
-        tried = widths_of(middle)
-        if abs(cost(tried) / full - share) < abs(cost(best) / full - share):
-            best = tried
-        if cost(tried) / full > share:
+        widths = widths_of(middle)
+        if abs(reached_by(widths) - share) < abs(reached_by(best) - share):
+            best = widths
+        if reached_by(widths) > share:
             high = middle - 1
         else:
             low = middle + 1
-    keep = {name: sorted(order[name][:width]) for name, width in best.items() if width < channels.full[name]}
-    reached = cost(best) / full
-    return Budget(keep, best, reached, reached - share)
-
-
-def _rounded(count: int, full: int, minimum: float, multiple: int) -> int:
-    least = max(1, -int(-minimum * full // 1))
-    wanted = max(count, least)
-    if multiple > 1 and full >= multiple:
-        wanted = max(multiple, round(wanted / multiple) * multiple)
-    return min(wanted, full)
+    keep = {}
+    for layer, width in enumerate(channels.widths):
+        if best[width.name] < width.channels:
+            ranked = [index for _, other, index in ranking if other == layer]
+            keep[width.name] = sorted(ranked[: best[width.name]])
+    return Budget(keep, best, reached_by(best), reached_by(best) - share)

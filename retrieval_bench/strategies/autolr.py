@@ -1,31 +1,36 @@
-"""AutoLR: every epoch is repeated with other layer-wise learning rates until the weight variations ascend from the first block to the last.
+"""AutoLR: repeats every epoch with other layer-wise rates until weight variations ascend from first to last block.
 
-Ro and Choi, AutoLR: Layer-wise Pruning and Auto-tuning of Learning Rates in Fine-tuning of Deep Networks (AAAI 2021, arXiv 2002.06048),
-algorithm 2. An epoch is a loop of passes from the same weights. After each, the variation v_k of every block is measured and with it the
-sorting quality Q (``weight_variation.py``). If Q reaches the threshold the pass is kept. If not it is undone, and the rates become
-``rate_k * target_k / v_k`` for ascending targets (``autolr_rules.py``): a line in the first epoch, the sorted variations later. The stem
-gets half of the first block's rate, a tail that of the last block; embedding and loss keep theirs. Pair it with ``layer_pruning``.
+Ro and Choi, AutoLR: Layer-wise Pruning and Auto-tuning of Learning Rates in Fine-tuning of Deep Networks (AAAI 2021,
+arXiv 2002.06048), algorithm 2. An epoch is a loop of passes from the same weights. After each, the variation v_k of
+every block is measured and with it the sorting quality Q (``weight_variation.py``). If Q reaches the threshold the pass
+is kept. If not it is undone, and the rates become ``rate_k * target_k / v_k`` for ascending targets
+(``autolr_rules.py``): a line in the first epoch, the sorted variations later. The stem gets half of the first block's
+rate, a tail that of the last block; embedding and loss keep theirs. Pair it with ``layer_pruning``.
 
-Defaults are those of the authors' code: low 2, high 0.4, threshold 0.94 times 0.99 per epoch while above 0.8, a fresh momentum for every
-pass, new order and augmentation for every pass. ``--autolr.rules paper`` takes the paper's letter where it differs: the first line starts
-at min v, Q has to exceed the threshold, and the target is renewed after every failed pass (the code keeps that of the first).
+Defaults are those of the authors' code: low 2, high 0.4, threshold 0.94 times 0.99 per epoch while above 0.8, a fresh
+momentum for every pass, new order and augmentation for every pass. ``--autolr.rules paper`` takes the paper's letter
+where it differs: the first line starts at min v, Q has to exceed the threshold, and the target is renewed after every
+failed pass (the code keeps that of the first).
 
-Deviations. The original's loop may never end, and its rates may turn negative. Here: at most ``max_trials`` passes an epoch and
-``max_rejected`` undone ones in all, after which the pass with the best Q is repeated and kept (``converged`` false); a first line that
-would descend is replaced, targets stay above 0, rates within bounds; blocks that do not move keep their rates and are left out of the
-sorting; a pass that diverged is undone and all rates halved. ``bounds`` in the facts counts each. The code resets the head's rate when a
-pass fails after the drop of the schedule; not here.
+Deviations. The original's loop may never end, and its rates may turn negative. Here: at most ``max_trials`` passes an
+epoch and ``max_rejected`` undone ones in all, after which the pass with the best Q is repeated and kept (``converged``
+false); a first line that would descend is replaced, targets stay above 0, rates within bounds; blocks that do not move
+keep their rates and are left out of the sorting; a pass that diverged is undone and all rates halved. ``bounds`` in the
+record counts each. The code resets the head's rate when a pass fails after the drop of the schedule; not here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from math import isfinite
+from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from retrieval_bench.errors import Diverged, UserError
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.autolr_rules import (
     Rules,
     initial_target,
@@ -35,26 +40,25 @@ from retrieval_bench.strategies.autolr_rules import (
     target_rates,
     threshold_at,
 )
-from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
-from retrieval_bench.strategies.space import Range, Space
-from retrieval_bench.strategies.weight_variation import History, Normalizer, sorting_quality, weight_variation
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import EpochState, Look, Range, Strategy, TrainOnce, option
+from retrieval_bench.strategies.weight_variation import (
+    NORMALIZER_HELP,
+    History,
+    Normalizer,
+    sorting_quality,
+    weight_variation,
+)
 
 SMALLEST_RATE = 1e-3
 """Least rate of a block, as a share of the rate that it began with."""
-
 BOUNDS = ("bounded_rates", "descending_targets", "diverged", "lifted_targets", "still_blocks")
-"""What the facts count: rates that a bound changed, first lines that were replaced, passes that came to no number, targets that were
-lifted above 0, and blocks that did not move."""
+"""What the record counts: rates that a bound changed, first lines that were replaced, passes that diverged, targets
+that were lifted above 0, and blocks that did not move."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One pass: the rates it was made with, and what came of it (NaN and nothing if it diverged).
+class Pass:
+    """One pass over the data: its rates and outcome (NaN and empty if it diverged).
 
     `measured` has the variation of every block, `variation` that of the blocks that moved.
     """
@@ -66,83 +70,81 @@ class Trial:
     variation: dict[str, float]
     quality: float
 
+    @property
+    def diverged(self) -> bool:
+        return not isfinite(self.quality)
+
 
 class AutoLR(Strategy):
-    """Tunes the learning rate of every block. Raises :class:`UserError` for a backbone that names fewer than two blocks."""
+    """Tunes the learning rate of every block. Raises :class:`UserError` for a backbone with fewer than two blocks."""
+
+    look = Look("#d80018", "o")
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        low: float = 2.0
-        """the first target begins at this multiple of the smallest variation (the code's min_f, the paper's alpha)"""
-        high: float = 0.4
-        """the first target ends at this multiple of the largest variation (max_f, beta)"""
-        threshold: float = 0.94
-        """sorting quality that the first epoch must reach"""
-        threshold_decay: float = 0.99
-        """factor on the threshold per later epoch"""
-        threshold_floor: float = 0.8
-        """the threshold is lowered as long as it is above this"""
-        stem_factor: float = 0.5
-        """the stem's rate as a multiple of the first block's"""
-        normalizer: Normalizer = "n"
-        """what a block's change is divided by: n (paper), sqrt_n, or relative (the norm of its weights)"""
-        rules: Rules = "code"
-        """where the paper and its code differ: code or paper"""
-        optimizer_state: Literal["fresh", "kept"] = "fresh"
-        """momentum at the beginning of a pass: none (fresh), or what the last kept pass left"""
-        paired_trials: bool = False
-        """repeat an epoch with the same order and augmentation"""
-        max_trials: int = 10
-        """most passes per epoch, the repetition of the best aside"""
-        max_rejected: int = 200
-        """most passes that are undone in the whole training"""
-        max_ratio: float = 100.0
-        """a rate changes at most by this factor from one pass to the next"""
-        max_rise: float = 100.0
-        """highest rate of a block, as a multiple of the rate that it began with"""
+        low: float = option(
+            2.0,
+            "the first target begins at this multiple of the smallest variation (the code's min_f, the paper's alpha)",
+            above=0,
+            search=Range(1.0, 4.0, log=True),
+        )
+        high: float = option(
+            0.4,
+            "the first target ends at this multiple of the largest variation (max_f, beta)",
+            above=0,
+            search=Range(0.1, 1.0, log=True),
+        )
+        threshold: float = option(
+            0.94, "sorting quality that the first epoch must reach", high=1, search=Range(0.7, 0.98)
+        )
+        threshold_decay: float = option(0.99, "factor on the threshold per later epoch", above=0, high=1)
+        threshold_floor: float = option(0.8, "the threshold is lowered as long as it is above this")
+        stem_factor: float = option(0.5, "the stem's rate as a multiple of the first block's", above=0)
+        normalizer: Normalizer = option("n", NORMALIZER_HELP)
+        rules: Rules = option("code", "where the paper and its code differ: code or paper")
+        optimizer_state: Literal["fresh", "kept"] = option(
+            "fresh", "momentum at the beginning of a pass: none (fresh), or what the last kept pass left"
+        )
+        paired_trials: bool = option(False, "repeat an epoch with the same order and augmentation")
+        max_trials: int = option(10, "most passes per epoch, the repetition of the best aside", low=1)
+        max_rejected: int = option(200, "most passes that are undone in the whole training")
+        max_ratio: float = option(100.0, "a rate changes at most by this factor from one pass to the next", low=1)
+        max_rise: float = option(
+            100.0,
+            "highest rate of a block, as a multiple of the rate that it began with",
+            low=1,
+            search=Range(1.0, 100.0, log=True),
+        )
+
+        def check(self) -> None:
+            if self.rules == "paper" and self.threshold >= 1:
+                raise UserError(
+                    f"--autolr.threshold {self.threshold}: must be below 1 with --autolr.rules paper, since the sorting "
+                    "quality, at most 1, must exceed it"
+                )
 
     options: Options
-    space: ClassVar[Space] = {
-        "low": Range(1.0, 4.0, log=True),
-        "high": Range(0.1, 1.0, log=True),
-        "threshold": Range(0.7, 0.98),
-        "max_rise": Range(1.0, 100.0, log=True),
-    }
 
     def __init__(self, options: Options | None = None):
         super().__init__(options)
         self._history = History(self.options.normalizer)
-        self._first: dict[str, float] = {}
+        self._initial_lrs: dict[str, float] = {}
         self._rejected = 0
         self._bounds = Counter(dict.fromkeys(BOUNDS, 0))
-        for name in ("max_trials", "max_ratio", "max_rise"):
-            if getattr(self.options, name) < 1:
-                raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be at least 1")
-        for name in ("low", "high", "threshold_decay", "stem_factor"):
-            if getattr(self.options, name) <= 0:
-                raise UserError(f"--autolr.{name.replace('_', '-')} {getattr(self.options, name)}: must be above 0")
-        if self.options.threshold_decay > 1:
-            raise UserError(f"--autolr.threshold-decay {self.options.threshold_decay}: must be at most 1")
-        if not is_sorted_enough(1.0, self.options.threshold, self.options.rules):
-            below = "below 1, which the paper's rules have to exceed" if self.options.rules == "paper" else "at most 1"
-            raise UserError(
-                f"--autolr.threshold {self.options.threshold}: sorting quality is at most 1; must be {below}"
-            )
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if len(model.backbone.body) < 2:
             raise UserError("autolr needs a backbone that names two or more blocks; use standard with this one")
         return model
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         options = self.options
-        self._first = self._first or state.lrs()
+        self._initial_lrs = self._initial_lrs or state.lrs()
         threshold = threshold_at(state.epoch, options.threshold, options.threshold_decay, options.threshold_floor)
-        limit = max(
-            1, min(options.max_trials, options.max_rejected - self._rejected)
-        )  # all may be undone, for the best to be repeated
+        # all passes may be undone, for the best to be repeated
+        limit = max(1, min(options.max_trials, options.max_rejected - self._rejected))
         if options.optimizer_state == "fresh":
-            state.optimizer.state.clear()  # before the snapshot, which so holds the network once
+            state.optimizer.state.clear()  # before the snapshot, which then holds the network once
         before = state.snapshot()
         target: dict[str, float] = {}
         trials = [self._try(train_once, state, before, 0)]
@@ -158,8 +160,8 @@ class AutoLR(Strategy):
             state.restore(before)
             state.set_lrs(kept.rates)
             kept = self._try(train_once, state, before, kept.number)
-            if not np.isfinite(kept.quality):
-                raise Diverged("a pass that was repeated did not come out as before: lower --lr or --loss-lr")
+            if kept.diverged:
+                raise Diverged("a repeated pass did not give the same result: lower --lr or --loss-lr")
         passes = len(trials) + (kept.number < len(trials) - 1)
         self._rejected += passes - 1
         self._history.add(
@@ -170,23 +172,29 @@ class AutoLR(Strategy):
             target=[target.get(name) for name in kept.measured],
             trials=len(trials),
             passes=passes,
-            qualities=[trial.quality if trial.quality == trial.quality else None for trial in trials],
+            qualities=[None if trial.diverged else trial.quality for trial in trials],
             converged=enough,
         )
         return kept.loss
 
     def state_dict(self) -> dict[str, Any]:
         bounds = {name: int(count) for name, count in self._bounds.items()}
-        return {"epochs": self._history.epochs, "first": self._first, "rejected": self._rejected, "bounds": bounds}
+        return {
+            "epochs": self._history.epochs,
+            "initial_lrs": self._initial_lrs,
+            "rejected": self._rejected,
+            "bounds": bounds,
+        }
 
     def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         self._history.epochs = state["epochs"]
-        self._first, self._rejected, self._bounds = state["first"], state["rejected"], Counter(state["bounds"])
+        self._initial_lrs, self._rejected = state["initial_lrs"], state["rejected"]
+        self._bounds = Counter(state["bounds"])
 
     def info(self) -> dict[str, Any]:
         return {**self._history.info(), "rejected": self._rejected, "bounds": dict(sorted(self._bounds.items()))}
 
-    def _try(self, train_once: TrainOnce, state: EpochState, before: dict[str, Any], number: int) -> Trial:
+    def _try(self, train_once: TrainOnce, state: EpochState, before: dict[str, Any], number: int) -> Pass:
         """One pass with the rates that are set."""
         rates = state.lrs()
         if self.options.optimizer_state == "fresh":
@@ -202,12 +210,12 @@ class AutoLR(Strategy):
             moving = {name: value for name, value in measured.items() if value != 0}
             quality = sorting_quality(list(moving.values()))
         self._bounds["still_blocks"] += len(measured) - len(moving)
-        self._bounds["diverged"] += not np.isfinite(quality)
-        return Trial(number, rates, loss, measured, moving, quality)
+        self._bounds["diverged"] += not isfinite(quality)
+        return Pass(number, rates, loss, measured, moving, quality)
 
-    def _target(self, trial: Trial, epoch: int) -> dict[str, float]:
+    def _target(self, trial: Pass, epoch: int) -> dict[str, float]:
         """What the next passes of the epoch aim at; nothing after a pass that diverged."""
-        if not np.isfinite(trial.quality):
+        if trial.diverged:
             return {}
         variation = np.array(list(trial.variation.values()))
         if epoch == 0:
@@ -219,26 +227,26 @@ class AutoLR(Strategy):
         self._bounds["lifted_targets"] += lifted
         return dict(zip(trial.variation, target.tolist(), strict=True))
 
-    def _next_rates(self, trial: Trial, target: dict[str, float]) -> dict[str, float]:
+    def _next_rates(self, trial: Pass, target: dict[str, float]) -> dict[str, float]:
         """The rates of the next pass: by target, or half of all after a pass that diverged."""
-        if not np.isfinite(trial.quality):
+        if trial.diverged:
             return {name: rate / 2 for name, rate in trial.rates.items()}
         names = [name for name in trial.variation if name in target]
-        rates, variation, wanted, first = (
-            np.array([given[name] for name in names]) for given in (trial.rates, trial.variation, target, self._first)
+        rates, variation, aims, initial = (
+            np.array([values[name] for name in names])
+            for values in (trial.rates, trial.variation, target, self._initial_lrs)
         )
-        options = self.options
-        lowest, highest = SMALLEST_RATE * first, options.max_rise * first
-        found, bounded = target_rates(rates, variation, wanted, lowest, highest, options.max_ratio)
+        lowest, highest = SMALLEST_RATE * initial, self.options.max_rise * initial
+        new, bounded = target_rates(rates, variation, aims, lowest, highest, self.options.max_ratio)
         self._bounds["bounded_rates"] += bounded
-        rates_by_name = {**trial.rates, **dict(zip(names, found.tolist(), strict=True))}
+        by_name = {**trial.rates, **dict(zip(names, new.tolist(), strict=True))}
         blocks = list(trial.measured)
-        ends = {"stem": options.stem_factor * rates_by_name[blocks[0]], "tail": rates_by_name[blocks[-1]]}
-        return rates_by_name | {name: rate for name, rate in ends.items() if name in trial.rates}
+        ends = {"stem": self.options.stem_factor * by_name[blocks[0]], "tail": by_name[blocks[-1]]}
+        return by_name | {name: rate for name, rate in ends.items() if name in trial.rates}
 
-    def _best(self, trials: list[Trial]) -> Trial:
+    def _best(self, trials: list[Pass]) -> Pass:
         """The pass with the best quality; raises :class:`Diverged` if all diverged."""
-        finite = [trial for trial in trials if np.isfinite(trial.quality)]
+        finite = [trial for trial in trials if not trial.diverged]
         if not finite:
             raise Diverged(
                 f"all {len(trials)} passes of an epoch diverged, rates halved each time: lower --lr or --loss-lr"

@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import EpochState, ParameterGroup, Strategy, TrainOnce
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from retrieval_bench.models.embedder import Embedder
-
-
-def refuse_clashes(names: Sequence[str], parts: Sequence[type[Strategy]]) -> None:
-    """Raises :class:`UserError` if the strategies cannot be combined in this order: only one may decide when an epoch is accepted, only one
-    may rebuild blocks, and blocks and channels are removed before anything else."""
-    owners = [name for name, part in zip(names, parts, strict=True) if part.run_epoch is not Strategy.run_epoch]
-    if len(owners) > 1:
-        raise UserError(
-            f"strategies {' and '.join(owners)} both decide how an epoch is run and cannot be combined; keep one of them"
-        )
-    rebuilding = [name for name, part in zip(names, parts, strict=True) if part.rebuilds_blocks]
-    if len(rebuilding) > 1:
-        raise UserError(
-            f"strategies {' and '.join(rebuilding)} both rebuild the blocks and cannot be combined; keep one of them"
-        )
-    first = [name for name, part in zip(names, parts, strict=True) if part.cuts]
-    if list(names[: len(first)]) != first:
-        others = [name for name in names if name not in first]
+def refuse_clashes(parts: Mapping[str, type[Strategy]]) -> None:
+    """Raises :class:`UserError` if strategies cannot be combined in this order: only one may decide when an epoch is
+    accepted, only one may rebuild blocks, and blocks and channels are removed before anything else."""
+    for what, names in {
+        "decide how an epoch is run": [
+            name for name, kind in parts.items() if kind.run_epoch is not Strategy.run_epoch
+        ],
+        "rebuild the blocks": [name for name, kind in parts.items() if kind.rebuilds_blocks],
+    }.items():
+        if len(names) > 1:
+            raise UserError(f"strategies {' and '.join(names)} both {what} and cannot be combined; keep one of them")
+    first = [name for name, kind in parts.items() if kind.prunes]
+    if list(parts)[: len(first)] != first:
+        others = [name for name in parts if name not in first]
         raise UserError(f"{' and '.join(first)} must come first: --strategy {'+'.join([*first, *others])}")
 
 
 class Chain(Strategy):
-    """Runs its parts in order: edits are applied one after the other, penalties are added, facts are filed under each part's name."""
+    """Runs its parts in order: edits follow one another, regularization is added up, info is filed by part's name."""
 
     def __init__(self, parts: dict[str, Strategy]):
         super().__init__()
-        refuse_clashes(list(parts), [type(part) for part in parts.values()])
+        refuse_clashes({name: type(part) for name, part in parts.items()})
         self.parts = parts
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         for part in self.parts.values():
-            model = part.prepare(model, probe)
+            model = part.prepare(model, example_images)
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
@@ -59,10 +55,6 @@ class Chain(Strategy):
         owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]
         return owners[0].run_epoch(train_once, state) if owners else train_once()
 
-    @property
-    def goes_on_within_epochs(self) -> bool:
-        return all(part.goes_on_within_epochs for part in self.parts.values())
-
     def end_epoch(self, state: EpochState) -> None:
         for part in self.parts.values():
             part.end_epoch(state)
@@ -75,13 +67,6 @@ class Chain(Strategy):
         for part in self.parts.values():
             part.after_step(model)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
-    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name], model)
-
     def finalize(self, model: Embedder) -> Embedder:
         for part in self.parts.values():
             model = part.finalize(model)
@@ -91,5 +76,12 @@ class Chain(Strategy):
         for part in self.parts.values():
             yield from part.eval_modes(model)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name], model)
+
     def info(self) -> dict[str, Any]:
-        return {name: facts for name, part in self.parts.items() if (facts := part.info())}
+        return {name: info for name, part in self.parts.items() if (info := part.info())}

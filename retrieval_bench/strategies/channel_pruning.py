@@ -2,9 +2,11 @@
 
 Scores per channel, the highest stay, with one threshold for all layers unless said otherwise:
 
-- ``magnitude``: L2 norm of the channel's kernel over the layer's mean norm (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017,
+- ``magnitude``: L2 norm of the channel's kernel over the layer's mean norm (Li et al., Pruning Filters for Efficient
+ConvNets, ICLR 2017,
   with the L2 norm, scaled so that layers can be compared);
-- ``bn_scale``: absolute scale of the batch norm behind the channel (Liu et al., Network Slimming, ICCV 2017, without its training);
+- ``bn_scale``: absolute scale of the batch norm behind the channel (Liu et al., Network Slimming, ICCV 2017, without
+its training);
 - ``uniform``: by magnitude within each layer, the same share of every layer.
 
 Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.channels``).
@@ -13,121 +15,115 @@ Inner widths only: residual sums and the feature keep their size (``retrieval_be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
-from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.strategies.space import Choice, Space
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from retrieval_bench.models.backbone import Backbone
-    from retrieval_bench.models.budget import Budget
-    from retrieval_bench.models.channels import Channels
-    from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.budget import Budget, choose_channels
+from retrieval_bench.models.channels import Channels, Keep, find_channels, remove_channels
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 SCORES = ("magnitude", "bn_scale", "uniform")
 Scores = dict[str, list[float]]
+"""One per channel, by the width's name."""
 
 
 class BudgetedPruning(Strategy):
-    """What strategies that prune channels to a budget share.
+    """What strategies that prune channels to a budget share: some in ``prepare``, others after a search before
+    training.
 
     Raises :class:`UserError` for a backbone without prunable channels and for a budget that cannot be met.
     """
 
-    cuts = True
+    prunes = True
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        budget: float = 0.5
-        """share of the backbone's cost that is left"""
-        unit: str = "macs"
-        """what the budget counts: macs or parameters"""
-        minimum: float = 0.1
-        """smallest share of each layer's channels"""
-        multiple: int = 1
-        """widths are multiples of this, such as 8"""
+        budget: float = option(0.5, "share of the backbone's cost that is left", above=0, high=1, shown=True)
+        unit: str = option("macs", "what the budget counts: macs or parameters", choices=("macs", "parameters"))
+        minimum: float = option(0.1, "smallest share of each layer's channels", low=0, high=1)
+        multiple: int = option(1, "widths are multiples of this, such as 8", low=1)
 
     options: Any
-    shown_options = ("budget",)
 
-    def find(self, model: Embedder, probe: Tensor) -> Channels:
-        """The free widths of the model's backbone, once the options have been found sensible."""
-        from retrieval_bench.models.channels import find_channels
-
-        options = self.options
-        if options.unit not in ("macs", "parameters"):
-            raise unknown("unit", options.unit, ("macs", "parameters"))
-        if not 0 < options.budget <= 1 or not 0 <= options.minimum <= 1 or options.multiple < 1:
-            raise UserError("budget must be above 0 and at most 1, minimum from 0 to 1, multiple at least 1")
-        self._side = probe.shape[-1]
-        channels = find_channels(model.backbone, self._side)
-        self._full = channels.full
-        self._whole = channels.macs(channels.full) if options.unit == "macs" else channels.parameters(channels.full)
+    def find_channels(self, model: Embedder, example_images: Tensor) -> Channels:
+        """The free widths of the model's backbone, whose full cost the budget is a share of."""
+        self._image_size = example_images.shape[-1]
+        channels = find_channels(model.backbone, self._image_size)
+        self._full_widths = channels.full
+        self._full_cost = (channels.macs if self.options.unit == "macs" else channels.parameters)(channels.full)
         return channels
 
     def choose(self, channels: Channels, scores: Scores) -> Budget:
         """The channels that stay within the budget, by their scores."""
-        from retrieval_bench.models.budget import choose_channels
-
         options = self.options
         return choose_channels(
-            channels, scores, options.budget, options.unit, options.minimum, options.multiple, self._whole
+            channels, scores, options.budget, options.unit, options.minimum, options.multiple, self._full_cost
         )
 
-    def remove(self, backbone: Backbone, chosen: Budget) -> None:
-        """Removes the other channels, and takes note of what was reached."""
-        from retrieval_bench.models.channels import remove_channels
+    def prune(self, model: Embedder, keep: Keep) -> None:
+        """Removes all channels but those in `keep`."""
+        remove_channels(model.backbone, keep, self._image_size)
 
-        remove_channels(backbone, chosen.keep, self._side)
+    def prune_by(self, model: Embedder, channels: Channels, scores: Scores) -> None:
+        """Prunes to the budget by `scores`, for the record too."""
+        chosen = self.choose(channels, scores)
+        self.prune(model, chosen.keep)
         self._keep = chosen.keep
-        self._facts = {
+        self._info: dict[str, Any] = {
             "widths": chosen.widths,
-            "full_widths": self._full,
+            "full_widths": self._full_widths,
             "reached": round(chosen.reached, 6),
             "error": round(chosen.error, 6),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"keep": self._keep, "facts": self._facts}
+        return {"keep": self._keep, "facts": self._info}
+
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        self._keep, self._info = state["keep"], state["facts"]
+        self.prune(model, self._keep)
 
     def info(self) -> dict[str, Any]:
-        return self._facts
+        return self._info
 
 
 class ChannelPruning(BudgetedPruning):
     """Prunes once, before training."""
 
+    look = Look("#249cc0", "^")
+
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
-        scores: str = "magnitude"
-        """how channels are ranked: magnitude, bn_scale or uniform"""
-
-    space: ClassVar[Space] = {"scores": Choice(SCORES)}
-
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        if self.options.scores not in SCORES:
-            raise unknown("way to score channels", self.options.scores, SCORES)
-        channels = self.find(model, probe)
-        self.remove(
-            model.backbone, self.choose(channels, channel_scores(model.backbone, channels, self.options.scores))
+        scores: str = option(
+            "magnitude",
+            "how channels are ranked: magnitude, bn_scale or uniform",
+            choices=SCORES,
+            search=Categorical(SCORES),
         )
+
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+        channels = self.find_channels(model, example_images)
+        self.prune_by(model, channels, channel_scores(model.backbone, channels, self.options.scores))
         return model
 
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        """Nothing to do: ``prepare`` has pruned the same channels."""
 
-def channel_scores(backbone: Backbone, channels: Channels, way: str) -> Scores:
-    """Importance of each channel by the width's name, in one of the :data:`SCORES`."""
+
+def channel_scores(backbone: Backbone, channels: Channels, criterion: str) -> Scores:
+    """Importance of each channel by one of the criteria in :data:`SCORES`."""
     scores: Scores = {}
     for width in channels.widths:
-        if way == "bn_scale":
-            values: Any = backbone.net.get_submodule(width.norms[0]).weight.abs()  # pyright: ignore[reportCallIssue]
-        else:
-            kernel: Any = backbone.net.get_submodule(width.name).weight
-            values = kernel.detach().flatten(1).norm(dim=1)
-            values = values / values.mean().clamp(min=1e-12)
-        if way == "uniform":  # the rank within the layer, from 0 to 1, so that one threshold takes one share of each
+        norm: Any = backbone.net.get_submodule(width.norms[0])
+        conv: Any = backbone.net.get_submodule(width.name)
+        lengths = conv.weight.detach().flatten(1).norm(dim=1)
+        values = norm.weight.abs() if criterion == "bn_scale" else lengths / lengths.mean().clamp(min=1e-12)
+        if (
+            criterion == "uniform"
+        ):  # the rank within the layer, from 0 to 1, so that one threshold takes one share of each
             values = values.argsort().argsort().double() / len(values)
         scores[width.name] = values.detach().tolist()
     return scores

@@ -1,27 +1,24 @@
 """Feature extractor: the whole backbone stays as it was pretrained.
 
-The baseline of every fine-tuning paper (SpotTune's table calls it "feature extractor"). With no embedding layer nothing is left to train
-and the run measures the pretrained features themselves: no training image is seen. With ``--embedding-dim`` the linear layer is trained,
-in a closed set the classifier of the loss.
+The baseline of every fine-tuning paper (SpotTune's table calls it "feature extractor"). With no embedding layer nothing
+is left to train and the run measures the pretrained features themselves: no training image is seen. With
+``--embedding-dim`` the linear layer is trained, in a closed set the classifier of the loss.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
-from retrieval_bench.strategies.base import Strategy, freeze
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import Look, Strategy, freeze
 
 
 class Frozen(Strategy):
     """Trains no block of the backbone."""
 
+    look = Look("#848490", "o")
     trains_backbone = False
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         freeze(model.backbone.parameters())
         return model

@@ -1,65 +1,67 @@
 """SpotTune Global-k: one choice of k fine-tuned blocks for all images, so that only k copies are deployed.
 
-A variant in Guo et al., SpotTune (CVPR 2019, arXiv 1811.08737). With v_l the share of a batch's images that take the tuned block l, two
-penalties join the task's loss (formulas from memory of the paper, their weights unknown there)::
+A variant in Guo et al., SpotTune (CVPR 2019, arXiv 1811.08737). With v_l the share of a batch's images that take the
+tuned block l, two penalties join the task's loss (formulas from memory of the paper, their weights unknown there)::
 
     L_k = (sum_l v_l - k)^2          k blocks are tuned
     L_e = sum_l -v_l log v_l         each of them for all images or for none
 
-Here: weights 0.1 and 0.1; the entropy counts both outcomes, ``-v log v - (1 - v) log(1 - v)``, since the one-sided form pulls v to 0 from
-below 1/e and pushes it to 1 from above. The penalties need not succeed: after a share of the epochs the k blocks with the highest rates
-(of equal rates, later blocks) are chosen, and the rest of the training runs with them alone, without policy. ``finalize`` leaves a plain
-network: the k tuned blocks in the place of the pretrained ones.
+Here: weights 0.1 and 0.1; the entropy counts both outcomes, ``-v log v - (1 - v) log(1 - v)``, since the one-sided form
+pulls v to 0 from below 1/e and pushes it to 1 from above. The penalties need not succeed: after a share of the epochs
+the k blocks with the highest rates (of equal rates, later blocks) are chosen, and the rest of the training runs with
+them alone, without policy. ``finalize`` leaves a plain network: the k tuned blocks in the place of the pretrained ones.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
+
+from torch import Tensor
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.routing import unroute
 from retrieval_bench.progress import logger
-from retrieval_bench.strategies.base import EpochState
-from retrieval_bench.strategies.learned_routing import LearnedRouting
-from retrieval_bench.strategies.space import Range, Space
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import EpochState, Look, Range, option
+from retrieval_bench.strategies.spottune import LearnedRouting
 
 
 class GlobalK(LearnedRouting):
     """All images take one route with k tuned blocks. Raises :class:`UserError` if the backbone has fewer than k."""
 
+    look = Look("#c01884", "p")
+
     @dataclass(frozen=True)
     class Options(LearnedRouting.Options):
-        k: int = 3
-        """number of tuned blocks"""
-        count_weight: float = 0.1
-        """weight of the penalty on another number of tuned blocks than k"""
-        entropy_weight: float = 0.1
-        """weight of the penalty on blocks that are tuned for some images only"""
-        decide_at: float = 0.5
-        """share of the epochs after which the blocks are chosen, at least one epoch; the rest trains them alone"""
+        k: int = option(3, "number of tuned blocks", low=1, search=Range(1, 6, blocks=True), shown=True)
+        count_weight: float = option(
+            0.1,
+            "weight of the penalty on another number of tuned blocks than k",
+            low=0,
+            search=Range(0.01, 1.0, log=True),
+        )
+        entropy_weight: float = option(
+            0.1,
+            "weight of the penalty on blocks that are tuned for some images only",
+            low=0,
+            search=Range(0.01, 1.0, log=True),
+        )
+        decide_at: float = option(
+            0.5,
+            "share of the epochs after which the blocks are chosen, at least one epoch; the rest trains them alone",
+            low=0,
+            high=1,
+        )
 
     options: Options
-    shown_options = ("k",)
-    space: ClassVar[Space] = {
-        "k": Range(1, 6, integer=True, blocks=True),
-        "policy_lr": Range(1e-4, 1e-2, log=True),
-        "count_weight": Range(0.01, 1.0, log=True),
-        "entropy_weight": Range(0.01, 1.0, log=True),
-    }
 
-    def check(self, model: Embedder) -> None:
-        super().check(model)
-        options, count = self.options, len(self.blocks)
-        if not 1 <= options.k <= count:
-            raise UserError(f"--global-k.k {options.k}: the backbone has {count} blocks; choose 1 to {count}")
-        if not 0 <= options.decide_at <= 1 or min(options.count_weight, options.entropy_weight) < 0:
-            raise UserError("--global-k.decide-at must be from 0 to 1, and the weights of the penalties not negative")
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+        count = len(model.backbone.body)
+        if self.options.k > count > 0:
+            raise UserError(f"--global-k.k {self.options.k}: the backbone has {count} blocks; choose 1 to {count}")
+        return super().prepare(model, example_images)
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
         """lambda_1 L_k + lambda_2 L_e of this batch's decisions; None once the blocks are chosen."""
@@ -76,21 +78,19 @@ class GlobalK(LearnedRouting):
             return
         rates = self.router.statistics()["rate"]
         super().end_epoch(state)
-        if state.epoch + 1 >= min(self.options.decide_at * state.epochs, state.epochs):
+        if state.epoch + 1 >= self.options.decide_at * state.epochs:
             self._choose(rates)
-            logger.info(f"global_k: {', '.join(self._chosen)} are tuned from here on, the others frozen")
+            logger.info(f"global_k: {', '.join(self._tuned)} are tuned from here on, the others frozen")
 
     def _choose(self, rates: list[float]) -> None:
-        best = sorted(range(len(rates)), key=lambda place: (rates[place], place))[-self.options.k :]
-        self.router.fixed = tuple(place in best for place in range(len(rates)))
+        best = sorted(range(len(rates)), key=lambda block: (rates[block], block))[-self.options.k :]
+        self.router.fixed = tuple(block in best for block in range(len(rates)))
 
     @property
-    def _chosen(self) -> list[str]:
-        return [name for name, tuned in zip(self.blocks, self.router.fixed or (), strict=False) if tuned]
+    def _tuned(self) -> list[str]:
+        return [name for name, is_tuned in zip(self.blocks, self.router.fixed or (), strict=False) if is_tuned]
 
     def finalize(self, model: Embedder) -> Embedder:
-        from retrieval_bench.models.routing import unroute
-
         if self.router.fixed is None:  # no epoch was trained
             self._choose([0.0] * len(self.blocks))
         deployed = copy.deepcopy(model)
@@ -98,4 +98,4 @@ class GlobalK(LearnedRouting):
         return deployed
 
     def info(self) -> dict[str, Any]:
-        return {**super().info(), "tuned_blocks": self._chosen}
+        return {**super().info(), "tuned_blocks": self._tuned}

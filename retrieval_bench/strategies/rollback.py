@@ -1,59 +1,58 @@
-"""Rollback: train, put the higher blocks back to their pretrained weights, train again, so that the low blocks are trained in earnest.
+"""Rollback: train, put the higher blocks back to their pretrained weights, and train again, several times.
 
-Ro, Choi, Jo, Heo, Lim and Choi, Backbone Cannot Be Trained at Once: Rolling Back to Pre-Trained Network for Person Re-Identification
-(AAAI 2019, arXiv 1901.06140). Four periods of equal length. The first trains everything. Each later one keeps what was learned by the
-stem and the first 0, 1, 2... quarters of the blocks (and by embedding and loss), rolls the other blocks back, and trains all, what was
-kept of the backbone at a tenth of the rate.
+Ro, Choi, Jo, Heo, Lim and Choi, Backbone Cannot Be Trained at Once: Rolling Back to Pre-Trained Network for Person
+Re-Identification (AAAI 2019, arXiv 1901.06140), so that the low blocks learn more. Four periods of equal length. The
+first trains everything. Each later one keeps what was learned by the stem and the first 0, 1, 2... quarters of the
+blocks (and by embedding and loss), rolls the other blocks back, and trains all, what was kept of the backbone at a
+tenth of the rate.
 
-Schedule of the authors' public code, ResNet-50: periods of 40 epochs; kept are the stem, then also stage 1, then also stage 2; momentum
-starts at zero in each; rates fall to a tenth in the middle of each. Deviations: parts of equal numbers of blocks instead of
-stages, so that any backbone will do; within the periods the rates follow ``--schedule`` over the whole training: ``--schedule
-warm_restarts --cycles 4`` starts anew in each.
+Schedule of the authors' public code, ResNet-50: periods of 40 epochs; kept are the stem, then also stage 1, then also
+stage 2; momentum starts at zero in each; rates fall to a tenth in the middle of each. Deviations: parts of equal
+numbers of blocks instead of stages, so that any backbone will do; within the periods the rates follow ``--schedule``
+over the whole training: ``--schedule warm_restarts --cycles 4`` starts anew in each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce, block_names
-from retrieval_bench.strategies.space import Range, Space
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import EpochState, Look, Range, Strategy, TrainOnce, block_names, option
 
-    from retrieval_bench.models.embedder import Embedder
+KEPT_RATE = Range(0.01, 1.0, log=True)
 
 
 class Rollback(Strategy):
-    """Raises :class:`UserError` for fewer than two periods; needs an epoch for each."""
+    """Needs an epoch for each period. Raises :class:`UserError` for a backbone without blocks."""
+
+    look = Look("#786054", "s")
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        periods: int = 4
-        """number of periods, the first without rollback"""
-        kept_rate: float = 0.1
-        """factor on the learning rate of what is kept, after the first period"""
+        periods: int = option(4, "number of periods, the first without rollback", low=2)
+        kept_rate: float = option(
+            0.1, "factor on the learning rate of what is kept, after the first period", low=0, search=KEPT_RATE
+        )
+
+        @property
+        def epochs_needed(self) -> int:
+            return self.periods
 
     options: Options
-    space: ClassVar[Space] = {"kept_rate": Range(0.01, 1.0, log=True)}
 
-    @classmethod
-    def epochs_needed(cls, options: Options) -> int:
-        return options.periods
-
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        if self.options.periods < 2 or self.options.kept_rate < 0:
-            raise UserError("--rollback.periods must be at least 2, --rollback.kept-rate not negative")
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self._blocks = block_names(model, "rollback")
-        self._rolled: list[dict[str, Any]] = []
+        self._rolled_back: list[dict[str, Any]] = []
         return model
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         if state.epoch == 0:
             self._start = {name: value.detach().clone() for name, value in state.model.backbone.state_dict().items()}
-            self._rates = state.lrs()
+            self._lrs = state.lrs()
         elif (period := self._period(state.epoch, state.epochs)) != self._period(state.epoch - 1, state.epochs):
             self._roll_back(state, (period - 1) * len(self._blocks) // self.options.periods)
         return train_once()
@@ -62,9 +61,7 @@ class Rollback(Strategy):
         return epoch * self.options.periods // epochs
 
     def _roll_back(self, state: EpochState, kept: int) -> None:
-        """Puts all blocks but the first `kept` back to their start, with the optimiser's memory of everything."""
-        import torch
-
+        """Puts all blocks but the first `kept` back to their start, with the optimiser's state of everything."""
         names, backbone = self._blocks[kept:], state.model.backbone
         owned = tuple(
             f"net.{path}." for block in backbone.blocks if block.name in (*names, "tail") for path in block.owns
@@ -76,18 +73,16 @@ class Rollback(Strategy):
                     now[name].copy_(value)
         state.optimizer.state.clear()
         slow = {"stem", *self._blocks[:kept]}
-        state.set_lrs(
-            {name: rate * (self.options.kept_rate if name in slow else 1) for name, rate in self._rates.items()}
-        )
-        self._rolled.append({"epoch": state.epoch, "rolled_back": names})
+        state.set_lrs({name: lr * (self.options.kept_rate if name in slow else 1) for name, lr in self._lrs.items()})
+        self._rolled_back.append({"epoch": state.epoch, "rolled_back": names})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self._start, "rates": self._rates, "rolled": self._rolled}
+        return {"start": self._start, "lrs": self._lrs, "rolled_back": self._rolled_back}
 
     def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         device = next(model.parameters()).device
         self._start = {name: value.to(device) for name, value in state["start"].items()}
-        self._rates, self._rolled = state["rates"], state["rolled"]
+        self._lrs, self._rolled_back = state["lrs"], state["rolled_back"]
 
     def info(self) -> dict[str, Any]:
-        return {"periods": self._rolled}
+        return {"periods": self._rolled_back}

@@ -1,65 +1,170 @@
-"""SpotTune: a policy network decides for each image which blocks are the frozen pretrained ones and which their fine-tuned copies.
+"""SpotTune: for each image a policy network chooses, block by block, the pretrained block or its fine-tuned copy.
 
-Guo, Shi, Kumar, Grauman, Rosing and Feris, SpotTune: Transfer Learning through Adaptive Fine-tuning (CVPR 2019, arXiv 1811.08737)::
+Guo, Shi, Kumar, Grauman, Rosing and Feris, SpotTune: Transfer Learning through Adaptive Fine-tuning (CVPR 2019, arXiv
+1811.08737)::
 
-    x_l = I_l(x) tuned_l(x_{l-1}) + (1 - I_l(x)) frozen_l(x_{l-1})                       (equation 2, shortcut included in both)
-    I_l(x) = argmax_i (log a_i + G_i),  G_i = -log(-log U_i)                             (equation 3, Gumbel-max)
-    gradient of softmax((log a + G) / temperature)                                       (straight-through)
+    x_l = I_l(x) tuned_l(x_{l-1}) + (1 - I_l(x)) frozen_l(x_{l-1})       (equation 2, shortcut included in both)
+    I_l(x) = argmax_i (log a_i + G_i),  G_i = -log(-log U_i)             (equation 3, Gumbel-max)
+    gradient of softmax((log a + G) / temperature)                       (straight-through)
 
 Policy and copies are trained together by the task's loss, the policy at its own rate.
 
-Defaults: temperature 5 and weight decay 1e-3 of the policy as in the public code, which has 0.1 for the network's rate and 0.01 for the
-policy's (SGD). ``policy_lr`` 1e-3 suits AdamW. The policy network is a small ResNet whose width follows the backbone's cost
-(``retrieval_bench.models.routers.policy_network``); ``policy`` takes any backbone in its place, such as torchvision/resnet34, which is what
-the paper is remembered to use beside ResNet-50.
+Defaults: temperature 5 and weight decay 1e-3 of the policy as in the public code, which has 0.1 for the network's rate
+and 0.01 for the policy's (SGD). ``policy_lr`` 1e-3 suits AdamW. The policy network is a small ResNet whose width
+follows the backbone's cost (``retrieval_bench.models.routers.policy_network``); ``policy`` takes any backbone in its
+place, such as torchvision/resnet34, which is what the paper is remembered to use beside ResNet-50.
 
-Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem; here all of a frozen
-block and the stem stay as they are, as the paper says (``code_compat`` for the code's way). It draws Gumbel noise at test time too
-(``eval_policy argmax,sample``: mean and standard deviation over three draws). ``majority`` takes the blocks that are more probable for most
-training images of the last epoch, as the policy saw them then: augmented, and with the batch statistics of its own norms. What follows
-the last block is trained. Copies of blocks keep their batch norms in training mode unless those are frozen (``--freeze-bn``), the frozen
-blocks never do.
+Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem;
+here all of a frozen block and the stem stay as they are, as the paper says (``code_compat`` for the code's way). It
+draws Gumbel noise at test time too (``eval_policy argmax,sample``: mean and standard deviation over three draws).
+``majority`` takes the blocks that are more probable for most training images of the last epoch, as the policy saw them
+then: augmented, and with the batch statistics of its own norms. What follows the last block is trained. Copies of
+blocks keep their batch norms in training mode unless those are frozen (``--freeze-bn``), the frozen blocks never do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from retrieval_bench import cost
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.learned_routing import LearnedRouting
-from retrieval_bench.strategies.space import Range, Space
-
-if TYPE_CHECKING:
-    from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.build import build_backbone
+from retrieval_bench.models.embedder import Embedder, trains_batch_norms
+from retrieval_bench.models.routers import LearnedRouter, policy_network
+from retrieval_bench.models.routing import refuse_other_blocks, route
+from retrieval_bench.sections import ModelConfig
+from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, Strategy, block_names, option
 
 EVAL_POLICIES = ("argmax", "sample", "all_tuned", "all_frozen", "majority")
 DRAWS = 3
 
 
+class LearnedRouting(Strategy):
+    """What SpotTune and its Global-k variant share: every block is routed by a policy, trained at its own rate, whose
+    decisions are recorded.
+
+    Raises :class:`UserError` for a backbone without blocks and for options that cannot work.
+    """
+
+    rebuilds_blocks = True
+
+    @dataclass(frozen=True)
+    class Options(Strategy.Options):
+        policy: str = option(
+            "auto",
+            "policy network: auto, a small ResNet that costs at most a sixth of the backbone, or the name of any "
+            "backbone",
+        )
+        policy_weights: str = option(
+            "imagenet", "weights of a named policy network: imagenet, none, or a file (auto starts from random ones)"
+        )
+        policy_lr: float = option(1e-3, "learning rate of the policy", low=0, search=Range(1e-4, 1e-2, log=True))
+        policy_weight_decay: float = option(1e-3, "weight decay of the policy", low=0)
+        temperature: float = option(5.0, "of the Gumbel-softmax; scales the policy's gradients", above=0)
+        code_compat: bool = option(
+            False,
+            "freeze only the kernels of frozen blocks, and train the stem, as the public code does (needs "
+            "--no-freeze-bn)",
+        )
+
+        def check(self) -> None:
+            if self.policy == "auto" and self.policy_weights not in ("imagenet", "none"):
+                raise UserError(
+                    f"--policy-weights {self.policy_weights}: the policy auto starts from random weights; name its "
+                    "network"
+                )
+
+    options: Any
+
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+        options, image_size = self.options, example_images.shape[-1]
+        self.blocks = block_names(model, type(self).__name__)
+        if options.code_compat and not trains_batch_norms(model):
+            raise UserError("code-compat trains batch norms, which are frozen: add --no-freeze-bn")
+        self.history: dict[str, list[list[float]]] = {}
+        if options.policy == "auto":
+            features, self._policy = policy_network(model.backbone, image_size)
+        else:
+            features = build_backbone(ModelConfig(backbone=options.policy, weights=options.policy_weights), image_size)
+            self._policy = {"parameters": cost.parameters(features), "macs": cost.macs(features, image_size)}
+        seed = int(torch.randint(2**62, ()))
+        self.router = LearnedRouter(features, len(self.blocks), options.temperature, seed).to(example_images.device)
+        self.backbone = route(model, self.router, self.blocks, options.code_compat)
+        refuse_other_blocks(model, example_images, type(self).__name__)
+        return model
+
+    def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        policy = [parameter for parameter in self.router.parameters() if parameter.requires_grad]
+        own = {id(parameter) for parameter in policy}
+        rest: list[ParameterGroup] = [
+            {**group, "params": [parameter for parameter in group["params"] if id(parameter) not in own]}
+            for group in groups
+        ]
+        rest.append(
+            {
+                "name": "policy",
+                "params": policy,
+                "lr": self.options.policy_lr,
+                "weight_decay": self.options.policy_weight_decay,
+            }
+        )
+        return [group for group in rest if group["params"]]
+
+    def end_epoch(self, state: EpochState) -> None:
+        for name, values in self.router.statistics().items():
+            self.history.setdefault(name, []).append([round(value, 4) for value in values])
+        self.router.reset_statistics()
+        self.backbone.decisions = None  # releases the last step's graph
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "fixed": self.router.fixed, "seed": self.router.seed}
+
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        self.history = state["history"]
+        self.router.fixed = None if state["fixed"] is None else tuple(state["fixed"])  # JSON knows lists only
+        self.router.seed = state.get("seed", self.router.seed)  # older checkpoints rely on the same draw
+
+    def info(self) -> dict[str, Any]:
+        per_epoch = {f"{name}_per_epoch": rows for name, rows in self.history.items()}
+        return {"blocks": self.blocks, "policy": self._policy, **per_epoch}
+
+
 class SpotTune(LearnedRouting):
-    """Each image takes its own route. Raises :class:`UserError` for a backbone without blocks and for options that cannot work."""
+    """Each image takes its own route. Raises :class:`UserError` for a backbone without blocks and for options that
+    cannot work."""
+
+    look = Look("#0ca800", "^")
 
     @dataclass(frozen=True)
     class Options(LearnedRouting.Options):
-        eval_policy: str = "argmax"
-        """routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, more to measure"""
+        eval_policy: str = option(
+            "argmax",
+            "routes at test: argmax, sample, all_tuned, all_frozen or majority (of the training images); after commas, "
+            "more to measure",
+        )
+        temperature: float = option(
+            5.0, "of the Gumbel-softmax; scales the policy's gradients", above=0, search=Range(1.0, 10.0, log=True)
+        )
+
+        def check(self) -> None:
+            super().check()
+            policies = self.eval_policy.split(",")
+            if not set(policies) <= set(EVAL_POLICIES) or len(set(policies)) < len(policies):
+                raise UserError(
+                    f"--spottune.eval-policy {self.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once"
+                )
+            if policies[0] == "sample":
+                raise UserError(
+                    "--spottune.eval-policy sample: one draw says little; argmax,sample also measures the mean and "
+                    "spread of several"
+                )
 
     options: Options
-    space: ClassVar[Space] = {"policy_lr": Range(1e-4, 1e-2, log=True), "temperature": Range(1.0, 10.0, log=True)}
-
-    def check(self, model: Embedder) -> None:
-        super().check(model)
-        for policy in self._policies:
-            if policy not in EVAL_POLICIES or self._policies.count(policy) > 1:
-                raise UserError(
-                    f"--spottune.eval-policy {self.options.eval_policy}: choose from {', '.join(EVAL_POLICIES)}, each once"
-                )
-        if self._policies[0] == "sample":
-            raise UserError(
-                "--spottune.eval-policy sample: one draw says little; argmax,sample measures the mean and spread of several too"
-            )
 
     @property
     def _policies(self) -> list[str]:
@@ -78,10 +183,12 @@ class SpotTune(LearnedRouting):
 
     def _use(self, policy: str, draw: int = 0) -> None:
         """Routes images by `policy` from now on."""
-        self.router.argmax()
-        if policy == "sample":
-            self.router.sample(draw)
-        elif policy != "argmax":
-            rates = self.history["argmax_rate"][-1] if self.history else [0.0] * len(self.blocks)
-            tuned = {"all_tuned": [1.0] * len(rates), "all_frozen": [0.0] * len(rates), "majority": rates}[policy]
-            self.router.fixed = tuple(rate > 0.5 for rate in tuned)
+        blocks = len(self.blocks)
+        rates = self.history["argmax_rate"][-1] if self.history else [0.0] * blocks
+        fixed = {
+            "all_tuned": (True,) * blocks,
+            "all_frozen": (False,) * blocks,
+            "majority": tuple(rate > 0.5 for rate in rates),
+        }
+        self.router.fixed = fixed.get(policy)
+        self.router.draw = draw if policy == "sample" else None

@@ -1,44 +1,37 @@
 """Stochastic fine-tuning: a random half of the blocks is trained, the others stay frozen.
 
-A baseline of SpotTune's table (Guo et al., CVPR 2019, arXiv 1811.08737), there with 50 % of ResNet-50's blocks. The blocks are drawn once
-per run, from its seed, since the paper compares networks and not steps. The stem stays frozen; what follows the last block is trained.
+A baseline of SpotTune's table (Guo et al., CVPR 2019, arXiv 1811.08737), there with 50 % of ResNet-50's blocks. The
+blocks are drawn once per run, from its seed, since the paper compares networks and not steps. The stem stays frozen;
+what follows the last block is trained.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.strategies.base import Strategy, block_names, freeze_other_blocks
-from retrieval_bench.strategies.space import Range, Space
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import Look, Range, Strategy, block_names, freeze_other_blocks, option
 
 
 class Stochastic(Strategy):
-    """Trains a random share of the blocks, at least one. Raises :class:`UserError` for another share or a backbone without blocks."""
+    """Trains a random share of the blocks, at least one. Raises :class:`UserError` for a backbone without blocks."""
+
+    look = Look("#c03cd8", "v")
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        share: float = 0.5
-        """share of the blocks that are trained"""
+        share: float = option(0.5, "share of the blocks that are trained", above=0, high=1, search=Range(0.1, 0.9))
 
     options: Options
-    space: ClassVar[Space] = {"share": Range(0.1, 0.9)}
 
-    def prepare(self, model: Embedder, probe: Tensor) -> Embedder:
-        import torch
-
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         names = block_names(model, "stochastic")
-        if not 0 < self.options.share <= 1:
-            raise UserError(f"--stochastic.share {self.options.share}: must be above 0 and at most 1")
-        count = max(1, round(self.options.share * len(names)))
-        chosen = set(torch.randperm(len(names))[:count].tolist())
-        self._tuned = [name for place, name in enumerate(names) if place in chosen]
+        drawn = torch.randperm(len(names))[: max(1, round(self.options.share * len(names)))]
+        self._tuned = [names[index] for index in sorted(drawn.tolist())]
         freeze_other_blocks(model, self._tuned)
         return model
 

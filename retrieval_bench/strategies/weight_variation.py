@@ -1,33 +1,35 @@
-"""Weight variation: how far the weights of each block move in an epoch, measured and recorded; training itself is the standard one.
+"""Weight variation: standard training that records how far the weights of each block move in every epoch.
 
-The measure of Ro and Choi, AutoLR (AAAI 2021, arXiv 2002.06048), equation 2: block k varies by ``v_k = |w_t - w_(t-1)| / n_k`` in epoch t
-(Euclidean norm), n_k its number of weights. Counted are the kernels of its main path, as in the authors' code: no norms, no biases, no
-projection of a shortcut, and neither stem nor head. Their claim is that under one learning rate the variation falls from the first block
-to the last, the reverse of what general low layers and specific high layers would ask for.
+The measure of Ro and Choi, AutoLR (AAAI 2021, arXiv 2002.06048), equation 2: block k varies by
+``v_k = |w_t - w_(t-1)| / n_k`` in epoch t (Euclidean norm), n_k its number of weights. Counted are the kernels of its
+main path, as in the authors' code: no norms, no biases, no projection of a shortcut, and neither stem nor head. Their
+claim is that under one learning rate the variation falls from the first block to the last, the reverse of what general
+low layers and specific high layers would ask for.
 
-Dividing by n_k and not by its root makes wide blocks look still: if all weights of ResNet-50 moved equally, v would fall by a factor of 8
-from block 1 to 14. ``normalizer`` offers ``sqrt_n`` (root mean square of the changes) and ``relative`` (to the norm of the weights before).
+Dividing by n_k and not by its root makes wide blocks look still: if all weights of ResNet-50 moved equally, v would
+fall by a factor of 8 from block 1 to 14. ``normalizer`` offers ``sqrt_n`` (root mean square of the changes) and
+``relative`` (to the norm of the weights before).
 
-How well the variations ascend is the sorting quality, equation 9: ``Q = 1 - 2 / K^2 sum_k |k - rank(v_k)|``, 1 for ascending ones and 0
-for descending ones (K even). Deviation: equal variations rank in the order of the blocks, so that they cost nothing.
+How well the variations ascend is the sorting quality, equation 9: ``Q = 1 - 2 / K^2 sum_k |k - rank(v_k)|``, 1 for
+ascending ones and 0 for descending ones (K even). Deviation: equal variations rank in the order of the blocks, so that
+they cost nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.strategies.base import EpochState, Look, Strategy, TrainOnce, option
 
 Normalizer = Literal["n", "sqrt_n", "relative"]
+NORMALIZER_HELP = "a block's change is divided by: n, its number of weights (paper); sqrt_n; relative, their norm"
 
 
 def weight_variation(before: Mapping[str, Tensor], model: Embedder, normalizer: Normalizer = "n") -> dict[str, float]:
@@ -36,26 +38,26 @@ def weight_variation(before: Mapping[str, Tensor], model: Embedder, normalizer: 
     Args:
         before: state dictionary of the model at the beginning of the epoch.
         model: the model now. Blocks without a trained kernel are left out.
-        normalizer: ``n`` divides the Euclidean distance by the number of weights (the paper), ``sqrt_n`` by its root, ``relative`` by the
-            norm of the weights before.
+        normalizer: ``n`` divides the Euclidean distance by the number of weights (the paper), ``sqrt_n`` by its root,
+            ``relative`` by the norm of the weights before.
     """
-    import torch
 
-    found = {}
+    def squared_norm(values: Tensor) -> float:
+        return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+
+    variation = {}
     for block in model.backbone.body:
-        moved = length = 0.0
-        count = 0
-        for name, kernel in model.backbone.kernels(block).items():
-            old = before[f"backbone.net.{name}"]
-            moved += float(torch.linalg.vector_norm(kernel.detach() - old, dtype=torch.float64)) ** 2
-            length += (
-                float(torch.linalg.vector_norm(old, dtype=torch.float64)) ** 2 if normalizer == "relative" else 0.0
-            )
-            count += kernel.numel()
-        if count:
-            divisor = {"n": count, "sqrt_n": count**0.5, "relative": length**0.5}[normalizer]
-            found[block.name] = moved**0.5 / divisor if divisor else float("inf")
-    return found
+        kernels = {f"backbone.net.{name}": kernel for name, kernel in model.backbone.kernels(block).items()}
+        if not kernels:
+            continue
+        moved = sum(squared_norm(kernel.detach() - before[name]) for name, kernel in kernels.items())
+        if normalizer == "relative":
+            divisor = sum(squared_norm(before[name]) for name in kernels) ** 0.5
+        else:
+            count = sum(kernel.numel() for kernel in kernels.values())
+            divisor = count if normalizer == "n" else count**0.5
+        variation[block.name] = moved**0.5 / divisor if divisor else float("inf")
+    return variation
 
 
 def sorting_quality(variation: Sequence[float] | np.ndarray) -> float:
@@ -72,7 +74,7 @@ def sorting_quality(variation: Sequence[float] | np.ndarray) -> float:
 
 
 class History:
-    """What happened to variations and rates, epoch by epoch: the facts that the figure of AutoLR is drawn from.
+    """Variations and rates epoch by epoch, from which the figure of AutoLR is drawn.
 
     Args:
         normalizer: what the variations are divided by.
@@ -83,13 +85,13 @@ class History:
         self.epochs: list[dict[str, Any]] = []
 
     def add(self, variation: Mapping[str, float], rates: Mapping[str, float], **more: Any) -> None:
-        """Takes in the pass of an epoch that was kept."""
+        """Adds the pass of an epoch that was kept."""
         self.epochs.append(
             {"variation": list(variation.values()), "blocks": list(variation), "rates": dict(rates), **more}
         )
 
     def info(self) -> dict[str, Any]:
-        """Lists over epochs, by key; ``blocks`` and ``normalizer`` once; ``rates`` by group, before the schedule's factor."""
+        """Lists over epochs, by key; ``blocks`` and ``normalizer`` once; ``rates`` by group, before the schedule."""
         if not self.epochs:
             return {}
         lists = {key: [epoch[key] for epoch in self.epochs] for key in self.epochs[0] if key != "blocks"}
@@ -105,10 +107,11 @@ class History:
 class WeightVariation(Strategy):
     """Standard fine-tuning that records each epoch's variation per block and their sorting quality."""
 
+    look = Look("#606c00", "*")
+
     @dataclass(frozen=True)
     class Options(Strategy.Options):
-        normalizer: Normalizer = "n"
-        """what a block's change is divided by: n (its number of weights), sqrt_n, or relative (the norm of its weights)"""
+        normalizer: Normalizer = option("n", NORMALIZER_HELP)
 
     options: Options
 

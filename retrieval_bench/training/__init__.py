@@ -1,1 +1,1 @@
-"""Training: the loop, the optimiser and its schedule, the loss as a module."""
+"""Training: the loop, its step, the optimiser, checkpoints, and several processes."""

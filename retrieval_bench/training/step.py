@@ -1,158 +1,195 @@
-"""One optimisation step: forward, loss, backward, in the precision and the pieces that memory allows."""
+"""The gradients of one batch: forward, loss, backward, in the precision and the chunks that memory allows."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from retrieval_bench.errors import first_line
+from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import logger
+from retrieval_bench.sections import TrainConfig
 from retrieval_bench.seeding import random_states, set_random_states
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.training.distributed import Group
-from retrieval_bench.training.profile import Stopwatch
+from retrieval_bench.training.distributed import ProcessGroup
 
-NO_MEMORY = r"out of memory|can't allocate memory"
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Seconds per part of the training's steps, for ``--profile``; measures nothing unless it is `on`."""
+
+    def __init__(self, on: bool = False):
+        self.on = on
+        self.seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """A block whose time counts as `part`'s."""
+        started = self._now()
+        yield
+        if self.on:
+            self.seconds[part] += self._now() - started  # pyright: ignore[reportArgumentType]
+
+    def each(self, items: Iterable[T], part: str) -> Iterator[T]:
+        """Passes `items` on; the waiting time for each counts as `part`'s."""
+        iterator = iter(items)
+        while True:
+            with self(part):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def report(self, seconds: float, images: int) -> str:
+        """A table of the parts in `seconds` of training on `images`."""
+        parts = {**self.seconds, "the rest": seconds - sum(self.seconds.values())}
+        lines = [f"{part:12}{taken:>9.2f} s{100 * taken / seconds:>7.1f} %" for part, taken in parts.items()]
+        return "\n".join([*lines, f"{'together':12}{seconds:>9.2f} s{images / seconds:>9,.0f} images/s"])
+
+    def _now(self) -> float:
+        if self.on and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class Step:
+    """Forward and backward pass of a batch: ``step(images, labels)`` adds to what is in ``.grad`` and returns the loss.
+
+    The loss sees the embeddings of the whole batch, those of other processes included. Weights and losses are float32,
+    also with bfloat16 passes. Where ``torch.compile`` fails, a line says why and the network is run as it is.
+
+    With ``--micro-batch`` no more images than that pass through the network at a time: once without a graph, for the
+    embeddings, and once more for the gradients (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory
+    Limited Setup, RepL4NLP 2021). The result is that of the whole batch, but for batch norms that are trained, which
+    see the chunks, and for Global-k's regularization, which is that of each chunk.
+
+    Args:
+        model: the embedder; is put into channels-last layout, which convolutions are fastest in.
+        criterion: the loss.
+        strategy: may add regularization.
+        train: precision, compilation and micro-batch size.
+        group: the processes that share a batch.
+        watch: measures the parts.
+    """
+
+    def __init__(
+        self,
+        model: Embedder,
+        criterion: nn.Module,
+        strategy: Strategy,
+        train: TrainConfig,
+        group: ProcessGroup,
+        watch: Stopwatch,
+    ):
+        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.criterion, self.strategy, self.group, self.watch = criterion, strategy, group, watch
+        self.bf16 = train.precision == "bf16"
+        self.compiled = torch.compile(self.model, dynamic=False) if train.compile else None
+        self.micro_batch_size = train.micro_batch
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar without a graph.
+
+        Args:
+            images: uint8 (B', 3, H, W) of this process.
+            labels: int64 (B,) of the whole batch.
+
+        Raises:
+            UserError: memory does not suffice.
+        """
+        size = min(self.micro_batch_size or len(images), len(images))
+        try:
+            return self._whole(images, labels) if size == len(images) else self._chunked(images, labels)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory with {size} images at a time: add --micro-batch {max(1, size // 2)} (the loss still "
+                "sees the whole batch), or lower --image-size or --batch-size"
+            ) from None
+
+    def _whole(self, images: Tensor, labels: Tensor) -> Tensor:
+        with self.watch("forward"):
+            embeddings = self._forward(images)
+        with self.watch("loss"):
+            loss = self.criterion(self.group.gather(embeddings, len(labels)), labels)
+            regularization = self.strategy.regularization(self.model, images)
+            total = _add(loss, regularization, 1 / self.group.size)
+        with self.watch("backward"):
+            if total.requires_grad:
+                total.backward()
+        return _add(loss, regularization, 1).detach()
+
+    def _chunked(self, images: Tensor, labels: Tensor) -> Tensor:
+        # even chunks, since batch norms that are trained refuse a rest of a single image
+        chunks = images.tensor_split(-(-len(images) // self.micro_batch_size))
+        states, parts = [], []
+        with self.watch("forward"), torch.no_grad(), frozen_statistics(self.model):
+            for chunk in chunks:
+                states.append(random_states())
+                parts.append(self._forward(chunk))
+        after = random_states()
+        embeddings = torch.cat(parts).requires_grad_()
+        with self.watch("loss"):
+            loss = self.criterion(self.group.gather(embeddings, len(labels)), labels)
+            loss.backward()
+        assert embeddings.grad is not None
+        total, gradients = loss.detach(), embeddings.grad.split([len(part) for part in parts])
+        for chunk, state, gradient in zip(chunks, states, gradients, strict=True):
+            set_random_states(state)  # the same dropout and decisions as before
+            with self.watch("forward"):
+                again, share = self._forward(chunk), len(chunk) / len(images)
+                regularization = self.strategy.regularization(self.model, chunk)
+            with self.watch("backward"):
+                objective = _add((again * gradient).sum(), regularization, share / self.group.size)
+                if objective.requires_grad:
+                    objective.backward()
+            total = total if regularization is None else total + share * regularization.detach()
+        set_random_states(after)
+        return total
+
+    def _forward(self, images: Tensor) -> Tensor:
+        """Float32 (B, D) embeddings."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            if self.compiled is not None:
+                try:
+                    return self.compiled(images).float()
+                except Exception as error:  # compilers fail in many ways; none may cost the run
+                    if is_out_of_memory(error):
+                        raise
+                    logger.info(f"torch.compile failed, training continues without it: {first_line(error)}")
+                    self.compiled = None
+            return self.model(images).float()
+
+
+def _add(loss: Tensor, regularization: Tensor | None, weight: float) -> Tensor:
+    if regularization is None:
+        return loss
+    return loss + (regularization if weight == 1 else weight * regularization)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and bool(re.search(NO_MEMORY, str(error)))
-    )
-
-
-class Forward:
-    """The network's forward pass in training: float32 or bfloat16 (weights and losses stay float32), compiled if wished.
-
-    Args:
-        model: the embedder; is put into channels-last layout, which convolutions are fastest in.
-        bf16: autocast to bfloat16.
-        compiled: use ``torch.compile``; where it fails, a line says why and the network is run as it is.
-    """
-
-    def __init__(self, model: Embedder, bf16: bool, compiled: bool):
-        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.bf16 = bf16
-        self.compiled = torch.compile(self.model, dynamic=False) if compiled else None
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Float32 (B, D) embeddings of uint8 (B, 3, H, W) images."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            return self._embeddings(images).float()
-
-    def _embeddings(self, images: Tensor) -> Tensor:
-        if self.compiled is not None:
-            try:
-                return self.compiled(images)
-            except Exception as error:  # compilers fail in many ways; none may cost the run
-                if is_out_of_memory(error):
-                    raise
-                logger.info(f"torch.compile failed, training goes on without it: {first_line(error)}")
-                self.compiled = None
-        return self.model(images)
-
-
-def backward(
-    forward: Forward,
-    criterion: nn.Module,
-    strategy: Strategy,
-    images: Tensor,
-    labels: Tensor,
-    micro: int,
-    group: Group,
-    watch: Stopwatch,
-) -> Tensor:
-    """Gradients of one batch, added to what is in ``.grad``; returns the loss, a scalar without a graph.
-
-    The loss sees the embeddings of the whole batch, those of other processes included. With `micro` > 0 no more images than that pass
-    through the network at a time: once without a graph, for the embeddings, and once more for the gradients (Gao et al., Scaling Deep
-    Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021). The result is that of the whole batch, but for batch norms
-    that are trained, which see the pieces, and for Global-k's penalty, which is that of each piece.
-
-    Args:
-        forward: the network.
-        criterion: the loss.
-        strategy: may add a penalty.
-        images: of this process.
-        labels: int64, of the whole batch.
-        micro: images at a time, 0 for all.
-        group: the processes that share the batch.
-        watch: notes where the time goes.
-    """
-    if not micro or micro >= len(images):
-        with watch("forward"):
-            embeddings = forward(images)
-        with watch("loss"):
-            loss = criterion(group.gather(embeddings, len(labels)), labels)
-            penalty = strategy.regularization(forward.model, images)
-            total = _plus(loss, penalty, 1 / group.size)
-        if total.requires_grad:
-            with watch("backward"):
-                total.backward()
-        return _plus(loss, penalty, 1).detach()
-    pieces = images.tensor_split(
-        -(-len(images) // micro)
-    )  # even ones: batch norms that are trained refuse a rest of a single image
-    return _in_pieces(forward, criterion, strategy, pieces, labels, group, watch)
-
-
-def _in_pieces(
-    forward: Forward,
-    criterion: nn.Module,
-    strategy: Strategy,
-    pieces: tuple[Tensor, ...],
-    labels: Tensor,
-    group: Group,
-    watch: Stopwatch,
-) -> Tensor:
-    states, parts = [], []
-    with watch("forward"), torch.no_grad(), still_norms(forward.model):
-        for piece in pieces:
-            states.append(random_states())
-            parts.append(forward(piece))
-    after = random_states()
-    embeddings = torch.cat(parts).requires_grad_()
-    with watch("loss"):
-        loss = criterion(group.gather(embeddings, len(labels)), labels)
-        loss.backward()
-    assert embeddings.grad is not None
-    total, images = loss.detach(), sum(map(len, pieces))
-    for piece, state, gradient in zip(
-        pieces, states, embeddings.grad.split([len(part) for part in parts]), strict=True
-    ):
-        set_random_states(state)  # the same dropout and decisions as before
-        with watch("forward"):
-            again = forward(piece)
-            share = len(piece) / images
-            penalty = strategy.regularization(forward.model, piece)
-        with watch("backward"):
-            objective = _plus((again * gradient).sum(), penalty, share / group.size)
-            if objective.requires_grad:
-                objective.backward()
-        total = total if penalty is None else total + share * penalty.detach()
-    set_random_states(after)
-    return total
-
-
-def _plus(loss: Tensor, penalty: Tensor | None, weight: float) -> Tensor:
-    return loss if penalty is None else loss + (penalty if weight == 1 else weight * penalty)
+    return isinstance(error, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(error)))
 
 
 @contextmanager
-def still_norms(model: nn.Module) -> Iterator[None]:
-    """A block in which passes leave the statistics of batch norms alone."""
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """A block in which passes leave the statistics of batch norms as they are."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    usual = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, usual, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

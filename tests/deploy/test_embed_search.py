@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from retrieval_bench.deploy.collection import read_collection
 
 from retrieval_bench.cli import main
-from retrieval_bench.deploy.collection import read_collection
 
 RUN = "synthetic-standard"
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from retrieval_bench.deploy.card import model_card, snippet
+from retrieval_bench.deploy.collection import read_collection
 
 from retrieval_bench.cli import main
 from retrieval_bench.data.reading import shrink
 from retrieval_bench.data.transforms import crop_image, eval_crop
 from retrieval_bench.deploy import onnx_graph
-from retrieval_bench.deploy.card import model_card, snippet
-from retrieval_bench.deploy.collection import read_collection
 from retrieval_bench.deploy.onnx_graph import Graph
 from retrieval_bench.sections import DataConfig
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from retrieval_bench.commands.runs import BenchRuns, Run, StudyRuns
 
 from retrieval_bench.cli import main
-from retrieval_bench.commands.runs import BenchRuns, Run, StudyRuns
 from retrieval_bench.deploy.saved import embedder_digest, load_embedder, save_embedder
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
@@ -121,7 +121,7 @@ def test_what_decides_at_the_test_survives(policy: str, tmp_path: Path) -> None:
         for network in (model, again):
             assert isinstance(network.backbone, RoutedBackbone)
             assert isinstance(network.backbone.router, LearnedRouter)
-            network.backbone.router.sample(2)
+            network.backbone.router.draw = 2
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert torch.equal(again(IMAGES), model(IMAGES))
     assert isinstance(model.backbone, RoutedBackbone)

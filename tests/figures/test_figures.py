@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-
 from retrieval_bench.figures.canvas import Picture, save_picture, svg_text
-from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.embedding import embedding_map
+
+from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.pruning import family, pruning_curve
 from retrieval_bench.figures.routes import routes
 from retrieval_bench.figures.tradeoff import has_cost, tradeoff

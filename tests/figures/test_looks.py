@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from retrieval_bench.figures.colours import LOOKS, OTHER, colour_of, look_of, parts
 from retrieval_bench.figures.labels import short_labels
 from retrieval_bench.figures.pareto import pareto_front
+
 from retrieval_bench.strategies import STRATEGIES
 
 NUMBERS = st.sampled_from([0.0, 1.0, 2.0, 3.0, float("nan")]) | st.floats(-5, 5)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from retrieval_bench.figures.embedding import reduce
 
 from retrieval_bench.cli import main
 from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
-from retrieval_bench.figures.embedding import reduce
 from retrieval_bench.identity import to_dict
 from retrieval_bench.records import SCHEMA, record_path, write_record
 

@@ -1,27 +1,30 @@
-"""Routed backbones: what each image passes through, and what the routers decide."""
+"""Routed backbones: what each image passes through, what the routers decide, and what is said of the routes."""
 
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm import create_model
 from torch import Tensor, nn
 
 from retrieval_bench import cost
 from retrieval_bench.models.backbone import STEM, Backbone, Block
 from retrieval_bench.models.embedder import Embedder, set_training_mode
-from retrieval_bench.models.routers import LearnedRouter, RandomRouter, pixel_noise, policy_network
-from retrieval_bench.models.routing import RoutedBackbone, recorded_decisions, route, unroute
+from retrieval_bench.models.routers import LearnedRouter, policy_network
+from retrieval_bench.models.routing import RoutedBackbone, describe_routes, recorded_decisions, route, unroute
 from tests.training.helpers import random_images, tiny_embedder
 
 BLOCKS = 8
 
 
 class Given(nn.Module):
-    """A router that decides what it is told, image by image."""
+    """A router whose decisions are given, image by image."""
 
     def __init__(self, decisions: Tensor):
         super().__init__()
@@ -31,157 +34,145 @@ class Given(nn.Module):
         return self.decisions[: len(images)]
 
 
-def moved(decisions: Tensor) -> Embedder:
-    """A routed network whose tuned blocks have been trained, as it were."""
+def routed(decisions: Tensor) -> tuple[Embedder, RoutedBackbone]:
+    """A routed network whose tuned blocks differ from the frozen ones, as after training."""
     model = tiny_embedder()
     backbone = route(model, Given(decisions), [block.name for block in model.backbone.body])
     torch.manual_seed(5)
     with torch.no_grad():
-        for block in backbone.routed:
+        for block in backbone.routed.values():
             for parameter in block.tuned.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
-    return model.eval()
+    return model.eval(), backbone
 
 
-def by_hand(model: Embedder, image: Tensor, decisions: list[bool]) -> Tensor:
-    """The oracle: one image through a plain network that is put together from the branches that it takes."""
-    plain = copy.deepcopy(model)
-    unroute(plain, decisions)
-    return plain.eval()(image[None])[0]
-
-
-def assert_near(found: Tensor, expected: Tensor) -> None:
+def assert_near(actual: Tensor, expected: Tensor) -> None:
     """Equal within float32 rounding, which depends on the size of a batch: 1e-5 of the vectors' length."""
-    assert ((found - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
+    assert ((actual - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=BLOCKS, max_size=BLOCKS), min_size=1, max_size=6))
 def test_each_image_runs_through_the_branches_that_it_takes(decisions: list[list[bool]]) -> None:
-    model, images = moved(torch.tensor(decisions)), random_images(len(decisions))
+    """The oracle passes each image through a plain network that is put together from its branches."""
+    (model, backbone), images = routed(torch.tensor(decisions)), random_images(len(decisions))
     with torch.no_grad():
-        grouped = model(images)
-        expected = torch.stack([by_hand(model, image, row) for image, row in zip(images, decisions, strict=True)])
-    assert_near(grouped, expected)
+        rows = []
+        for image, row in zip(images, decisions, strict=True):
+            plain = copy.deepcopy(model)
+            for name, tuned in zip(backbone.routed, row, strict=True):
+                block = plain.backbone.net.get_submodule(name)
+                plain.backbone.net.set_submodule(name, block.get_submodule("tuned" if tuned else "frozen"))
+            plain.backbone = Backbone(plain.backbone.net, backbone.blocks, *backbone.normalisation, 64)
+            rows.append(plain.eval()(image[None]))
+        expected = torch.cat(rows)
+        assert_near(model(images), expected)
+        backbone.both_branches = True
+        assert_near(model(images), expected)
+        backbone.router = Given(torch.tensor(decisions[:1]))
+        unroute(model, decisions[0])
+        assert type(model.backbone) is Backbone
+        assert_near(model.eval()(images[:1]), expected[:1])
+
+
+def test_eval_costs_one_branch_per_block_and_training_two() -> None:
+    model, backbone = routed(torch.rand(6, BLOCKS) < 0.5)
+    plain = cost.macs(tiny_embedder(), 32)
+    assert cost.macs(model, 32) == plain
+    backbone.both_branches = True
+    assert 1.2 * plain < cost.macs(model, 32) < 2 * plain, "all but the stem"
 
 
 def test_layout_of_the_network_is_kept_and_does_not_matter() -> None:
-    decisions = torch.tensor(
-        [[number % 2 == 0 for number in range(BLOCKS)], [number % 3 == 0 for number in range(BLOCKS)]]
-    )
-    model, images = moved(decisions), random_images(2)
-    layouts: list[bool] = []
+    model, backbone = routed(torch.tensor([[n % 2 == 0 for n in range(BLOCKS)], [n % 3 == 0 for n in range(BLOCKS)]]))
+    images, layouts = random_images(2), []
     with torch.no_grad():
         expected = model(images)
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        first: nn.Module = model.backbone.routed[0]  # pyright: ignore
-        first.register_forward_hook(
-            lambda _, __, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last))
-        )
+        for block in backbone.routed.values():
+            block.register_forward_hook(lambda _, __, out: layouts.append(out.stride(1) == 1))
         assert_near(model(images), expected)
-    assert layouts == [True]
+    assert all(layouts[: BLOCKS - 2]), "the last maps have one pixel"
 
 
-def test_both_branches_give_the_same_and_cost_twice_as_much() -> None:
-    model, images = moved(torch.rand(6, BLOCKS) < 0.5), random_images(6)
-    backbone = model.backbone
-    assert isinstance(backbone, RoutedBackbone)
+def test_gradient_of_a_decision_is_the_difference_of_its_branches() -> None:
+    model, backbone = routed(torch.ones(1, BLOCKS))
+    decisions = torch.tensor([[1.0, 0.0] * 4], requires_grad=True)
+    backbone.router, backbone.both_branches = Given(decisions), True
+    backbone.router.decisions = decisions
+    inputs: list[Tensor] = []
+    last = list(backbone.routed.values())[-1]
+    last.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    model(random_images(1)).sum().backward()
     with torch.no_grad():
-        grouped = model(images)
-        once = cost.macs(model, 32)
-        backbone.both_branches = True
-        assert_near(model(images), grouped)
-    plain = cost.macs(tiny_embedder(), 32)
-    assert once == plain, "each image runs one branch of each block"
-    assert 1.2 * plain < cost.macs(model, 32) < 2 * plain, "all but the stem"
+        difference = (last.tuned(inputs[0]) - last.frozen(inputs[0])).mean((2, 3)).sum()
+    assert decisions.grad is not None
+    torch.testing.assert_close(decisions.grad[0, -1], difference, rtol=1e-4, atol=1e-5)
 
 
 def test_batch_composition_does_not_matter() -> None:
     """Nor how often an image is embedded: the same image, the same vector."""
     torch.manual_seed(0)
-    model = moved(torch.ones(1, BLOCKS))
-    features, _ = policy_network(tiny_embedder().backbone, 32)
-    assert isinstance(model.backbone, RoutedBackbone)
-    model.backbone.router = LearnedRouter(features, BLOCKS, 5.0, 0)
-    images = random_images(12)
+    model, backbone = routed(torch.ones(1, BLOCKS))
+    backbone.router = LearnedRouter(policy_network(tiny_embedder().backbone, 32)[0], BLOCKS, 5.0, 0)
+    images, shuffled = random_images(12), torch.randperm(12)
     with torch.no_grad():
-        model.eval()
-        together = model(images)
-        assert model.backbone.decisions is not None
-        assert 0.1 < model.backbone.decisions.mean() < 0.9, (
-            "images take different branches, which give different vectors"
-        )
+        together = model.eval()(images)
+        assert backbone.decisions is not None
+        assert 0.1 < backbone.decisions.mean() < 0.9, "images take different branches, which give different vectors"
         assert torch.equal(model(images), together)
-        shuffled = torch.randperm(12)
         assert_near(model(images[shuffled]), together[shuffled])
         assert_near(torch.cat([model(image[None]) for image in images]), together)
 
 
-def test_stem_and_frozen_blocks_are_frozen_and_copies_are_not() -> None:
+@pytest.mark.parametrize("code_compat", [False, True])
+def test_what_is_frozen(code_compat: bool) -> None:
+    """All of the frozen blocks and the stem; in the way of SpotTune's code, the kernels of the blocks alone."""
     model = tiny_embedder()
-    backbone = route(model, Given(torch.ones(2, BLOCKS)), [block.name for block in model.backbone.body])
+    names = [block.name for block in model.backbone.body]
+    backbone = route(model, Given(torch.ones(2, BLOCKS)), names, code_compat)
     set_training_mode(model)
-    for block in backbone.routed:
-        assert not any(parameter.requires_grad for parameter in block.frozen.parameters())
+    for block in backbone.routed.values():
+        trained = {parameter.ndim for parameter in block.frozen.parameters() if parameter.requires_grad}
+        assert trained == ({1} if code_compat else set())
+        norms = [module for module in block.frozen.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert {norm.training for norm in norms} == {code_compat}, "statistics"
         assert all(parameter.requires_grad for parameter in block.tuned.parameters())
-        assert not any(module.training for module in block.frozen.modules())
         assert all(module.training for module in block.tuned.modules())
     stem = next(block for block in backbone.blocks if block.name == STEM)
-    assert not any(parameter.requires_grad for parameter in backbone.block_parameters(stem))
+    assert {parameter.requires_grad for parameter in backbone.block_parameters(stem)} == {code_compat}
 
 
-def test_code_compat_freezes_kernels_only() -> None:
-    model = tiny_embedder()
-    backbone = route(
-        model, Given(torch.ones(2, BLOCKS)), [block.name for block in model.backbone.body], code_compat=True
-    )
-    set_training_mode(model)
-    for block in backbone.routed:
-        trained = {parameter.ndim for parameter in block.frozen.parameters() if parameter.requires_grad}
-        assert trained == {1}, "batch norms"
-        assert all(module.training for module in block.frozen.modules() if isinstance(module, nn.BatchNorm2d)), (
-            "statistics drift"
-        )
-    stem = next(block for block in backbone.blocks if block.name == STEM)
-    assert all(parameter.requires_grad for parameter in backbone.block_parameters(stem))
-
-
-def test_decisions_are_recorded() -> None:
+def test_decisions_are_recorded_inside_the_context_only() -> None:
     decisions = torch.rand(4, BLOCKS) < 0.5
-    model = moved(decisions)
-    with recorded_decisions(model) as taken, torch.no_grad():
+    model, backbone = routed(decisions)
+    with recorded_decisions(model) as recorded, torch.no_grad():
         model(random_images(4))
         model(random_images(2))
-    assert [len(rows) for rows in taken] == [4, 2]
-    assert torch.equal(taken[0], decisions)
+        backbone.router.forward = lambda images: (True, False) * 4  # one route for all images
+        model(random_images(2))
+    expected = [decisions, decisions[:2], torch.tensor([[True, False] * 4] * 2)]
     with torch.no_grad():
         model(random_images(4))
-    assert len(taken) == 2, "only inside the block"
+    assert all(torch.equal(rows, given) for rows, given in zip(recorded, expected, strict=True))
     with recorded_decisions(tiny_embedder()) as nothing:
-        pass
+        tiny_embedder()(random_images(1))
     assert nothing == []
 
 
-class Linear(nn.Module):
-    """Features that are the image's first pixel, so that logits can be set."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images[:, :1, 0, 0].float()
-
-
-def router(logits: Tensor, temperature: float = 5.0) -> LearnedRouter:
+def constant_router(logits: Tensor, temperature: float = 5.0) -> LearnedRouter:
     """A router with the same (L, 2) `logits` for every image."""
-    made = LearnedRouter(
-        Backbone(Linear(), (Block(STEM, ("",)),), (0.0,) * 3, (1.0,) * 3, 1), len(logits), temperature, 0
-    )
+    features = Backbone(nn.Flatten(), (Block(STEM, ("",)),), (0.0,) * 3, (1.0,) * 3, 3)
+    made = LearnedRouter(features, len(logits), temperature, 0)
     with torch.no_grad():
+        made.head = nn.Linear(3, logits.numel())
         made.head.weight.zero_()
         made.head.bias.copy_(logits.flatten())
     return made
 
 
-def decide(made: LearnedRouter, images: Tensor) -> Tensor:
-    decisions = made(images)
+def decide(router: LearnedRouter, images: Tensor) -> Tensor:
+    decisions = router(images)
     assert isinstance(decisions, Tensor)
     return decisions
 
@@ -193,20 +184,16 @@ def test_probability_of_tuning_is_the_sigmoid_of_the_margin_at_any_temperature(
 ) -> None:
     torch.manual_seed(0)
     count = 20_000
-    made = router(torch.tensor([[0.3, 0.3 + margin]]), temperature).train()
-    drawn = decide(made, torch.zeros(count, 3, 1, 1))
-    expected = torch.tensor(margin).sigmoid().item()
-    assert abs(drawn.mean().item() - expected) < 5 * (expected * (1 - expected) / count) ** 0.5 + 1e-6
-    assert made.statistics()["rate"][0] == pytest.approx(drawn.mean().item(), abs=1e-6)
-    assert made.statistics()["argmax_rate"] == [float(margin > 0)]
-    assert made.statistics()["entropy"][0] == pytest.approx(_bits(expected), abs=1e-4)
-    made.restart()
-    assert made.statistics()["rate"] == [0.0]
-
-
-def _bits(probability: float) -> float:
-    p = torch.tensor([probability, 1 - probability], dtype=torch.float64)
-    return float(-(torch.xlogy(p, p)).sum() / torch.log(torch.tensor(2.0)))
+    router = constant_router(torch.tensor([[0.3, 0.3 + margin]]), temperature).train()
+    drawn = decide(router, torch.zeros(count, 3, 1, 1))
+    p = 1 / (1 + math.exp(-margin))
+    assert abs(drawn.mean().item() - p) < 5 * (p * (1 - p) / count) ** 0.5 + 1e-6
+    statistics = router.statistics()
+    assert statistics["rate"][0] == pytest.approx(drawn.mean().item(), abs=1e-6)
+    assert statistics["argmax_rate"] == [float(margin > 0)]
+    assert statistics["entropy"][0] == pytest.approx(-p * math.log2(p) - (1 - p) * math.log2(1 - p), abs=1e-4)
+    router.reset_statistics()
+    assert router.statistics()["rate"] == [0.0]
 
 
 @settings(max_examples=20, deadline=None)
@@ -214,67 +201,47 @@ def _bits(probability: float) -> float:
 def test_decisions_are_one_hot_and_their_gradient_is_that_of_the_soft_ones(seed: int) -> None:
     images = torch.zeros(6, 3, 1, 1)
     weights = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed))
-    made = router(torch.randn(3, 2, generator=torch.Generator().manual_seed(seed + 1)), temperature=2.0).train()
+    router = constant_router(torch.randn(3, 2, generator=torch.Generator().manual_seed(seed + 1)), 2.0).train()
     torch.manual_seed(seed)
-    hard = decide(made, images)
+    hard = decide(router, images)
     assert set(hard.flatten().tolist()) <= {0.0, 1.0}, "exactly, not within rounding"
-    (hard * weights).sum().backward()
-    assert made.head.bias.grad is not None
-    straight = made.head.bias.grad.clone()
-    made.head.bias.grad = None
+    straight = torch.autograd.grad((hard * weights).sum(), router.head.bias)
     torch.manual_seed(seed)
-    soft = nn.functional.gumbel_softmax(made.logits(images), tau=2.0, dim=-1)[..., 1]
-    (soft * weights).sum().backward()
-    torch.testing.assert_close(straight, made.head.bias.grad)
+    soft = nn.functional.gumbel_softmax(router.logits(images), tau=2.0, dim=-1)[..., 1]
+    torch.testing.assert_close(straight, torch.autograd.grad((soft * weights).sum(), router.head.bias))
 
 
 def test_policy_decides_in_float32_where_the_network_runs_in_bfloat16() -> None:
     """Rounded to bfloat16, soft decisions near 0.5 would count as frozen: 1 % of an even choice."""
     torch.manual_seed(0)
-    made = router(torch.zeros(1, 2)).train()
+    router = constant_router(torch.zeros(1, 2)).train()
     with torch.autocast("cpu", torch.bfloat16):
-        drawn = decide(made, torch.zeros(200_000, 3, 1, 1))
+        drawn = decide(router, torch.zeros(200_000, 3, 1, 1))
     assert drawn.dtype == torch.float32
     assert abs(drawn.mean().item() - 0.5) < 0.005
 
 
-def test_sampling_at_test_depends_on_the_image_and_the_draw_alone() -> None:
-    made = router(torch.tensor([[0.0, 0.5]] * 6)).eval()
-    images = random_images(200, side=4)
-    made.sample(0)
-    first = decide(made, images)
-    assert torch.equal(decide(made, images.flip(0)), first.flip(0))
-    assert torch.equal(decide(made, images.float() / 255), first), "however the image is given"
-    made.sample(1)
-    assert not torch.equal(decide(made, images), first)
-    assert abs(first.mean().item() - torch.tensor(0.5).sigmoid().item()) < 0.06
-    made.argmax()
-    assert decide(made, images).all()
-
-
-def test_random_router_is_random_in_training_and_fixed_at_test() -> None:
-    made, images = RandomRouter(5, seed=1), random_images(400, side=4)
-    torch.manual_seed(0)
-    first, second = made.train()(images), made(images)
-    assert not torch.equal(first, second)
-    made.eval()
-    assert torch.equal(made(images), made(images.flip(0)).flip(0))
-    assert not torch.equal(made(images), RandomRouter(5, seed=2).eval()(images))
-    for drawn in (first, made(images)):
-        assert (drawn.mean(0) - 0.5).abs().max() < 0.12
-
-
-def test_pixel_noise_is_uniform() -> None:
-    noise = pixel_noise(random_images(500, side=4), 4, 0).flatten()
-    assert 0 <= noise.min() < noise.max() < 1
-    assert (torch.histc(noise, 10, 0, 1) / len(noise) - 0.1).abs().max() < 0.03
+def test_draws_at_test_depend_on_the_image_and_the_draw_alone() -> None:
+    router = constant_router(torch.tensor([[0.0, 0.5], [0.5, 0.0], [0.0, 0.5]])).eval()
+    images = random_images(400, side=1)
+    router.draw = 0
+    first = decide(router, images)
+    assert router.draws
+    assert torch.equal(decide(router, images.flip(0)), first.flip(0))
+    assert torch.equal(decide(router, images.float() / 255), first), "however the image is given"
+    router.draw = 1
+    assert not torch.equal(decide(router, images), first)
+    probability = torch.tensor([0.5, -0.5, 0.5]).sigmoid()
+    assert (first.mean(0) - probability).abs().max() < 0.1
+    router.draw = None
+    assert decide(router, images)[0].tolist() == [1.0, 0.0, 1.0], "the more probable block"
+    router.fixed = (False, True, True)
+    assert router(images) == (False, True, True)
+    assert not router.draws
 
 
 def test_policy_network_costs_at_most_a_sixth_where_it_can() -> None:
-    from timm import create_model
-
-    net = create_model("resnet50", num_classes=0)
-    backbone = Backbone(net, (), (0.5,) * 3, (0.5,) * 3, 2048)
+    backbone = Backbone(create_model("resnet50", num_classes=0), (), (0.5,) * 3, (0.5,) * 3, 2048)
     network, about = policy_network(backbone, 128)
     assert about == {"width": 32, "parameters": cost.parameters(network), "macs": cost.macs(network, 128)}
     assert about["macs"] <= cost.macs(backbone, 128) / 6
@@ -282,3 +249,20 @@ def test_policy_network_costs_at_most_a_sixth_where_it_can() -> None:
     smallest, about = policy_network(tiny_embedder().backbone, 32)
     assert about["width"] == 8
     assert smallest.feature_dim == 64
+
+
+def test_routes_are_described_by_rates_distinct_routes_and_examples() -> None:
+    decisions = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], dtype=bool)
+    paths = [f"{row}.png" for row in range(4)]
+    described = describe_routes(decisions, np.array([0, 0, 2, 2]), ["a", "b", "c"], paths, max_examples=3)
+    assert described == {
+        "images": 4,
+        "rate": [0.75, 0.25],
+        "rate_by_class": {"a": [1.0, 0.0], "c": [0.5, 0.5]},
+        "distinct": 3,
+        "entropy_bits": 1.5,
+        "commonest": {"10": 2, "11": 1, "00": 1},
+        "examples": {"3.png": "00", "1.png": "10", "2.png": "11"},
+    }
+    many = describe_routes(np.ones((300, 2), dtype=bool), np.arange(300), list(map(str, range(300))), list("p" * 300))
+    assert (len(many["rate_by_class"]), many["entropy_bits"], many["distinct"]) == (200, 0.0, 1)

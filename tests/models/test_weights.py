@@ -25,12 +25,12 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
 
 
-def refusal(network: nn.Module, path: Path) -> str:
+def refusal(path: Path) -> str:
     """The one line that refuses the file; the network must not have been touched."""
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network = net()
     with pytest.raises(UserError) as caught:
         load_weights(network, path)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert same(network, net())
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -51,7 +51,6 @@ def test_float16_file_is_loaded_as_float32(tmp_path: Path) -> None:
     source, target = net(0).half(), net(1)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     load_weights(target, tmp_path / "w.safetensors")
-    assert {value.dtype for value in target.parameters()} == {torch.float32}
     assert same(source.float(), target)
     read = read_weights(tmp_path / "w.safetensors")
     assert {value.dtype for name, value in read.items() if "tracked" not in name} == {torch.float32}
@@ -59,8 +58,7 @@ def test_float16_file_is_loaded_as_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", None])
-@pytest.mark.parametrize("prefix", ["module.", ""])
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize(("prefix", "suffix"), [("module.", ".pth"), ("", ".pt")])
 def test_nested_and_prefixed_checkpoints(tmp_path: Path, key: str | None, prefix: str, suffix: str) -> None:
     source, target = net(0), net(1)
     state: dict[str, object] = {prefix + name: value for name, value in source.state_dict().items()}
@@ -72,25 +70,23 @@ def test_nested_and_prefixed_checkpoints(tmp_path: Path, key: str | None, prefix
 def test_missing_counters_of_batch_norm_are_accepted(tmp_path: Path) -> None:
     """Files converted from Caffe have none."""
     source, target = net(0), net(1)
-    save_file(
-        {name: value for name, value in source.state_dict().items() if "tracked" not in name},
-        tmp_path / "w.safetensors",
-    )
+    state = {name: value for name, value in source.state_dict().items() if "tracked" not in name}
+    save_file(state, tmp_path / "w.safetensors")
     load_weights(target, tmp_path / "w.safetensors")
     assert same(source, target)
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    assert "no such weight file" in refusal(net(), tmp_path / "absent.safetensors")
+    assert "no such weight file" in refusal(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize("keep", [0, 4, 40, 200])
+@pytest.mark.parametrize("size", [0, 4, 40, 200])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_truncated_file(tmp_path: Path, suffix: str, keep: int) -> None:
+def test_truncated_file(tmp_path: Path, suffix: str, size: int) -> None:
     path = tmp_path / f"w{suffix}"
     save_file(net(1).state_dict(), path) if suffix == ".safetensors" else torch.save(net(1).state_dict(), path)
-    path.write_bytes(path.read_bytes()[:keep])
-    refusal(net(), path)
+    path.write_bytes(path.read_bytes()[:size])
+    assert "cannot be read as weights" in refusal(path)
 
 
 class Intruder:
@@ -108,7 +104,7 @@ def test_code_in_a_pickle_is_not_executed(tmp_path: Path, legacy: bool) -> None:
     marker = tmp_path / "executed"
     payload = {**net(1).state_dict(), "extra": Intruder(marker)}
     torch.save(payload, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
-    assert "cannot be read as weights" in refusal(net(), tmp_path / "w.pth")
+    assert "cannot be read as weights" in refusal(tmp_path / "w.pth")
     assert not marker.exists()
     torch.load(tmp_path / "w.pth", weights_only=False)
     assert marker.exists(), "the payload does nothing, so this test shows nothing"
@@ -117,7 +113,7 @@ def test_code_in_a_pickle_is_not_executed(tmp_path: Path, legacy: bool) -> None:
 @pytest.mark.parametrize("content", [[1, 2], {"0.weight": "text"}, torch.zeros(3)])
 def test_pickle_of_something_else(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pth")
-    assert "something else than named tensors" in refusal(net(), tmp_path / "w.pth")
+    assert "does not hold named tensors only" in refusal(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -132,24 +128,20 @@ def test_pickle_of_something_else(tmp_path: Path, content: object) -> None:
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Tensor | None], expected: str) -> None:
     state = {name: value for name, value in {**net(1).state_dict(), **change}.items() if value is not None}
     save_file(state, tmp_path / "w.safetensors")
-    message = refusal(net(), tmp_path / "w.safetensors")
+    message = refusal(tmp_path / "w.safetensors")
     assert expected in message
     assert "1 tensors differ" in message
 
 
-def test_load_in_order_maps_by_position(tmp_path: Path) -> None:
-    source, target = net(0), net(1)
+def test_load_in_order_maps_by_position_and_refuses_other_shapes(tmp_path: Path) -> None:
+    source, target, path = net(0), net(1), tmp_path / "w.pth"
     renamed = {f"other{index}.{name}": value for index, (name, value) in enumerate(source.state_dict().items())}
-    torch.save({**renamed, "_fc.weight": torch.zeros(7, 2), "_fc.bias": torch.zeros(7)}, tmp_path / "w.pth")
-    load_in_order(target, tmp_path / "w.pth")
-    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
-    assert torch.equal(source[1].running_var, target[1].running_var)  # pyright: ignore[reportIndexIssue]
-
-
-@pytest.mark.parametrize("change", ["swap", "drop"])
-def test_load_in_order_refuses_another_shape(tmp_path: Path, change: str) -> None:
-    entries = list(net(0).state_dict().items())
-    torch.save(dict(entries[::-1] if change == "swap" else entries[1:]), tmp_path / "w.pth")
-    with pytest.raises(UserError, match="do not fit the backbone in order and shape") as caught:
-        load_in_order(net(1), tmp_path / "w.pth")
-    assert str(tmp_path / "w.pth") in str(caught.value)
+    torch.save({**renamed, "_fc.weight": torch.zeros(7, 2), "_fc.bias": torch.zeros(7)}, path)
+    load_in_order(target, path)
+    assert same(source, target)
+    entries = list(renamed.items())
+    for wrong in (entries[::-1], entries[1:]):
+        torch.save(dict(wrong), path)
+        with pytest.raises(UserError, match="do not fit the backbone in order and shape") as caught:
+            load_in_order(net(1), path)
+        assert str(path) in str(caught.value)

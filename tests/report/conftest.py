@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval_bench.details import Details, details_path, write_details
-from retrieval_bench.records import record_path, write_record
+from retrieval_bench.details import Details, write_details
+from retrieval_bench.records import ResultsFolder, read_record, write_record
+from retrieval_bench.report.page import write_report
 
 COMMITTED = Path(__file__).parents[2] / "results" / "runs"
-KINDS = (
-    "emoji-standard-",
-    "emoji-autolr-",
-    "emoji-spottune-",
-    "emoji-frozen-",
-    "emoji-layer_pruning-",
-    "emoji-channel_pruning-",
-)
+KINDS = ("standard", "autolr", "spottune", "frozen", "layer_pruning", "channel_pruning")
 HOSTILE = '<script>alert("x")</script>&<b>'
 
 
@@ -33,59 +26,52 @@ def webp(colour: str) -> bytes:
     return out.getvalue()
 
 
-def hand_made(classes: int = 3, each: int = 4, seed: int = 0) -> Details:
-    """Details of a small test, every image with a thumbnail."""
+def hand_made(seed: int = 0) -> Details:
+    """Details of a small test of three classes, every image with a thumbnail."""
     draws = np.random.default_rng(seed)
-    count = classes * each
-    labels = np.repeat(np.arange(classes), each).astype(np.int32)
-    others = np.array(
-        [[other for other in draws.permutation(count) if other != row][:6] for row in range(count)], dtype=np.int32
-    )
-    positive = labels[others] == labels[:, None]
-    ranks = np.where(positive.any(1), positive.argmax(1) + 1, 9).astype(np.int32)
-    pictures = [webp(colour) for colour in ("red", "green", "blue", "white", "black", "grey") for _ in range(2)][:count]
+    images = np.arange(12, dtype=np.int32)
+    labels = np.repeat(np.arange(3), 4).astype(np.int32)
+    neighbours = np.array([draws.permutation(np.delete(images, image))[:6] for image in images], dtype=np.int32)
+    is_right = labels[neighbours] == labels[:, None]
+    pictures = [webp(colour) for colour in ("red", "green", "blue", "white", "black", "grey") for _ in range(2)]
     return Details(
-        paths=np.array([f"{HOSTILE}/{row}.png" for row in range(count)]),
+        paths=np.array([f"{HOSTILE}/{image}.png" for image in images]),
         labels=labels,
-        class_names=np.array([f"{HOSTILE} {label}" for label in range(classes)]),
-        queries=np.arange(count, dtype=np.int32),
-        first_rank=ranks,
-        map_at_r=draws.random(count).astype(np.float32),
-        listed=np.arange(count, dtype=np.int32),
-        neighbours=others,
-        similarity=np.sort(draws.random((count, 6)).astype(np.float16))[:, ::-1],
-        mapped=np.arange(count, dtype=np.int32),
-        map=draws.normal(size=(count, 2)).astype(np.float32),
-        thumbnails=np.arange(count, dtype=np.int32),
+        class_names=np.array([f"{HOSTILE} {label}" for label in range(3)]),
+        queries=images,
+        first_rank=np.where(is_right.any(1), is_right.argmax(1) + 1, 9).astype(np.int32),
+        map_at_r=draws.random(12).astype(np.float32),
+        neighbour_queries=images,
+        neighbours=neighbours,
+        similarity=np.sort(draws.random((12, 6)).astype(np.float16))[:, ::-1],
+        map_images=images,
+        map=draws.normal(size=(12, 2)).astype(np.float32),
+        thumbnails=images,
         thumbnail_ends=np.cumsum([len(picture) for picture in pictures]).astype(np.int64),
         thumbnail_bytes=np.frombuffer(b"".join(pictures), dtype=np.uint8),
     )
 
 
 @pytest.fixture(scope="session")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
     """The folder; nobody changes it."""
-    results = tmp_path_factory.mktemp("results")
-    (results / "runs").mkdir()
+    results = ResultsFolder(tmp_path_factory.mktemp("results"))
+    results.runs.mkdir()
     for kind in KINDS:
-        for path in sorted(COMMITTED.glob(f"{kind}*-s[012]-cpu.json"))[:2]:
-            shutil.copy(path, results / "runs")
-    paths = sorted((results / "runs").glob("emoji-standard-*.json"))
-    other: dict[str, Any] = json.loads(paths[0].read_text(encoding="utf-8"))
-    other |= {"id": "hostile", "config_hash": "hostile", "command": HOSTILE}
-    other["labels"]["strategy"] = HOSTILE
-    other["config"]["data"]["image_size"] = 96
-    write_record(record_path(results, "hostile"), other)
-    for number, name in enumerate([paths[0].stem, "hostile"]):
-        write_details(hand_made(seed=number), details_path(results, name))
+        for path in sorted(COMMITTED.glob(f"emoji-{kind}-*-s[012]-cpu.json"))[:2]:
+            shutil.copy(path, results.runs)
+    first = read_record(min(results.runs.glob("emoji-standard-*.json")))
+    hostile = replace(first, id="hostile", config_hash="hostile", command=HOSTILE, labels={"strategy": HOSTILE})
+    hostile.config["data"]["image_size"] = 96
+    write_record(results.record("hostile"), hostile)
+    for number, name in enumerate([first.id, "hostile"]):
+        write_details(hand_made(number), results.details(name))
     return results
 
 
 @pytest.fixture(scope="session")
-def page(filled: Path) -> Path:
+def page(filled: ResultsFolder) -> Path:
     """The report of the folder."""
-    from retrieval_bench.report.page import write_report
-
-    path = filled.parent / "report.html"
+    path = filled.root.parent / "report.html"
     write_report(filled, path, f"A report {HOSTILE}", 15)
     return path

@@ -11,7 +11,7 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-Seen = list[str]
+Opened = tuple[Any, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def opened(browser: Any, page: Path) -> Iterator[tuple[Any, Seen]]:
-    """The page in a window, and what went wrong in it: messages on the console, and requests for anything but the file itself."""
+def opened(browser: Any, page: Path) -> Iterator[Opened]:
+    """The page in a window, and what went wrong in it: messages on the console, and requests for anything but the file
+    itself."""
     context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
     tab, wrong = context.new_page(), []
     tab.on("console", lambda message: wrong.append(message.text))
@@ -44,8 +45,9 @@ def column(tab: Any, title: str) -> list[str]:
     """The visible cells of a column of the first table."""
     return tab.evaluate(
         """title => { const table = document.querySelector('table');
-        const place = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.trim() === title);
-        return [...table.tBodies[0].rows].filter(row => row.offsetParent !== null).map(row => row.cells[place].textContent.trim()); }""",
+        const column = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.trim() === title);
+        const rows = [...table.tBodies[0].rows].filter(row => row.offsetParent !== null);
+        return rows.map(row => row.cells[column].textContent.trim()); }""",
         title,
     )
 
@@ -54,17 +56,17 @@ def numbers(cells: list[str]) -> list[float]:
     return [float(cell.split()[0].replace(",", "")) for cell in cells if cell not in ("", "-")]
 
 
-def test_columns_sort_by_click_and_by_key(opened: tuple[Any, Seen]) -> None:
+def test_columns_sort_by_click_and_by_key(opened: Opened) -> None:
     tab, _ = opened
     head = tab.locator("table").first.locator("thead th")
-    place = head.all_inner_texts().index(next(text for text in head.all_inner_texts() if text.startswith("R@1")))
+    number = head.all_inner_texts().index(next(text for text in head.all_inner_texts() if text.startswith("R@1")))
     assert numbers(column(tab, "R@1")) == sorted(numbers(column(tab, "R@1")), reverse=True), "as it comes"
-    button = head.nth(place).locator("button")
+    button = head.nth(number).locator("button")
     button.click()
-    assert head.nth(place).get_attribute("aria-sort") == "descending"
+    assert head.nth(number).get_attribute("aria-sort") == "descending"
     button.focus()
     tab.keyboard.press("Enter")
-    assert head.nth(place).get_attribute("aria-sort") == "ascending"
+    assert head.nth(number).get_attribute("aria-sort") == "ascending"
     assert numbers(column(tab, "R@1")) == sorted(numbers(column(tab, "R@1")))
     head.nth(0).locator("button").click()
     names = column(tab, "strategy")
@@ -72,7 +74,7 @@ def test_columns_sort_by_click_and_by_key(opened: tuple[Any, Seen]) -> None:
     assert tab.locator("th[aria-sort]").count() == 1
 
 
-def test_rows_filter_by_words_and_protocol(opened: tuple[Any, Seen]) -> None:
+def test_rows_filter_by_words_and_protocol(opened: Opened) -> None:
     tab, _ = opened
     tab.get_by_label("Filter rows").fill("AutoLR")
     assert column(tab, "strategy")
@@ -88,7 +90,7 @@ def test_rows_filter_by_words_and_protocol(opened: tuple[Any, Seen]) -> None:
     assert tab.locator("section.protocol:visible").count() == 1
 
 
-def test_a_gallery_opens_and_shows_its_pictures(opened: tuple[Any, Seen]) -> None:
+def test_a_gallery_opens_and_shows_its_pictures(opened: Opened) -> None:
     tab, _ = opened
     gallery = tab.locator("details.gallery").first
     assert gallery.locator("img[src]").count() == 0, "nothing is decoded before it is looked at"
@@ -102,10 +104,10 @@ def test_a_gallery_opens_and_shows_its_pictures(opened: tuple[Any, Seen]) -> Non
         gallery.locator(f"figure.{name} img").first.evaluate("e => getComputedStyle(e).borderStyle")
         for name in ("right", "wrong")
     ]
-    assert borders == ["solid", "dashed"], "told apart without colours"
+    assert borders == ["solid", "dashed"], "distinct without colours"
 
 
-def test_light_and_dark(opened: tuple[Any, Seen]) -> None:
+def test_light_and_dark(opened: Opened) -> None:
     tab, _ = opened
     paper = "getComputedStyle(document.body).backgroundColor"
     assert tab.evaluate(paper) == "rgb(255, 255, 255)"
@@ -119,14 +121,14 @@ def test_light_and_dark(opened: tuple[Any, Seen]) -> None:
     assert tab.locator("#theme").inner_text() == "Theme: light"
 
 
-def test_a_phone_scrolls_tables_and_not_the_page(opened: tuple[Any, Seen]) -> None:
+def test_a_phone_scrolls_tables_and_not_the_page(opened: Opened) -> None:
     tab, _ = opened
     tab.set_viewport_size({"width": 390, "height": 800})
     tab.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_the_first_tab_leads_to_the_tables(opened: tuple[Any, Seen]) -> None:
+def test_the_first_tab_leads_to_the_tables(opened: Opened) -> None:
     tab, _ = opened
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.textContent") == "Skip to the tables"

@@ -1,4 +1,4 @@
-"""A training without gradients, in which what each block moves by is given: AutoLR's rules as plain arithmetic."""
+"""A training without gradients, in which the moves of each block are given: AutoLR's rules as plain arithmetic."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Gradients = Callable[[int, int], Sequence[float]]
 
 
 class LinearState:
-    """A training without gradients: in a pass, the only weight of block k moves by rate times a number that is given."""
+    """In a pass, the only weight of block k moves by its rate times a given number."""
 
     def __init__(self, gradients: Gradients, count: int, rate: float = 0.001):
         net = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Conv2d(1, 1, 1, bias=False) for _ in range(count))).double()
-        blocks = (Block("stem", ("0",)), *(Block(str(place), (str(place),)) for place in range(1, count + 1)))
+        blocks = (Block("stem", ("0",)), *(Block(str(index), (str(index),)) for index in range(1, count + 1)))
         self.model = Embedder(Backbone(net, blocks, (0.5,), (0.5,), 1))
         self.criterion: nn.Module = nn.Linear(1, 1)
         groups = [{"params": self.model.backbone.block_parameters(block), "name": block.name} for block in blocks]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.records import ResultsFolder
 from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
@@ -32,21 +32,17 @@ def pruned(name: str, drop: str, dim: int = 0, side: int = 32) -> tuple[Embedder
 def test_resnet50_without_15_and_16_costs_what_the_paper_s_network_costs(backbone: str) -> None:
     model, strategy = pruned(backbone, "15,16", side=224)
     assert (cost.parameters(model), round(cost.macs(model, 224) / 1e9, 3)) == (14_582_848, 3.650)
-    facts = strategy.info()
-    assert facts["dropped_blocks"] == ["layer4.1", "layer4.2"]
-    assert len(facts["kept_blocks"]) == 14
-    assert facts["parameters_saved"] == 23_508_032 - 14_582_848
-    assert facts["macs_saved"] == 4_087_136_256 - cost.macs(model, 224)
-    assert model.dim == facts["feature_dim"] == 2048
+    info = strategy.info()
+    assert info["dropped_blocks"] == ["layer4.1", "layer4.2"]
+    assert len(info["kept_blocks"]) == 14
+    assert info["parameters_saved"] == 23_508_032 - 14_582_848
+    assert info["macs_saved"] == 4_087_136_256 - cost.macs(model, 224)
+    assert model.dim == info["feature_dim"] == 2048
 
 
-@pytest.mark.parametrize(
-    ("drop", "parameters", "dim"),
-    [("16", 19_045_440, 2048), ("last:2", 14_582_848, 2048), ("14,15,16", 8_543_296, 1024)],
-)
-def test_parameters_and_width_of_shorter_resnets(drop: str, parameters: int, dim: int) -> None:
-    model, _ = pruned("resnet50", drop)
-    assert (cost.parameters(model), model.dim) == (parameters, dim)
+def test_parameters_and_width_of_a_shorter_resnet() -> None:
+    model, _ = pruned("resnet50", "14,15,16")
+    assert (cost.parameters(model), model.dim) == (8_543_296, 1024)
 
 
 def test_what_stays_computes_what_it_computed_before() -> None:
@@ -64,9 +60,9 @@ def test_what_stays_computes_what_it_computed_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "efficientnet_lite0", "mobilenetv2_100", "test_vit", "test_convnext", "regnetx_002"]
+    ("name", "dim"),
+    [("resnet18", 0), ("efficientnet_lite0", 7), ("test_vit", 0), ("test_convnext", 7), ("regnetx_002", 0)],
 )
-@pytest.mark.parametrize("dim", [0, 7])
 def test_any_backbone_with_blocks_can_be_shortened_and_trained(name: str, dim: int) -> None:
     model, strategy = pruned(name, "last:1", dim, side=64)
     whole = build_embedder(ModelConfig(backbone=name, weights="none"), 64)
@@ -141,7 +137,7 @@ def test_a_backbone_without_blocks_is_refused() -> None:
 
 def test_candidates() -> None:
     def drops(drop: str) -> list[str]:
-        return [option.drop for option in LayerPruning.candidates(LayerPruning.Options(drop=drop))]
+        return [option.drop for option in LayerPruning.Options(drop=drop).candidates()]
 
     assert drops("16") == ["16"]
     assert drops("auto:2") == ["last:2", "last:1", "last:0"], "the smaller network first, so that it wins a draw"
@@ -151,58 +147,59 @@ def test_candidates() -> None:
         drops("auto:x")
 
 
+def options(drop: str) -> Any:
+    return replace(StrategyOptions(), layer_pruning=LayerPruning.Options(drop=drop))
+
+
 AUTO = RunConfig(
     strategy="layer_pruning",
     data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
     model=ModelConfig(backbone="resnet10t", weights="none"),
     train=TrainConfig(epochs=1, batch_size=16, freeze_bn=False),
-    options=replace(StrategyOptions(), layer_pruning=LayerPruning.Options(drop="auto:2")),
+    options=options("auto:2"),
 )
 
 
 def test_the_number_of_blocks_is_chosen_on_validation_classes(tmp_path: Path) -> None:
     record = run(AUTO, RuntimeConfig(results=tmp_path))
-    choice = record["facts"]["selection"]["layer_pruning"]
+    choice = record.info["selection"]["layer_pruning"]
     recalls = choice["validation_recall_at_1"]
     assert list(recalls) == [f"layer_pruning(drop=last:{count})" for count in (2, 1, 0)]
     assert choice["chosen"] == max(recalls, key=lambda name: recalls[name])
     chosen = int(choice["chosen"].rstrip(")")[-1])
-    assert len(record["facts"]["layer_pruning"]["dropped_blocks"]) == chosen
-    assert record["labels"]["strategy"] == "layer_pruning(drop=auto:2)"
-    assert "auto:2" in record["command"]
-    assert record["cost"]["images_seen"] == 64 + 3 * 48, "what the choice took counts"
-    assert record["cost"]["total_seconds"] >= record["cost"]["train_seconds"]
-    trial = run(
-        replace(AUTO, data=replace(AUTO.data, split="zero_shot_val"), options=options("last:1")),
-        RuntimeConfig(results=tmp_path),
-    )
-    assert trial["id"] in choice["records"]
-    assert trial["data"]["test_classes"] == 2
+    assert len(record.info["layer_pruning"]["dropped_blocks"]) == chosen
+    assert record.labels["strategy"] == "layer_pruning(drop=auto:2)"
+    assert "auto:2" in record.command
+    assert record.cost["images_seen"] == 64 + 3 * 48, "what the choice took counts"
+    assert record.cost["total_seconds"] >= record.cost["train_seconds"]
+    validation = replace(AUTO, data=replace(AUTO.data, split="zero_shot_val"), options=options("last:1"))
+    trial = run(validation, RuntimeConfig(results=tmp_path))
+    assert trial.id in choice["records"]
+    assert trial.data["test_classes"] == 2
     plain = run(replace(AUTO, options=options(f"last:{chosen}")), RuntimeConfig(results=tmp_path))
-    assert plain["metrics"] == record["metrics"]
+    assert plain.metrics == record.metrics
 
 
-def test_a_choice_without_recall_at_1_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--k 5 10: choices are made by Recall@1"):
-        run(replace(AUTO, evaluation=EvalConfig(k=(5, 10))), RuntimeConfig(results=tmp_path))
-    assert not list((tmp_path / "runs").glob("*"))
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(AUTO, evaluation=EvalConfig(k=(5, 10))), "--k 5 10: choices are made by Recall@1"),
+        (replace(AUTO, data=replace(AUTO.data, split="zero_shot_val")), "zero_shot_val"),
+    ],
+)
+def test_impossible_choices_are_refused_before_anything_is_trained(
+    config: RunConfig, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(config, RuntimeConfig(results=tmp_path))
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_the_choice_is_made_inside_the_classes_that_the_run_trains_on(tmp_path: Path) -> None:
     few = replace(AUTO, data=replace(AUTO.data, classes=5), options=options("auto:0"))
     record = run(few, RuntimeConfig(results=tmp_path))
-    assert record["facts"]["selection"]["layer_pruning"]["chosen"] == "layer_pruning(drop=last:0)"
-    assert (record["data"]["train_classes"], record["data"]["test_classes"]) == (5, 5)
-    path = tmp_path / "runs" / f"{record['facts']['selection']['layer_pruning']['records'][0]}.json"
-    trial = json.loads(path.read_text())["data"]
+    selection = record.info["selection"]["layer_pruning"]
+    assert selection["chosen"] == "layer_pruning(drop=last:0)"
+    assert (record.data["train_classes"], record.data["test_classes"]) == (5, 5)
+    trial = ResultsFolder(tmp_path).find(selection["records"][0])[0].data
     assert (trial["train_classes"], trial["test_classes"]) == (4, 1)
-
-
-def options(drop: str) -> Any:
-    return replace(StrategyOptions(), layer_pruning=LayerPruning.Options(drop=drop))
-
-
-def test_a_choice_on_another_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="zero_shot_val"):
-        run(replace(AUTO, data=replace(AUTO.data, split="zero_shot_val")), RuntimeConfig(results=tmp_path))
-    assert not list(tmp_path.rglob("*.json"))

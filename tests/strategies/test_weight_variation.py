@@ -10,20 +10,7 @@ from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.weight_variation import Normalizer, WeightVariation, sorting_quality, weight_variation
 from tests.training.helpers import Data, make_training, run_config, state_of, tiny_embedder
 
-COUNTED = [
-    57_344,
-    69_632,
-    69_632,
-    245_760,
-    278_528,
-    278_528,
-    278_528,
-    983_040,
-    *[1_114_112] * 5,
-    3_932_160,
-    4_456_448,
-    4_456_448,
-]
+COUNTED = [57_344, *[69_632] * 2, 245_760, *[278_528] * 3, 983_040, *[1_114_112] * 5, 3_932_160, *[4_456_448] * 2]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "torchvision/resnet50"])
@@ -43,9 +30,9 @@ def test_variation_is_the_distance_over_the_normaliser(normalizer: Normalizer) -
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    found = weight_variation(before, model, normalizer)
-    assert list(found) == [block.name for block in model.backbone.body]
-    for block, value in found.items():
+    variation = weight_variation(before, model, normalizer)
+    assert list(variation) == [block.name for block in model.backbone.body]
+    for block, value in variation.items():
         old = torch.cat([before[f"backbone.net.{block}.conv{index}.weight"].flatten() for index in (1, 2)]).double()
         new = torch.cat(
             [model.get_parameter(f"backbone.net.{block}.conv{index}.weight").detach().flatten() for index in (1, 2)]
@@ -55,15 +42,16 @@ def test_variation_is_the_distance_over_the_normaliser(normalizer: Normalizer) -
 
 
 def test_the_paper_s_normaliser_makes_equal_moves_look_sorted_the_wrong_way() -> None:
-    """If all weights of ResNet-50 move equally, v falls by a factor of 8.28 from block 1 to block 14; under sqrt_n it is flat."""
+    """If all weights of ResNet-50 move equally, v falls by a factor of 8.28 from block 1 to block 14; under sqrt_n it
+    is flat."""
     model = build_embedder(ModelConfig(backbone="resnet50", weights="none"), 32)
     before = {name[2:]: value for name, value in state_of(model).items()}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.125
-    found = list(weight_variation(before, model).values())
-    assert found[0] / found[13] == pytest.approx(8.28, abs=0.005)
-    assert sorting_quality(found) == 0
+    variation = list(weight_variation(before, model).values())
+    assert variation[0] / variation[13] == pytest.approx(8.28, abs=0.005)
+    assert sorting_quality(variation) == 0
     assert list(weight_variation(before, model, "sqrt_n").values()) == pytest.approx([0.125] * 16, rel=1e-4)
 
 
@@ -89,8 +77,8 @@ def test_measuring_changes_nothing(synthetic: Data) -> None:
     watched.fit()
     plain.fit()
     assert watched.history == plain.history
-    facts = strategy.info()
-    assert len(facts["variation"]) == len(facts["quality"]) == 2
-    assert facts["rates"]["layer1.0"] == [0.001, 0.001]
-    assert facts["normalizer"] == "n"
-    assert all(value > 0 for epoch in facts["variation"] for value in epoch)
+    info = strategy.info()
+    assert len(info["variation"]) == len(info["quality"]) == 2
+    assert info["rates"]["layer1.0"] == [0.001, 0.001]
+    assert info["normalizer"] == "n"
+    assert all(value > 0 for epoch in info["variation"] for value in epoch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,13 +13,13 @@ from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
+from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import DataConfig, LossConfig, TrainConfig
 from retrieval_bench.strategies import Strategy
 from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.training.checkpoint import Checkpoints
-from retrieval_bench.training.criterion import Criterion, build_criterion
 from retrieval_bench.training.loop import Training
 
 Data = tuple[ImageTable, Split]
@@ -28,24 +27,24 @@ SIDE = 32
 
 
 def tiny_embedder(dim: int = 0, seed: int = 0) -> Embedder:
-    """A ResNet of 8 blocks and 64 features, random weights; its BN statistics are those of random images, so features are sane in eval."""
+    """A ResNet of 8 blocks and 64 features, random weights; its BN statistics are those of random images."""
     torch.manual_seed(seed)
     block: Any = BasicBlock  # timm annotates the class as an instance
     net = ResNet(block, (2, 2, 2, 2), num_classes=0, channels=(8, 16, 32, 64), zero_init_last=False)
     model = Embedder(Backbone(net, name_blocks(net), (0.5,) * 3, (0.25,) * 3, 64), dim)
-    for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
         norm.momentum = None  # average, so that one pass sets the statistics
     model(random_images(32))
-    for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
+    for norm in norms:
         norm.momentum = 0.1
     return model.eval()
 
 
 def random_images(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
     """uint8 (count, 3, side, side)."""
-    return torch.randint(
-        0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
 def run_config(
@@ -67,11 +66,11 @@ def make_training(
     config: RunConfig | None = None,
     model: Embedder | None = None,
     checkpoints: Checkpoints | None = None,
+    **more: Any,
 ) -> Training:
     """Embedder, criterion, batches and strategy put together as ``retrieval_bench.run`` does, on the CPU."""
     table, split = data
     config = config or run_config()
-    model = model or tiny_embedder()
     labels = split.train_labels(table.labels)
     sampler = BatchSampler(labels, config.train.batch_size, config.samples_per_class)
 
@@ -80,7 +79,8 @@ def make_training(
         return build_criterion(config.loss, len(split.train_classes), dim)
 
     batches = Batches(table, split.train, labels, config.data, 0, sampler)
-    return Training(model, make_criterion, batches, strategy or Chain({"standard": Strategy()}), config, checkpoints)
+    strategy = strategy or Chain({"standard": Strategy()})
+    return Training(model or tiny_embedder(), make_criterion, batches, strategy, config, checkpoints, **more)
 
 
 def state_of(*modules: nn.Module) -> dict[str, Tensor]:
@@ -98,7 +98,6 @@ def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return changed | (before.keys() ^ after.keys())
 
 
-def flatten(parameters: Sequence[Tensor] | nn.Module) -> Tensor:
+def flatten(module: nn.Module) -> Tensor:
     """All parameters as one vector."""
-    values = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
-    return torch.cat([value.detach().flatten() for value in values])
+    return torch.cat([value.detach().flatten() for value in module.parameters()])

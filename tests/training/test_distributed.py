@@ -12,30 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from retrieval_bench.training.distributed import ALONE, Group, join
+from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup, join
 
-FLAGS = [
-    "--dataset",
-    "synthetic",
-    "--backbone",
-    "resnet10t",
-    "--weights",
-    "none",
-    "--image-size",
-    "32",
-    "--epochs",
-    "2",
-    "--lr",
-    "1e-4",
-]
+FLAGS = "--dataset synthetic --backbone resnet10t --weights none --image-size 32 --epochs 2 --lr 1e-4"
 
 
-def record(results: Path, *words: str, processes: int = 1) -> tuple[dict[str, Any], str]:
-    """The record of a run by so many processes, and what they said."""
+def record(results: Path, words: str, processes: int = 1) -> tuple[dict[str, Any], str]:
+    """The record of a run by so many processes, and what they printed."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "retrieval_bench", "run", *FLAGS, *words, "--results", str(results)]
+    command = [sys.executable, *launcher, "-m", "retrieval_bench", "run", *f"{FLAGS} {words}".split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        [*command, "--results", str(results)], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (results / "runs").glob("*.json")
@@ -45,36 +33,32 @@ def record(results: Path, *words: str, processes: int = 1) -> tuple[dict[str, An
 @pytest.mark.parametrize(
     "words",
     [
-        ("--loss", "triplet", "--batch-size", "20", "--strategy", "l2sp"),
-        pytest.param(
-            ("--loss", "proxy_anchor", "--batch-size", "21", "--strategy", "autolr", "--reader", "cache"),
-            marks=pytest.mark.slow,
-        ),
+        "--loss triplet --batch-size 20 --strategy l2sp",
+        pytest.param("--loss proxy_anchor --batch-size 21 --strategy autolr --reader cache", marks=pytest.mark.slow),
     ],
     ids=["pairs across processes", "proxies, an odd batch, repeated epochs"],
 )
-def test_two_processes_train_as_one(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_two_processes_train_as_one(words: str, tmp_path: Path) -> None:
     """Batch norms are frozen (the default), since each process would see the statistics of its own images."""
-    one, _ = record(tmp_path / "one", *words)
-    two, said = record(tmp_path / "two", *words, processes=2)
+    one, _ = record(tmp_path / "one", words)
+    two, printed = record(tmp_path / "two", words, processes=2)
     assert two["training"]["loss_per_epoch"] == pytest.approx(one["training"]["loss_per_epoch"], rel=1e-3)
     assert two["metrics"]["recall_at_1"] == pytest.approx(one["metrics"]["recall_at_1"], abs=0.05)
     assert two["cost"]["images_seen"] == one["cost"]["images_seen"]
-    assert two["environment"]["processes"] == 2
-    assert "processes" not in one["environment"]
-    assert said.count("epoch 1/2: loss") == 1, "one of them is_main_process"
-    assert two["id"] == one["id"], "how many processes there are is no part of the configuration"
+    assert (one["environment"].get("processes"), two["environment"]["processes"]) == (None, 2)
+    assert printed.count("epoch 1/2: loss") == 1, "only the main process logs"
+    assert two["id"] == one["id"], "the number of processes is no part of the configuration"
 
 
 def test_shares_cover_a_batch_once() -> None:
     for count in range(9):
-        shares = [list(Group(rank, 4).share(count)) for rank in range(4)]
-        assert sorted(place for share in shares for place in share) == list(range(count))
+        shares = [list(ProcessGroup(rank, 4).share(count)) for rank in range(4)]
+        assert sorted(index for share in shares for index in share) == list(range(count))
 
 
-def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert join("cpu") is ALONE
+    assert join("cpu") is SINGLE_PROCESS
     embeddings = torch.rand(3, 2, requires_grad=True)
-    assert ALONE.gather(embeddings, 3) is embeddings
-    assert ALONE.leader(lambda: 7) == 7
+    assert SINGLE_PROCESS.gather(embeddings, 3) is embeddings
+    assert SINGLE_PROCESS.from_main(lambda: 7) == 7

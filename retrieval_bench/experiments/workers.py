@@ -1,0 +1,470 @@
+"""Many runs on this machine or on a Ray cluster: the results folder is the queue.
+
+A worker goes through the runs. One that is recorded is passed over, one whose lock another process holds is skipped and
+looked at again later, one that fails is retried a bounded number of times. So a worker in this process, several
+subprocesses, two drivers on one results folder and the tasks of a cluster are the same worker, and every run is made
+once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from rich import progress
+
+import retrieval_bench
+from retrieval_bench.config import RunConfig, RuntimeConfig, flatten, runtime_command, to_command, unflatten
+from retrieval_bench.device import resolve_device
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.experiments import ray_tasks
+from retrieval_bench.files import Locked, atomic_path, cache_dir, check_writable, locked, write_text
+from retrieval_bench.progress import bar_options, logger
+from retrieval_bench.records import Record, ResultsFolder, read_record
+from retrieval_bench.run import recorded, run, run_ids
+from retrieval_bench.validation import validate
+
+POLL = 0.3
+"""Seconds between looks at runs that others make, and at workers."""
+GRACE = 60
+"""Seconds that a worker has to end when it is stopped."""
+CRASHED = "its process was killed or crashed"
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2): the signal that a process gets when the thread that started it ends."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What makes the runs."""
+
+    engine: Literal["local", "ray"] = "local"
+    """local: processes on this machine; ray: a cluster, or a Ray of its own on this machine
+    (pip install "retrieval_bench[ray]")"""
+    jobs: int = 0
+    """local: runs at a time, which share the processor's threads; 0 for one per GPU, or one on a CPU"""
+    cpus_per_run: float = 1
+    """ray: processor cores, and threads, of each run"""
+    gpus_per_run: float = 0
+    """ray: GPUs of each run; 0.5 puts two runs on one"""
+    ray_address: str = ""
+    """ray: the cluster to join, such as auto on its head node or HOST:6379"""
+    collect: bool = False
+    """ray: the results folder is not shared by the machines: records and kept embedders are sent back and written
+    here"""
+
+    def settle(self, runtime: RuntimeConfig) -> RuntimeConfig:
+        """`runtime` as workers get it: the device decided, paths absolute.
+
+        Raises:
+            UserError: flags that do not go together, a device that there is not, or a missing Ray.
+        """
+        if runtime.resume is not None:
+            raise UserError("--resume is for one run; the runs of an experiment resume from their own checkpoints")
+        if self.engine == "ray":
+            if self.jobs:
+                raise UserError(
+                    "--jobs belongs to --engine local; Ray fits in as many runs as --cpus-per-run and --gpus-per-run allow"
+                )
+            device = ray_tasks.device(self.cpus_per_run, self.gpus_per_run, runtime.device)
+        else:
+            if (self.cpus_per_run, self.gpus_per_run, self.ray_address, self.collect) != (1, 0, "", False):
+                raise UserError("--cpus-per-run, --gpus-per-run, --ray-address and --collect belong to --engine ray")
+            if self.jobs < 0:
+                raise UserError(f"--jobs {self.jobs}: give a number of runs at a time, or 0 for one per device")
+            device = resolve_device(runtime.device)
+        root = runtime.data_root and runtime.data_root.expanduser().absolute()
+        return replace(runtime, device=device, results=runtime.results.expanduser().absolute(), data_root=root)  # pyright: ignore[reportArgumentType]
+
+    def width(self, device: str) -> int:
+        """How many runs go on at a time."""
+        if self.engine == "ray":
+            return ray_tasks.width(self.cpus_per_run, self.gpus_per_run, self.ray_address)
+        return len(self.environments(device))
+
+    def environments(self, device: str) -> list[dict[str, str]]:
+        """The variables of each local worker: its GPU, and its share of the processor's threads (OMP_NUM_THREADS, if
+        it is set, is what each run gets)."""
+        gpus: list[str] = []
+        if device == "cuda":
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        width = self.jobs or len(gpus) or 1
+        threads = {} if "OMP_NUM_THREADS" in os.environ or width == 1 else {"OMP_NUM_THREADS": _share(width)}
+        return [
+            threads | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}) for number in range(width)
+        ]
+
+
+def _share(width: int) -> str:
+    return str(max(1, torch.get_num_threads() // width))
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What came of one configuration: a record, or an error in one line."""
+
+    config: RunConfig
+    id: str
+    record: Record | None = None
+    error: str | None = None
+
+
+def run_all(
+    configs: Sequence[RunConfig],
+    runtime: RuntimeConfig,
+    workers: Workers | None = None,
+    retries: int = 1,
+    isolate: bool = False,
+) -> list[JobResult]:
+    """Makes all runs that have no record yet. Runs that fail do not stop the others.
+
+    Args:
+        configs: the runs; one that comes twice is made once.
+        runtime: where data and results are, and how runs are made.
+        workers: what makes them.
+        retries: how often a run that failed is tried again. Bad input, or a non-finite loss, would only fail again.
+        isolate: make runs in processes of their own, with logs, even where one goes on at a time.
+
+    Returns:
+        The result of each configuration, in their order.
+
+    Raises:
+        UserError: a configuration that cannot work, a data set that cannot be opened, or a results folder that cannot
+            be written to.
+    """
+    workers = workers or Workers()
+    if retries < 0:
+        raise UserError(f"--retries {retries}: must be at least 0")
+    for config in configs:
+        validate(config)
+    runtime = workers.settle(runtime)
+    results = ResultsFolder(runtime.results)
+    ids = list(run_ids(configs, runtime))
+    jobs = dict(zip(ids, configs, strict=True))
+    records = {run_id: recorded(run_id, runtime) for run_id in jobs}
+    errors: dict[str, str] = {}
+    waiting = {run_id: config for run_id, config in jobs.items() if records[run_id] is None}
+    if waiting:
+        check_writable(results.runs)
+        here = workers.engine == "local" and workers.width(runtime.device) == 1 and not isolate
+        if here:
+            made = _in_this_process(waiting, runtime, retries)
+        elif workers.engine == "local":
+            made = _by_processes(waiting, runtime, workers.environments(runtime.device), retries)
+        else:
+            made = _by_ray(waiting, runtime, workers, retries)
+        with watch(len(waiting), 1 if here else workers.width(runtime.device), not here) as show, closing(made):
+            for run_id, error, seconds in made:
+                if error is None:
+                    records[run_id], error = _read(results, run_id)
+                if error is not None:
+                    errors[run_id] = error
+                show(JobResult(jobs[run_id], run_id, records[run_id], error), seconds)
+    return [
+        JobResult(config, run_id, records[run_id], errors.get(run_id))
+        for run_id, config in zip(ids, configs, strict=True)
+    ]
+
+
+def _read(results: ResultsFolder, run_id: str) -> tuple[Record | None, str | None]:
+    try:
+        return read_record(results.record(run_id)), None
+    except (OSError, ValueError) as error:
+        return None, f"no record in {results.runs} ({first_line(error)}); is the results folder shared?"
+
+
+Made = Generator[tuple[str, str | None, float]]
+"""Of each run that has ended: its id, its error if it failed, and its seconds."""
+
+
+def work(jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int, shared: Path, log: bool = True) -> Made:
+    """One worker: goes round the runs until each has a record or has failed.
+
+    Args:
+        jobs: the runs by id.
+        runtime: as :meth:`Workers.settle` gives it.
+        retries: how often a failed run is tried again, by all workers together.
+        shared: folder in which the workers of one driver count attempts, a file per run.
+        log: write what runs print to ``<results>/logs``.
+    """
+    waiting, results = dict(jobs), ResultsFolder(runtime.results)
+    together = "WORLD_SIZE" in os.environ  # the processes of torchrun make each run together, so they wait for its lock
+    while waiting:
+        before = len(waiting)
+        for run_id, config in list(waiting.items()):
+            path = shared / f"{run_id}.json"
+            try:
+                with locked(path, f"running {run_id}", wait=False):
+                    state = _read_state(path)
+                    if not state["ended"] and state["attempts"] > retries:
+                        state |= {"ended": True, "error": CRASHED}
+                    if not state["ended"]:
+                        if not together:
+                            with results.lock(run_id, wait=False):
+                                pass  # nobody makes it; from here on a crash counts as an attempt
+                        state |= {"attempts": state["attempts"] + 1, "worker": os.getpid()}
+                        _write_state(path, state)
+                        started = time.monotonic()
+                        error, is_final = attempt(config, runtime, results.log(run_id) if log else None, together)
+                        state["seconds"] += time.monotonic() - started
+                        state |= {"error": error, "ended": error is None or is_final or state["attempts"] > retries}
+                    _write_state(path, state)
+            except Locked:
+                continue
+            if state["ended"]:
+                del waiting[run_id]
+                yield run_id, state["error"], state["seconds"]
+        if len(waiting) == before:
+            time.sleep(POLL)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    new = {"attempts": 0, "worker": 0, "error": None, "ended": False, "seconds": 0.0}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    write_text(path, json.dumps(state))
+
+
+def attempt(config: RunConfig, runtime: RuntimeConfig, log: Path | None, wait: bool) -> tuple[str | None, bool]:
+    """Makes one run in this process; what it prints goes to `log`, or where it usually goes.
+
+    Returns:
+        The error in one line, None if there is a record; and whether another attempt would only fail again.
+    """
+    with output_to(log) if log else nullcontext():
+        if log:
+            print(f"$ python -m retrieval_bench run {shlex.join([*to_command(config), *runtime_command(runtime)])}")
+        try:
+            run(config, runtime, wait=wait)
+        except UserError as error:
+            logger.info(f"error: {error}")
+            return str(error), True
+        except Exception as error:
+            traceback.print_exc()
+            return f"{type(error).__name__}: {first_line(error)}", False
+    return None, True
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """A block in which this process, and what it starts, adds standard output and error to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = {number: os.dup(number) for number in (1, 2)}
+    try:
+        with path.open("ab") as stream:
+            for number in before:
+                os.dup2(stream.fileno(), number)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in before.items():
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _in_this_process(jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int) -> Made:
+    with TemporaryDirectory() as folder:
+        yield from work(jobs, runtime, retries, Path(folder), log=False)
+
+
+def _by_processes(
+    jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, environments: Sequence[Mapping[str, str]], retries: int
+) -> Made:
+    """A worker per environment. One that dies is replaced; whoever stops listening stops them all, so that runs keep
+    their checkpoints."""
+    deaths: dict[int, str] = {}
+    with TemporaryDirectory() as folder:
+        shared = Path(folder)
+        write_jobs(shared, jobs, runtime, retries)
+        processes = [(environment, start_worker(shared, environment)) for environment in environments[: len(jobs)]]
+        replacements, waiting = len(jobs) * (retries + 1), set(jobs)
+        try:
+            while processes:
+                time.sleep(POLL)
+                for place, (environment, process) in enumerate(list(processes)):
+                    code = process.poll()
+                    if code and replacements:
+                        deaths[process.pid] = (
+                            f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                        )
+                        replacements -= 1
+                        processes[place] = (environment, start_worker(shared, environment))
+                processes = [(environment, process) for environment, process in processes if process.poll() != 0]
+                for run_id in sorted(waiting):
+                    state = _read_state(shared / f"{run_id}.json")
+                    if state["ended"]:
+                        waiting.remove(run_id)
+                        error = deaths.get(state["worker"], CRASHED) if state["error"] == CRASHED else state["error"]
+                        yield run_id, error, state["seconds"]
+                if not replacements and all(process.poll() is not None for _, process in processes):
+                    break
+        finally:
+            for _, process in processes:
+                process.terminate()
+            for _, process in processes:
+                try:
+                    process.wait(GRACE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        for run_id in sorted(waiting):
+            yield run_id, f"no worker survived ({', '.join(deaths.values())})", 0.0
+
+
+def write_jobs(shared: Path, jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int) -> None:
+    """Writes what the workers of a driver are to make."""
+    flat = {run_id: flatten(config) for run_id, config in jobs.items()}
+    values = {"jobs": flat, "runtime": asdict(runtime), "retries": retries}
+    write_text(shared / "jobs", json.dumps(values, default=str))
+
+
+def start_worker(shared: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a worker for the jobs in `shared`. Ctrl-C of the terminal does not reach it: the driver passes it on."""
+    package = str(Path(retrieval_bench.__file__).parents[1])
+    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-m", "retrieval_bench.experiments.workers", str(shared), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment, "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+
+
+def follow(parent: int) -> None:
+    """From now on SIGTERM comes when the parent process ends, however it ends; one that has ended already is followed
+    at once.
+
+    Elsewhere than on Linux nothing happens: a worker whose driver was killed makes its runs to the end.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(shared: Path, parent: int) -> int:
+    """``python -m retrieval_bench.experiments.workers FOLDER PARENT``: a worker that ends with the process PARENT."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        follow(parent)
+        values = json.loads((shared / "jobs").read_text(encoding="utf-8"))
+        runtime = values["runtime"]
+        for name in ("results", "data_root"):
+            runtime[name] = Path(runtime[name]) if runtime[name] else None
+        runtime["track"] = tuple(runtime["track"])
+        jobs = {run_id: unflatten(flat) for run_id, flat in values["jobs"].items()}
+        for _ in work(jobs, RuntimeConfig(**runtime), values["retries"], shared):
+            pass
+    except KeyboardInterrupt:
+        return 128 + signal.SIGTERM
+    return 0
+
+
+def _by_ray(jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, workers: Workers, retries: int) -> Made:
+    """A task per run. What a run leaves is sent back where the machines share no disk."""
+    for run_id, outcome in ray_tasks.make(
+        {run_id: (flatten(config), runtime, retries, workers.collect) for run_id, config in jobs.items()},
+        make_one,
+        workers.cpus_per_run,
+        workers.gpus_per_run,
+        workers.ray_address,
+    ):
+        if isinstance(outcome, BaseException):
+            yield run_id, f"{type(outcome).__name__}: {first_line(outcome)}", 0.0
+            continue
+        error, seconds, files = outcome
+        for name, content in files.items():
+            with atomic_path(runtime.results / name) as temporary:
+                temporary.write_bytes(content)
+        yield run_id, error, seconds
+
+
+def make_one(
+    run_id: str, flat: dict[str, Any], runtime: RuntimeConfig, retries: int, collect: bool
+) -> tuple[str | None, float, dict[str, bytes]]:
+    """One run, in a process of Ray's: its error, its seconds, and with `collect` the contents of what it left, by path
+    below the results folder."""
+    if collect:
+        runtime = replace(runtime, results=cache_dir() / "collected")
+    with TemporaryDirectory() as folder:
+        ((_, error, seconds),) = work({run_id: unflatten(flat)}, runtime, retries, Path(folder))
+    files: dict[str, bytes] = {}
+    results = ResultsFolder(runtime.results)
+    kept = results.model(run_id).parent.glob(f"{run_id}.*")
+    for path in (results.record(run_id), results.details(run_id), results.log(run_id), *kept) if collect else ():
+        if path.exists():
+            files[path.relative_to(runtime.results).as_posix()] = path.read_bytes()
+            path.unlink()
+    return error, seconds, files
+
+
+@contextmanager
+def watch(total: int, width: int, is_drawn: bool) -> Iterator[Callable[[JobResult, float], None]]:
+    """A bar with the runs that go on, wait and failed, and the time left; yields what shows a run that has ended, which
+    is also a line.
+
+    Args:
+        total: how many runs there are to make.
+        width: how many go on at a time.
+        is_drawn: show the bar; without, lines only.
+    """
+    columns = (
+        progress.TextColumn("runs"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[state]}"),
+        progress.TimeElapsedColumn(),
+    )
+    options = bar_options()
+    options["disable"] = options["disable"] or not is_drawn
+    started, done, failed = time.monotonic(), 0, 0
+
+    def state() -> str:
+        running = min(width, total - done)
+        return f"{running} running, {total - done - running} waiting, {failed} failed"
+
+    with progress.Progress(*columns, **options) as bar:
+        task = bar.add_task("runs", total=total, state=state())
+
+        def show(result: JobResult, seconds: float) -> None:
+            nonlocal done, failed
+            done, failed = done + 1, failed + (result.error is not None)
+            remaining = (time.monotonic() - started) / done * (total - done)
+            left = f", about {duration(remaining)} left" if done < total else ""
+            text = f"failed: {result.error}"
+            if result.record is not None:
+                text = f"R@1 {100 * result.record.metrics.get('recall_at_1', float('nan')):.2f}, {duration(seconds)}"
+            logger.info(f"{done}/{total} {result.id}: {text}{left}")
+            bar.update(task, completed=done, state=state() + left)
+
+        yield show
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1]), int(sys.argv[2])))

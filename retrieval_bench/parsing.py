@@ -1,0 +1,98 @@
+"""Words of the command line to a dataclass of flags, by tyro; every complaint is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import tyro
+
+from retrieval_bench.errors import UserError, unknown
+
+
+def ask(kind: Any, words: Sequence[str], program: str, default: Any = None) -> Any:
+    """The command `kind` with the flags that `words` give.
+
+    Args:
+        kind: a dataclass.
+        words: flags and their values.
+        program: what the user typed before them.
+        default: values of flags that are not given, where they are not those of `kind`.
+
+    Raises:
+        UserError: one line in place of tyro's framed box.
+    """
+    box = io.StringIO()
+    program = f"retrieval_bench {program}"
+    options = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, args=split_commas(words, set(list_flags(kind))), prog=program, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{one_line(box.getvalue())} (`{program} --help` lists all flags)") from None
+
+
+def list_flags(kind: Any) -> Iterator[str]:
+    """The flags of a command that take any number of values, without dashes."""
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            yield from list_flags(hint)
+        elif get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is not tuple and get_args(hint)[0] is not Path:
+            yield name.replace("_", "-")
+
+
+def split_commas(words: Sequence[str], flags: set[str]) -> list[str]:
+    """The words, with the values of these flags separated at commas; not inside ``label(a=1,b=2)``."""
+    separated, inside = [], False
+    for word in words:
+        flag, values = "", word
+        if word.startswith("--"):
+            flag, _, values = word.partition("=")
+            inside = flag[2:].replace("_", "-") in flags
+        if not inside or "," not in values or {"(", "="} & set(values):
+            separated.append(word)
+        else:
+            separated += [*([flag] if flag else []), *values.split(",")]
+    return separated
+
+
+def one_line(box: str) -> str:
+    """What tyro prints in a framed box, as one line without the frame."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    frame = re.compile(r"[│╭╮╰╯─━]+|^[|+]|[|+]$|-{3,}")  # the last three where the terminal is not UTF-8
+    title = re.compile(r"(Parsing|Unrecognized|Invalid|Required).*(error|options|input)|.* --help")
+    rows = [frame.sub(" ", row).strip() for row in plain.splitlines()]
+    rows = [row for row in rows if row and not title.fullmatch(row)]
+    return (
+        re.sub(r"\s+", " ", " ".join(rows).split("Argument helptext:")[0]).strip()
+        or "the arguments cannot be understood"
+    )
+
+
+def listing(usage: str, title: str, entries: Mapping[str, str]) -> str:
+    """The text of ``--help`` for a word that a name must follow."""
+    width = max(13, *(len(name) + 2 for name in entries))
+    lines = [f"  {name:{width}}{about.splitlines()[0]}" for name, about in entries.items()]
+    return "\n".join([f"usage: python -m retrieval_bench {usage}", "", f"{title}:", *lines])
+
+
+def choose(words: Sequence[str], kind: str, names: Mapping[str, str], usage: str, title: str) -> str:
+    """The name that must follow a word such as ``bench``; without one, or with ``--help``, all names are printed and
+    the program ends.
+
+    Raises:
+        UserError: a name that there is not.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(listing(usage, title, names))
+        raise SystemExit(0 if words else 2)
+    if words[0] not in names:
+        raise unknown(kind, words[0], names)
+    return words[0]

@@ -1,0 +1,135 @@
+"""The commands that look at records: the leaderboard, two runs side by side, and the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from retrieval_bench.comparison import compare, to_lines
+from retrieval_bench.errors import UserError
+from retrieval_bench.files import check_writable, write_text
+from retrieval_bench.leaderboard import Format, group_rows, leaderboard, print_table, render, select_runs, write_tables
+from retrieval_bench.progress import logger
+from retrieval_bench.records import ResultsFolder, finite
+from retrieval_bench.report.page import write_report
+
+Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Build leaderboard.csv and leaderboard.md from the records, and print the table; or part of it, in another
+    form."""
+
+    results: Path = Path("results/local")
+    """folder that holds runs/"""
+    dataset: tuple[str, ...] = ()
+    """only rows of these data sets"""
+    split: tuple[str, ...] = ()
+    """only of these splits"""
+    backbone: tuple[str, ...] = ()
+    """only of these backbones"""
+    loss: tuple[str, ...] = ()
+    """only of these losses"""
+    strategy: tuple[str, ...] = ()
+    """only of these strategies, with or without their options in brackets"""
+    where: tuple[str, ...] = ()
+    """only rows with COLUMN=VALUE (columns of leaderboard.csv)"""
+    by: tuple[str, ...] = ()
+    """a row per value of these columns: means over configurations, within each protocol"""
+    format: Format = "text"
+    """what is printed or written to --output"""
+    output: Output = None
+    """write the table there, and nothing else"""
+
+    def execute(self) -> None:
+        results = open_results(self.results)
+        if self.output is not None and self.output.is_dir():
+            raise UserError(f"{self.output}: is a folder; name a file")
+        conditions = self._conditions()
+        if not (conditions or self.by or self.output) and self.format == "text":
+            print_table(write_tables(results))
+            return
+        records = results.require_records()
+        table = leaderboard(select_runs(records, conditions) if conditions else records)  # ranked among themselves
+        table = group_rows(table, self.by) if self.by else table
+        if self.output is None and self.format == "text":
+            print_table(table, self.by)
+            return
+        text = render(table, self.format, self.by, reported=set(conditions) <= {"dataset"})
+        if self.output is None:
+            print(text, end="")
+        else:
+            write_text(self.output, text)
+
+    def _conditions(self) -> dict[str, tuple[str, ...]]:
+        """Values by column."""
+        flags = {name: getattr(self, name) for name in ("dataset", "split", "backbone", "loss", "strategy")}
+        conditions = {name: values for name, values in flags.items() if values}
+        for word in self.where:
+            column, equals, value = word.partition("=")
+            if not equals:
+                raise UserError(f"--where {word}: write COLUMN=VALUE, such as epochs=4")
+            if flags.get(column):
+                raise UserError(f"--where {word}: give the values of --{column} there or here, not both")
+            conditions[column] = (*conditions.get(column, ()), value)
+        return conditions
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two runs, or two configurations over their seeds: metrics with intervals and p-values, queries won and
+    lost, choices."""
+
+    first: tyro.conf.Positional[str]
+    """id of a run (or the beginning of one, or its file), or the hash of a configuration (all its seeds)"""
+    second: tyro.conf.Positional[str]
+    """the other"""
+    results: Path = Path("results/local")
+    """folder that holds runs/"""
+    json: bool = False
+    """print JSON"""
+
+    def execute(self) -> None:
+        comparison = compare(self.first, self.second, open_results(self.results))
+        as_json = json.dumps(finite(asdict(comparison)), allow_nan=False, default=float)
+        print(as_json if self.json else "\n".join(to_lines(comparison)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML file with tables, figures and galleries that opens in any browser, without a network."""
+
+    results: Path = Path("results/local")
+    """folder that holds runs/ and details/"""
+    output: Output = None
+    """the file; <results>/report.html by default"""
+    title: str = "Which way of fine-tuning gives the best retrieval embeddings?"
+    """of the page"""
+    megabytes: float = 15.0
+    """size of the page; galleries and figures that do not fit are left out, those of the best rows last"""
+
+    def execute(self) -> None:
+        results = open_results(self.results)
+        if self.megabytes < 1:
+            raise UserError(f"--megabytes {self.megabytes}: give 1 or more")
+        output = self.output or self.results / "report.html"
+        check_writable(output.parent, "--output")
+        made = write_report(results, output, self.title, self.megabytes)
+        counts = f"{made['configurations']} configurations, {made['figures']} figures, {made['galleries']} galleries"
+        logger.info(f"{output}: {counts}, {made['bytes'] / 1e6:.1f} MB")
+        if made["left_out"]:
+            logger.info(
+                f"{made['left_out']} figures or galleries did not fit and are left out; --megabytes raises the limit"
+            )
+
+
+def open_results(folder: Path) -> ResultsFolder:
+    """The results folder; raises :class:`UserError` for one that does not exist."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; --results names the one that holds runs/")
+    return ResultsFolder(folder)

@@ -1,0 +1,187 @@
+"""Backbones by name: their blocks, input statistics and pooling, and one line for names that cannot be built."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.backbone import Backbone, name_blocks
+from retrieval_bench.models.build import build_backbone, full_name
+from retrieval_bench.sections import ModelConfig
+from tests.training.helpers import random_images
+
+IMAGES = random_images(1, side=64, seed=1)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def numbered(pattern: str, *depths: int, first: int = 0) -> list[str]:
+    return [pattern.format(stage + first, index) for stage, depth in enumerate(depths) for index in range(depth)]
+
+
+RESNET50 = ["stem", *numbered("layer{}.{}", 3, 4, 6, 3, first=1)]
+BLOCKS = {
+    "resnet50": RESNET50,
+    "resnet50_caffe": RESNET50,
+    "resnet10t": ["stem", "layer1.0", "layer2.0", "layer3.0", "layer4.0"],
+    "torchvision/resnet18": ["stem", *numbered("layer{}.{}", 2, 2, 2, 2, first=1)],
+    "torchvision/vgg11_bn": ["stem", *[f"features.{position}" for position in (4, 8, 11, 15, 18, 22, 25)]],
+    "efficientnet_lite0": ["stem", *numbered("blocks.{}.{}", 1, 2, 2, 3, 3, 4, 1), "tail"],
+    "mobilenetv2_050": ["stem", *numbered("blocks.{}.{}", 1, 2, 3, 4, 3, 3, 1), "tail"],
+    "convnext_atto": ["stem", *numbered("stages.{}.blocks.{}", 2, 2, 6, 2), "tail"],
+    "vit_tiny_patch16_224": ["stem", *[f"blocks.{index}" for index in range(12)], "tail"],
+}
+
+
+@functools.cache
+def build(name: str, side: int = 32, **options: Any) -> Backbone:
+    """Random weights; shared by the tests of this file, which do not change it."""
+    torch.manual_seed(0)
+    return build_backbone(ModelConfig(backbone=name, **{"weights": "none", **options}), side)
+
+
+@torch.no_grad()
+def features(backbone: Backbone, images: Tensor = IMAGES) -> Tensor:
+    return backbone(images)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_are_named_in_order_and_share_out_every_parameter(name: str) -> None:
+    backbone = build(name)
+    assert [block.name for block in backbone.blocks] == BLOCKS[name]
+    owned = [id(parameter) for block in backbone.blocks for parameter in backbone.block_parameters(block)]
+    assert sorted(owned) == sorted(id(parameter) for parameter in backbone.net.parameters())
+    for block in backbone.body:
+        inside = {id(parameter) for parameter in backbone.net.get_submodule(block.name).parameters()}
+        assert inside
+        assert inside <= {id(parameter) for parameter in backbone.block_parameters(block)}
+    assert features(backbone, torch.zeros(1, 3, 32, 32)).shape == (1, backbone.feature_dim)
+    assert not any(module.training for module in backbone.net.modules())
+
+
+def test_what_follows_the_blocks_is_the_tail_with_any_pooling() -> None:
+    """With average pooling timm's vision transformer ends in `fc_norm` in place of `norm`."""
+    blocks = build("vit_tiny_patch16_224", pooling="avg").blocks
+    assert [block.name for block in blocks] == BLOCKS["vit_tiny_patch16_224"]
+    assert blocks[-1].owns == ("fc_norm",)
+
+
+def test_a_block_owns_what_surgery_leaves_and_what_it_adds() -> None:
+    backbone = build_backbone(ModelConfig(backbone="resnet10t", weights="none"), 32)
+    last, count = backbone.blocks[-1], len(backbone.block_parameters(backbone.blocks[-1]))
+    backbone.net.set_submodule("layer4.0.conv2", nn.Identity())
+    assert len(backbone.block_parameters(last)) == count - 1
+    pair = nn.ModuleDict({"frozen": backbone.net.get_submodule("layer4.0"), "tuned": nn.Linear(2, 2)})
+    backbone.net.set_submodule("layer4.0", pair)
+    assert len(backbone.block_parameters(last)) == count + 1
+
+
+def test_kernels_are_the_trainable_matrices_of_the_main_path() -> None:
+    backbone = build_backbone(ModelConfig(backbone="resnet10t", weights="none"), 32)
+    names = ["layer2.0.conv1.weight", "layer2.0.conv2.weight"]
+    assert list(backbone.kernels(backbone.blocks[2])) == names
+    backbone.net.get_parameter(names[0]).requires_grad_(False)
+    assert list(backbone.kernels(backbone.blocks[2])) == names[1:]
+
+
+class Opaque(nn.Module):
+    """A network whose matcher names no blocks (as hrnet's and poolformer's) or is a function (as inception_v3's)."""
+
+    def __init__(self, matcher: object):
+        super().__init__()
+        self.first, self.second, self.matcher = nn.Linear(3, 3), nn.Linear(3, 3), matcher
+
+    def group_matcher(self, coarse: bool = False) -> object:
+        return self.matcher
+
+
+@pytest.mark.parametrize("matcher", [{"stem": "^first"}, {"stem": "^first|second", "blocks": r"^stages\.(\d+)"}])
+def test_network_without_nameable_blocks_is_all_stem(matcher: dict[str, object]) -> None:
+    (block,) = name_blocks(Opaque(matcher))
+    assert not block.is_body
+    assert block.owns == ("first", "second")
+
+
+def test_groups_given_by_a_function_are_named_by_their_module() -> None:
+    blocks = name_blocks(Opaque(lambda name: ("first", "second").index(name.split(".")[0])))
+    assert [block.name for block in blocks] == ["stem", "second"]
+
+
+def test_caffe_resnet_strides_in_the_first_convolution() -> None:
+    for name, strides in (("resnet50_caffe", ((2, 2), (1, 1))), ("resnet50", ((1, 1), (2, 2)))):
+        for block_name in RESNET50[1:]:
+            block = build(name).net.get_submodule(block_name)
+            downsamples = block_name[-1] == "0" and block_name != "layer1.0"
+            assert (block.conv1.stride, block.conv2.stride) == (strides if downsamples else ((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "statistics"),
+    [
+        ("resnet10t", IMAGENET),
+        ("torchvision/resnet18", IMAGENET),
+        ("efficientnet_lite0", ((0.498,) * 3, (0.502,) * 3)),
+        ("resnet50_caffe", ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3)),
+        ("vit_tiny_patch16_224", ((0.5,) * 3, (0.5,) * 3)),
+    ],
+)
+def test_input_statistics_are_those_of_the_weights(name: str, statistics: tuple[tuple[float, ...], ...]) -> None:
+    assert build(name).normalisation == tuple(pytest.approx(values) for values in statistics)
+
+
+def test_images_are_normalised_once_in_either_type() -> None:
+    default = build("resnet10t")
+    torch.testing.assert_close(features(default), features(default, IMAGES.float() / 255))
+    raw = build("resnet10t", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    torch.testing.assert_close(features(raw, (IMAGES.float() / 255 - default.mean) / default.std), features(default))
+    assert not torch.allclose(features(raw), features(default))
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "torchvision/resnet18"])
+def test_pooling(name: str) -> None:
+    average, largest, both = (features(build(name, pooling=pooling)) for pooling in ("avg", "max", "avgmax"))
+    torch.testing.assert_close(both, (average + largest) / 2)
+    assert (largest >= average).all()
+    assert (largest > average).any()
+    torch.testing.assert_close(features(build(name)), average)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet_50", {}, "did you mean 'resnet50'"),
+        ("torchvision/resnet51", {}, "did you mean 'torchvision/resnet5"),
+        ("torchvision/vgg16", {}, "unknown backbone 'torchvision/vgg16'"),
+        ("eficientnet_lite0", {}, "did you mean 'efficientnet_lite0'"),
+        ("resnet51_caffe", {}, "did you mean 'resnet5"),
+        ("resnet18_caffe", {}, "bottleneck"),
+        ("resnet10t.no_such_tag", {}, "no_such_tag"),
+        ("", {}, "unknown backbone"),
+        ("resnet50_caffe", {"weights": "imagenet"}, "--weights FILE"),
+        ("convnext_atto", {"side": 8}, "--image-size 8"),
+    ],
+)
+def test_what_cannot_be_built_gives_one_line(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(name, **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "full"),
+    [
+        ("resnet50", "imagenet", "resnet50.a1_in1k"),
+        ("resnet50", "none", "resnet50"),
+        ("resnet50.tv_in1k", "imagenet", "resnet50.tv_in1k"),
+        ("efficientnet_lite0", "imagenet", "efficientnet_lite0"),
+        ("torchvision/resnet50", "imagenet", "torchvision/resnet50"),
+    ],
+)
+def test_full_name_says_which_weights_timm_takes(name: str, weights: str, full: str) -> None:
+    assert full_name(ModelConfig(backbone=name, weights=weights)) == full

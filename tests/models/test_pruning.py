@@ -1,0 +1,235 @@
+"""Pruning: the cost model, the search for a budget, the removal and the folding, beside slow and obvious ways."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from retrieval_bench import cost
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.budget import Budget, choose_channels
+from retrieval_bench.models.build import build_backbone
+from retrieval_bench.models.channels import Channels, Layer, Width, find_channels, remove_channels, set_widths
+from retrieval_bench.models.embedder import BatchNorm
+from retrieval_bench.models.surgery import fold_norms
+from retrieval_bench.sections import ModelConfig
+from tests.training.helpers import random_images, tiny_embedder
+
+NETWORKS = dict.fromkeys(["resnet18", "resnet50", "mobilenetv2_100", "efficientnet_lite0", "efficientnet_b0"], 64)
+NETWORKS["torchvision/vgg16_bn"] = 32
+Scores = dict[str, list[float]]
+
+
+def lively(name: str, size: int = 64) -> Backbone:
+    """Untrained, with norms as different from each other as trained ones, so that no channel is like another."""
+    torch.manual_seed(0)
+    backbone = build_backbone(ModelConfig(backbone=name, weights="none"), size)
+    for norm in [module for module in backbone.modules() if isinstance(module, BatchNorm)]:
+        bounds: dict[Any, tuple[float, float]] = {norm.weight: (0.5, 1.5), norm.bias: (-0.3, 0.3)}
+        bounds |= {norm.running_mean: (-0.2, 0.2), norm.running_var: (0.5, 1.5)}
+        for value, (low, high) in bounds.items():
+            nn.init.uniform_(value, low, high)
+    return backbone.eval()
+
+
+def random_scores(channels: Channels) -> Scores:
+    drawn = np.random.default_rng(1)
+    return {width.name: drawn.random(width.channels).tolist() for width in channels.widths}
+
+
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert ((actual - expected).norm(dim=1) <= tolerance * expected.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_left_meets_the_budget_costs_what_was_counted_and_gives_what_a_mask_gives(name: str) -> None:
+    size = NETWORKS[name]
+    backbone = lively(name, size)
+    channels = find_channels(backbone, size)
+    assert channels.macs(channels.full) == cost.macs(backbone, size)
+    assert channels.parameters(channels.full) == cost.parameters(backbone)
+    chosen = choose_channels(channels, random_scores(channels), 0.5)
+    assert abs(chosen.error) <= 0.01
+    masked = copy.deepcopy(backbone)
+    for width in channels.widths:
+        gone = sorted(set(range(width.channels)) - set(chosen.keep.get(width.name, range(width.channels))))
+        norms: list[Any] = [masked.net.get_submodule(norm) for norm in width.norms]
+        for value in (value for norm in norms for value in (norm.weight, norm.bias)):
+            value.data[gone] = 0
+    remove_channels(backbone, chosen.keep, size)
+    assert cost.macs(backbone, size) == channels.macs(chosen.widths)
+    assert cost.parameters(backbone) == channels.parameters(chosen.widths)
+    images = random_images(4, side=size)
+    with torch.no_grad():
+        expected, actual = masked.eval()(images), backbone.eval()(images)
+    assert actual.shape[1] == backbone.feature_dim, "the feature keeps its size"
+    assert_near(actual, expected, 1e-5)
+
+
+def test_inner_widths_of_bottlenecks_are_free_and_nothing_else() -> None:
+    """32 of them in ResNet-50: two per block (Pruning from Scratch gates the same)."""
+    widths = find_channels(lively("resnet50"), 64).widths
+    assert [width.name for width in widths[:3]] == ["layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1"]
+    assert len(widths) == 32
+    assert {width.name.rpartition(".")[2] for width in widths} == {"conv1", "conv2"}
+    assert widths[0] == Width("layer1.0.conv1", 64, ("layer1.0.bn1",))
+
+
+def test_depthwise_convolutions_follow_their_expansion() -> None:
+    widths = {width.name: width for width in find_channels(lively("mobilenetv2_100"), 64).widths}
+    assert widths["blocks.2.1.conv_pw"].norms == ("blocks.2.1.bn1", "blocks.2.1.bn2")
+
+
+def toy(*sizes: int) -> Channels:
+    """A chain of 1x1 convolutions on one position: each costs its inputs times its outputs; 3 in, 5 out."""
+    names = [f"c{number}" for number in range(len(sizes))]
+    ends: list[Any] = [3, *names, 5]
+    layers = tuple(Layer("", 1, 1, False, before, after, False) for before, after in itertools.pairwise(ends))
+    widths = tuple(Width(name, size, ("n",)) for name, size in zip(names, sizes, strict=True))
+    return Channels(widths, layers, dict.fromkeys(names, 2), 7)
+
+
+def every_share(channels: Channels, scores: Scores, minimum: int, multiple: int) -> list[float]:
+    """The oracle: for every number of kept channels, one after the other, the share of the full cost."""
+    flat = sorted(
+        (-score, layer, index)
+        for layer, width in enumerate(channels.widths)
+        for index, score in enumerate(scores[width.name])
+    )
+    shares = []
+    for count in range(len(flat) + 1):
+        widths = {}
+        for layer, width in enumerate(channels.widths):
+            size = max(minimum, sum(kept == layer for _, kept, _ in flat[:count]))
+            if width.channels >= multiple:  # the closest multiple, of two the even one
+                size = min((abs(step - size), step // multiple % 2, step) for step in range(multiple, 99, multiple))[2]
+            widths[width.name] = min(size, width.channels)
+        shares.append(channels.macs(widths) / channels.macs(channels.full))
+    return shares
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_search_comes_as_close_as_trying_every_threshold(data: st.DataObject) -> None:
+    channels = toy(*data.draw(st.lists(st.integers(2, 9), min_size=1, max_size=4)))
+    value = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)  # saturated gates are many
+    scores = {
+        width.name: data.draw(st.lists(value, min_size=width.channels, max_size=width.channels))
+        for width in channels.widths
+    }
+    multiple = data.draw(st.sampled_from([1, 2, 3]))
+    shares = every_share(channels, scores, 1, multiple)
+    share = data.draw(st.floats(shares[0], 1.0))
+    chosen = choose_channels(channels, scores, share, minimum=0.0, multiple=multiple)
+    assert abs(chosen.error) == pytest.approx(min(abs(each - share) for each in shares), abs=1e-12)
+    assert chosen.error == chosen.reached - share
+    assert chosen.reached == channels.macs(chosen.widths) / channels.macs(channels.full)
+    assert chosen == choose_channels(channels, scores, share, minimum=0.0, multiple=multiple)
+    for width in channels.widths:
+        kept = chosen.keep.get(width.name, list(range(width.channels)))
+        assert kept == sorted(kept)
+        assert len(kept) == chosen.widths[width.name]
+        ranks = [(-score, index) for index, score in enumerate(scores[width.name])]
+        assert sorted(ranks[index] for index in kept) == sorted(ranks)[: len(kept)]
+
+
+def test_ties_go_to_earlier_layers_and_lower_indices() -> None:
+    chosen = choose_channels(toy(4, 4), {"c0": [1.0] * 4, "c1": [1.0] * 4}, 0.7)
+    assert (chosen.widths, chosen.keep) == ({"c0": 4, "c1": 2}, {"c1": [0, 1]})
+
+
+def test_smallest_widths_multiples_and_units() -> None:
+    channels = toy(16, 32)
+    scores = {"c0": [0.0] * 16, "c1": [1.0] * 32}
+    assert choose_channels(channels, scores, 300 / 720, minimum=0.25).widths["c0"] == 4
+    assert choose_channels(channels, scores, 300 / 720, minimum=0.26).widths["c0"] == 5, "rounded up"
+    rounded = choose_channels(channels, random_scores(channels), 0.6, multiple=8).widths
+    assert all(width % 8 == 0 for width in rounded.values())
+    assert choose_channels(toy(16, 6), {"c0": [0.0] * 16, "c1": [1.0] * 6}, 0.9, multiple=8).widths["c1"] == 6
+    assert choose_channels(channels, scores, 1.0) == Budget({}, {"c0": 16, "c1": 32}, 1.0, 0.0), "nothing is removed"
+    halved = choose_channels(channels, random_scores(channels), 0.5, unit="parameters")
+    assert abs(channels.parameters(halved.widths) / channels.parameters(channels.full) - 0.5) < 0.05
+    assert channels.parameters({"c0": 2, "c1": 3}) == 3 * 2 + 2 * 3 + 3 * 5 + 2 * 2 + 2 * 3 + 7
+    of_another = choose_channels(channels, random_scores(channels), 0.25, full_cost=2 * channels.macs(channels.full))
+    assert of_another.widths == choose_channels(channels, random_scores(channels), 0.5).widths
+
+
+@pytest.mark.parametrize("share", [0.01, 1.5])
+def test_a_budget_that_cannot_be_met_is_refused_with_the_range(share: float) -> None:
+    channels = toy(8, 8)
+    with pytest.raises(UserError, match=r"cannot be met: 0\.\d+ to 1 can"):
+        choose_channels(channels, random_scores(channels), share)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "efficientnet_b0"])
+@pytest.mark.parametrize("factor", [0.5, 1.25])
+def test_widths_can_be_set_to_any_size_and_back(name: str, factor: float) -> None:
+    backbone = lively(name)
+    shapes = {key: value.shape for key, value in backbone.state_dict().items()}
+    channels = find_channels(backbone, 64)
+    widths = {name: round(factor * size) for name, size in channels.full.items()}
+    set_widths(backbone, channels, widths)
+    assert cost.macs(backbone, 64) == channels.macs(widths)
+    assert cost.parameters(backbone) == channels.parameters(widths)
+    assert backbone(random_images(2, side=64)).isfinite().all()
+    resized = find_channels(backbone, 64)
+    assert resized.full == widths
+    set_widths(backbone, resized, channels.full)
+    assert {key: value.shape for key, value in backbone.state_dict().items()} == shapes
+
+
+def test_layers_beside_a_changed_width_keep_their_weights() -> None:
+    backbone, before = lively("resnet18"), lively("resnet18").state_dict()
+    channels = find_channels(backbone, 64)
+    set_widths(backbone, channels, {**channels.full, "layer1.0.conv1": 20})
+    changed = {
+        name.rpartition(".")[0]
+        for name, value in backbone.state_dict().items()
+        if value.shape != before[name].shape or not torch.equal(value, before[name])
+    }
+    assert changed == {"net.layer1.0.conv1", "net.layer1.0.bn1", "net.layer1.0.conv2"}
+
+
+def test_what_was_frozen_stays_frozen() -> None:
+    backbone = tiny_embedder().backbone
+    for name, parameter in backbone.net.named_parameters():
+        parameter.requires_grad_("bn" not in name)
+    channels = find_channels(backbone, 32)
+    remove_channels(backbone, choose_channels(channels, random_scores(channels), 0.9).keep, 32)
+    assert all(parameter.requires_grad == ("bn" not in name) for name, parameter in backbone.net.named_parameters())
+
+
+def test_what_cannot_be_pruned_is_refused() -> None:
+    with pytest.raises(UserError, match="no channels that can be pruned"):
+        find_channels(build_backbone(ModelConfig(backbone="vit_tiny_patch16_224", weights="none"), 32), 32)
+    with pytest.raises(UserError, match="no such channels"):
+        remove_channels(tiny_embedder().backbone, {"layer1.0.conv9": [0]}, 32)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "efficientnet_lite0", "efficientnet_b0"])
+def test_folded_norms_leave_the_outputs_and_no_norm(name: str) -> None:
+    backbone, images = lively(name), random_images(3, side=64)
+    norms = sum(isinstance(module, BatchNorm) for module in backbone.modules())
+    with torch.no_grad():
+        expected = backbone(images)
+        assert fold_norms(backbone, 64) == norms
+        assert_near(backbone(images), expected, 1e-4)
+    assert not any(isinstance(module, BatchNorm) for module in backbone.modules())
+
+
+def test_a_norm_without_a_convolution_before_it_is_not_folded() -> None:
+    backbone = lively("resnet10t")
+    first = backbone.net.get_submodule("bn1")
+    backbone.net.set_submodule("bn1", nn.Sequential(nn.ReLU(), first))
+    norms = sum(isinstance(module, BatchNorm) for module in backbone.modules())
+    assert fold_norms(backbone, 64) == norms - 1
+    assert any(module is first for module in backbone.modules())

@@ -1,0 +1,107 @@
+"""Strategies that choose which blocks train, how fast, and what holds them: last_k, layerwise_decay, low_high, l2sp."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.sections import ModelConfig
+from retrieval_bench.strategies import StrategyOptions, build_strategy
+from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.l2sp import L2SP
+from retrieval_bench.strategies.last_k import LastK
+from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
+from retrieval_bench.strategies.low_high import LowHigh
+from tests.training.helpers import Data, differing, flatten, make_training, random_images, run_config, state_of
+from tests.training.helpers import tiny_embedder as tiny
+
+
+def trainable_blocks(model: Embedder) -> list[str]:
+    """Names of the blocks that train; a block of which only a part does is an error."""
+    trained = {
+        block.name: {parameter.requires_grad for parameter in model.backbone.block_parameters(block)}
+        for block in model.backbone.blocks
+    }
+    assert all(len(states) == 1 for states in trained.values())
+    return [name for name, states in trained.items() if states == {True}]
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "expected"),
+    [
+        ("resnet18", 1, ["layer4.1"]),
+        ("resnet18", 8, [f"layer{stage}.{index}" for stage in (1, 2, 3, 4) for index in (0, 1)]),
+        ("efficientnet_lite0", 3, ["blocks.5.2", "blocks.5.3", "blocks.6.0", "tail"]),
+    ],
+)
+def test_last_k_trains_the_last_k_blocks_and_the_tail(name: str, k: int, expected: list[str]) -> None:
+    strategy = LastK(LastK.Options(k=k))
+    model = build_embedder(ModelConfig(backbone=name, weights="none", embedding_dim=4), 32)
+    assert trainable_blocks(strategy.prepare(model, random_images(2))) == expected
+    assert strategy.info() == {"tuned_blocks": [block for block in expected if block != "tail"]}
+    assert all(parameter.requires_grad for parameter in model.embedding.parameters())
+    with pytest.raises(UserError, match=r"^--last-k.k 99: the backbone has \d+ blocks; 1 to"):
+        LastK(LastK.Options(k=99)).prepare(model, random_images(2))
+
+
+def test_last_k_moves_those_blocks_and_their_statistics_only(synthetic: Data) -> None:
+    model = tiny()
+    before = state_of(model.backbone.net)
+    make_training(synthetic, LastK(), run_config(epochs=1), model).fit()
+    tuned = ("layer3.1.", "layer4.0.", "layer4.1.")
+    moved = {name.removeprefix("0.") for name in differing(before, state_of(model.backbone.net))}
+    assert moved == {name for name in model.backbone.net.state_dict() if name.startswith(tuned)}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "factors"),
+    [
+        (LayerwiseDecay(LayerwiseDecay.Options(decay=0.5)), [0.5**power for power in range(8, -1, -1)]),
+        (LowHigh(LowHigh.Options(low=0.1, high=3.0)), [0.1] * 5 + [3.0] * 4),
+    ],
+)
+def test_learning_rates_by_block(synthetic: Data, strategy: Strategy, factors: list[float]) -> None:
+    """Of the stem and eight blocks; embedding and loss keep theirs."""
+    lrs = make_training(synthetic, strategy, run_config(lr=1.0, loss_lr=0.5), tiny(4)).lrs()
+    assert list(lrs)[:2] == ["stem", "layer1.0"]
+    assert list(lrs.values()) == [*factors, 1.0, 0.5]
+
+
+def test_l2sp_is_half_the_squared_distance_and_pulls_to_the_start() -> None:
+    model, images = tiny(dim=4), random_images(2)
+    strategy = L2SP(L2SP.Options(alpha=0.5, beta=0.25))
+    strategy.parameter_groups(strategy.prepare(model, images), [])
+    new = 0.125 * float(flatten(model.embedding).square().sum())
+    assert strategy.regularization(model, images).item() == pytest.approx(new, rel=1e-6), "nothing has moved"
+    start = flatten(model.backbone).clone()
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter += 0.01
+    value = strategy.regularization(model, images)
+    assert value.item() == pytest.approx(0.25 * len(start) * 1e-4 + new, rel=1e-4)
+    value.backward()
+    gradients = [parameter.grad for parameter in model.backbone.parameters() if parameter.grad is not None]
+    gradient = torch.cat([value.flatten() for value in gradients])
+    torch.testing.assert_close(gradient, 0.5 * (flatten(model.backbone) - start))
+
+
+def test_l2sp_holds_the_network_near_its_start_in_place_of_weight_decay(synthetic: Data) -> None:
+    distances = []
+    for alpha in (0.0, 10.0):
+        strategy = L2SP(L2SP.Options(alpha=alpha))
+        training = make_training(synthetic, strategy, run_config(optimizer="sgd", lr=0.01, weight_decay=0.1))
+        assert {group["weight_decay"] for group in training.optimizer.param_groups} == {0.0}
+        training.fit()
+        distances.append(strategy.info()["distance_to_start"])
+    assert 0 < distances[1] < 0.5 * distances[0]
+
+
+def test_l2sp_composes_with_pruning_and_autolr(synthetic: Data) -> None:
+    strategy = build_strategy("layer_pruning+l2sp+autolr", StrategyOptions())
+    make_training(synthetic, strategy, run_config("softmax", optimizer="sgd", lr=0.01)).fit()
+    info = strategy.info()
+    assert info["l2sp"]["distance_to_start"] > 0
+    assert len(info["autolr"]["blocks"]) == 6

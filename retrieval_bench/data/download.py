@@ -45,10 +45,6 @@ class Archive:
         return self.path.with_name(self.name + ".part")
 
 
-class ShorterFile(ConnectionError):
-    """A mirror's file is shorter than what has been downloaded so far."""
-
-
 def fetch_all(archives: Sequence[Archive]) -> None:
     """:func:`fetch` of each; those that only a person can fetch are asked for first, before hours of downloading."""
     missing = [archive for archive in archives if not archive.urls and not archive.path.exists()]
@@ -70,8 +66,7 @@ def fetch(archive: Archive) -> Path:
     Of two processes that ask for the same file one downloads it while the other waits.
 
     Raises:
-        UserError: no mirror gave the file, or the disk is too full; the line says what each mirror answered and where
-            to put a file fetched by hand.
+        UserError: the disk is too full, or no mirror gave the file; the line says what each mirror answered.
     """
     if not archive.path.exists():
         with locked(archive.path, f"downloading {archive.name}"):
@@ -83,23 +78,22 @@ def fetch(archive: Archive) -> Path:
 
 
 def _download(archive: Archive) -> None:
-    failures: list[Exception] = []
+    failures: list[str] = []
     for url in archive.urls:
         logger.info(f"downloading {url}")
         try:
             _receive(url, archive.part)
-            if not archive.md5 or digest(archive.part, "md5") == archive.md5:
-                archive.part.replace(archive.path)
-                return
-            archive.part.unlink()
-            failures.append(ConnectionError("wrong checksum"))
-        except (requests.RequestException, ConnectionError) as error:
-            failures.append(error)
-    reasons = [f"{url}: {_reason(failure)}" for url, failure in zip(archive.urls, failures, strict=True)]
-    if failures and all(isinstance(failure, ShorterFile) for failure in failures):
-        archive.part.unlink(missing_ok=True)
-        reasons.append("that part is removed: the same command starts anew")
-    answers = f" ({'; '.join(reasons)})" if reasons else ""
+            if archive.md5 and digest(archive.part, "md5") != archive.md5:
+                archive.part.unlink()
+                raise ConnectionError("wrong checksum")
+            archive.part.replace(archive.path)
+            return
+        except ConnectionError as error:
+            failures.append(f"{url}: {error}")
+        except requests.RequestException as error:
+            reason = type(error).__name__ if error.response is None else f"HTTP {error.response.status_code}"
+            failures.append(f"{url}: {reason}")
+    answers = f" ({'; '.join(failures)})" if failures else ""
     by_hand = archive.by_hand and f" {archive.by_hand}"
     raise UserError(
         f"cannot download {archive.name}{answers}; fetch it by hand{by_hand} and give it to `data fetch` with "
@@ -108,14 +102,14 @@ def _download(archive: Archive) -> None:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Completes the partial file `part` (HTTP ``Range``); it stays as it is for the next call or mirror if that
-    fails."""
+    """Completes the file `part` (HTTP ``Range``); if that fails, it is left for the next mirror or call."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, stream=True, timeout=30, headers=headers) as response:
-        if response.status_code == 416:  # nothing is left to send, or the file is another one
+        if response.status_code == 416:  # nothing is left to send, or the part is of another file
             if response.headers.get("content-range", "").removeprefix("bytes */") not in ("", str(have)):
-                raise ShorterFile("its file is shorter than the part fetched so far")
+                part.unlink()
+                raise ConnectionError("its file is shorter than the part fetched so far, which is removed: try again")
             return
         response.raise_for_status()
         if response.headers.get("content-type", "").startswith("text/html"):
@@ -123,8 +117,9 @@ def _receive(url: str, part: Path) -> None:
         start = have if response.status_code == 206 else 0
         remaining = int(response.headers.get("content-length", 0))
         check_space(part.parent, remaining, f"downloading {part.stem}")
-        total, broken = start + remaining if remaining else 0, False
+        total = start + remaining if remaining else 0
         with part.open("ab" if start else "wb") as stream, download_bar(part.stem, total, start) as advance:
+            broken = False
             try:
                 for chunk in response.iter_content(1 << 20):
                     stream.write(chunk)
@@ -134,13 +129,6 @@ def _receive(url: str, part: Path) -> None:
     size = part.stat().st_size
     if broken or size < total:
         raise ConnectionError(f"connection closed after {size:,}{f' of {total:,}' if total else ''} bytes")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionError):
-        return str(error)
-    response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
 
 
 def install(archives: Sequence[Archive], given: Path) -> Archive:

@@ -100,7 +100,7 @@ def test_part_longer_than_the_file_is_removed_when_no_mirror_can_use_it(
     monkeypatch.setattr(BaseHTTPRequestHandler, "send_error", send_error)
     server.files["set.tgz"] = CONTENT
     write_part(empty_cache, CONTENT + b"x")
-    with refused("shorter", "starts anew"):
+    with refused("shorter", "removed"):
         fetch(archive(server.url("set.tgz")))
     assert fetch(archive(server.url("set.tgz"))).read_bytes() == CONTENT
 

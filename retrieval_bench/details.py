@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.evaluation.plane import principal_plane
 from retrieval_bench.files import atomic_path

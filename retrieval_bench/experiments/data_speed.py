@@ -11,11 +11,11 @@ from itertools import islice
 import numpy as np
 import torch
 
-from retrieval_bench.data.decoded import open_decoded
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 
@@ -53,21 +53,21 @@ def measure_speed(
         batch_size: images per batch.
         device: where views are made and the step is computed.
         workers: processes that decode for the DataLoader.
-        limit_gb: see :func:`retrieval_bench.data.decoded.open_decoded`.
+        limit_gb: see :func:`retrieval_bench.data.decode_cache.open_decode_cache`.
 
     Returns:
         The rates, and the seconds that opening the built cache took.
     """
-    open_decoded(table, config.stored, limit_gb)
+    open_decode_cache(table, config.stored, limit_gb)
     started = time.perf_counter()
-    decoded = open_decoded(table, config.stored, limit_gb)
+    cache = open_decode_cache(table, config.stored, limit_gb)
     opening = time.perf_counter() - started
     labels = split.train_labels(table.labels)
 
     def batches(cached: bool) -> Batches:
         sampler = BatchSampler(labels, batch_size, 0)
         chosen = decoded if cached else None
-        return Batches(table, split.train, labels, config, workers, sampler, decoded=chosen, device=device)
+        return Batches(table, split.train, labels, config, workers, sampler, cache=chosen, device=device)
 
     if len(labels) < batch_size:
         raise UserError(f"--batch-size {batch_size}: the training split has {len(labels)} images only")
@@ -97,8 +97,8 @@ def measure_speed(
 
 def training_step(backbone: str, image_size: int, batch_size: int, device: str) -> Callable[[], None]:
     """One optimisation step of a backbone with a loss on its embeddings, on a batch that is already there."""
-    from retrieval_bench.models.build import build_embedder
     from retrieval_bench.losses import build_criterion
+    from retrieval_bench.models.build import build_embedder
     from retrieval_bench.training.optim import build_optimizer, parameter_groups
 
     model = build_embedder(ModelConfig(backbone=backbone, weights="none"), image_size).to(device).train()

@@ -28,8 +28,8 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.timing import report, timed
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.surgery import fold_norms
 from retrieval_bench.models.routing import RoutedBackbone
+from retrieval_bench.models.surgery import fold_norms
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune

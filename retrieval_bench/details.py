@@ -17,7 +17,7 @@ from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.evaluation.plane import principal_plane
+from retrieval_bench.evaluation.pca import principal_components
 from retrieval_bench.files import atomic_path
 from retrieval_bench.seeding import derive
 
@@ -150,7 +150,7 @@ def describe(
         neighbours.astype(np.int32),
         similarity.astype(np.float16),
         mapped.astype(np.int32),
-        principal_plane(vectors[mapped]),
+        principal_components(vectors[mapped]),
         *(nothing.astype(kind) for kind in (np.int32, np.int64, np.uint8)),
     )
     return _with_thumbnails(bare, table.root) if pictures else bare

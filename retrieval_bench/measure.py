@@ -13,10 +13,9 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.splits import Split
-from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.evaluation.evaluate import evaluate_in_detail
-from retrieval_bench.evaluation.routes import describe_routes
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder, embed, unit
+from retrieval_bench.models.route_stats import describe_routes
 from retrieval_bench.models.routing import recorded_decisions
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.criterion import Criterion

@@ -9,7 +9,7 @@ from typing import Any
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.choices import check_first
+from retrieval_bench.evaluation.metrics import check_recall_at_1
 from retrieval_bench.progress import logger
 from retrieval_bench.strategies import STRATEGIES, split_names
 
@@ -44,7 +44,7 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
             f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
         )
     if found:
-        check_first(config.ks)
+        check_recall_at_1(config.ks)
     return found
 
 

@@ -10,7 +10,7 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.evaluation.choices import check_ks
+from retrieval_bench.evaluation.metrics import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies import STRATEGIES, refuse_unused_options, split_names

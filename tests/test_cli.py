@@ -33,7 +33,6 @@ HEAVY = (
         ["--help"],
         ["run", "--help"],
         ["data", "--help"],
-        ["data", "speed", "--help"],
         ["data", "show", "--help"],
         ["bench", "--help"],
         ["bench", "cub", "--help"],

@@ -36,7 +36,7 @@ from retrieval_bench.details import (
     thumbnail,
     write_details,
 )
-from retrieval_bench.evaluation.plane import principal_plane
+from retrieval_bench.evaluation.pca import principal_components
 from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
 from retrieval_bench.tables import metric_title
@@ -128,7 +128,7 @@ def test_an_equal_image_is_a_neighbour_and_the_query_itself_is_not() -> None:
 @settings(deadline=None, derandomize=True, max_examples=30)
 def test_the_map_is_scikit_learns_pca_up_to_signs(seed: int, count: int, dim: int) -> None:
     vectors = unit_rows(seed, count, dim)
-    plane = principal_plane(vectors)
+    plane = principal_components(vectors)
     expected = PCA(2, svd_solver="full").fit_transform(vectors.astype(np.float64))
     for axis in (0, 1):
         signed = expected[:, axis] * np.sign(expected[:, axis] @ plane[:, axis])
@@ -138,8 +138,8 @@ def test_the_map_is_scikit_learns_pca_up_to_signs(seed: int, count: int, dim: in
 
 
 def test_the_map_of_one_image_and_of_equal_images_is_a_point() -> None:
-    assert principal_plane(unit_rows(0, 1, 4)).tolist() == [[0, 0]]
-    np.testing.assert_allclose(principal_plane(np.ones((4, 3), dtype=np.float32)), np.zeros((4, 2)), atol=1e-6)
+    assert principal_components(unit_rows(0, 1, 4)).tolist() == [[0, 0]]
+    np.testing.assert_allclose(principal_components(np.ones((4, 3), dtype=np.float32)), np.zeros((4, 2)), atol=1e-6)
 
 
 def test_the_gallery_shows_the_worst_two_of_a_class_and_some_that_were_found() -> None:
@@ -267,7 +267,7 @@ def test_the_map_is_of_so_many_images_at_even_distances(monkeypatch: pytest.Monk
     vectors, columns, table, split = small_test(tmp_path, 10)
     found = describe(vectors, columns, table, split, 0, "cpu", False)
     assert found.mapped.tolist() == [0, 3, 6, 9]
-    np.testing.assert_array_equal(found.map, principal_plane(vectors[[0, 3, 6, 9]]))
+    np.testing.assert_array_equal(found.map, principal_components(vectors[[0, 3, 6, 9]]))
 
 
 def test_details_are_read_as_they_were_written(tmp_path: Path) -> None:

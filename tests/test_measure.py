@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from retrieval_bench.config import RunConfig, RuntimeConfig
-from retrieval_bench.evaluation.routes import describe_routes
+from retrieval_bench.models.route_stats import describe_routes
 from retrieval_bench.losses import LOSSES
 from retrieval_bench.measure import accuracy
 from retrieval_bench.records import write_record

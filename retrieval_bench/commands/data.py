@@ -10,7 +10,6 @@ import tyro
 
 from retrieval_bench.data.catalog import DATASETS, open_dataset, open_table
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.sections import DataConfig
 
 if TYPE_CHECKING:
     from retrieval_bench.data.images import ImageTable
@@ -189,44 +188,6 @@ class Pack:
         )
 
 
-@dataclass(frozen=True)
-class Speed(Chosen):
-    """Time reading beside the training step of a backbone, in one process; the machine must be idle."""
-
-    backbone: str = "mobilenetv2_100"
-    """the backbone to compare with"""
-    image_size: int = 128
-    """side of the views, pixels"""
-    stored: int = 256
-    """shorter side of the images in the cache, pixels"""
-    batch_size: int = 64
-    """images per batch"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where views are made and the step is computed"""
-    workers: int = -1
-    """processes of the PIL DataLoader"""
-    cache_limit_gb: float = 32.0
-    """room on the disk for the caches of decoded images, 10^9 bytes"""
-
-    def execute(self) -> None:
-        from retrieval_bench.data.loading import resolve_workers
-        from retrieval_bench.device import resolve_device
-        from retrieval_bench.experiments.data_speed import measure_speed, report
-
-        if self.batch_size < 2 or self.stored < 0 or self.image_size < 8:
-            raise UserError(
-                f"--batch-size {self.batch_size} --stored {self.stored} --image-size {self.image_size}: must be at least 2, 0 and 8"
-            )
-        device = resolve_device(self.device)
-        workers = resolve_workers(self.workers, device)
-        table, split = open_dataset(self.name, self.data_root)
-        config = DataConfig(dataset=self.name, image_size=self.image_size, stored=self.stored)
-        measured = measure_speed(
-            table, split, config, self.backbone, self.batch_size, device, workers, self.cache_limit_gb
-        )
-        print(report(*measured, len(table), device))
-
-
 ACTIONS = {
     "list": List,
     "fetch": Fetch,
@@ -234,7 +195,6 @@ ACTIONS = {
     "show": Show,
     "manifest": Manifest,
     "pack": Pack,
-    "speed": Speed,
 }
 
 

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.listed import index_of
+from retrieval_bench.evaluation.faiss_search import index_of
 from retrieval_bench.files import atomic_path
 from retrieval_bench.progress import logger
 

@@ -13,8 +13,7 @@ from retrieval_bench.data.parallel import in_threads
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.sets.folder import is_image
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.embed import embed, unit
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder, embed, unit
 from retrieval_bench.progress import logger
 from retrieval_bench.sections import DataConfig
 

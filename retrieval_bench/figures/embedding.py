@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.plane import principal_plane
+from retrieval_bench.evaluation.pca import principal_components
 from retrieval_bench.figures.canvas import SMALL, WIDTH, Picture, dress, new_figure, plain
 from retrieval_bench.figures.colours import LOOKS
 from retrieval_bench.figures.tradeoff import columns
@@ -38,7 +38,7 @@ def reduce(embeddings: np.ndarray, method: Method = "pca", seed: int = 0) -> np.
         raise UserError(
             f"embeddings of shape {values.shape} and type {values.dtype}: a map needs (N, D) finite numbers"
         )
-    return _umap(values, seed) if method == "umap" else principal_plane(values)
+    return _umap(values, seed) if method == "umap" else principal_components(values)
 
 
 def _umap(values: np.ndarray, seed: int) -> np.ndarray:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.progress import track
 
 
 class Embedder(nn.Module):
@@ -69,3 +76,35 @@ def _batch_norm_parameters(model: nn.Module) -> list[nn.Parameter]:
         module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]  # also timm's BatchNormAct2d
     return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
+
+
+class ImageBatches(Protocol):
+    """Batches of uint8 images (B, 3, S, S) with their labels, and how many images they hold in all."""
+
+    @property
+    def images(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@torch.inference_mode()
+def embed(model: nn.Module, batches: ImageBatches, flip_sum: bool = False) -> np.ndarray:
+    """float32 (N, D): embeddings of all images of `batches`, in order, not normalised; puts the model into eval mode.
+
+    With `flip_sum` each is the mean of the embeddings of the image and its mirror (AutoLR adds them).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    for images, _ in track(batches, "embedding test images", batches.images, size=lambda batch: len(batch[1])):
+        images = images.to(device)
+        vectors = model(images)
+        if flip_sum:
+            vectors = (vectors + model(images.flip(-1))) / 2
+        parts.append(vectors.float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float32 (N, D), rows scaled to length 1."""
+    return normalize(torch.from_numpy(vectors)).numpy()

@@ -7,9 +7,8 @@ import torch
 
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.evaluation.evaluate import evaluate
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder, embed, unit
 from retrieval_bench.seeding import generator
 
 

@@ -12,7 +12,7 @@ from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.evaluation.choices import check_first
+from retrieval_bench.evaluation.metrics import check_recall_at_1
 from retrieval_bench.files import check_writable
 from retrieval_bench.progress import logger
 from retrieval_bench.strategies import only_used
@@ -38,7 +38,7 @@ def validation_configs(base: RunConfig, strategies: Sequence[str]) -> list[RunCo
         raise UserError(
             f"--split {base.data.split}: a search is scored on zero_shot_val and its choices are tested on zero_shot; leave it out"
         )
-    check_first(base.ks)
+    check_recall_at_1(base.ks)
     data = replace(base.data, split="zero_shot_val")
     return [
         replace(base, data=data, strategy=strategy, options=only_used(strategy, base.options))

@@ -105,7 +105,7 @@ def test_a_process_is_stopped_when_the_waiting_is(tmp_path: Path) -> None:
     threading.Timer(0.3, place.stop.set).start()
     started: Any = time.monotonic()
     with pytest.raises(InterruptedError):
-        run_process(["data", "speed", "synthetic"], tmp_path / "log", place)
+        run_process(["run", "--dataset", "synthetic"], tmp_path / "log", place)
     assert time.monotonic() - started < 60
 
 

@@ -9,12 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.shards import nearest
 from retrieval_bench.grid.carry_out import carry_out
 from retrieval_bench.grid.ray_engine import Ray
 from retrieval_bench.run import run
@@ -77,17 +75,6 @@ def test_a_real_run_has_the_bits_of_one_without_ray(ray: Any, tmp_path: Path, mo
     assert outcome.record["metrics"] == alone["metrics"]
     assert (tmp_path / "ray" / "models" / f"{outcome.id}.safetensors").exists()
     assert "recorded in" in (tmp_path / "ray" / "logs" / f"{outcome.id}.log").read_text()
-
-
-def test_shards_in_actors_find_what_one_index_finds(ray: Any) -> None:
-    draw = np.random.default_rng(1)
-    gallery, queries = (
-        draw.integers(-3, 4, (500, 6)).astype(np.float32),
-        draw.integers(-3, 4, (40, 6)).astype(np.float32),
-    )
-    whole, found = nearest(queries, gallery, 20), nearest(queries, gallery, 20, shards=2, by_ray=True)
-    assert (whole.rows == found.rows).all()
-    assert (whole.similarities == found.similarities).all()
 
 
 def test_devices_follow_from_shares_of_gpus() -> None:

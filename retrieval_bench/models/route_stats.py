@@ -1,4 +1,5 @@
-"""What routed images tell: how often each block is tuned, for which classes, and how many different routes there are."""
+"""What routed images tell: how often each block is tuned, for which classes, and how many different routes there
+are."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ def describe_routes(
         paths: of the N images.
 
     Returns:
-        ``rate`` per block; ``rate_by_class`` of the first 200 classes that occur; ``distinct`` routes, the entropy of their
-        distribution in bits, the ``commonest`` with their counts; ``examples``: images with few, some and many tuned blocks.
-        A route is written as a digit per block, 1 for tuned.
+        ``rate`` per block; ``rate_by_class`` of the first 200 classes that occur; ``distinct`` routes, the entropy of
+        their distribution in bits, the ``commonest`` with their counts; ``examples``: images with few, some and many
+        tuned blocks. A route is written as a digit per block, 1 for tuned.
     """
     routes = ["".join(map(str, row)) for row in decisions.astype(int).tolist()]
     counts = Counter(routes)

@@ -63,6 +63,8 @@ class Case:
         for name in names:
             values = np.array([query[name] for query in expected])
             np.testing.assert_allclose(found.columns[name][kept], values, atol=1e-12, err_msg=name)
+            left_out = found.columns[name][~np.array(kept)]
+            assert (left_out == 0).all() if name in ("positives", "first_rank") else np.isnan(left_out).all()
             if name not in ("positives", "first_rank"):
                 assert found.metrics[name] == pytest.approx(values.mean(), abs=1e-12)
         assert found.metrics["queries"] == sum(kept)
@@ -75,7 +77,7 @@ class Case:
 
 @contextmanager
 def chunked(block: int, positives: int = 1 << 26, chunk: int | None = None) -> Iterator[None]:
-    """Blocks of `block` rows (small ones in stretches of 2), portions of about `positives`, chunks of `chunk` numbers."""
+    """Blocks of `block` rows (small ones in stretches of 2), portions of `positives`, chunks of `chunk` numbers."""
     with ExitStack() as stack:
         stack.enter_context(patch.dict(fast_ranking.BLOCK, cpu=block))
         stack.enter_context(patch.object(vectors, "CHUNK", chunk or 4 * block))

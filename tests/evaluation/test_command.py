@@ -42,9 +42,9 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
     def go(*words: str) -> str:
         assert main(["evaluate", *words]) == 0
-        printed = capfd.readouterr()
-        assert printed.err == ""
-        return printed.out
+        out, err = capfd.readouterr()
+        assert err == ""
+        return out
 
     return go
 
@@ -55,10 +55,9 @@ def refusal(capfd: pytest.CaptureFixture[str]) -> Run:
 
     def go(*words: str) -> str:
         assert main(["evaluate", *words]) == 2
-        printed = capfd.readouterr()
-        assert printed.out == ""
-        assert re.fullmatch(r"error: .+\n", printed.err)
-        return printed.err
+        out, err = capfd.readouterr()
+        assert (out, re.fullmatch(r"error: .+\n", err) is None) == ("", False)
+        return err
 
     return go
 
@@ -202,27 +201,18 @@ def test_a_device_that_is_not_there_is_one_line(refusal: Run) -> None:
         ([], "give a file with embeddings and labels, or --query FILE and --gallery FILE"),
         (["missing.npz"], "missing.npz: no such file"),
         (["e.npy"], "e.npy: labels are missing (give them with --labels FILE)"),
-        (["e.npy", "--labels", "missing.txt"], "missing.txt: no such file"),
         (["e.npy", "--labels", "short.txt"], "expected shape (24,) to match its embeddings, found (2,)"),
-        (["labels.npy", "--labels", "labels.npy"], "expected numbers of shape (images, dimensions)"),
-        (["labels.txt"], "labels.txt: not an .npz, .npy or .parquet file"),
         (["e.npz", "--query-labels", "labels.npy"], "--query-labels and --gallery-labels belong to"),
         (["e.npz", "--gallery-labels", "labels.npy"], "--query-labels and --gallery-labels belong to"),
         (["--query", "e.npz", "--gallery", "e.npz", "--labels", "labels.npy"], "--labels belongs to a single file"),
         (["--query", "e.npz"], "--gallery FILE"),
-        (["--gallery", "e.npz"], "--query FILE"),
         (["e.npz", "--query", "e.npz"], "give one file, or --query and --gallery, not both"),
-        (["--query", "missing.npz", "--gallery", "e.npz"], "missing.npz: no such file"),
         (["--query", "e.npz", "--gallery", "e.npy"], "e.npy: labels are missing"),
         (["alone.npz"], "no query has an item of its class in the gallery"),
         (["e.npz", "--k", "0"], "--k 0: give distinct whole numbers from 1 up"),
         (["e.npz", "--k"], "give distinct whole numbers"),
-        (["e.npz", "--k", "one"], "--k"),
         (["e.npz", "--metrics", "recal"], "'r_precision'"),
         (["e.npz", "--engine", "fast"], "'hnsw'"),
-        (["e.npz", "--distance", "l1"], "'l2'"),
-        (["e.npz", "--device", "tpu"], "'cuda'"),
-        (["e.npz", "--memory-gb", "much"], "--memory-gb"),
         (["e.npz", "--per-querry", "a.csv"], "--per-querry"),
         (["e.npz", "e.npz"], "e.npz"),
     ],

@@ -47,10 +47,6 @@ FORMS: dict[str, Callable[[Path, np.ndarray], tuple[Path, Path | None]]] = {
         npy(folder / "e.npy", ROWS),
         text(folder / "l.txt", "".join(f"{label}\n" for label in labels)),
     ),
-    "npz and npy": lambda folder, labels: (
-        npz(folder / "e.npz", embeddings=ROWS, labels=[9] * 6),
-        npy(folder / "l.npy", labels),
-    ),
     "lists": lambda folder, labels: (table(folder / "e.parquet", label=labels, embedding=list(ROWS)), None),
     "columns": lambda folder, labels: (
         table(folder / "e.parquet", name=["x"] * 6, label=labels, **{f"d{i}": ROWS[:, i] for i in range(4)}),
@@ -105,11 +101,8 @@ def parquet(**columns: Any) -> Make:
 
 BROKEN: dict[str, tuple[Make, str]] = {
     "missing npz": (lambda folder: folder / "e.npz", "no such file"),
-    "missing npy": (lambda folder: folder / "e.npy", "no such file"),
     "missing Parquet": (lambda folder: folder / "e.parquet", "no such file"),
-    "below a file": (lambda folder: text(folder / "file", "") / "e.npz", "Not a directory"),
     "folder": (lambda folder: folder, "Is a directory"),
-    "empty npz": (lambda folder: text(folder / "e.npz", ""), "not an .npz"),
     "empty Parquet": (lambda folder: text(folder / "e.parquet", ""), "not a Parquet file"),
     "CSV": (lambda folder: text(folder / "e.csv", "label,d0\n1,2\n"), "not an .npz, .npy or .parquet file"),
     "truncated npz": (lambda folder: halved(npz(folder / "e.npz", embeddings=ROWS, labels=LABELS)), "not an .npz"),
@@ -117,11 +110,6 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "truncated Parquet": (lambda folder: halved(parquet(embedding=list(ROWS))(folder)), "not a Parquet file"),
     "damaged npz": (lambda folder: damaged(npz(folder / "e.npz", embeddings=ROWS, labels=LABELS)), "not an .npz"),
     "objects": (lambda folder: npz(folder / "e.npz", embeddings=np.array([{}], object), labels=[1]), "Object arrays"),
-    "object labels": (
-        lambda folder: npz(folder / "e.npz", embeddings=ROWS, labels=TEXT.astype(object)),
-        "Object arrays",
-    ),
-    "objects in npy": (lambda folder: npy(folder / "e.npy", np.array([{}], object)), "objects"),
     "npz without labels": (
         lambda folder: npz(folder / "e.npz", embeddings=ROWS),
         "labels are missing (save with np.sav",
@@ -131,11 +119,7 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "Parquet without labels": (parquet(embedding=list(ROWS)), "labels are missing (columns label and"),
     "Parquet without numbers": (parquet(label=LABELS, a=["x"] * 6), "embeddings are missing"),
     "ragged lists": (parquet(label=LABELS, embedding=[[1.0, 2.0]] * 5 + [[1.0]]), "lists of numbers of one length"),
-    "lists of text": (parquet(label=LABELS, embedding=[["x"]] * 6), "lists of numbers"),
-    "text": (parquet(label=LABELS, embedding=["x"] * 6), "lists of numbers"),
     "a row without": (parquet(label=LABELS, embedding=[*ROWS[:5], None]), "lists of numbers"),
-    "lists of lists": (parquet(label=LABELS, embedding=[[[1.0], [2.0]]] * 6), "lists of numbers"),
-    "labels that are lists": (parquet(label=[[1]] * 6, embedding=list(ROWS)), "column 'label'"),
     "labels that are bytes": (parquet(label=[b"\xff"] * 6, embedding=list(ROWS)), "column 'label'"),
     "labels that are missing": (parquet(label=[*"aabb", None, None], embedding=list(ROWS)), "row 5 has no label"),
 }

@@ -17,8 +17,7 @@ from retrieval_bench.evaluation.evaluate import Engine, evaluate, evaluate_in_de
 from retrieval_bench.evaluation.metrics import DEFAULT_METRICS
 from retrieval_bench.evaluation.vectors import Distance, as_vectors
 from tests.data.data_checks import refused
-from tests.evaluation.retrieval_cases import EVERY, Case, cases, chunked, floats
-from tests.oracles import retrieval
+from tests.evaluation.retrieval_cases import EVERY, Case, cases, chunked
 
 VECTORS = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
 LABELS = np.array([0, 0, 1, 1])
@@ -79,19 +78,6 @@ def test_float32_products_are_similarities_within_the_bound(
         in_turn += np.outer(left[:, column], right[:, column])
     for product in (left @ right.T, in_turn):
         assert np.abs(product - exact).max() <= found.error
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 6).flatmap(lambda size: floats(9, size, 1)))
-def test_similarities_rank_as_cosines_and_as_distances(given: np.ndarray) -> None:
-    unit = given / np.linalg.norm(given, axis=1, keepdims=True)
-    (cosine,), (l2,) = as_vectors({"a": given}), as_vectors({"a": given}, "l2")
-    found = module.similarities(cosine.rows(slice(None)), cosine.rows(slice(None)))
-    np.testing.assert_allclose(found + 1, unit @ unit.T, atol=1e-14)
-    squares = ((given[:, None] - given) ** 2).sum(axis=2)
-    largest = ((given - given.mean(axis=0)) ** 2).sum(axis=1).max() or 1.0
-    found = module.similarities(l2.rows(slice(None)), l2.rows(slice(None)))
-    np.testing.assert_allclose(found, -0.5 * squares / largest, atol=1e-14)
 
 
 def row(value: float) -> np.ndarray:
@@ -186,22 +172,6 @@ def test_figures_are_plain_numbers_whatever_the_engine(engine: Engine) -> None:
     assert ("index_recall_at_10" in found) == (engine in ("ivf", "hnsw"))
 
 
-def test_the_table_of_queries_is_in_the_order_given_with_nan_for_those_left_out() -> None:
-    vectors, labels = drawn()
-    names = np.array([f"c{label}" for label in labels])
-    frame = evaluate_in_detail(vectors, names, metrics=EVERY, ks=(1, 4)).per_query()
-    assert frame["query"].tolist() == list(range(40))
-    assert frame["label"].tolist() == names.tolist()
-    ranked = retrieval.relevance(vectors, labels.tolist())
-    for found, flags in zip(frame.drop(columns=["query", "label"]).to_dict("records"), ranked, strict=True):
-        if any(flags):
-            assert found == pytest.approx(retrieval.metrics(flags, (1, 4)))
-        else:
-            assert (found.pop("positives"), found.pop("first_rank")) == (0, 0)
-            assert np.isnan(list(found.values())).all()
-    assert np.isnan(frame["mrr"].to_numpy()).sum() == sum(not any(flags) for flags in ranked) > 0
-
-
 @settings(max_examples=40, deadline=None)
 @given(cases())
 def test_classes_queries_curve_and_figures_agree(case: Case) -> None:
@@ -210,6 +180,8 @@ def test_classes_queries_curve_and_figures_agree(case: Case) -> None:
     except UserError:
         return
     queries, classes, curve = found.per_query(), found.per_class(), found.curve_frame()
+    assert queries["query"].tolist() == list(range(len(queries)))
+    assert queries["label"].tolist() == (case.labels if case.query_labels is None else case.query_labels).tolist()
     assert sum(classes["queries"].tolist()) == found.metrics["queries"] == np.count_nonzero(queries["positives"])
     assert len(queries) == found.metrics["queries"] + found.metrics["queries_without_positive"]
     kept: Any = queries[queries["positives"] > 0]

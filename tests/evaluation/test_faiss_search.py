@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
 from retrieval_bench.evaluation.faiss_search import rank_approximately
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask, retrieval_task
 from retrieval_bench.evaluation.vectors import Distance, as_vectors
-from tests.evaluation.retrieval_cases import EVERY, TOP, chunked, same
+from tests.evaluation.retrieval_cases import EVERY, TOP, Case, chunked, same
 
 Kind = Literal["ivf", "hnsw"]
 KINDS = pytest.mark.parametrize("kind", ["ivf", "hnsw"])
@@ -41,13 +41,10 @@ def lists(task: RetrievalTask, ranks: np.ndarray) -> list[np.ndarray]:
 def test_an_index_that_finds_all_gives_the_exact_metrics(kind: Kind, distance: Distance, apart: bool) -> None:
     """600 rows make 15 cells, all of which are searched; the graph's search is as wide."""
     vectors, labels = drawn(200 if kind == "hnsw" else 600, 30)
-    given: tuple[Any, ...] = (vectors, labels)
-    if apart:
-        given = (vectors[50:], labels[50:], vectors[:50], labels[:50])
-    exact, found = (
-        evaluate(*given, ks=(1, 8, 600), metrics=EVERY, distance=distance, engine=engine)
-        for engine in ("blocked", kind)
-    )
+    case = Case(vectors, labels, distance=distance)
+    if apart:  # some queries in the gallery
+        case = Case(vectors[25:], labels[25:], vectors[:50], labels[:50], np.arange(50).clip(24) - 25, distance)
+    exact, found = (case.evaluated(ks=(1, 8, 600), metrics=EVERY, engine=each).metrics for each in ("blocked", kind))
     assert 0.97 <= found.pop("index_recall_at_10") <= 1.0
     if kind == "ivf":
         assert found == pytest.approx(exact, abs=1e-4), "but for pairs that float32 cannot order"
@@ -59,19 +56,6 @@ def test_index_recall_is_one_when_all_cells_are_searched_and_falls_with_fewer(di
     task = task_of(*drawn(), distance)
     shares = [rank_approximately(task, "ivf", 20, probes)[1]["index_recall_at_10"] for probes in (1, 3, 15, 99)]
     assert 0 <= shares[0] < shares[1] < shares[2] == shares[3] == 1.0
-
-
-@KINDS
-@DISTANCES
-def test_listed_positives_have_their_rank_and_the_others_rank_behind_the_gallery(
-    distance: Distance, kind: Kind
-) -> None:
-    task, depth, right = task_of(*drawn(), distance), 25, 0
-    ranks, _ = rank_approximately(task, kind, depth, probes=99 if kind == "ivf" else 150)
-    true_ranks = ranking.to_ranks(task, ranking.count_negatives(task))
-    for found, expected in zip(lists(task, ranks), lists(task, true_ranks), strict=True):
-        right += np.array_equal(found, np.where(expected <= depth, expected, 601))
-    assert right == len(task.counts) if kind == "ivf" else right > 0.95 * len(task.counts)
 
 
 @KINDS
@@ -107,25 +91,6 @@ def test_a_negative_as_near_as_a_positive_ranks_before_it(kind: Kind) -> None:
     vectors = np.tile(np.eye(3), (4, 1))
     found = evaluate(vectors, np.repeat([0, 1], 6), engine=kind, ks=(1, 2, 3))
     assert (found["recall_at_1"], found["recall_at_2"], found["recall_at_3"]) == (0.0, 0.0, 1.0)
-
-
-@KINDS
-def test_some_queries_in_the_gallery_do_not_find_themselves(kind: Kind) -> None:
-    vectors, labels = drawn(100, 10)
-    rows = np.arange(60, 100)
-    given = (vectors[:80], labels[:80], vectors[rows], labels[rows])
-    own = np.where(rows < 80, rows, -1)
-    found, exact = (evaluate(*given, same_item=own, engine=engine, ks=(1, 5)) for engine in (kind, "blocked"))
-    assert found.pop("index_recall_at_10") > 0.97
-    assert found == pytest.approx(exact, abs=0.02)
-
-
-@KINDS
-@pytest.mark.parametrize("rows", [2, 3, 12, 41])
-def test_small_galleries_work(kind: Kind, rows: int) -> None:
-    vectors, _ = drawn(rows)
-    found = evaluate(vectors, np.arange(rows) // 2, engine=kind, ks=(1, 1000), metrics=EVERY)
-    assert found["recall_at_1000"] == found["index_recall_at_10"] == 1.0
 
 
 @KINDS

@@ -21,7 +21,6 @@ from retrieval_bench.evaluation.statistics import (
 )
 from tests.data.data_checks import refused
 
-FRACTIONS = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=12)
 PAIRS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6)
 
 
@@ -73,13 +72,6 @@ def test_bootstrap_is_close_to_scipys(level: float) -> None:
     assert bootstrap_interval(scores(60), level=level, resamples=9999) == pytest.approx(tuple(expected), abs=0.004)
 
 
-@given(values=FRACTIONS)
-@settings(deadline=None, max_examples=50)
-def test_bootstrap_stays_between_the_extremes(values: list[float]) -> None:
-    low, high = bootstrap_interval(np.array(values), resamples=300)
-    assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
-
-
 @pytest.mark.parametrize("groups", [None, np.arange(37) // 5])
 @pytest.mark.parametrize("draws", [1, 37, 259, 1000, 40_001])
 def test_results_depend_on_the_seed_and_not_on_how_many_numbers_are_drawn_at_once(
@@ -121,18 +113,6 @@ def test_what_does_not_vary_has_an_interval_without_width() -> None:
     assert all(math.isnan(end) for end in bootstrap_interval(np.array([])))
 
 
-def test_only_the_interval_over_classes_covers_what_is_true_of_new_classes() -> None:
-    rng, groups = np.random.default_rng(6), np.repeat(np.arange(30), 8)
-    over_classes, over_queries = [], []
-    for seed in range(200):
-        values = rng.normal(size=30)[groups] + 0.3 * rng.normal(size=240)
-        for hits, chosen in ((over_classes, groups), (over_queries, None)):
-            low, high = bootstrap_interval(values, chosen, resamples=300, seed=seed)
-            hits.append(low <= 0 <= high)
-    assert 0.87 < np.mean(over_classes) < 0.99
-    assert np.mean(over_queries) < 0.75
-
-
 def test_intervals_leave_out_queries_without_a_positive() -> None:
     label, hit = np.array(["a", "a", "b", "b", "c"]), np.array([1.0, 1.0, 0.0, 1.0, np.nan])
     columns = {"query": np.arange(5), "label": label, "positives": np.array([1, 1, 1, 1, 0]), "first_rank": np.ones(5)}
@@ -154,15 +134,6 @@ def test_small_permutation_tests_are_exact(pairs: list[tuple[int, int]]) -> None
     assert paired_permutation_test(second / 10, first / 10) == (-difference, p)
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.3, 0.8])
-def test_large_permutation_tests_are_close_to_scipys(shift: float) -> None:
-    rng = np.random.default_rng(8)
-    first, second = rng.normal(size=40), rng.normal(shift, size=40)
-    difference, p = paired_permutation_test(first, second)
-    assert p == pytest.approx(scipy_p(first, second, 9999), abs=0.02)
-    assert paired_permutation_test(second, first) == (-difference, p)
-
-
 def test_equal_values_do_not_count_and_p_is_never_zero() -> None:
     assert paired_permutation_test(scores(50), scores(50)) == (0.0, 1.0)
     assert paired_permutation_test(np.arange(50) < 5, np.zeros(50)) == (0.1, 2 / 2**5)
@@ -175,15 +146,6 @@ def test_swapping_classes_finds_less_than_swapping_their_queries() -> None:
     difference, p = paired_permutation_test(first, second, groups)
     assert (difference, p) == (0.5, scipy_p(np.array([1.0, 1, 1, 0]), np.array([0.0, 0, 0, 1])))
     assert paired_permutation_test(first, second)[1] < 0.01 < p
-
-
-def test_p_values_are_uniform_where_runs_do_not_differ() -> None:
-    rng = np.random.default_rng(6)
-    found = [
-        paired_permutation_test(rng.normal(size=30), rng.normal(size=30), resamples=199, seed=seed)[1]
-        for seed in range(400)
-    ]
-    assert stats.kstest(found, "uniform").pvalue > 0.001  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(("first", "second"), [((3,), (4,)), ((0,), (0,)), ((2, 2), (2, 2))])

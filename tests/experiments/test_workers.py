@@ -21,7 +21,7 @@ import torch
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import workers
-from retrieval_bench.experiments.workers import CRASHED, Workers, duration, run_all
+from retrieval_bench.experiments.workers import CRASHED, Workers, run_all
 from retrieval_bench.identity import run_ids
 from retrieval_bench.records import Record, ResultsFolder
 from retrieval_bench.run import run
@@ -150,10 +150,6 @@ def test_threads_are_divided_and_gpus_are_shared(monkeypatch: pytest.MonkeyPatch
     gpus = [place["CUDA_VISIBLE_DEVICES"] for place in Workers(jobs=3).environments("cuda")]
     assert gpus == ["5", "6", "5"]
     assert Workers(jobs=3).environments("cpu") == [{}] * 3, "what the user says of each run"
-
-
-def test_seconds_for_people() -> None:
-    assert [duration(seconds) for seconds in (45.2, 720, 11100)] == ["45 s", "12 min", "3 h 05 min"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent has ended")

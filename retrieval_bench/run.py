@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 
 from retrieval_bench import cost
 from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, nest, portable, to_command
-from retrieval_bench.data.decoded import open_decoded
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.saved import files_of, is_kept, save_embedder
 from retrieval_bench.details import write_details
 from retrieval_bench.device import environment, resolve_device
@@ -103,8 +103,8 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
 def image_reader(table: ImageTable, config: RunConfig, runtime: RuntimeConfig, device: str) -> partial[Batches]:
     """What makes batches of given rows and labels, with either reader."""
     data, workers = config.data, resolve_workers(runtime.workers, device)
-    decoded = open_decoded(table, data.stored, runtime.cache_limit_gb) if data.reader == "cache" else None
-    return partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
+    cache = open_decode_cache(table, data.stored, runtime.cache_limit_gb) if data.reader == "cache" else None
+    return partial(Batches, table, config=data, workers=workers, cache=cache, device=device)
 
 
 def train(

@@ -9,7 +9,7 @@ from retrieval_bench.config import RunConfig, flag, flag_words, flat_values
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.evaluation.choices import check_ks
+from retrieval_bench.evaluation.metrics import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies import refuse_unused_options, validate_options

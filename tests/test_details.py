@@ -18,8 +18,8 @@ from PIL import Image
 from retrieval_bench import details as module
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.details import (
     NEIGHBOURS,
     PAIRS,

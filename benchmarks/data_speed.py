@@ -10,12 +10,13 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from retrieval_bench.data.decoded import open_decoded
+from retrieval_bench.training.criterion import build_criterion
 
 from benchmarks.timing import command_line, report, timed
 from benchmarks.training_speed import bare_step
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import open_dataset
-from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
@@ -23,7 +24,6 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.training.criterion import build_criterion
 from retrieval_bench.training.loop import Training
 
 

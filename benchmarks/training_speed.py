@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 from pytorch_metric_learning import trainers
+from retrieval_bench.data.decoded import open_decoded
+from retrieval_bench.training.criterion import build_criterion
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
@@ -30,7 +32,6 @@ from torchvision import transforms
 from benchmarks.timing import command_line, report, timed
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import open_dataset
-from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
@@ -39,7 +40,6 @@ from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies.base import Strategy
-from retrieval_bench.training.criterion import build_criterion
 from retrieval_bench.training.loop import Training
 
 

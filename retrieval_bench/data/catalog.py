@@ -33,8 +33,7 @@ def open_table(name: str, root: Path | None) -> ImageTable:
 
     Args:
         name: a key of :data:`DATASETS`.
-        root: extracted folder, archive, or a pack of the data set (``retrieval_bench.data.pack``); None downloads into
-            the cache.
+        root: extracted folder, archive, or a pack of the data set; None downloads into the cache.
 
     Raises:
         UserError: unknown name, missing or damaged files, or counts that differ from the published ones.

@@ -132,7 +132,8 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Pack:
-    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same name."""
+    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same
+    name."""
 
     name: Name
     output: Path

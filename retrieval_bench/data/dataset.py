@@ -16,8 +16,7 @@ from retrieval_bench.errors import UserError
 
 @dataclass(frozen=True)
 class Counts:
-    """Published sizes, asserted whenever the set is opened: classes and images in all, and images on each side by
-    protocol."""
+    """Published sizes: classes and images in all, and images on each side by protocol."""
 
     classes: int
     images: int
@@ -34,8 +33,7 @@ class Dataset:
         archives: the files that `open` fetches.
         counts: published sizes, or None for data of one's own.
         ks: the K of Recall@K that papers report on this set.
-        manifests: by protocol, the digest of the committed ``datasets/<name>[.<protocol>].csv``, every image with class
-            and split.
+        manifests: by protocol, the digest of the committed ``datasets/<name>[.<protocol>].csv``.
     """
 
     about: str
@@ -46,11 +44,9 @@ class Dataset:
     manifests: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, table: ImageTable) -> None:
-        """Raises :class:`UserError` if a count differs from the published one, or a name, class or split from the
-        committed manifest.
+        """Raises :class:`UserError` if a count is not the published one, or a name, class or split not the manifest's.
 
-        The closed-set counts are checked where the copy says which images are its official training images (some
-        re-packagings do not).
+        Closed-set counts are checked where the copy has an official split (some re-packagings have none).
         """
         if self.counts is None:
             return

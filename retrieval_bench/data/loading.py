@@ -1,8 +1,6 @@
-"""Batches of images: decoded by PIL in a torch DataLoader (the reference), or cropped from the decode-once cache on the
-device.
+"""Batches of images: decoded by PIL in a DataLoader (the reference), or cropped from the decode-once cache.
 
-Both make the same random choices, which depend on the seed, the row and how often the row was drawn before in the
-epoch, and not on the reader, the number of worker processes, or the device.
+Both make the same random choices: they depend on seed, row and how often the row was drawn before in the epoch only.
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ class _Order:
 
 @dataclass
 class _Images(TorchDataset[tuple[Tensor, Tensor] | str]):
-    """(images, labels) of a list of items; or what is wrong, since an exception from a worker process comes with a
+    """(images, labels) of a list of items; or what is wrong, as text, which a worker process would bury in a
     traceback."""
 
     table: ImageTable

@@ -1,9 +1,7 @@
-"""Packs: a data set scaled down, in tar shards of bounded size, to be carried to another machine and opened there by
-the same name.
+"""Packs: a data set scaled down, in tar shards of bounded size, to be opened on another machine by the same name.
 
-A pack is a folder with ``pack.json`` (name, counts, SHA-256 of each shard), ``manifest.csv`` (path, class, label, side)
-and the shards. Images keep their names. One that is small enough travels byte for byte, any other as a JPEG (whatever
-its name says).
+It is a folder with ``pack.json`` (name, counts, digests), ``manifest.csv`` (path, class, label, side) and the shards.
+Images keep their names. A small one is copied byte for byte, any other becomes a JPEG (whatever its name says).
 """
 
 from __future__ import annotations
@@ -49,22 +47,17 @@ def is_pack(root: Path) -> bool:
 
 
 def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_mb: float) -> list[Path]:
-    """Writes a pack of a data set into the new folder `target`, whole or not at all. The same images give the same
-    bytes.
+    """Writes a pack of the data set `name` into the new folder `target`, whole or not at all; returns its shards.
 
     Args:
-        name: the data set's name, under which the pack is opened.
+        name: the data set, under which the pack is opened.
         table: the images.
         target: a folder that does not exist.
         size: shorter side that images are scaled down to, pixels.
         max_shard_mb: largest size of a shard, 2^20 bytes.
 
-    Returns:
-        The shards.
-
     Raises:
-        UserError: the folder exists or cannot be written, an image cannot be decoded, or one is larger than a shard may
-            be.
+        UserError: the folder exists, or an image cannot be decoded or is larger than a shard may be.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; remove it or choose another folder with --output")

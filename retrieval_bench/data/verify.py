@@ -17,8 +17,7 @@ SHOWN = 5
 
 
 def verify(table: ImageTable, split: Split) -> list[str]:
-    """Decodes every image; returns the findings, a line each: sizes, and images with equal pixels (which side, which
-    class).
+    """Decodes every image; returns a line each on sizes and on images with equal pixels.
 
     Raises:
         UserError: images that cannot be decoded: how many, and the first with its reason.

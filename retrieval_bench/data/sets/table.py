@@ -1,8 +1,8 @@
 """Your own images, named by a CSV or Parquet table.
 
-Columns: ``path`` (relative to the table's folder), ``label``, and optionally ``split`` (``train``, ``test`` or empty
-for left out), ``query`` and ``gallery`` (0 or 1, for test rows: searched with, searched in; both where the columns are
-missing).
+Columns: ``path`` (relative to the table's folder), ``label``, and optionally ``split`` (``train``, ``test`` or empty),
+``query`` and ``gallery`` (0 or 1, for test rows: searched with, searched in; both without these columns). See
+``datasets/own.md``.
 """
 
 from __future__ import annotations

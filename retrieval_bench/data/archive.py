@@ -31,15 +31,12 @@ def find_files(
     """The files or folders that make up a data set: of each tuple of alternatives the first one that exists.
 
     Args:
-        root: an extracted folder, a folder with the archives, or one archive; None downloads the archives into the
-            cache. One that is given may be re-packed, so only a download is checked against its MD5.
+        root: an extracted folder, a folder with the archives, or one archive; None downloads the archives. One that is
+            given may be re-packed, so only a download is checked against its MD5.
         archives: the archives, each extracted only if what is sought is not in `root` or those before it.
         title: the data set's name, for messages.
         alternatives: paths below the folder or inside the archive, the usual one first.
         below: folders below `root` where the archives may be too.
-
-    Raises:
-        UserError: none of the alternatives exists; the line names what is missing.
     """
     if root is None:
         fetch_all(archives)

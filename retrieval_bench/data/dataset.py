@@ -50,13 +50,12 @@ class Dataset:
         """
         if self.counts is None:
             return
-        self._expect(table, "images", len(table), self.counts.images)
-        self._expect(table, "classes", len(table.class_names), self.counts.classes)
+        expected = {"images": self.counts.images, "classes": self.counts.classes}
+        _compare(table, expected, {"images": len(table), "classes": len(table.class_names)})
         for protocol, sides in self.counts.splits.items():
             if protocol != "closed_set" or table.official_split is not None:
-                counted = Counter(split_names(protocol, table).tolist())
-                for side, expected in sides.items():
-                    self._expect(table, f"{side} images ({protocol})", counted[side], expected)
+                counted = Counter(f"{side} images ({protocol})" for side in split_names(protocol, table).tolist())
+                _compare(table, {f"{side} images ({protocol})": count for side, count in sides.items()}, counted)
         for protocol, digest in self.manifests.items():
             if hashlib.sha256(manifest(table, split_names(protocol, table)).encode()).hexdigest() != digest:
                 raise UserError(
@@ -64,9 +63,11 @@ class Dataset:
                     f"{protocol} manifest; fetch it again"
                 )
 
-    def _expect(self, table: ImageTable, what: str, count: int, expected: int) -> None:
-        if count != expected:
+
+def _compare(table: ImageTable, expected: Mapping[str, int], counts: Mapping[str, int]) -> None:
+    for what, count in expected.items():
+        if counts[what] != count:
             raise UserError(
-                f"{table.root}: has {count:,} {what}, expected {expected:,}; the data set is incomplete or has foreign "
-                "files"
+                f"{table.root}: has {counts[what]:,} {what}, expected {count:,}; the data set is incomplete or has "
+                "foreign files"
             )

@@ -63,10 +63,8 @@ def fetch_all(archives: Sequence[Archive]) -> None:
 def fetch(archive: Archive) -> Path:
     """The archive's path in the cache, downloaded from the first mirror that works and checked against its MD5.
 
-    Of two processes that ask for the same file one downloads it while the other waits.
-
-    Raises:
-        UserError: the disk is too full, or no mirror gave the file; the line says what each mirror answered.
+    Of two processes one downloads it while the other waits. If no mirror gives the file, the :class:`UserError` says
+    what each mirror answered.
     """
     if not archive.path.exists():
         with locked(archive.path, f"downloading {archive.name}"):

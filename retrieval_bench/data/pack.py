@@ -49,15 +49,9 @@ def is_pack(root: Path) -> bool:
 def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_mb: float) -> list[Path]:
     """Writes a pack of the data set `name` into the new folder `target`, whole or not at all; returns its shards.
 
-    Args:
-        name: the data set, under which the pack is opened.
-        table: the images.
-        target: a folder that does not exist.
-        size: shorter side that images are scaled down to, pixels.
-        max_shard_mb: largest size of a shard, 2^20 bytes.
-
-    Raises:
-        UserError: the folder exists, or an image cannot be decoded or is larger than a shard may be.
+    Images are scaled down to a shorter side of `size` pixels, shards are at most `max_shard_mb` * 2^20 bytes. The same
+    images give the same bytes. Raises :class:`UserError` if the folder exists, or an image cannot be decoded or is
+    larger than a shard may be.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; remove it or choose another folder with --output")
@@ -140,8 +134,7 @@ def _rounded(count: int, unit: int) -> int:
 def open_pack(root: Path, name: str) -> ImageTable:
     """Opens a pack as the data set `name`; its shards are checked and extracted into the cache on the first call.
 
-    Raises:
-        UserError: the pack is of another data set, damaged, or lacks a shard.
+    Raises :class:`UserError` if the pack is of another data set, damaged, or lacks a shard.
     """
     index = _read_index(root)
     if index["name"] != name:

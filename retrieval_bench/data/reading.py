@@ -31,8 +31,7 @@ def is_image(path: Path, folder: Path) -> bool:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An RGB image, set upright as its EXIF data says (photographs of phones); greyscale, palette, CMYK and 16-bit
-    files are converted, transparency is laid over white.
+    """An RGB image, set upright as its EXIF data says, with transparency laid over white; whatever the file's mode.
 
     Raises:
         UserError: the file is missing, damaged or no image; the line names it.
@@ -91,11 +90,8 @@ def in_threads(
 ) -> Generator[Result, None, None]:
     """Yields ``work(item)`` for each item in order, with a bar; after an exception no further item is begun.
 
-    Args:
-        work: called in one of as many threads as there are cores (PIL and file reads release Python's lock).
-        items: its arguments, taken a few ahead of what has been yielded.
-        what: text before the bar.
-        total: number of items.
+    `work` is called in as many threads as there are cores (PIL and file reads release Python's lock); `items`, of which
+    there are `total`, are taken a few ahead of what has been yielded.
     """
     threads = os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads)

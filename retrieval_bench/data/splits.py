@@ -88,18 +88,10 @@ def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4)
 
 
 def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, classes: int = 0) -> Split:
-    """The rows of a split.
+    """The rows of the split that :func:`split_names` makes.
 
-    Args:
-        protocol: its name.
-        table: the images.
-        fold: which fold validates, for ``kfold``.
-        folds: how many there are.
-        classes: use only the first so many training classes and the first so many tested ones, of a closed set the same
-            ones; validation classes are taken from those training classes. 0 uses all.
-
-    Raises:
-        UserError: a side would be empty, or has fewer than `classes` classes.
+    With `classes` > 0 only the first so many training and test classes are used, of a closed set the same ones;
+    validation classes are taken from those training classes. A side that is empty is a :class:`UserError`.
     """
     inside_training = protocol in ("zero_shot_val", "kfold")
     if classes and inside_training:
@@ -113,24 +105,19 @@ def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, 
     if not len(train) or not len(query) or not len(gallery):
         sizes = f"{len(train)} training images, {len(query)} queries, {len(gallery)} gallery images"
         raise UserError(f"{table.root}: split {protocol} needs images on all sides, it has {sizes}")
-    return first_classes(split, table.labels, classes) if classes and not inside_training else split
+    return _first_classes(split, table.labels, classes) if classes and not inside_training else split
 
 
-def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
-    """The split with its first `count` training and test classes only; see :func:`make_split`."""
+def _first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
     tested = np.unique(labels[split.test])
-    if count > min(len(split.train_classes), len(tested)):
-        raise UserError(
-            f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} test "
-            "classes"
-        )
+    for side, present in (("training", split.train_classes), ("test", tested)):
+        if count > len(present):
+            raise UserError(f"--classes {count}: the split has {len(present)} {side} classes")
     closed = np.isin(tested, split.train_classes).all()
     train_classes = tested[:count] if closed else split.train_classes[:count]
     query, gallery = (rows[np.isin(labels[rows], tested[:count])] for rows in (split.query, split.gallery))
     if not len(query) or not len(gallery):
-        raise UserError(
-            f"--classes {count}: leaves {len(query)} queries and {len(gallery)} gallery images; use more classes"
-        )
+        raise UserError(f"--classes {count}: leaves {len(query)} queries, {len(gallery)} gallery images; use more")
     return Split(split.train[np.isin(labels[split.train], train_classes)], query, gallery, train_classes)
 
 

@@ -63,14 +63,8 @@ def train_crop(height: int, width: int, config: DataConfig, generator: torch.Gen
 def random_box(height: int, width: int, smallest: float, generator: torch.Generator) -> tuple[int, int, int, int]:
     """A random box of an image, for resizing to a square (Szegedy et al., Going Deeper with Convolutions, 2015).
 
-    Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        smallest: share of the area; it is uniform from here to 1, the aspect ratio log-uniform in 3/4..4/3.
-        generator: source of the draws.
-
-    Returns:
-        top, left, height, width of the box. After ten boxes that do not fit: the largest centred square.
+    The box has at least the share `smallest` of the image's area; the share is uniform, the aspect ratio log-uniform in
+    3/4..4/3. After ten boxes that do not fit it is the largest centred square. Returns top, left, height, width.
     """
     for _ in range(10):
         area = height * width * (smallest + (1 - smallest) * _uniform(generator))

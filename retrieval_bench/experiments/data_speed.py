@@ -73,7 +73,7 @@ def measure_speed(
         raise UserError(f"--batch-size {batch_size}: the training split has {len(labels)} images only")
     pil, cache = batches(False), batches(True)
     count = max(1, min(8, len(cache) - 1))
-    rows = [[int(split.train[index]) for index, _ in items] for items in islice(cache.order, count)]
+    rows = [[int(split.train[index]) for index, _ in items] for items in islice(cache.order(), count)]
     step = training_step(backbone, config.image_size, batch_size, device)
     ways: dict[str, Callable[[], object]] = {
         f"PIL DataLoader ({workers} workers)": lambda: _drain(iter(pil), count),

@@ -146,18 +146,7 @@ def test_view_depends_on_seed_epoch_image_and_repeat_only(cached: bool, table: I
 def test_processes_share_the_images_of_a_batch_and_see_all_labels(cached: bool, table: ImageTable) -> None:
     whole, labels = one_pass(make_batches(table, cached=cached))
     for part in (range(0, 3), range(3, 8), range(8, 8)):
-        batches = make_batches(table, cached=cached)
-        source = batches._source
-        shared = Batches(
-            table,
-            source.rows,
-            source.labels,
-            CONFIG,
-            0,
-            batches.sampler,
-            cache=source.cache,
-            share=lambda count, p=part: p,
-        )
+        shared = replace(make_batches(table, cached=cached), share=lambda count, part=part: part)
         shared.reseed(0, "epoch", 1)
         for (images, own_labels), all_images, all_labels in zip(shared, whole, labels, strict=True):
             assert own_labels.tolist() == all_labels

@@ -19,8 +19,7 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 def open_folder(root: Path | None) -> ImageTable:
     """Reads ``root/<class>/**/<image>`` or ``root/{train,test}/<class>/**/<image>``, without hidden files, by name.
 
-    Raises:
-        UserError: no root, no class folder, fewer than four classes, an empty class, or a class with a single image.
+    Raises :class:`UserError` if there are fewer than four classes, or one with fewer than two images.
     """
     if root is None or not root.is_dir():
         problem = "data set 'folder' is your own images" if root is None else f"{root}: not a folder"

@@ -136,20 +136,22 @@ def open_pack(root: Path, name: str) -> ImageTable:
 
     Raises :class:`UserError` if the pack is of another data set, damaged, or lacks a shard.
     """
-    index = _read_index(root)
+    index = _read_index(root / INDEX)
     if index["name"] != name:
         raise UserError(f"{root}: a pack of '{index['name']}', not of '{name}' (--dataset {index['name']})")
+    digests: dict[str, str] = index["sha256"]
     target = cache_dir() / "packs" / f"{name}-{digest(root / INDEX)[:12]}"
     if not target.is_dir():
         with locked(target, f"extracting the pack {root}"):
             if not target.is_dir():
-                _extract(root, index["sha256"], target)
-    return _read_table(root, index, target)
+                _extract(root, digests, target)
+    check_digest(root / "manifest.csv", digests["manifest.csv"], "sha256")
+    return _read_manifest(root / "manifest.csv", index, target)
 
 
-def _read_index(root: Path) -> dict[str, Any]:
+def _read_index(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads((root / INDEX).read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
         for key, kind in INDEX_TYPES.items():
@@ -159,15 +161,14 @@ def _read_index(root: Path) -> dict[str, Any]:
             raise ValueError("'zero_shot_classes' is negative, or it has no digest of manifest.csv")
         return index
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{root / INDEX}: not the index of a pack ({first_line(error)}); copy the pack again") from None
+        raise UserError(f"{path}: not the index of a pack ({first_line(error)}); copy the pack again") from None
 
 
 def _extract(root: Path, digests: dict[str, str], target: Path) -> None:
     missing = [name for name in digests if not (root / name).is_file()]
     if missing:
-        raise UserError(
-            f"{root / missing[0]}: {len(missing)} of the pack's {len(digests)} files missing; copy the rest of the pack"
-        )
+        count = f"{len(missing)} of the pack's {len(digests)} files missing"
+        raise UserError(f"{root / missing[0]}: {count}; copy the rest of the pack")
     shards = [root / name for name in digests if name.endswith(".tar")]
     check_space(target, sum(path.stat().st_size for path in shards), f"extracting the pack {root}")
     logger.info(f"extracting {len(shards)} shards of {root}")
@@ -178,21 +179,19 @@ def _extract(root: Path, digests: dict[str, str], target: Path) -> None:
             unpack(shard, temporary)
 
 
-def _read_table(root: Path, index: dict[str, Any], folder: Path) -> ImageTable:
-    path = root / "manifest.csv"
-    check_digest(path, index["sha256"][path.name], "sha256")
+def _read_manifest(path: Path, index: dict[str, Any], folder: Path) -> ImageTable:
     try:
         rows = pd.read_csv(path, keep_default_na=False, dtype={"path": str, "class": str, "side": str})
-        labels = rows["label"].to_numpy(dtype=np.int64)
         split = rows["side"].to_numpy().astype("U7") if "side" in rows else None
-        paths, classes = tuple(rows["path"]), tuple(index["class_names"])
-        fits = len(paths) == index["images"] and index["zero_shot_classes"] <= len(classes)
-        fits = fits and ((labels >= 0) & (labels < len(classes))).all() and not any(map(_leads_out, paths))
+        labels, paths = rows["label"].to_numpy(dtype=np.int64), tuple(rows["path"])
+        classes, zero_shot_classes = tuple(index["class_names"]), index["zero_shot_classes"]
+        fits = len(paths) == index["images"] and zero_shot_classes <= len(classes) and not any(map(_leads_out, paths))
+        fits = fits and ((labels >= 0) & (labels < len(classes))).all()
         if not fits or (split is not None and not np.isin(split, SPLIT_NAMES).all()):
             raise ValueError("its rows do not fit the index")
+        return ImageTable(folder, paths, labels, classes, zero_shot_classes, split)
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: not the manifest of a pack ({first_line(error)}); copy the pack again") from None
-    return ImageTable(folder, paths, labels, classes, index["zero_shot_classes"], split)
 
 
 def _leads_out(path: str) -> bool:

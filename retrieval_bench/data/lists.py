@@ -48,7 +48,8 @@ def read_matlab(path: Path, *names: str) -> list[np.ndarray]:
             arrays.append(np.array([getattr(value, field) for value in values]) if field else values)
         return arrays
     except (KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not the official file (it has no {first_line(error)}); fetch it again") from None
+        missing = error.args[0] if isinstance(error, KeyError) else error.name
+        raise UserError(f"{path}: not the official file (it has no '{missing}'); fetch it again") from None
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise UserError(f"{path}: not a MATLAB file ({first_line(error)}); fetch it again") from None
 

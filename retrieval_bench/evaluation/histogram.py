@@ -26,7 +26,7 @@ class Histogram:
         self.queue = PairQueue(self._sort_in)
 
     def floor(self, queries: slice) -> np.ndarray:
-        """float64 (n,): the limit of each query's worst positive that still counts, inf for none. Gives positives up."""
+        """float64 (n,): the limit of each query's worst positive that still counts, inf for none; gives some up."""
         self.queue.flush()
         starts, counts = self.task.starts[queries], self.task.counts[queries]
         if not self.everything:

@@ -39,5 +39,5 @@ def count_negatives(task: RetrievalTask) -> np.ndarray:
 
 
 def to_ranks(task: RetrievalTask, negatives_before: np.ndarray) -> np.ndarray:
-    """int64 (sum of R,): ranks from 1, ascending per query: before a positive are its negatives and better positives."""
+    """int64 (sum of R,): ascending ranks from 1 per query; before a positive are its negatives and better positives."""
     return negatives_before + task.places(slice(0, len(task.counts))) + 1

@@ -9,8 +9,8 @@ from typing import Any
 
 from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, flatten, map_weight_files
 from retrieval_bench.data.catalog import DATASETS, open_dataset
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.files import digest
 from retrieval_bench.models.build import full_name
@@ -27,7 +27,7 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
     identity = flatten(map_weight_files(config, content_of))
     identity["data.files_fingerprint"] = table.fingerprint()
     if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
-        identity["data.sides_fingerprint"] = table.sides_fingerprint()
+        identity["data.sides_fingerprint"] = table.split_fingerprint()
     return identity | {"model.backbone": full_name(config.model)}
 
 

@@ -14,9 +14,9 @@ import torch
 
 from retrieval_bench import cost
 from retrieval_bench.config import RunConfig
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.details import Details, describe
 from retrieval_bench.device import environment
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 
 from retrieval_bench import cost
 from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, nest, portable, to_command
-from retrieval_bench.data.decoded import open_decoded
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.saved import files_of, is_kept, save_embedder
 from retrieval_bench.details import write_details
 from retrieval_bench.device import environment, resolve_device
@@ -103,8 +103,8 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
 def image_reader(table: ImageTable, config: RunConfig, runtime: RuntimeConfig, device: str) -> partial[Batches]:
     """What makes batches of given rows and labels, with either reader."""
     data, workers = config.data, resolve_workers(runtime.workers, device)
-    decoded = open_decoded(table, data.stored, runtime.cache_limit_gb) if data.reader == "cache" else None
-    return partial(Batches, table, config=data, workers=workers, decoded=decoded, device=device)
+    cache = open_decode_cache(table, data.stored, runtime.cache_limit_gb) if data.reader == "cache" else None
+    return partial(Batches, table, config=data, workers=workers, cache=cache, device=device)
 
 
 def train(
@@ -178,9 +178,8 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
     candidates = {name: options.candidates() for name, options in given.items()}
     candidates = {name: several for name, several in candidates.items() if several != [given[name]]}
     if candidates and config.data.split != "zero_shot":
-        raise UserError(
-            f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
-        )
+        label, split = config.strategy_label, config.data.split
+        raise UserError(f"{label} chooses on the zero_shot_val split, for --split zero_shot only, not {split}")
     if candidates and 1 not in config.ks:
         raise UserError(f"--k {' '.join(map(str, config.ks))}: choices are made by Recall@1, so 1 must be among them")
     return candidates

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from retrieval_bench.data.catalog import open_dataset
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 
 
 @pytest.fixture(autouse=True)

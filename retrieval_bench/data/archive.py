@@ -1,4 +1,5 @@
-"""Extracting an archive: safe paths only, whole or not at all, once."""
+"""The files of a data set: in a folder, or in archives that are extracted once, with safe paths only, whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -9,94 +10,130 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from retrieval_bench.data.download import Archive, fetch_all
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import cache_dir, check_space, locked, whole_folder
 from retrieval_bench.progress import logger
 
 SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".zip")
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, ValueError)
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the name says that the file is an archive."""
-    return path.name.lower().endswith(SUFFIXES)
+def find_files(
+    root: Path | None,
+    archives: tuple[Archive, ...],
+    title: str,
+    *alternatives: tuple[str, ...],
+    below: tuple[str, ...] = (),
+) -> list[Path]:
+    """The files or folders that make up a data set: of each tuple of alternatives the first one that exists.
+
+    Args:
+        root: an extracted folder, a folder with the archives, or one archive; None downloads the archives into the
+            cache. An archive given by hand may be a re-packed one, so only a download is checked against its MD5;
+            counts are checked for all.
+        archives: the archives. One is extracted only if what is sought is neither in `root` nor in the archives before
+            it.
+        title: the data set's name, for messages.
+        alternatives: paths below the folder or inside the archive, the usual one first.
+        below: folders below `root` where the archives may be too.
+
+    Raises:
+        UserError: none of the alternatives exists; the line names what is missing.
+    """
+    if root is None:
+        fetch_all(archives)
+        files = [archive.path for archive in archives]
+    elif root.is_file():
+        files = [root]
+    else:
+        files = [root / name / archive.name for name in ("", *below) for archive in archives]
+
+    def folders() -> Iterator[Path]:
+        if root is not None and root.is_dir():
+            yield root
+        for file in files:
+            if file.is_file():
+                yield extracted(file) if file.name.lower().endswith(SUFFIXES) or file == root else file.parent
+
+    present = []
+    for names in alternatives:
+        path = next((folder / name for folder in folders() for name in names if (folder / name).exists()), None)
+        if path is None:
+            raise UserError(
+                f"{root or title}: no {title} here ({names[0]} is missing); "
+                f"give its extracted folder, or a folder with {', '.join(archive.name for archive in archives)}"
+            )
+        present.append(path)
+    return present
 
 
 def extracted(archive: Path) -> Path:
-    """The folder with the contents of a tar (any compression) or zip `archive`, extracted into the cache on the first call.
+    """The folder with the contents of a tar (any compression) or zip `archive`, extracted into the cache on the first
+    call.
 
-    Members that would land outside the folder, links out of it and device files are refused. The folder appears under its name only when
-    the extraction is complete, so an interrupted one is started over; a second process waits for the first.
-
-    Raises:
-        UserError: not an archive, truncated or damaged, with an unsafe member, or larger than the room on the disk.
+    The folder appears under its name only when the extraction is complete, so an interrupted one is started over; a
+    second process waits for the first. Raises as :func:`unpack` does.
     """
     status = archive.stat()
     key = f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}"
     target = cache_dir() / "extracted" / f"{archive.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if target.is_dir():
-        return target
-    with locked(target, f"extracting {archive.name}"):
-        if not target.is_dir():
-            _extract_to(archive, target)
+    if not target.is_dir():
+        with locked(target, f"extracting {archive.name}"):
+            if not target.is_dir():
+                logger.info(f"extracting {archive}")
+                with whole_folder(target) as temporary:
+                    unpack(archive, temporary)
     return target
 
 
-def _extract_to(archive: Path, target: Path) -> None:
-    logger.info(f"extracting {archive}")
-    with whole_folder(target) as temporary:
-        (_unzip if _is_zip(archive) else untar)(archive, temporary)
+def unpack(archive: Path, folder: Path) -> None:
+    """Extracts a tar or zip into `folder`. Members that would be outside the folder, links out of it and device files
+    are refused.
 
-
-def _is_zip(archive: Path) -> bool:
-    """By its first bytes: a tar may hold a zip, whose directory would be found at its end."""
-    with archive.open("rb") as stream:
-        return stream.read(4) in (b"PK\3\4", b"PK\5\6")
-
-
-def untar(archive: Path, folder: Path) -> None:
-    """Extracts a tar into `folder`; see :func:`extracted` for what is refused and how."""
-    check_space(folder, archive.stat().st_size, f"extracting {archive.name}")  # at least: images hardly compress
+    Raises:
+        UserError: not an archive, truncated or damaged, with an unsafe member, or larger than the room on the disk.
+    """
+    with archive.open(
+        "rb"
+    ) as stream:  # by its first bytes: a tar may hold a zip, whose directory would be found at its end
+        is_zip = stream.read(4) in (b"PK\3\4", b"PK\5\6")
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-            while tar.fileobj and tar.fileobj.read(
-                1 << 20
-            ):  # to the end of the stream, where the compression's checksum is verified
-                pass
+        (_unzip if is_zip else _untar)(archive, folder)
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, a member would be written outside the folder ({error})") from None
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except DAMAGE as error:
         raise UserError(
-            f"{archive}: truncated or not a tar or zip archive ({first_line(error)}); fetch it again"
+            f"{archive}: truncated, damaged, or not a tar or zip archive ({first_line(error)}); fetch it again"
         ) from None
     except OSError as error:
-        if error.errno is not None:  # the disk's word, not the decompressor's
-            raise
-        raise UserError(f"{archive}: damaged ({error}); fetch it again") from None
-
-
-def _unzip(archive: Path, folder: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as members:
-            for member in members.infolist():
-                _check_member(archive, member)
-            check_space(folder, sum(member.file_size for member in members.infolist()), f"extracting {archive.name}")
-            members.extractall(folder)
-    except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, ValueError) as error:
-        raise UserError(f"{archive}: truncated or damaged zip ({first_line(error)}); fetch it again") from None
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # the disk's word, not that of a damaged directory
+        if error.errno not in (None, errno.EINVAL):  # an error of the disk, not of the contents
             raise
         raise UserError(f"{archive}: damaged ({first_line(error)}); fetch it again") from None
 
 
-def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
-    parts = member.filename.replace("\\", "/").split("/")
-    if not parts[0] or ".." in parts or ":" in parts[0] or stat.S_ISLNK(member.external_attr >> 16):
-        raise UserError(
-            f"{archive}: refused, member '{member.filename}' is a link or would be written outside the folder"
-        )
-    if member.flag_bits & 1:
-        raise UserError(f"{archive}: is encrypted; extract it with its password and give the folder with --data-root")
+def _untar(archive: Path, folder: Path) -> None:
+    check_space(folder, archive.stat().st_size, f"extracting {archive.name}")  # at least: images hardly compress
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+        while tar.fileobj and tar.fileobj.read(1 << 20):  # to the end of the stream, where the checksum is verified
+            pass
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as zipped:
+        for member in zipped.infolist():
+            parts = member.filename.replace("\\", "/").split("/")
+            if not parts[0] or ".." in parts or ":" in parts[0] or stat.S_ISLNK(member.external_attr >> 16):
+                raise UserError(
+                    f"{archive}: refused, member '{member.filename}' is a link or would be written outside the folder"
+                )
+            if member.flag_bits & 1:
+                raise UserError(
+                    f"{archive}: encrypted; extract it with its password and give the folder with --data-root"
+                )
+        check_space(folder, sum(member.file_size for member in zipped.infolist()), f"extracting {archive.name}")
+        zipped.extractall(folder)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from retrieval_bench.data import pack
 from retrieval_bench.data.dataset import Dataset
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.sets import cars, cifar10, cub, emoji, flowers, folder, inshop, listed, sop, synthetic, table
+from retrieval_bench.data.sets import cars, cifar10, cub, emoji, flowers, folder, inshop, sop, synthetic, table, wikiart
 from retrieval_bench.data.splits import Split, make_split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, unknown
 
 DATASETS: dict[str, Dataset] = {
@@ -17,9 +17,9 @@ DATASETS: dict[str, Dataset] = {
     "sop": sop.SOP,
     "inshop": inshop.INSHOP,
     "flowers": flowers.FLOWERS,
-    "cifar10": cifar10.CIFAR,
-    "wikiart": listed.WIKIART,
-    "sketches": listed.SKETCHES,
+    "cifar10": cifar10.CIFAR10,
+    "wikiart": wikiart.WIKIART,
+    "sketches": wikiart.SKETCHES,
     "emoji": emoji.EMOJI,
     "emoji_mini": emoji.EMOJI_MINI,
     "folder": folder.FOLDER,
@@ -33,7 +33,8 @@ def open_table(name: str, root: Path | None) -> ImageTable:
 
     Args:
         name: a key of :data:`DATASETS`.
-        root: extracted folder, archive, or a pack of the data set (``retrieval_bench.data.pack``); None downloads into the cache.
+        root: extracted folder, archive, or a pack of the data set (``retrieval_bench.data.pack``); None downloads into
+            the cache.
 
     Raises:
         UserError: unknown name, missing or damaged files, or counts that differ from the published ones.
@@ -53,15 +54,6 @@ def open_table(name: str, root: Path | None) -> ImageTable:
 def open_dataset(
     name: str, root: Path | None, protocol: str = "zero_shot", fold: int = 0, folds: int = 4, classes: int = 0
 ) -> tuple[ImageTable, Split]:
-    """:func:`open_table`, and its split.
-
-    Args:
-        name: a key of :data:`DATASETS`.
-        root: see :func:`open_table`.
-        protocol: name of a split protocol (``retrieval_bench.data.splits``).
-        fold: which fold validates, for ``kfold``.
-        folds: how many folds there are.
-        classes: use only the first so many classes of each side; 0 uses all.
-    """
+    """:func:`open_table`, and its split (see :func:`retrieval_bench.data.splits.make_split`)."""
     images = open_table(name, root)
     return images, make_split(protocol, images, fold, folds, classes)

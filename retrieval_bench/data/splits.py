@@ -1,27 +1,24 @@
-"""Split protocols: pure functions from a table of images to a frame with a row per image, and the row numbers that follow from it.
-
-A frame has the columns ``path``, ``class``, ``label`` and ``split``; the last is one of :data:`retrieval_bench.data.images.SIDES`.
-"""
+"""Split protocols: pure functions from a table of images to one of :data:`SPLIT_NAMES` per image, and the row numbers
+that follow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from retrieval_bench.data.images import SIDES, ImageTable
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.seeding import derive
 
-if TYPE_CHECKING:
-    import pandas as pd
+VALIDATION_SHARE = 0.2
+"""Share of the training classes that ``zero_shot_val`` validates on."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of an :class:`~retrieval_bench.data.images.ImageTable`, each ascending.
+    """Row numbers of an :class:`~retrieval_bench.data.table.ImageTable`, each ascending.
 
     Attributes:
         train: int64 (N,), rows that are trained on.
@@ -45,131 +42,111 @@ class Split:
         return np.searchsorted(self.train_classes, labels[self.train])
 
 
-def zero_shot(table: ImageTable) -> pd.DataFrame:
-    """The standard protocol of retrieval papers: train on the first classes, test on all the others, which training never saw.
+def zero_shot(table: ImageTable) -> np.ndarray:
+    """The standard protocol of retrieval papers: train on the first classes, test on all the others, which training
+    never saw.
 
-    Every test image is searched among all the others, unless the data set's own lists make it a query or a gallery image (In-Shop).
+    Every test image is searched among all the others, unless the data set's own lists make it a query or a gallery
+    image (In-Shop).
     """
-    inside = table.labels < table.train_classes
-    own = _own_sides(table)
-    return _frame(table, np.where(own == "", "", np.where(inside, "train", np.where(own == "train", "test", own))))
+    official = _official_split(table)
+    inside = np.where(table.labels < table.train_classes, "train", np.where(official == "train", "test", official))
+    return np.where(official == "", "", inside)
 
 
-def zero_shot_val(table: ImageTable, seed: int = 0, share: float = 0.2) -> pd.DataFrame:
-    """A class-disjoint validation split inside the training classes of :func:`zero_shot`; the test classes are left out.
+def zero_shot_val(table: ImageTable) -> np.ndarray:
+    """A class-disjoint validation split inside the training classes of :func:`zero_shot`, the same ones for all
+    runs."""
+    shuffled = _shuffled_train_classes(table)
+    return _validate_on(table, shuffled[: max(1, round(VALIDATION_SHARE * len(shuffled)))])
 
-    Args:
-        table: the images.
-        seed: draws which classes validate; fixed for all runs of a comparison.
-        share: share of the training classes that validate (at least one class).
+
+def kfold(table: ImageTable, fold: int, folds: int) -> np.ndarray:
+    """Fold `fold` of `folds` class-disjoint ones inside the training classes of :func:`zero_shot`: it validates, the
+    others train.
+
+    The folds differ by one class at most and together hold every training class once. Four folds of the first half of
+    the classes are the protocol of Musgrave et al., A Metric Learning Reality Check (ECCV 2020), there unshuffled.
     """
-    shuffled = _shuffled_training_classes(table, seed)
-    return _validate_on(table, shuffled[: max(1, round(share * len(shuffled)))])
+    return _validate_on(table, _shuffled_train_classes(table)[fold::folds])
 
 
-def kfold(table: ImageTable, fold: int = 0, folds: int = 4, seed: int = 0) -> pd.DataFrame:
-    """Fold `fold` of `folds` class-disjoint ones inside the training classes of :func:`zero_shot`: it validates, the others train.
-
-    The folds differ by one class at most and together hold every training class once. Four folds of the first half of the classes are
-    the protocol of Musgrave et al., A Metric Learning Reality Check (ECCV 2020), there unshuffled.
-
-    Args:
-        table: the images.
-        fold: 0..folds-1.
-        folds: how many.
-        seed: draws which classes are in which fold.
-    """
-    return _validate_on(table, _shuffled_training_classes(table, seed)[fold::folds])
-
-
-def closed_set(table: ImageTable) -> pd.DataFrame:
+def closed_set(table: ImageTable) -> np.ndarray:
     """The data set's official split into training and test images, in which every class is on both sides.
 
     Raises:
         UserError: the data set has no such split, or a test class has no training image.
     """
-    own = _own_sides(table)
-    if table.sides is None:
+    if table.official_split is None:
         raise UserError(
             f"{table.root}: this data set has no official training and test images, which --split closed_set needs"
         )
-    unseen = np.setdiff1d(table.labels[~np.isin(own, ("train", ""))], table.labels[own == "train"])
+    names = _official_split(table)
+    unseen = np.setdiff1d(table.labels[~np.isin(names, ("train", ""))], table.labels[names == "train"])
     if len(unseen):
         name = table.class_names[unseen[0]]
-        raise UserError(
-            f"{table.root}: class '{name}' is tested but not trained on: use --split zero_shot in place of closed_set"
-        )
-    return _frame(table, own)
+        raise UserError(f"{table.root}: class '{name}' is tested but not trained on; use --split zero_shot")
+    return names
 
 
-PROTOCOLS: dict[str, Callable[[ImageTable, int, int], pd.DataFrame]] = {
-    "zero_shot": lambda table, fold, folds: zero_shot(table),
-    "zero_shot_val": lambda table, fold, folds: zero_shot_val(table),
-    "kfold": kfold,
-    "closed_set": lambda table, fold, folds: closed_set(table),
-}
-INSIDE_TRAINING = ("zero_shot_val", "kfold")
-"""Protocols that split the training classes of ``zero_shot``."""
-
-
-def rows_of(frame: pd.DataFrame) -> Split:
-    """The row numbers of each side of a split."""
-    sides, labels = frame["split"].to_numpy(), frame["label"].to_numpy()
-    train = np.flatnonzero(sides == "train")
-    query, gallery = (np.flatnonzero(np.isin(sides, ("test", role))) for role in ("query", "gallery"))
-    return Split(train, query, gallery, np.unique(labels[train]))
+def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4) -> np.ndarray:
+    """One of :data:`SPLIT_NAMES` for each image of the table; `fold` of `folds` validates where `protocol` is
+    ``kfold``."""
+    if protocol == "kfold":
+        return kfold(table, fold, folds)
+    return {"zero_shot": zero_shot, "zero_shot_val": zero_shot_val, "closed_set": closed_set}[protocol](table)
 
 
 def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, classes: int = 0) -> Split:
-    """The split called `protocol` (a key of :data:`PROTOCOLS`).
+    """The rows of a split.
 
     Args:
         protocol: its name.
         table: the images.
         fold: which fold validates, for ``kfold``.
         folds: how many there are.
-        classes: use only the first so many training classes and the first so many tested ones; validation classes are taken from
-            those training classes. 0 uses all.
+        classes: use only the first so many training classes and the first so many tested ones, of a closed set the same
+            ones; validation classes are taken from those training classes. 0 uses all.
 
     Raises:
         UserError: a side would be empty, or has fewer than `classes` classes.
     """
-    inside = protocol in INSIDE_TRAINING
-    if classes and inside:
+    inside_training = protocol in ("zero_shot_val", "kfold")
+    if classes and inside_training:
         if classes > table.train_classes:
             raise UserError(f"--classes {classes}: {table.root} has {table.train_classes} training classes")
         table = replace(table, zero_shot_classes=classes)
-    split = rows_of(PROTOCOLS[protocol](table, fold, folds))
-    if not len(split.train) or not len(split.query) or not len(split.gallery):
-        found = f"{len(split.train)} to train on, {len(split.query)} queries, {len(split.gallery)} in the gallery"
-        raise UserError(f"{table.root}: split {protocol} needs images on all sides: {found}")
-    return first_classes(split, table.labels, classes) if classes and not inside else split
+    names = split_names(protocol, table, fold, folds)
+    train = np.flatnonzero(names == "train")
+    query, gallery = (np.flatnonzero((names == "test") | (names == role)) for role in ("query", "gallery"))
+    split = Split(train, query, gallery, np.unique(table.labels[train]))
+    if not len(train) or not len(query) or not len(gallery):
+        sizes = f"{len(train)} training images, {len(query)} queries, {len(gallery)} gallery images"
+        raise UserError(f"{table.root}: split {protocol} needs images on all sides, it has {sizes}")
+    return first_classes(split, table.labels, classes) if classes and not inside_training else split
 
 
 def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
-    """The split with only the first `count` training classes and the first `count` tested classes, of a closed set the same ones.
-
-    Raises:
-        UserError: a side has fewer classes.
-    """
+    """The split with its first `count` training and test classes only; see :func:`make_split`."""
     tested = np.unique(labels[split.test])
-    fewest = min(len(split.train_classes), len(tested))
-    if count > fewest:
+    if count > min(len(split.train_classes), len(tested)):
         raise UserError(
-            f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} tested ones"
+            f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} test "
+            "classes"
         )
     closed = np.isin(tested, split.train_classes).all()
-    kept = tested[:count] if closed else split.train_classes[:count]
+    train_classes = tested[:count] if closed else split.train_classes[:count]
     query, gallery = (rows[np.isin(labels[rows], tested[:count])] for rows in (split.query, split.gallery))
     if not len(query) or not len(gallery):
         raise UserError(
             f"--classes {count}: leaves {len(query)} queries and {len(gallery)} gallery images; use more classes"
         )
-    return Split(split.train[np.isin(labels[split.train], kept)], query, gallery, kept)
+    return Split(split.train[np.isin(labels[split.train], train_classes)], query, gallery, train_classes)
 
 
 def check_fold(protocol: str, fold: int, folds: int) -> None:
-    """Raises :class:`UserError` unless `fold` is one of `folds`, and both are as by default where the protocol has no folds."""
+    """Raises :class:`UserError` unless `fold` is one of `folds`, and both are the defaults where the protocol has no
+    folds."""
     if folds < 2:
         raise UserError(f"--folds {folds}: must be at least 2")
     if not 0 <= fold < folds:
@@ -178,32 +155,23 @@ def check_fold(protocol: str, fold: int, folds: int) -> None:
         raise UserError(f"--fold and --folds belong to --split kfold; --split is {protocol}")
 
 
-def manifest(frame: pd.DataFrame) -> str:
-    """The split as CSV text, ``path,class,split`` with a row per image: what is committed under ``datasets/``."""
-    return frame[["path", "class", "split"]].to_csv(index=False, lineterminator="\n")
-
-
-def _own_sides(table: ImageTable) -> np.ndarray:
-    """What the data set's lists say of each image; without lists all are tested images."""
-    sides = np.full(len(table), "test") if table.sides is None else table.sides.astype("U7")
-    assert np.isin(sides, SIDES).all()
-    return sides
-
-
-def _shuffled_training_classes(table: ImageTable, seed: int) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64(derive(seed, "validation classes"))).permutation(table.train_classes)
-
-
-def _validate_on(table: ImageTable, held_out: np.ndarray) -> pd.DataFrame:
-    """The training classes of :func:`zero_shot`, of which `held_out` are tested, each image against all the others."""
-    training = zero_shot(table)["split"].to_numpy() == "train"
-    return _frame(table, np.where(training, np.where(np.isin(table.labels, held_out), "test", "train"), ""))
-
-
-def _frame(table: ImageTable, sides: np.ndarray) -> pd.DataFrame:
-    import pandas as pd
-
-    names = np.array(table.class_names, dtype=object)[table.labels]
-    return pd.DataFrame(
-        {"path": list(table.paths), "class": names, "label": table.labels, "split": sides.astype(object)}
+def manifest(table: ImageTable, names: np.ndarray) -> str:
+    """A split as CSV text, ``path,class,split`` with a row per image: what is committed under ``datasets/``."""
+    classes = np.array(table.class_names, dtype=object)[table.labels]
+    return pd.DataFrame({"path": table.paths, "class": classes, "split": names}).to_csv(
+        index=False, lineterminator="\n"
     )
+
+
+def _official_split(table: ImageTable) -> np.ndarray:
+    """What the data set's lists say of each image; without lists all are test images."""
+    return np.full(len(table), "test", "U7") if table.official_split is None else table.official_split.astype("U7")
+
+
+def _shuffled_train_classes(table: ImageTable) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(derive(0, "validation classes"))).permutation(table.train_classes)
+
+
+def _validate_on(table: ImageTable, classes: np.ndarray) -> np.ndarray:
+    """The training images of :func:`zero_shot`; those of `classes` are tested, each against all the others."""
+    return np.where(zero_shot(table) == "train", np.where(np.isin(table.labels, classes), "test", "train"), "")

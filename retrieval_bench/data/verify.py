@@ -1,81 +1,69 @@
-"""Looking at every image of a data set: does it decode, how large is it, and is it a copy of another?"""
+"""Decoding every image of a data set: do all decode, how large are they, and which are copies of others?"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.parallel import in_threads
-from retrieval_bench.data.reading import read_image
+from retrieval_bench.data.reading import in_threads, read_image
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
 
 SHOWN = 5
-"""Copies that are named in full."""
+"""Groups of copies that are named in full."""
 
 
 def verify(table: ImageTable, split: Split) -> list[str]:
-    """Decodes every image; returns the findings, a line each: sizes, and images with equal pixels (which side, which class).
+    """Decodes every image; returns the findings, a line each: sizes, and images with equal pixels (which side, which
+    class).
 
     Raises:
         UserError: images that cannot be decoded: how many, and the first with its reason.
     """
-    seen = list(in_threads(_look, [table.root / path for path in table.paths], "decoding", len(table)))
-    broken = [found for found in seen if isinstance(found, str)]
-    if broken:
-        raise UserError(
-            f"{len(broken):,} of {len(seen):,} images cannot be read; first: {broken[0]}"
-            if len(broken) > 1
-            else broken[0]
-        )
-    looks = [found for found in seen if not isinstance(found, str)]
-    sizes = np.array([(width, height) for width, height, _ in looks])
+    sizes: list[tuple[int, int]] = []
+    errors: list[str] = []
+    copies: dict[bytes, list[int]] = {}
+    files = [table.root / path for path in table.paths]
+    for row, result in enumerate(in_threads(_decode, files, "decoding", len(table))):
+        if isinstance(result, str):
+            errors.append(result)
+        else:
+            sizes.append(result[:2])
+            copies.setdefault(result[2], []).append(row)
+    if errors:
+        count = f"{len(errors):,} of {len(table):,} images cannot be read; first: " if len(errors) > 1 else ""
+        raise UserError(count + errors[0])
+    low, middle, high = (np.percentile(sizes, share, axis=0).astype(int) for share in (0, 50, 100))
     return [
-        f"all {len(looks):,} images decode",
-        _size_line(sizes),
-        *_copies(table, split, [pixels for *_, pixels in looks]),
+        f"all {len(table):,} images decode",
+        f"width {low[0]} to {high[0]}, median {middle[0]}; height {low[1]} to {high[1]}, median {middle[1]}; "
+        f"shorter side at least {np.min(sizes)} pixels",
+        *_describe_copies(table, split, [rows for rows in copies.values() if len(rows) > 1]),
     ]
 
 
-def _look(path: Path) -> tuple[int, int, bytes] | str:
+def _decode(path: Path) -> tuple[int, int, bytes] | str:
     """Width, height and a digest of the pixels; or what is wrong."""
     try:
         image = read_image(path)
     except UserError as error:
         return str(error)
-    return (
-        image.width,
-        image.height,
-        hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest(),
-    )
+    pixels = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16)
+    return image.width, image.height, pixels.digest()
 
 
-def _size_line(sizes: np.ndarray) -> str:
-    low, middle, high = (np.percentile(sizes, share, axis=0).astype(int) for share in (0, 50, 100))
-    shorter = sizes.min(axis=1)
-    return (
-        f"width {low[0]} to {high[0]}, median {middle[0]}; height {low[1]} to {high[1]}, median {middle[1]}; "
-        f"shorter side at least {shorter.min()} pixels"
-    )
-
-
-def _copies(table: ImageTable, split: Split, pixels: list[bytes]) -> list[str]:
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for row, key in enumerate(pixels):
-        groups[key].append(row)
-    copies = [rows for rows in groups.values() if len(rows) > 1]
-    if not copies:
+def _describe_copies(table: ImageTable, split: Split, groups: list[list[int]]) -> list[str]:
+    if not groups:
         return ["no image is a copy of another"]
     train, test = set(split.train.tolist()), set(split.test.tolist())
-    across = [rows for rows in copies if train.intersection(rows) and test.intersection(rows)]
-    mixed = [rows for rows in copies if len({int(table.labels[row]) for row in rows}) > 1]
-    lines = [
-        f"{sum(map(len, copies)):,} images with equal pixels in {len(copies):,} group(s): "
-        f"{len(across):,} across training and test, {len(mixed):,} across classes"
+    across = [rows for rows in groups if train.intersection(rows) and test.intersection(rows)]
+    mixed = [rows for rows in groups if len(np.unique(table.labels[rows])) > 1]
+    named = [*across, *(rows for rows in mixed if rows not in across)][:SHOWN]
+    return [
+        f"{sum(map(len, groups)):,} images with equal pixels in {len(groups):,} group(s): "
+        f"{len(across):,} across training and test, {len(mixed):,} across classes",
+        *("  equal: " + ", ".join(table.paths[row] for row in rows) for rows in named),
     ]
-    telling = [*across, *(rows for rows in mixed if rows not in across)]
-    return lines + ["  equal: " + ", ".join(table.paths[row] for row in rows) for rows in telling[:SHOWN]]

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import resolve_workers
 from retrieval_bench.data.sheet import write_sheet
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy import search
 from retrieval_bench.deploy.export import export
 from retrieval_bench.deploy.saved import embedder_digest, find_embedder, read_embedder

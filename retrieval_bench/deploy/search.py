@@ -13,15 +13,13 @@ import faiss
 import numpy as np
 from PIL import Image
 
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
-from retrieval_bench.data.parallel import in_threads
-from retrieval_bench.data.reading import read_image
-from retrieval_bench.data.sets.folder import is_image
-from retrieval_bench.data.sheet import Picture, draw_rows
+from retrieval_bench.data.reading import in_threads, is_image, read_image
+from retrieval_bench.data.sheet import Tile, draw_rows
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.saved import Recipe, data_config
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.listed import index_of
+from retrieval_bench.evaluation.faiss_search import index_of
 from retrieval_bench.files import atomic_path
 from retrieval_bench.models.embedder import Embedder, embed, unit
 from retrieval_bench.progress import logger
@@ -175,8 +173,8 @@ def draw_neighbours(queries: Sequence[Path], neighbours: Sequence[Sequence[Neigh
     return draw_rows(
         [
             [
-                Picture(query, query.name),
-                *(Picture(folder / n.path, f"{n.rank}  {n.similarity:.3f}", n.label or Path(n.path).name) for n in row),
+                Tile(query, query.name),
+                *(Tile(folder / n.path, f"{n.rank}  {n.similarity:.3f}", n.label or Path(n.path).name) for n in row),
             ]
             for query, row in zip(queries, neighbours, strict=True)
         ]

@@ -1,4 +1,5 @@
-"""A CUB-200-2011 in the official layout with the true names, classes and sides (``datasets/cub*.csv``), whose images are one byte each."""
+"""A CUB-200-2011 in the official layout with the true names, classes and sides (``datasets/cub*.csv``), whose images
+are one byte each."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def official_images() -> tuple[tuple[str, int], ...]:
 
 
 def write_lists(folder: Path, images: Images) -> Path:
-    """Writes the four text files of `images` into `folder`; the n-th image is on the closed-set side of the n-th official one."""
+    """Writes the four text files of `images` into `folder`; the n-th image is on the closed-set side of the n-th
+    official one."""
     folder.mkdir(parents=True)
     classes = {number: name.split("/")[0] for name, number in official_images()}
     rows = list(enumerate(images, start=1))

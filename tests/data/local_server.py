@@ -1,4 +1,5 @@
-"""A web server on 127.0.0.1 that knows ``Range``, can drop a connection midway, and keeps a log of what it was asked."""
+"""A web server on 127.0.0.1 that knows ``Range``, can drop a connection midway, and keeps a log of what it was
+asked."""
 
 from __future__ import annotations
 

@@ -1,26 +1,44 @@
+"""Archives of every kind are extracted whole and once, or refused in one line; the files of a data set are found in any
+of their places."""
+
 from __future__ import annotations
 
 import io
 import os
+import shutil
+import stat
 import tarfile
+import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from data_checks import files_below, noise, refused
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from retrieval_bench.data.archive import extracted
+from retrieval_bench.data.archive import extracted, find_files
+from retrieval_bench.data.download import Archive
+from retrieval_bench.errors import UserError
 
 CONTENT = noise(200_000)
 COMPRESSIONS = {"set.tgz": "w:gz", "set.tar.xz": "w:xz", "set.tar.bz2": "w:bz2"}
+KINDS = [*COMPRESSIONS, "set.tar", "set.zip"]
 
 
 def kept(cache: Path) -> list[str]:
-    """What is below the folder of extracted archives, but for the lock files."""
+    """What is below the folder of extracted archives, except the lock files."""
     return [name for name in files_below(cache / "extracted") if not name.endswith(".lock")]
 
 
-def write_tar(path: Path, members: dict[str, bytes], *special: tarfile.TarInfo) -> Path:
+def write_archive(path: Path, members: dict[str, bytes], *special: tarfile.TarInfo) -> Path:
+    """A zip or tar with this compression, according to its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for name, content in members.items():
+                zipped.writestr(name, content)
+        return path
     with tarfile.open(path, COMPRESSIONS.get(path.name, "w")) as tar:  # pyright: ignore[reportCallIssue, reportArgumentType]
         for name, content in members.items():
             member = tarfile.TarInfo(name)
@@ -37,86 +55,214 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
     return member
 
 
-@pytest.mark.parametrize("name", [*COMPRESSIONS, "set.tar"])
-def test_whole_content_is_extracted(name: str, tmp_path: Path, empty_cache: Path) -> None:
-    folder = extracted(write_tar(tmp_path / name, {"set/a.bin": CONTENT, "set/sub/b.bin": b"b"}))
-    assert (folder / "set" / "a.bin").read_bytes() == CONTENT
-    assert (folder / "set" / "sub" / "b.bin").read_bytes() == b"b"
-    assert folder.is_relative_to(empty_cache)
-
-
-def test_second_call_reuses_the_folder(tmp_path: Path, empty_cache: Path) -> None:
-    archive = write_tar(tmp_path / "set.tgz", {"a.bin": CONTENT})
+@pytest.mark.parametrize("name", KINDS)
+def test_content_is_extracted_once(name: str, tmp_path: Path, empty_cache: Path) -> None:
+    archive = write_archive(tmp_path / name, {"set/a.bin": CONTENT, "set/sub/Ü.bin": b"b"})
     folder = extracted(archive)
-    before = (folder / "a.bin").stat()
-    assert extracted(archive) == folder
-    after = (folder / "a.bin").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert kept(empty_cache) == [folder.name, f"{folder.name}/a.bin"]
+    assert folder.is_relative_to(empty_cache)
+    assert (folder / "set" / "a.bin").read_bytes() == CONTENT
+    assert (folder / "set" / "sub" / "Ü.bin").read_bytes() == b"b"
+    (folder / "set" / "a.bin").write_bytes(b"not extracted again")
+    assert (extracted(archive) / "set" / "a.bin").read_bytes() == b"not extracted again"
+    os.utime(archive, (1, 1))
+    assert (extracted(archive) / "set" / "a.bin").read_bytes() == CONTENT, "another archive of this name"
 
 
-def test_changed_archive_is_extracted_anew(tmp_path: Path, empty_cache: Path) -> None:
-    extracted(write_tar(tmp_path / "set.tgz", {"a.txt": b"old"}))
-    assert (extracted(write_tar(tmp_path / "set.tgz", {"a.txt": CONTENT})) / "a.txt").read_bytes() == CONTENT
+def test_archives_of_equal_name_size_and_time_are_told_by_their_folder(tmp_path: Path, empty_cache: Path) -> None:
+    for name in ("one", "two"):
+        os.utime(write_archive(tmp_path / name / "set.tar", {"a.txt": name.encode()}), (10**9, 10**9))
+    for name in ("one", "two"):
+        assert (extracted(tmp_path / name / "set.tar") / "a.txt").read_text() == name
 
 
-def test_other_archive_of_equal_name_and_size_is_extracted_itself(tmp_path: Path, empty_cache: Path) -> None:
-    one = write_tar(tmp_path / "one" / "set.tar", {"a.txt": b"one"})
-    two = write_tar(tmp_path / "two" / "set.tar", {"a.txt": b"two"})
-    os.utime(one, (1_000_000_000, 1_000_000_000))
-    os.utime(two, (1_000_000_000, 1_000_000_000))
-    assert (extracted(one) / "a.txt").read_bytes() == b"one"
-    assert (extracted(two) / "a.txt").read_bytes() == b"two"
+def test_kind_is_known_by_the_content(tmp_path: Path, empty_cache: Path) -> None:
+    zipped = write_archive(tmp_path / "img.zip", {"img/a.jpg": b"a"})
+    inside = write_archive(tmp_path / "set.tar", {"PK.txt": b"list", "img.zip": zipped.read_bytes()})
+    assert files_below(extracted(inside)) == ["PK.txt", "img.zip"]
+    assert files_below(extracted(zipped.rename(tmp_path / "img.tgz"))) == ["img", "img/a.jpg"]
 
 
-@pytest.mark.parametrize("name", [*COMPRESSIONS, "set.tar"])
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
-def test_truncated_archive_is_refused(name: str, share: float, tmp_path: Path, empty_cache: Path) -> None:
-    archive = write_tar(tmp_path / name, {"a.bin": CONTENT, "b.bin": CONTENT})
-    content = archive.read_bytes()
-    archive.write_bytes(content[: int(share * len(content))])
-    with refused(archive, "truncated"):
-        extracted(archive)
-    assert kept(empty_cache) == []
-
-
-@pytest.mark.parametrize("name", COMPRESSIONS)
-def test_damaged_archive_is_refused(name: str, tmp_path: Path, empty_cache: Path) -> None:
-    """The checksum that each of these formats carries is heeded."""
-    archive = write_tar(tmp_path / name, {"a.bin": noise(1_500_000)})
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [(name, share) for name in KINDS for share in (0.01, 0.5, 0.9, None) if share or name != "set.tar"],
+)
+def test_damaged_archive_is_refused(name: str, share: float | None, tmp_path: Path, empty_cache: Path) -> None:
+    """Truncated to this share, or with one other byte, which all formats but plain tars notice."""
+    archive = write_archive(tmp_path / name, {"a.bin": CONTENT, "b.bin": noise(1_500_000)})
     content = bytearray(archive.read_bytes())
-    content[len(content) * 3 // 4] ^= 0xFF
+    if share is None:
+        content[len(content) * 3 // 4] ^= 0xFF
+    else:
+        del content[int(len(content) * share) :]
     archive.write_bytes(content)
-    with refused(archive):
+    with refused(archive, "fetch it again"):
         extracted(archive)
     assert kept(empty_cache) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", noise(5_000)], ids=["empty", "html", "noise"])
 def test_no_archive_is_refused(content: bytes, tmp_path: Path, empty_cache: Path) -> None:
-    archive = tmp_path / "set.tgz"
-    archive.write_bytes(content)
-    with refused(archive, "not a tar or zip archive"):
-        extracted(archive)
+    (tmp_path / "set.tgz").write_bytes(content)
+    with refused(tmp_path / "set.tgz", "not a tar or zip archive"):
+        extracted(tmp_path / "set.tgz")
     assert kept(empty_cache) == []
+
+
+OUTSIDE = [
+    "../escaped.txt",
+    "a/../../escaped.txt",
+    "/escaped.txt",
+    "C:/escaped.txt",
+    "..\\escaped.txt",
+    "C:escaped.txt",
+]
+SPECIAL = [
+    link("way_out", "../../.."),
+    link("way_out", "/etc"),
+    link("way_out", "../../escaped.txt", tarfile.LNKTYPE),
+    link("device", "", tarfile.CHRTYPE),
+]
 
 
 @pytest.mark.parametrize(
-    ("members", "special"),
+    ("kind", "members", "special"),
     [
-        ({"good.txt": b"x", "../escaped.txt": b"x"}, []),
-        ({"good.txt": b"x"}, [link("way_out", "../../..")]),
-        ({"good.txt": b"x"}, [link("way_out", "/etc")]),
-        ({"good.txt": b"x"}, [link("way_out", "../../escaped.txt", tarfile.LNKTYPE)]),
-        ({"good.txt": b"x"}, [link("device", "", tarfile.CHRTYPE)]),
+        *(("set.zip", [name], []) for name in OUTSIDE),
+        *(("set.tgz", [name], []) for name in OUTSIDE[:2]),
+        *(("set.tgz", [], [member]) for member in SPECIAL),
     ],
-    ids=["dots", "link up", "absolute link", "hard link up", "device"],
 )
 def test_unsafe_member_is_refused(
-    members: dict[str, bytes], special: list[tarfile.TarInfo], tmp_path: Path, empty_cache: Path
+    kind: str, members: list[str], special: list[tarfile.TarInfo], tmp_path: Path, empty_cache: Path
 ) -> None:
-    archive = write_tar(tmp_path / "set.tgz", members, *special)
-    with refused(archive, "refused"):
+    archive = write_archive(tmp_path / kind, dict.fromkeys(["good.txt", *members], b"x"), *special)
+    with refused(archive, "refused", *members):
         extracted(archive)
     assert kept(empty_cache) == []
-    assert not list(tmp_path.rglob("escaped.txt"))
+    assert not list(tmp_path.rglob("*escaped.txt"))
+
+
+def test_link_and_encryption_in_a_zip_are_refused(tmp_path: Path, empty_cache: Path) -> None:
+    member = zipfile.ZipInfo("way_out")
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as zipped:
+        zipped.writestr(member, "../../..")
+    with refused(tmp_path / "link.zip", "way_out", "link"):
+        extracted(tmp_path / "link.zip")
+    archive = write_archive(tmp_path / "img.zip", {"a.txt": b"secret"})
+    content = bytearray(archive.read_bytes())
+    content[6] |= 1  # flags of the member's own header, then of the directory's
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    with refused(archive, "encrypted", "--data-root"):
+        extracted(archive)
+    assert kept(empty_cache) == []
+
+
+@given(
+    kind=st.sampled_from(["set.zip", "set.tar", "set.tgz"]), position=st.integers(0, 20_000), value=st.integers(0, 255)
+)
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(kind="set.zip", position=439, value=0xA3)  # a name
+@example(kind="set.zip", position=521, value=0xFF)  # an offset
+def test_any_changed_byte_is_harmless_or_refused(
+    kind: str, position: int, value: int, tmp_path: Path, empty_cache: Path
+) -> None:
+    """Never a traceback, never a half-filled folder, and the line names the archive."""
+    shutil.rmtree(tmp_path / "changed", ignore_errors=True)
+    archive = write_archive(tmp_path / "changed" / kind, {"set/é.bin": noise(300), "set/b.bin": b"b" * 300})
+    content = bytearray(archive.read_bytes())
+    content[position % len(content)] = value
+    archive.write_bytes(content)
+    message = str(archive)
+    try:
+        shutil.rmtree(extracted(archive))
+    except UserError as error:
+        message = str(error)
+    assert str(archive) in message
+    assert kept(empty_cache) == []
+
+
+@pytest.mark.parametrize("kind", ["set.tar", "set.zip"])
+def test_full_disk_is_noticed_before_extraction(
+    kind: str, tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_archive(tmp_path / kind, {"a.bin": CONTENT})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100_000, 100_000))
+    with refused(kind, "1 MB", "RETRIEVAL_BENCH_CACHE"):
+        extracted(archive)
+    assert kept(empty_cache) == []
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+def test_interrupted_extraction_is_started_over(
+    kind: type[BaseException], tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_archive(tmp_path / "set.zip", {"a.bin": CONTENT, "b.bin": CONTENT})
+
+    def half(self: zipfile.ZipFile, folder: Path) -> NoReturn:
+        self.extract("a.bin", folder)
+        raise kind(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zipfile.ZipFile, "extractall", half)
+        with pytest.raises(kind):
+            extracted(archive)
+    assert kept(empty_cache) == []
+    assert files_below(extracted(archive)) == ["a.bin", "b.bin"]
+
+
+ARCHIVES = (Archive("list.txt", by_hand="from the authors"), Archive("images.tgz", by_hand="from the authors"))
+
+
+def find(root: Path | None, *alternatives: tuple[str, ...]) -> list[Path]:
+    return find_files(root, ARCHIVES, "My Set", *alternatives, below=("Img",))
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def test_files_in_the_folder_come_first_and_no_archive_is_extracted_in_vain(tmp_path: Path, empty_cache: Path) -> None:
+    write(tmp_path / "images" / "1.jpg")
+    write_archive(tmp_path / "images.tgz", {"images/1.jpg": b"x"})
+    assert find(tmp_path, ("images", "set/images")) == [tmp_path / "images"]
+    write(tmp_path / "set" / "list.txt")
+    assert find(tmp_path, ("list.txt", "set/list.txt")) == [tmp_path / "set" / "list.txt"]
+    write(tmp_path / "list.txt")
+    assert find(tmp_path, ("list.txt", "set/list.txt")) == [tmp_path / "list.txt"]
+    assert kept(empty_cache) == []
+
+
+@pytest.mark.parametrize("below", ["", "Img"])
+def test_archive_in_the_folder_or_below_is_extracted(below: str, tmp_path: Path, empty_cache: Path) -> None:
+    write(tmp_path / "list.txt")
+    write_archive(tmp_path / below / "images.tgz", {"images/1.jpg": b"x"})
+    lists, images = find(tmp_path, ("list.txt",), ("images",))
+    assert lists == tmp_path / "list.txt"
+    assert images.is_relative_to(empty_cache)
+    assert files_below(images) == ["1.jpg"]
+
+
+def test_given_archive_may_have_any_name(tmp_path: Path, empty_cache: Path) -> None:
+    write_archive(tmp_path / "copy of a copy", {"set/list.txt": b"x"})
+    assert find(tmp_path / "copy of a copy", ("list.txt", "set/list.txt"))[0].read_bytes() == b"x"
+    with refused(write(tmp_path / "photo.jpg"), "not a tar or zip archive"):
+        find(tmp_path / "photo.jpg", ("list.txt",))
+
+
+def test_missing_file_is_named_with_what_may_be_given(tmp_path: Path) -> None:
+    with refused(tmp_path, "no My Set here (images is missing)", "list.txt, images.tgz"):
+        find(tmp_path, ("images", "set/images"))
+
+
+def test_without_a_folder_the_cache_is_searched(empty_cache: Path) -> None:
+    write(empty_cache / "downloads" / "list.txt")
+    with refused("images.tgz", "from the authors", empty_cache / "downloads", "--from-archive"):
+        find(None, ("list.txt",))
+    write_archive(empty_cache / "downloads" / "images.tgz", {"images/1.jpg": b"x"})
+    lists, images = find(None, ("Eval/list.txt", "list.txt"), ("images",))
+    assert lists == empty_cache / "downloads" / "list.txt"
+    assert files_below(images) == ["1.jpg"]

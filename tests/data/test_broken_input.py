@@ -1,10 +1,12 @@
-"""Every kind of broken input ends with exit code 2 and one line that names the culprit."""
+"""Every kind of broken input ends with exit code 2 and one line that names it; files fetched by hand are checked and
+kept."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,23 +14,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import files_below, random_image
+from data_checks import files_below, random_image, refused
 from local_server import LocalServer
 from PIL import Image
 
 from retrieval_bench.cli import main
+from retrieval_bench.data.archive import extracted, find_files
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.dataset import Counts, Dataset
-from retrieval_bench.data.download import Archive
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.places import Places
+from retrieval_bench.data.download import Archive, fetch, install
+from retrieval_bench.data.table import ImageTable, named_table
 
 NAMES = tuple(f"{label}/{row}.jpg" for label in "abcd" for row in range(2))
+SUMMARY = "8 images of 4 classes; 4 to train on, 4 to test on\n"
+COUNTS = Counts(4, 8, {"zero_shot": {"train": 4, "test": 4}})
 
 
 @dataclass
 class World:
-    """A folder with eight good images in four classes and their list, the same as an archive, and a server that has it."""
+    """A folder with eight good images in four classes and their list, the same as an archive, and a server that has
+    it."""
 
     folder: Path
     server: LocalServer
@@ -42,9 +47,17 @@ class World:
     def archive(self) -> Path:
         return self.folder / "tiny.tgz"
 
+    def register(self, path: str) -> None:
+        """Makes the data set ``tiny`` known, with a mirror that answers as the server does for `path`."""
+        md5 = hashlib.md5(self.server.files["tiny.tgz"]).hexdigest()
+        archives = (Archive("tiny.tgz", md5, (self.server.url(path),)),)
 
-Break = Callable[[World], tuple[list[str], str]]
-"""Breaks something; returns the words of a command and what its error line must name."""
+        def open_tiny(root: Path | None) -> ImageTable:
+            (lists,) = find_files(root, archives, "Tiny", ("list.txt", "images/list.txt"))
+            names = lists.read_text().split()
+            return named_table(lists.parent, names, [name[0] for name in names], None)
+
+        self.monkeypatch.setitem(DATASETS, "tiny", Dataset("eight images", open_tiny, archives, COUNTS))
 
 
 @pytest.fixture
@@ -59,23 +72,8 @@ def world(tmp_path: Path, server: LocalServer, empty_cache: Path, monkeypatch: p
     content = made.archive.read_bytes()
     server.files = {"tiny.tgz": content, "page": b"<html>log in</html>" * 9, "other": content[:-1] + b"x"}
     server.html = {"page"}
-    register(made, "tiny.tgz")
+    made.register("tiny.tgz")
     return made
-
-
-def register(world: World, path: str) -> None:
-    """Makes the data set ``tiny`` known, with a mirror that answers as the server does for `path`."""
-    archives = (
-        Archive("tiny.tgz", hashlib.md5(world.server.files["tiny.tgz"]).hexdigest(), (world.server.url(path),)),
-    )
-
-    def open_tiny(root: Path | None) -> ImageTable:
-        listed = Places(root, archives, "Tiny").find("list.txt", "images/list.txt")
-        names = tuple(listed.read_text().split())
-        return ImageTable(listed.parent, names, np.array(["abcd".index(name[0]) for name in names]), tuple("abcd"))
-
-    counts = Counts(4, 8, {"zero_shot": {"train": 4, "test": 4}})
-    world.monkeypatch.setitem(DATASETS, "tiny", Dataset("eight images", open_tiny, archives, counts))
 
 
 def own(action: str, name: str, root: Path) -> list[str]:
@@ -88,17 +86,22 @@ def truncated_archive(world: World) -> tuple[list[str], str]:
 
 
 def wrong_checksum(world: World) -> tuple[list[str], str]:
-    register(world, "other")
+    world.register("other")
     return ["data", "fetch", "tiny"], f"{world.server.url('other')}: wrong checksum"
 
 
 def wrong_checksum_by_hand(world: World) -> tuple[list[str], str]:
     world.archive.write_bytes(world.server.files["other"])
-    return ["data", "fetch", "tiny", "--from-archive", str(world.archive)], str(world.archive)
+    return ["data", "fetch", "tiny", "--from-archive", str(world.archive)], f"{world.archive}: md5 is"
+
+
+def page_by_hand(world: World) -> tuple[list[str], str]:
+    world.archive.write_bytes(b"\n <!DOCTYPE html><html>log in</html>")
+    return ["data", "fetch", "tiny", "--from-archive", str(world.archive)], f"{world.archive}: an HTML page"
 
 
 def page_from_the_mirror(world: World) -> tuple[list[str], str]:
-    register(world, "page")
+    world.register("page")
     return ["data", "fetch", "tiny"], f"{world.server.url('page')}: the server answered with an HTML page"
 
 
@@ -108,21 +111,19 @@ def page_as_archive(world: World) -> tuple[list[str], str]:
 
 
 def missing_class_folder(world: World) -> tuple[list[str], str]:
-    for name in NAMES[4:6]:
-        (world.images / name).unlink()
-    (world.images / "c").rmdir()
+    shutil.rmtree(world.images / "c")
     return own("fetch", "tiny", world.images), str(world.images / "c")
 
 
 def one_image_less(world: World) -> tuple[list[str], str]:
     (world.images / "list.txt").write_text("\n".join(NAMES[1:]))
-    return own("fetch", "tiny", world.images), f"{world.images}: found 7 images, expected 8"
+    return own("fetch", "tiny", world.images), f"{world.images}: has 7 images, expected 8"
 
 
 def one_image_more(world: World) -> tuple[list[str], str]:
     random_image(20, 20, 9).save(world.images / "a" / "2.jpg")
     (world.images / "list.txt").write_text("\n".join([*NAMES, "a/2.jpg"]))
-    return own("fetch", "tiny", world.images), f"{world.images}: found 9 images, expected 8"
+    return own("fetch", "tiny", world.images), f"{world.images}: has 9 images, expected 8"
 
 
 def damaged_jpeg(world: World) -> tuple[list[str], str]:
@@ -183,66 +184,134 @@ def name_that_is_not_text(world: World) -> tuple[list[str], str]:
     return [*own("pack", "folder", world.images), "--output", str(world.folder / "pack")], "caf"
 
 
-BROKEN: list[Break] = [
-    truncated_archive,
-    wrong_checksum,
-    wrong_checksum_by_hand,
-    page_from_the_mirror,
-    page_as_archive,
-    missing_class_folder,
-    one_image_less,
-    one_image_more,
-    damaged_jpeg,
-    text_named_jpeg,
-    empty_file,
-    cache_below_a_file,
-    cache_below_a_file_for_an_archive_of_ones_own,
-    cache_below_a_file_for_drawn_images,
-    table_that_names_a_missing_file,
-    list_that_names_a_missing_file,
-    pack_without_a_shard,
-    output_that_cannot_be_written,
-    name_that_is_not_text,
-]
-
-
-@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(
+            truncated_archive,
+            wrong_checksum,
+            wrong_checksum_by_hand,
+            page_by_hand,
+            page_from_the_mirror,
+            page_as_archive,
+        ),
+        *(missing_class_folder, one_image_less, one_image_more, damaged_jpeg, text_named_jpeg, empty_file),
+        *(cache_below_a_file, cache_below_a_file_for_an_archive_of_ones_own, cache_below_a_file_for_drawn_images),
+        *(table_that_names_a_missing_file, list_that_names_a_missing_file, pack_without_a_shard),
+        *(output_that_cannot_be_written, name_that_is_not_text),
+    ],
+)
 def test_broken_input_gives_one_line_that_names_it(
-    broken: Break, world: World, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[World], tuple[list[str], str]], world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, culprit = broken(world)
+    words, culprit = damage(world)
     capsys.readouterr()
     assert main(words) == 2
-    said = capsys.readouterr()
-    lines = said.err.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
     assert culprit in lines[-1]
-    assert said.out == ""
+    assert printed.out == ""
     assert not [name for name in files_below(world.folder) if "partial-" in name]
 
 
 def test_the_same_input_unbroken_is_accepted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    found = "8 images of 4 classes; 4 to train on, 4 to test on\n"
     for name, root in [("tiny", None), ("tiny", world.archive), ("tiny", world.images), ("folder", world.images)]:
         assert main(["data", "fetch", name] if root is None else own("fetch", name, root)) == 0
-        assert capsys.readouterr().out == f"{name}: {found}"
+        assert capsys.readouterr().out == f"{name}: {SUMMARY}"
 
 
-def deep_grey() -> Image.Image:
-    return Image.fromarray(np.linspace(0, 65_535, 400).astype(np.uint16).reshape(20, 20))
-
-
-@pytest.mark.parametrize(
-    ("kind", "form", "mode"),
-    [("16 bit", "PNG", "I;16"), ("palette", "PNG", "P"), ("CMYK", "JPEG", "CMYK"), ("greyscale", "PNG", "L")],
-)
+@pytest.mark.parametrize(("form", "mode"), [("PNG", "I;16"), ("PNG", "P"), ("JPEG", "CMYK"), ("PNG", "L")])
 def test_unusual_colours_are_converted_not_refused(
-    kind: str, form: str, mode: str, world: World, capsys: pytest.CaptureFixture[str]
+    form: str, mode: str, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = deep_grey() if kind == "16 bit" else random_image(20, 20).convert(mode)
+    image = random_image(20, 20).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
     stream = io.BytesIO()
     image.save(stream, form)
     assert Image.open(io.BytesIO(stream.getvalue())).mode == mode
     (world.images / NAMES[0]).write_bytes(stream.getvalue())
     assert main(own("verify", "folder", world.images)) == 0
     assert "all 8 images decode" in capsys.readouterr().out
+
+
+def kept(cache: Path) -> list[str]:
+    """What is below the folder of downloads, except the lock files."""
+    return [name for name in files_below(cache / "downloads") if not name.endswith(".lock")]
+
+
+@pytest.fixture
+def by_hand(world: World, empty_cache: Path) -> tuple[Archive, Archive]:
+    """The data set ``hand``: an archive with an MD5, given under another name, and a list without one; neither can be
+    downloaded."""
+    md5 = hashlib.md5(world.archive.read_bytes()).hexdigest()
+    archives = (Archive("list.txt", by_hand="from its web page"), Archive("images.tgz", md5, by_hand="by mail"))
+
+    def open_hand(root: Path | None) -> ImageTable:
+        lists, images = find_files(root, archives, "Hand", ("list.txt",), ("images",))
+        names = lists.read_text().split()
+        return named_table(images, names, [name[0] for name in names], None)
+
+    world.monkeypatch.setitem(DATASETS, "hand", Dataset("eight images", open_hand, archives, COUNTS))
+    return archives
+
+
+def test_files_by_hand_make_the_data_set(
+    by_hand: tuple[Archive, Archive], world: World, empty_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, together or again; the name does not matter where there is an MD5, and afterwards they are
+    not needed."""
+    lists = shutil.copy(world.images / "list.txt", world.folder)
+    for words, missing in (([], "from its web page"), ([world.archive], "list.txt: give it with --from-archive")):
+        assert main(["data", "fetch", "hand", *(["--from-archive", *map(str, words)] if words else [])]) == 2
+        assert missing in capsys.readouterr().err.splitlines()[-1]
+    for words in ([lists], [lists, world.archive], [empty_cache / "downloads" / "images.tgz"]):
+        assert main(["data", "fetch", "hand", "--from-archive", *map(str, words)]) == 0
+        assert capsys.readouterr().out == f"hand: {SUMMARY}"
+        assert kept(empty_cache) == ["images.tgz", "list.txt"]
+    shutil.rmtree(world.folder / "images")
+    world.archive.write_bytes(b"another file under the name")
+    assert main(["data", "fetch", "hand", "--from-archive", str(world.archive)]) == 2
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_file_is_linked_or_copied_where_links_are_impossible(
+    link: bool, by_hand: tuple[Archive, Archive], world: World, empty_cache: Path
+) -> None:
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    if not link:
+        world.monkeypatch.setattr(os, "link", no_links)
+    (world.folder / "link.tar").symlink_to(world.archive)
+    folders = {extracted(install(by_hand, world.folder / "link.tar").path) for _ in range(2)}
+    assert len(folders) == 1, "the same file is not copied and extracted again"
+    assert fetch(by_hand[1]).samefile(world.archive) is link
+    (world.folder / "list.txt").write_bytes(b"old")
+    path = install(by_hand, world.folder / "list.txt").path
+    (world.folder / "new").mkdir()
+    (world.folder / "new" / "list.txt").write_bytes(b"new")
+    with world.monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+        if not link:
+            with refused("list.txt", "RETRIEVAL_BENCH_CACHE"):
+                install(by_hand, world.folder / "new" / "list.txt")
+            assert path.read_bytes() == b"old"
+    install(by_hand, world.folder / "new" / "list.txt")
+    assert path.read_bytes() == b"new"
+    assert (world.folder / "list.txt").read_bytes() == b"old"
+    assert kept(empty_cache) == ["images.tgz", "list.txt"]
+
+
+def test_other_files_by_hand_are_refused(by_hand: tuple[Archive, Archive], world: World, empty_cache: Path) -> None:
+    (world.folder / "labels.txt").write_text("1 2 3")
+    with refused("labels.txt: md5 is", "list.txt", by_hand[1].md5, "--data-root"):
+        install(by_hand, world.folder / "labels.txt")
+    (world.folder / "list.txt").write_bytes(b"\xef\xbb\xbf<HTML>log in</HTML>")
+    with refused("list.txt: an HTML page"):
+        install(by_hand, world.folder / "list.txt")
+    for path in (world.folder / "nowhere.tar", world.folder):
+        with refused(path, "no such file", "--from-archive"):
+            install(by_hand, path)
+    assert kept(empty_cache) == []

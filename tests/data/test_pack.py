@@ -1,9 +1,15 @@
-"""Packs: what goes in comes out, in shards that are never too large."""
+"""Packs: what goes in comes out, in shards that are never too large; damaged and foreign ones are refused in one
+line."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +18,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval_bench.cli import main
 from retrieval_bench.data.catalog import open_dataset, open_table
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.pack import write_pack
 from retrieval_bench.data.reading import read_image
+from retrieval_bench.data.table import ImageTable
 
-SIDES = {
-    "none": None,
-    "closed set": ["train", "train", "test", "test"] * 4,
-    "roles": ["train", "query", "gallery", ""] * 4,
-}
 NAMES = ("NA", "Ärmel, lang", '"quoted"', "007")
 """Class names that a careless CSV reader turns into something else."""
 
 
 def write_images(
-    root: Path, sizes: list[tuple[int, int]], sides: list[str] | None = None, zero_shot_classes: int = 0
+    root: Path, sizes: list[tuple[int, int]], split: list[str] | None = None, zero_shot_classes: int = 0
 ) -> ImageTable:
     """Four classes; image i has the i-th (height, width)."""
     labels = np.arange(len(sizes)) * 4 // len(sizes)
@@ -36,68 +36,39 @@ def write_images(
     for row, (path, (height, width)) in enumerate(zip(paths, sizes, strict=True)):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         random_image(height, width, row).save(root / path)
-    return ImageTable(root, paths, labels, NAMES, zero_shot_classes, None if sides is None else np.array(sides))
+    return ImageTable(root, paths, labels, NAMES, zero_shot_classes, None if split is None else np.array(split))
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> ImageTable:
-    return write_images(tmp_path / "images", [(20, 30)] * 16)
-
-
-@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("split", [None, ["train", "train", "test", "test"] * 4, ["train", "query", "gallery", ""] * 4])
 @pytest.mark.parametrize("zero_shot_classes", [0, 1])
 def test_pack_opens_as_the_table_it_was_made_of(
-    sides: str, zero_shot_classes: int, tmp_path: Path, empty_cache: Path
+    split: list[str] | None, zero_shot_classes: int, tmp_path: Path, empty_cache: Path
 ) -> None:
-    table = write_images(tmp_path / "images", [(20, 30)] * 16, SIDES[sides], zero_shot_classes)
+    table = write_images(tmp_path / "images", [(20, 30)] * 16, split, zero_shot_classes)
     write_pack("folder", table, tmp_path / "pack", 20, 1)
     opened = open_table("folder", tmp_path / "pack")
-    assert (opened.paths, opened.class_names, opened.zero_shot_classes) == (
-        table.paths,
-        table.class_names,
-        table.zero_shot_classes,
-    )
-    assert opened.labels.tolist() == table.labels.tolist()
-    assert opened.labels.dtype == np.int64
-    assert (None if opened.sides is None else opened.sides.tolist()) == SIDES[sides]
+    for field in ("paths", "class_names", "zero_shot_classes"):
+        assert getattr(opened, field) == getattr(table, field)
+    assert (opened.labels.tolist(), opened.labels.dtype) == (table.labels.tolist(), np.dtype(np.int64))
+    assert (None if opened.official_split is None else opened.official_split.tolist()) == split
+    assert opened.fingerprint() == table.fingerprint(), "small images are carried byte for byte"
+    write_pack("folder", table, tmp_path / "again", 20, 1)
+    for name in files_below(tmp_path / "pack"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "pack" / name).read_bytes()
 
 
-def test_images_that_fit_travel_byte_for_byte(table: ImageTable, tmp_path: Path, empty_cache: Path) -> None:
-    write_pack("folder", table, tmp_path / "pack", 20, 1)
-    opened = open_table("folder", tmp_path / "pack")
-    for path in table.paths:
-        assert (opened.root / path).read_bytes() == (table.root / path).read_bytes()
-    assert opened.fingerprint() == table.fingerprint()
-
-
-def test_larger_images_are_scaled_to_the_size_and_keep_their_shape(tmp_path: Path, empty_cache: Path) -> None:
+def test_larger_images_are_scaled_and_look_as_before(tmp_path: Path, empty_cache: Path) -> None:
     sizes = [(21, 21), (40, 60), (90, 30), (200, 25)] * 4
     table = write_images(tmp_path / "images", sizes)
+    for row, (path, (height, width)) in enumerate(zip(table.paths, sizes, strict=True)):
+        random_image(1, 1, row).resize((width, height)).save(table.root / path)
     write_pack("folder", table, tmp_path / "pack", 20, 1)
     opened = open_table("folder", tmp_path / "pack")
-    for path, (height, width) in zip(opened.paths, sizes, strict=True):
+    for row, (path, (height, width)) in enumerate(zip(opened.paths, sizes, strict=True)):
         small = read_image(opened.root / path)
         assert min(small.size) == 20
         assert abs(small.width / small.height - width / height) <= width / height * 0.03
-
-
-def test_scaled_images_look_as_before(tmp_path: Path, empty_cache: Path) -> None:
-    table = write_images(tmp_path / "images", [(64, 64)] * 16)
-    for row, path in enumerate(table.paths):
-        random_image(1, 1, row).resize((64, 64)).save(table.root / path)
-    write_pack("folder", table, tmp_path / "pack", 32, 1)
-    opened = open_table("folder", tmp_path / "pack")
-    for row, path in enumerate(opened.paths):
-        colour = np.asarray(random_image(1, 1, row), dtype=int)
-        assert np.abs(np.asarray(read_image(opened.root / path), dtype=int) - colour).max() <= 4
-
-
-def test_same_images_give_the_same_bytes(table: ImageTable, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_pack("folder", table, tmp_path / name, 16, 0.05)
-    assert files_below(tmp_path / "one") == files_below(tmp_path / "two")
-    for name in files_below(tmp_path / "one"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        assert np.abs(np.asarray(small, dtype=int) - np.asarray(random_image(1, 1, row), dtype=int)).max() <= 4
 
 
 def members(shard: Path) -> list[str]:
@@ -105,10 +76,9 @@ def members(shard: Path) -> list[str]:
         return tar.getnames()
 
 
-LETTERS = st.sampled_from(["a", "é", "字"])
 LONG = st.builds(
     lambda letter, length: "/".join([letter * 70] * (length // 70) + [letter * (length % 70 + 1)]),
-    LETTERS,
+    st.sampled_from(["a", "é", "字"]),
     st.integers(0, 700),
 )
 
@@ -144,85 +114,168 @@ def test_shards_are_filled_before_the_next_is_begun(tmp_path: Path) -> None:
     assert 1 < len(shards) <= total / (0.1 * (1 << 20)) * 1.5 + 1
 
 
-@pytest.mark.parametrize("kind", ["folder", "table", "closed set", "synthetic"])
-def test_pack_has_the_split_of_the_original(
-    kind: str, tmp_path: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    protocol = "closed_set" if kind == "closed set" else "zero_shot"
-    table = write_images(tmp_path / "images", [(20, 30)] * 16)
-    root, name = table.root, "folder"
-    if kind in ("table", "closed set"):
-        sides = ["train", "train", "test", "test"] * 4 if kind == "closed set" else ["train"] * 8 + ["test"] * 8
-        rows = [
-            f"{path},c{label},{side}\n"
-            for path, label, side in zip(map(quoted, table.paths), table.labels, sides, strict=True)
-        ]
-        root, name = table.root / "table.csv", "table"
-        root.write_text("path,label,split\n" + "".join(rows), encoding="utf-8")
-    elif kind == "synthetic":
-        root, name = None, "synthetic"
-    where = [] if root is None else ["--data-root", str(root)]
-    assert main(["data", "pack", name, *where, "--output", str(tmp_path / "pack"), "--size", "16"]) == 0
-    assert f"--dataset {name} --data-root {tmp_path / 'pack'}" in capsys.readouterr().out
-    before, after = open_dataset(name, root, protocol), open_dataset(name, tmp_path / "pack", protocol)
-    assert after[0].paths == before[0].paths
-    assert after[0].class_names == before[0].class_names
-    for side in ("train", "query", "gallery", "train_classes"):
-        assert getattr(after[1], side).tolist() == getattr(before[1], side).tolist()
+def too_large(table: ImageTable) -> str:
+    random_image(128, 128).save(table.root / table.paths[-1])
+    return table.paths[-1]
 
 
-def quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
-
-
-def test_pack_is_extracted_once_and_still_opens_when_its_folder_has_moved(
-    table: ImageTable, tmp_path: Path, empty_cache: Path
-) -> None:
-    write_pack("folder", table, tmp_path / "pack", 20, 1)
-    first = open_table("folder", tmp_path / "pack")
-    (tmp_path / "pack").rename(tmp_path / "moved")
-    assert open_table("folder", tmp_path / "moved").root == first.root
-
-
-@pytest.mark.parametrize("target", ["folder", "file"])
-def test_what_is_there_already_is_not_touched(target: str, table: ImageTable, tmp_path: Path) -> None:
-    output = tmp_path / "pack"
-    output.mkdir() if target == "folder" else output.write_text("mine")
-    with refused(output, "exists already", "--output"):
-        write_pack("folder", table, output, 20, 1)
-    assert files_below(tmp_path / "pack") == []
-    assert output.is_dir() or output.read_text() == "mine"
-
-
-def test_image_larger_than_a_shard_is_refused(tmp_path: Path) -> None:
-    table = write_images(tmp_path / "images", [(20, 20)] * 15 + [(128, 128)])
-    with refused(table.paths[-1], "--max-shard-mb", "--size"):
-        write_pack("folder", table, tmp_path / "pack", 128, 0.04)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
-
-
-def test_broken_image_is_named_and_nothing_is_left(table: ImageTable, tmp_path: Path) -> None:
+def no_image(table: ImageTable) -> str:
     (table.root / table.paths[9]).write_bytes(b"no image")
-    with refused(table.root / table.paths[9], "cannot be decoded"):
-        write_pack("folder", table, tmp_path / "pack", 20, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    return str(table.root / table.paths[9])
 
 
-def test_image_too_long_for_a_jpeg_is_named(tmp_path: Path) -> None:
+def too_long_for_a_jpeg(table: ImageTable) -> str:
+    Image.new("RGB", (70_000, 21)).save(table.root / table.paths[2])
+    return str(table.root / table.paths[2])
+
+
+@pytest.mark.parametrize("damage", [too_large, no_image, too_long_for_a_jpeg])
+def test_bad_image_is_named_and_nothing_is_left(damage: Callable[[ImageTable], str], tmp_path: Path) -> None:
     table = write_images(tmp_path / "images", [(20, 20)] * 16)
-    Image.new("RGB", (70_000, 20)).save(table.root / table.paths[2])
-    with refused(table.root / table.paths[2]):
-        write_pack("folder", table, tmp_path / "pack", 19, 10)
+    with refused(damage(table)):
+        write_pack("folder", table, tmp_path / "pack", 128 if damage is too_large else 20, 0.04)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_interrupted_packing_leaves_nothing(table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_packing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: tarfile.TarFile, *words: object) -> None:
         raise KeyboardInterrupt
 
+    table = write_images(tmp_path / "images", [(20, 20)] * 16)
     with monkeypatch.context() as patched:
         patched.setattr(tarfile.TarFile, "addfile", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_pack("folder", table, tmp_path / "pack", 20, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
     write_pack("folder", table, tmp_path / "pack", 20, 1)
+    with refused(tmp_path / "pack", "exists already"):
+        write_pack("folder", table, tmp_path / "pack", 20, 1)
+
+
+@pytest.mark.parametrize("outside", ["..", "absolute"])
+def test_image_outside_the_folder_is_refused_when_packing(outside: str, tmp_path: Path, empty_cache: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    for name in "abcdefgh":
+        random_image(9, 9, ord(name)).save(tmp_path / f"{name}.png")
+    base = ".." if outside == ".." else str(tmp_path)
+    rows = [f"{base}/{name}.png,{number // 2}\n" for number, name in enumerate("abcdefgh")]
+    (tmp_path / "lists" / "table.csv").write_text("path,label\n" + "".join(rows))
+    table = open_table("table", tmp_path / "lists" / "table.csv")
+    with refused("a.png", "outside"):
+        write_pack("table", table, tmp_path / "pack", 64, 1)
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.parametrize("protocol", ["zero_shot", "closed_set"])
+def test_pack_has_the_split_of_the_original(protocol: str, tmp_path: Path, empty_cache: Path) -> None:
+    write_pack("synthetic", open_table("synthetic", None), tmp_path / "pack", 16, 1)
+    before, after = (
+        open_dataset("synthetic", None, protocol)[1],
+        open_dataset("synthetic", tmp_path / "pack", protocol)[1],
+    )
+    for side in ("train", "query", "gallery", "train_classes"):
+        assert getattr(after, side).tolist() == getattr(before, side).tolist()
+
+
+@pytest.fixture
+def pack(tmp_path: Path, empty_cache: Path) -> Path:
+    """A pack of 16 images in several shards."""
+    table = write_images(tmp_path / "images", [(60, 60)] * 16)
+    assert len(write_pack("folder", table, tmp_path / "pack", 64, 0.1)) > 1
+    return tmp_path / "pack"
+
+
+def change_index(pack: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    index = json.loads((pack / "pack.json").read_text())
+    change(index)
+    (pack / "pack.json").write_text(json.dumps(index))
+
+
+def change_manifest(pack: Path, old: str, new: str) -> None:
+    """With the digest of the changed file in the index."""
+    text = (pack / "manifest.csv").read_text(encoding="utf-8")
+    assert old in text
+    (pack / "manifest.csv").write_text(text.replace(old, new), encoding="utf-8")
+    reseal(pack, "manifest.csv")
+
+
+def reseal(pack: Path, name: str) -> None:
+    sha256 = hashlib.sha256((pack / name).read_bytes()).hexdigest()
+    change_index(pack, lambda index: index["sha256"].update({name: sha256}))
+
+
+def flip_a_bit(pack: Path, name: str) -> None:
+    content = bytearray((pack / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (pack / name).write_bytes(content)
+
+
+def unsafe_member(pack: Path) -> None:
+    with tarfile.open(pack / "folder-00000.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("../escaped.txt"), io.BytesIO())
+    reseal(pack, "folder-00000.tar")
+
+
+FOREIGN = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"pack"',
+    b"{}",
+    b'{"format": 1}',
+    b'{"format": 2}',
+    b'{"name": "npm"}',
+    b"\xff\xfe\x00",
+]
+INDEX_CHANGES: list[Callable[[dict[str, Any]], object]] = [
+    lambda index: index.update(sha256={}),
+    lambda index: index["sha256"].pop("manifest.csv"),
+    lambda index: index.update(sha256=["manifest.csv"]),
+    lambda index: index.update(class_names=["0", "1"]),
+    lambda index: index.update(zero_shot_classes="two"),
+    lambda index: index.update(zero_shot_classes=-1),
+    lambda index: index.update(images=15),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda pack: (pack / "folder-00001.tar").unlink(), ["folder-00001.tar", "1 of the pack's", "copy the rest"]),
+        (lambda pack: flip_a_bit(pack, "folder-00001.tar"), ["folder-00001.tar", "sha256"]),
+        (lambda pack: flip_a_bit(pack, "manifest.csv"), ["manifest.csv", "sha256"]),
+        (unsafe_member, ["folder-00000.tar", "refused"]),
+        *(
+            (lambda pack, c=content: (pack / "pack.json").write_bytes(c), ["pack.json", "not the index"])
+            for content in FOREIGN
+        ),
+        *((lambda pack, c=change: change_index(pack, c), ["pack"]) for change in INDEX_CHANGES),
+        *(
+            (lambda pack, p=path: change_manifest(pack, "NA/1.png", p), ["manifest.csv", "not the manifest of a pack"])
+            for path in ("../outside.png", "0/../../outside.png", "/etc/passwd")
+        ),
+        (lambda pack: change_manifest(pack, "path,", "file,"), ["manifest.csv"]),
+        (lambda pack: change_manifest(pack, "label", "number"), ["manifest.csv"]),
+        (lambda pack: change_manifest(pack, ",0\n", ",zero\n"), ["manifest.csv"]),
+    ],
+)
+def test_damaged_pack_is_refused(
+    damage: Callable[[Path], object], words: list[str], pack: Path, empty_cache: Path
+) -> None:
+    damage(pack)
+    with refused(pack, *words):
+        open_table("folder", pack)
+    assert not list(empty_cache.rglob("escaped.txt"))
+
+
+def test_what_changes_after_the_first_call_is_noticed(pack: Path) -> None:
+    opened = open_table("folder", pack)
+    with refused(pack, "'folder'", "'table'", "--dataset folder"):
+        open_table("table", pack)
+    (opened.root / opened.paths[3]).unlink()
+    with refused(opened.root / opened.paths[3], "missing"):
+        open_table("folder", pack)
+    flip_a_bit(pack, "manifest.csv")
+    with refused(pack / "manifest.csv", "sha256"):
+        open_table("folder", pack)

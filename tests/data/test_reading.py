@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
-from retrieval_bench.data.reading import read_image, read_size
+from retrieval_bench.data.reading import in_threads, read_image, read_size, shrink, shrunk_size
 from retrieval_bench.errors import UserError
 
 
@@ -21,30 +24,22 @@ def read(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
     image.save(path, **options)
     result = read_image(path)
     assert (result.mode, result.size) == ("RGB", image.size)
+    assert read_size(path) == (image.height, image.width)
     return np.asarray(result)
 
 
-def test_greyscale_has_three_equal_channels(tmp_path: Path) -> None:
+def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert np.array_equal(read(Image.fromarray(grey), tmp_path / "a.png"), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_palette_colours_are_looked_up(tmp_path: Path) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([250, 10, 20, 30, 240, 50])
     image.putdata([0, 1])
-    assert read(image, tmp_path / "a.png").tolist() == [[[250, 10, 20], [30, 240, 50]]]
-    assert read(image, tmp_path / "b.png", transparency=1).tolist() == [[[250, 10, 20], [255, 255, 255]]]
-
-
-def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
+    assert read(image, tmp_path / "b.png").tolist() == [[[250, 10, 20], [30, 240, 50]]]
+    assert read(image, tmp_path / "c.png", transparency=1).tolist() == [[[250, 10, 20], [255, 255, 255]]]
     image = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
-    assert np.abs(read(image, tmp_path / "a.jpg", quality=95).astype(int) - [200, 40, 90]).max() <= 4
-
-
-def test_16_bit_greyscale_is_scaled(tmp_path: Path) -> None:
+    assert np.abs(read(image, tmp_path / "d.jpg", quality=95).astype(int) - [200, 40, 90]).max() <= 4
     values = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
-    result = read(Image.fromarray(values), tmp_path / "a.png")
+    result = read(Image.fromarray(values), tmp_path / "e.png")
     assert np.abs(result[..., 0] - values / 257).max() <= 1
     assert len(np.unique(result)) == 64
 
@@ -60,6 +55,26 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
     assert read(grey, tmp_path / "b.png")[0, :, 0].tolist() == [9, 255]
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_photograph_is_set_upright(kind: str, orientation: int, tmp_path: Path) -> None:
+    """Whatever the format; 0 and 9 mean nothing."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image, path = random_image(2, 3).resize((48, 32), Image.Resampling.NEAREST), tmp_path / f"a.{kind}"
+    image.save(path, exif=exif)
+    with Image.open(path) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(path)), expected)
+    assert (expected.shape[:2] == (48, 32)) is (5 <= orientation <= 8)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM", b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"])
+def test_unreadable_exif_data_turns_nothing(exif: bytes, tmp_path: Path) -> None:
+    random_image(30, 40).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (40, 30)
+
+
 def jpeg_bytes() -> bytes:
     stream = io.BytesIO()
     random_image(64, 64).save(stream, "JPEG")
@@ -72,63 +87,11 @@ def jpeg_bytes() -> bytes:
     ids=["empty", "text", "truncated", "corrupt", "headless"],
 )
 def test_bad_file_is_named(content: bytes, tmp_path: Path) -> None:
+    with refused(tmp_path / "bird.jpg", "missing"):
+        read_image(tmp_path / "bird.jpg")
     (tmp_path / "bird.jpg").write_bytes(content)
     with refused(tmp_path / "bird.jpg", "cannot be decoded"):
         read_image(tmp_path / "bird.jpg")
-
-
-@pytest.mark.parametrize("kind", ["png", "gif", "webp", "tiff", "bmp", "ppm", "jpg"])
-def test_truncated_file_is_named(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / f"bird.{kind}"
-    random_image(40, 40).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with refused(path):
-        read_image(path)
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with refused(tmp_path / "bird.jpg", "missing"):
-        read_image(tmp_path / "bird.jpg")
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGBA", "I;16"])
-def test_size_is_read_from_the_head_alone(mode: str, tmp_path: Path) -> None:
-    path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
-    image = Image.new(mode, (40, 30)) if mode == "I;16" else random_image(30, 40).convert(mode)
-    image.save(path)
-    assert read_size(path) == (30, 40) == read_image(path).size[::-1]
-
-
-@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize("orientation", range(10))
-def test_a_turned_photograph_is_set_upright(kind: str, orientation: int, tmp_path: Path) -> None:
-    """As PIL's own function does it, whatever the format; 0 and 9 mean nothing."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    corners = Image.fromarray(
-        np.kron(np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]]], dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
-    )
-    path = tmp_path / f"a.{kind}"
-    corners.save(path, exif=exif)
-    with Image.open(path) as stored:
-        expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
-    assert np.array_equal(np.asarray(read_image(path)), expected)
-    assert read_size(path) == expected.shape[:2]
-
-
-def test_exif_data_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
-    for number, exif in enumerate([b"Exif\0\0MM", b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"]):
-        path = tmp_path / f"{number}.jpg"
-        random_image(30, 40).save(path, exif=exif)
-        assert read_size(path) == (30, 40) == read_image(path).size[::-1]
-
-
-def test_size_of_a_missing_or_foreign_file_is_one_line(tmp_path: Path) -> None:
-    with refused(tmp_path / "a.jpg", "missing"):
-        read_size(tmp_path / "a.jpg")
-    (tmp_path / "a.jpg").write_text("no image")
-    with refused(tmp_path / "a.jpg", "not an image"):
-        read_size(tmp_path / "a.jpg")
 
 
 def test_image_too_large_to_be_one_is_refused(tmp_path: Path) -> None:
@@ -138,32 +101,117 @@ def test_image_too_large_to_be_one_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[16:24] = struct.pack(">II", 60_000, 60_000)
     path.write_bytes(content)
-    for read_it in (read_size, read_image):
+    for function in (read_size, read_image):
         with refused(path, "cannot be decoded"):
-            read_it(path)
-
-
-def encoded(kind: str) -> bytes:
-    stream = io.BytesIO()
-    random_image(20, 24).save(stream, kind)
-    return stream.getvalue()
+            function(path)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    kind=st.sampled_from(["png", "gif", "webp", "bmp", "ppm", "jpeg"]),
+    kind=st.sampled_from(["png", "gif", "webp", "bmp", "ppm", "jpeg", "tiff"]),
     damage=st.lists(st.tuples(st.integers(0, 1_999), st.integers(0, 255))),
+    share=st.sampled_from([0.5, 1.0]),
 )
-def test_damage_of_any_kind_is_an_image_or_one_line(kind: str, damage: list[tuple[int, int]], tmp_path: Path) -> None:
-    content = bytearray(encoded(kind))
-    for place, value in damage:
-        content[place % len(content)] = value
+def test_any_damage_is_an_image_or_one_line(
+    kind: str, damage: list[tuple[int, int]], share: float, tmp_path: Path
+) -> None:
+    stream = io.BytesIO()
+    random_image(20, 24).save(stream, kind)
+    content = bytearray(stream.getvalue())
+    for position, value in damage:
+        content[position % len(content)] = value
     path = tmp_path / "a"
-    path.write_bytes(content)
-    for read_it in (read_size, read_image):
-        said = ""
+    path.write_bytes(content[: int(share * len(content))])
+    for function in (read_size, read_image):
+        message = ""
         try:
-            read_it(path)
+            function(path)
         except UserError as error:
-            said = str(error)
-        assert not said or (said.startswith(f"{path}: ") and "\n" not in said)
+            message = str(error)
+        assert not message or (message.startswith(f"{path}: ") and "\n" not in message)
+        assert message or damage or share == 1 or function is read_size, "half an image is refused"
+
+
+@given(height=st.integers(1, 3_000), width=st.integers(1, 3_000), side=st.integers(0, 400))
+def test_shrunk_size_has_the_shorter_side_and_never_grows(height: int, width: int, side: int) -> None:
+    size = shrunk_size(height, width, side)
+    assert min(size) == (min(height, width, side) if side else min(height, width))
+    assert max(size) <= max(height, width)
+    assert shrunk_size(width, height, side) == size[::-1]
+    assert shrunk_size(*size, side) == size, "once is enough"
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"), [((60, 90), 30, (30, 45)), ((90, 61), 30, (44, 30)), ((20, 9), 9, (20, 9))]
+)
+def test_image_is_shrunk_by_lanczos(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
+    image = random_image(*size)
+    by_pil = image if size == expected else image.resize((expected[1], expected[0]), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(shrink(image, side)), np.asarray(by_pil))
+
+
+def test_results_come_in_order_whichever_is_first_done() -> None:
+    done = [threading.Event() for _ in range(7)]
+
+    def work(number: int) -> int:
+        if number % 2 == 0 and number < 5 and (os.cpu_count() or 1) > 1:
+            done[number + 1].wait(5)  # the next one ends first
+        done[number].set()
+        return number * number
+
+    assert list(in_threads(work, range(6), "working", 6)) == [0, 1, 4, 9, 16, 25]
+    assert list(in_threads(str, [], "working", 0)) == []
+
+
+def test_items_are_taken_as_they_are_needed() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10_000):
+            taken.append(number)
+            yield number
+
+    results = in_threads(lambda number: number, items(), "working", 10_000)
+    assert taken == []
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert len(taken) < 10 + 8 * (os.cpu_count() or 1)
+    results.close()
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_first_error_in_order_is_raised_and_the_rest_is_not_begun(error: BaseException) -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number in (3, 4):
+            raise error if number == 3 else OSError("a later one")
+        return number
+
+    results = in_threads(work, range(10_000), "working", 10_000)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(type(error)):
+        next(results)
+    assert len(begun) < 10 + 8 * (os.cpu_count() or 1)
+
+
+def test_leaving_does_not_wait_for_what_is_under_way() -> None:
+    """The garbage collector may be who leaves, in any thread, even one that is being started: joining threads there is
+    a deadlock."""
+    begun, release = threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        if number:
+            begun.set()
+            release.wait(20)
+        return number
+
+    results = in_threads(work, range(4), "working", 4)
+    assert next(results) == 0
+    assert begun.wait(5)
+    closing = threading.Thread(target=results.close, daemon=True)
+    closing.start()
+    closing.join(5)
+    left = not closing.is_alive()
+    release.set()
+    assert left

@@ -1,51 +1,45 @@
+"""Splits: laws that hold for any table, the committed ones, and what is refused; and the table itself."""
+
 from __future__ import annotations
 
+import csv
+import hashlib
+import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from data_checks import refused
+from fake_cub import MANIFESTS, read_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval_bench.data.images import SIDES, ImageTable
-from retrieval_bench.data.splits import (
-    PROTOCOLS,
-    Split,
-    closed_set,
-    kfold,
-    make_split,
-    manifest,
-    rows_of,
-    zero_shot,
-    zero_shot_val,
-)
-from retrieval_bench.errors import UserError
+from retrieval_bench.data.splits import check_fold, make_split, manifest, split_names
+from retrieval_bench.data.table import SPLIT_NAMES, ImageTable, named_table, numbered_table
+
+DISJOINT = ("zero_shot", "zero_shot_val", "kfold")
 
 
 def make_table(
-    labels: list[int] | np.ndarray, train_classes: int = 0, sides: Sequence[str] | None = None
+    labels: Sequence[int] | np.ndarray, train_classes: int = 0, split: Sequence[str] | None = None
 ) -> ImageTable:
     """A table of no images; class names are made from the labels."""
     labels = np.asarray(labels, dtype=np.int64)
     names = tuple(f"c{number}" for number in range(int(labels.max(initial=-1)) + 1))
     paths = tuple(f"{row}.jpg" for row in range(len(labels)))
-    return ImageTable(
-        Path("set"), paths, labels, names, train_classes, None if sides is None else np.array(sides, dtype="U7")
-    )
+    return ImageTable(Path("set"), paths, labels, names, train_classes, None if split is None else np.array(split))
 
 
 def shuffled(classes: int, train_classes: int = 0, per_class: int = 3) -> ImageTable:
-    return make_table(
-        np.random.default_rng(classes).permutation(np.repeat(np.arange(classes), per_class)), train_classes
-    )
+    labels = np.random.default_rng(classes).permutation(np.repeat(np.arange(classes), per_class))
+    return make_table(labels, train_classes)
 
 
-def classes_of(table: ImageTable, frame: pd.DataFrame, side: str) -> set[int]:
-    return set(table.labels[(frame["split"] == side).to_numpy()].tolist())
+def classes_of(table: ImageTable, names: np.ndarray, side: str) -> set[int]:
+    return set(table.labels[names == side].tolist())
 
 
 @st.composite
@@ -53,214 +47,162 @@ def tables(draw: st.DrawFn) -> ImageTable:
     """Tables whose rows are in no order, with or without lists of their own that say anything at all."""
     classes = draw(st.integers(4, 12))
     labels = draw(st.permutations(list(range(classes)) * draw(st.integers(1, 3))))
-    row_sides = st.lists(st.sampled_from(SIDES), min_size=len(labels), max_size=len(labels))
-    return make_table(list(labels), draw(st.integers(0, classes - 1)), draw(st.none() | row_sides))
-
-
-@given(tables(), st.integers(0, 3))
-def test_every_row_has_one_side_and_its_own_path_and_class(table: ImageTable, fold: int) -> None:
-    for protocol in ("zero_shot", "zero_shot_val", "kfold"):
-        frame = PROTOCOLS[protocol](table, fold, 4)
-        assert list(frame.columns) == ["path", "class", "label", "split"]
-        assert frame["path"].tolist() == list(table.paths)
-        assert frame["class"].tolist() == [table.class_names[label] for label in table.labels]
-        assert frame["label"].tolist() == table.labels.tolist()
-        assert set(frame["split"]) <= set(SIDES)
+    split = st.lists(st.sampled_from(SPLIT_NAMES), min_size=len(labels), max_size=len(labels))
+    return make_table(labels, draw(st.integers(0, classes - 1)), draw(st.none() | split))
 
 
 @given(tables(), st.integers(0, 3))
 def test_no_class_is_both_trained_on_and_tested(table: ImageTable, fold: int) -> None:
     first = set(range(table.train_classes))
-    for protocol in ("zero_shot", "zero_shot_val", "kfold"):
-        split = rows_of(PROTOCOLS[protocol](table, fold, 4))
-        trained, tested = set(table.labels[split.train].tolist()), set(table.labels[split.test].tolist())
+    for protocol in DISJOINT:
+        names = split_names(protocol, table, fold, 4)
+        assert len(names) == len(table)
+        assert set(names.tolist()) <= set(SPLIT_NAMES)
+        trained = classes_of(table, names, "train")
+        tested = set(table.labels[~np.isin(names, ("train", ""))].tolist())
         assert trained.isdisjoint(tested)
         assert trained <= first
         assert tested.isdisjoint(first) if protocol == "zero_shot" else tested <= first
 
 
 @given(tables())
-def test_row_left_out_by_the_lists_is_left_out_of_every_split(table: ImageTable) -> None:
-    left_out = np.zeros(len(table), dtype=bool) if table.sides is None else table.sides == ""
-    for protocol in ("zero_shot", "zero_shot_val", "kfold"):
-        frame = PROTOCOLS[protocol](table, 0, 4)
-        assert set(frame["split"].to_numpy()[left_out]) <= {""}
-    assert [side == "" for side in zero_shot(table)["split"]] == left_out.tolist()
-
-
-@given(tables())
-def test_zero_shot_keeps_the_roles_of_the_lists(table: ImageTable) -> None:
+def test_official_lists_say_what_is_left_out_and_the_roles_of_test_images(table: ImageTable) -> None:
+    official = np.full(len(table), "test") if table.official_split is None else table.official_split
+    for protocol in DISJOINT:
+        assert set(split_names(protocol, table)[official == ""].tolist()) <= {""}
+    names = split_names("zero_shot", table)
+    assert (names == "").tolist() == (official == "").tolist()
     tested = table.labels >= table.train_classes
-    found = zero_shot(table)["split"].to_numpy()[tested]
-    own = np.full(len(found), "test") if table.sides is None else table.sides[tested]
-    assert found.tolist() == ["test" if side == "train" else side for side in own.tolist()]
+    assert names[tested].tolist() == ["test" if side == "train" else side for side in official[tested].tolist()]
 
 
-def test_zero_shot_trains_on_the_first_classes_and_tests_on_the_rest() -> None:
-    table = shuffled(10, 4)
-    frame = zero_shot(table)
-    assert (classes_of(table, frame, "train"), classes_of(table, frame, "test")) == (set(range(4)), set(range(4, 10)))
-    assert classes_of(shuffled(11), zero_shot(shuffled(11)), "train") == set(range(5))
+def test_zero_shot_trains_on_the_first_classes() -> None:
+    for table, first in ((shuffled(10, 4), 4), (shuffled(11), 5)):
+        names = split_names("zero_shot", table)
+        assert classes_of(table, names, "train") == set(range(first))
+        assert classes_of(table, names, "test") == set(range(first, len(table.class_names)))
 
 
 @settings(max_examples=40)
-@given(st.integers(2, 40), st.integers(2, 10), st.integers(0, 9))
-def test_folds_hold_every_training_class_once(train_classes: int, folds: int, seed: int) -> None:
+@given(st.integers(2, 40), st.integers(2, 10))
+def test_folds_hold_every_training_class_once(train_classes: int, folds: int) -> None:
     table = shuffled(train_classes + 3, train_classes)
-    frames = [kfold(table, fold, folds, seed) for fold in range(folds)]
-    validated = [classes_of(table, frame, "test") for frame in frames]
+    splits = [split_names("kfold", table, fold, folds) for fold in range(folds)]
+    validated = [classes_of(table, names, "test") for names in splits]
     assert sorted(label for labels in validated for label in labels) == list(range(train_classes))
     assert max(map(len, validated)) - min(map(len, validated)) <= 1
-    for frame, labels in zip(frames, validated, strict=True):
-        assert classes_of(table, frame, "train") == set(range(train_classes)) - labels
-        assert classes_of(table, frame, "") == set(range(train_classes, train_classes + 3))
+    for names, labels in zip(splits, validated, strict=True):
+        assert classes_of(table, names, "train") == set(range(train_classes)) - labels
+        assert classes_of(table, names, "") == set(range(train_classes, train_classes + 3))
 
 
-def test_folds_mix_the_classes() -> None:
-    """Neighbouring classes are often alike, so a fold is no run of them."""
-    table = shuffled(200, 100)
-    labels = sorted(classes_of(table, kfold(table, 0, 4), "test"))
-    assert len(labels) == 25
-    assert labels != list(range(25))
-    assert labels != list(range(0, 100, 4))
-
-
-@given(st.integers(2, 40), st.integers(0, 9))
-def test_validation_split_stays_inside_the_training_classes(train_classes: int, seed: int) -> None:
+@given(st.integers(2, 40))
+def test_validation_classes_are_a_fifth_of_the_training_classes(train_classes: int) -> None:
     table = shuffled(train_classes + 2, train_classes)
-    frame = zero_shot_val(table, seed)
-    trained, held_out = classes_of(table, frame, "train"), classes_of(table, frame, "test")
-    assert trained
-    assert held_out
-    assert trained.isdisjoint(held_out)
-    assert trained | held_out == set(range(train_classes))
-
-
-def test_validation_split_holds_out_its_share() -> None:
-    table = shuffled(200, 100)
-    assert len(classes_of(table, zero_shot_val(table), "test")) == 20
-    assert len(classes_of(table, zero_shot_val(table, share=0.4), "test")) == 40
-
-
-@pytest.mark.parametrize("draw", [zero_shot_val, kfold])
-def test_held_out_classes_are_fixed_by_the_seed(draw: type) -> None:
-    table = shuffled(40, 20)
-    first, again, other = (draw(table, seed=seed) for seed in (3, 3, 4))
-    assert first.equals(again)
-    assert not first.equals(other)
+    names = split_names("zero_shot_val", table)
+    trained, tested = classes_of(table, names, "train"), classes_of(table, names, "test")
+    assert trained | tested == set(range(train_classes))
+    assert len(trained) + len(tested) == train_classes
+    assert len(tested) == max(1, round(0.2 * train_classes))
 
 
 def test_held_out_classes_never_change() -> None:
-    """Records of different dates are compared, so these draws may not change."""
+    """Records of different dates are compared, so these draws may not change; a fold is no run of neighbouring
+    classes."""
     table = make_table(np.arange(20), 10)
-    held_out = [
-        sorted(classes_of(table, frame, "test")) for frame in (zero_shot_val(table), kfold(table, 0), kfold(table, 3))
-    ]
-    assert held_out == [[5, 9], [5, 6, 7], [3, 8]]
+    splits = [split_names("zero_shot_val", table), split_names("kfold", table, 0), split_names("kfold", table, 3)]
+    assert [sorted(classes_of(table, names, "test")) for names in splits] == [[5, 9], [5, 6, 7], [3, 8]]
 
 
-ROLES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(SIDES)), min_size=1, max_size=20)
+@pytest.mark.parametrize("name", sorted({row["dataset"] for row in read_manifest("splits")}))
+def test_splits_are_the_committed_ones(name: str) -> None:
+    """``datasets/splits.csv``: every split of the sets whose manifests are here, made again from names and classes
+    alone."""
+    rows = read_manifest(name)
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    if name == "flowers":
+        classes.sort()
+    trained = len({row["class"] for row in rows if row["split"] == "train"})
+    closed = MANIFESTS / f"{name}.closed_set.csv"
+    official = np.array([row["split"] for row in read_manifest(closed.stem)]) if closed.exists() else None
+    labels = np.array([classes.index(row["class"]) for row in rows])
+    table = ImageTable(Path(name), tuple(row["path"] for row in rows), labels, tuple(classes), trained, official)
+    for row in (row for row in read_manifest("splits") if row["dataset"] == name):
+        fold, folds = map(int, row["fold"].split(" of ")) if row["fold"] else (0, 4)
+        names = split_names(row["split"], table, fold, folds)
+        assert hashlib.sha256(manifest(table, names).encode()).hexdigest() == row["sha256"]
+        counts = Counter(names.tolist())
+        assert [counts[side] for side in ("train", "test", "")] == [int(row[k]) for k in ("train", "test", "left_out")]
 
 
-@given(ROLES)
-def test_closed_set_is_the_lists_own_and_every_tested_class_is_trained_on(rows: list[tuple[int, str]]) -> None:
-    table = make_table([label for label, _ in rows], sides=[side for _, side in rows])
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(SPLIT_NAMES)), min_size=1, max_size=20))
+def test_closed_set_is_the_official_split_if_every_tested_class_is_trained_on(rows: list[tuple[int, str]]) -> None:
+    table = make_table([label for label, _ in rows], split=[side for _, side in rows])
     trained = {label for label, side in rows if side == "train"}
     unseen = {label for label, side in rows if side not in ("train", "")} - trained
     if unseen:
         with refused("set", f"'c{min(unseen)}'", "tested but not trained on", "zero_shot"):
-            closed_set(table)
-    else:
-        assert closed_set(table)["split"].tolist() == [side for _, side in rows]
+            split_names("closed_set", table)
+        return
+    assert split_names("closed_set", table).tolist() == [side for _, side in rows]
+    where = {side: [row for row, (_, name) in enumerate(rows) if name == side] for side in SPLIT_NAMES}
+    query, gallery = (sorted(where["test"] + where[role]) for role in ("query", "gallery"))
+    if where["train"] and query and gallery:
+        split = make_split("closed_set", table)
+        assert split.train.tolist() == where["train"]
+        assert (split.query.tolist(), split.gallery.tolist()) == (query, gallery)
+        assert split.test.tolist() == sorted({*query, *gallery})
+        assert split.train_classes.tolist() == sorted(trained)
+        assert {rows.dtype for rows in (split.train, split.query, split.gallery, split.test)} == {np.dtype(np.int64)}
 
 
-def test_closed_set_needs_official_lists() -> None:
-    with refused("set", "no official training and test images", "closed_set"):
-        make_split("closed_set", shuffled(8))
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(SIDES)), max_size=30))
-def test_row_numbers_follow_the_sides(rows: list[tuple[int, str]]) -> None:
-    frame = pd.DataFrame({"label": [label for label, _ in rows], "split": [side for _, side in rows]}, dtype=object)
-    split = rows_of(frame)
-    where = {side: [row for row, (_, found) in enumerate(rows) if found == side] for side in SIDES}
-    assert split.train.tolist() == where["train"]
-    assert split.query.tolist() == sorted(where["test"] + where["query"])
-    assert split.gallery.tolist() == sorted(where["test"] + where["gallery"])
-    assert split.test.tolist() == sorted(where["test"] + where["query"] + where["gallery"])
-    assert split.train_classes.tolist() == sorted({rows[row][0] for row in where["train"]})
-
-
-def test_row_numbers_are_int64() -> None:
-    split = make_split("zero_shot", shuffled(6))
-    assert {rows.dtype for rows in (split.train, split.query, split.gallery, split.test)} == {np.dtype(np.int64)}
-
-
-@pytest.mark.parametrize("protocol", ["zero_shot", "zero_shot_val", "kfold"])
+@pytest.mark.parametrize("protocol", DISJOINT)
 def test_train_labels_number_the_training_classes_from_zero(protocol: str) -> None:
     table = shuffled(20, 10)
-    split: Split = make_split(protocol, table)
+    split = make_split(protocol, table)
     numbers = split.train_labels(table.labels)
     assert set(numbers.tolist()) == set(range(len(split.train_classes)))
     assert np.array_equal(split.train_classes[numbers], table.labels[split.train])
 
 
 @pytest.mark.parametrize(
-    ("protocol", "table"),
+    ("protocol", "table", "fold"),
     [
-        ("zero_shot", shuffled(1)),
-        ("zero_shot", shuffled(5, 5)),
-        ("zero_shot", make_table([0, 0, 1, 1], sides=["train", "train", "query", "query"])),
-        ("zero_shot", make_table([0, 0, 1, 1], sides=["train", "train", "gallery", ""])),
-        ("zero_shot_val", shuffled(5, 1)),
-        ("kfold", shuffled(9, 1)),
-        ("closed_set", make_table([0, 0], sides=["train", "train"])),
+        ("zero_shot", shuffled(1), 0),
+        ("zero_shot", shuffled(5, 5), 0),
+        ("zero_shot", make_table([0, 0, 1, 1], split=["train", "train", "query", "query"]), 0),
+        ("zero_shot", make_table([0, 0, 1, 1], split=["train", "train", "gallery", ""]), 0),
+        ("zero_shot_val", shuffled(5, 1), 0),
+        ("kfold", shuffled(9, 1), 0),
+        ("kfold", shuffled(6, 3), 3),
+        ("closed_set", make_table([0, 0], split=["train", "train"]), 0),
     ],
     ids=[
         "no training class",
         "no test class",
         "no gallery",
         "no query",
-        "one class to divide",
+        "one class",
         "one class to fold",
-        "nothing tested",
+        "empty fold",
+        "no test",
     ],
 )
-def test_empty_side_is_refused(protocol: str, table: ImageTable) -> None:
+def test_empty_side_is_refused(protocol: str, table: ImageTable, fold: int) -> None:
     with refused("set", protocol, "all sides"):
-        make_split(protocol, table)
-
-
-def test_fold_without_a_class_is_refused() -> None:
-    table = shuffled(6, 3)
-    assert len(make_split("kfold", table, 2, 5).test) == 3
-    with refused("kfold", "0 queries"):
-        make_split("kfold", table, 3, 5)
-
-
-def test_manifest_has_path_class_and_side_of_each_image() -> None:
-    table = ImageTable(Path(), ("a/1.png", "b/1.png", "a/2, small.png"), np.array([0, 1, 0]), ("wren", "robin"), 1)
-    assert (
-        manifest(zero_shot(table))
-        == 'path,class,split\na/1.png,wren,train\nb/1.png,robin,test\n"a/2, small.png",wren,train\n'
-    )
-    roles = replace(table, sides=np.array(["", "query", "train"]))
-    assert (
-        manifest(zero_shot(roles))
-        == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'
-    )
+        make_split(protocol, table, fold)
 
 
 @pytest.mark.parametrize("protocol", ["zero_shot", "closed_set"])
-def test_first_classes_keeps_whole_classes_of_both_sides(protocol: str) -> None:
+def test_first_classes_of_both_sides(protocol: str) -> None:
     table = make_table(np.repeat(np.arange(10), 4), 6, ["train", "train", "test", "test"] * 10)
     whole, part = make_split(protocol, table), make_split(protocol, table, classes=2)
+    tested = np.unique(table.labels[whole.test])[:2]
     assert part.train_classes.tolist() == whole.train_classes[:2].tolist()
-    tested = np.unique(table.labels[part.test])
-    assert tested.tolist() == np.unique(table.labels[whole.test])[:2].tolist()
     assert np.array_equal(part.query, whole.query[np.isin(table.labels[whole.query], tested)])
+    assert np.array_equal(part.gallery, part.query)
     assert np.array_equal(part.train, whole.train[np.isin(table.labels[whole.train], part.train_classes)])
-    with pytest.raises(UserError, match="--classes 99"):
+    with refused("--classes 99"):
         make_split(protocol, table, classes=99)
 
 
@@ -268,7 +210,96 @@ def test_first_classes_keeps_whole_classes_of_both_sides(protocol: str) -> None:
 def test_validation_classes_come_from_the_first_training_classes(protocol: str) -> None:
     table = make_table(np.repeat(np.arange(20), 4), 12)
     split = make_split(protocol, table, classes=5)
-    tested = np.unique(table.labels[split.test])
-    assert sorted([*split.train_classes, *tested]) == [0, 1, 2, 3, 4]
-    with pytest.raises(UserError, match=r"--classes 13: .* has 12 training classes"):
+    assert sorted([*split.train_classes, *np.unique(table.labels[split.test])]) == [0, 1, 2, 3, 4]
+    with refused("--classes 13: set has 12 training classes"):
         make_split(protocol, table, classes=13)
+
+
+def test_first_classes_without_queries_are_refused() -> None:
+    table = make_table([0, 0, 1, 2, 2], 1, ["train", "train", "gallery", "query", "gallery"])
+    with refused("--classes 1: leaves 0 queries"):
+        make_split("zero_shot", table, classes=1)
+
+
+def test_folds_are_checked() -> None:
+    check_fold("kfold", 9, 10)
+    for protocol, fold, folds in (
+        ("kfold", 0, 1),
+        ("kfold", 4, 4),
+        ("kfold", -1, 4),
+        ("zero_shot", 1, 4),
+        ("zero_shot", 0, 5),
+    ):
+        with refused("--fold"):
+            check_fold(protocol, fold, folds)
+
+
+def test_manifest_has_path_class_and_split_of_each_image() -> None:
+    table = ImageTable(Path(), ("a/1.png", "b/1.png", "a/2, small.png"), np.array([0, 1, 0]), ("wren", "robin"), 1)
+    text = manifest(table, np.array(["", "query", "train"]))
+    assert text == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'
+    assert [row["split"] for row in csv.DictReader(text.splitlines())] == ["", "query", "train"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ImageTable:
+    paths = ("a/1.png", "a/2.png", "b/1.png")
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"12345")
+    return ImageTable(tmp_path, paths, np.array([0, 0, 1]), ("wren", "robin"))
+
+
+def test_fingerprint_is_of_names_classes_and_sizes(table: ImageTable, tmp_path: Path) -> None:
+    before = table.fingerprint()
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    (tmp_path / "copy" / "a" / "1.png").write_bytes(b"54321")
+    assert replace(table, root=tmp_path / "copy").fingerprint() == before
+    relabelled = replace(table, labels=np.array([0, 1, 1])).fingerprint()
+    reordered = replace(table, paths=("a/2.png", "a/1.png", "b/1.png")).fingerprint()
+    (table.root / "a/2.png").write_bytes(b"123456")
+    assert len({before, relabelled, reordered, replace(table).fingerprint()}) == 4
+    assert [size for size, _ in replace(table).files] == [5, 6, 5]
+    assert replace(table).files[1][1] == (tmp_path / "a/2.png").stat().st_mtime_ns
+
+
+def test_split_fingerprint_is_of_the_official_split(table: ImageTable) -> None:
+    splits = [None, np.array(["train", "test", "test"]), np.array(["train", "test", ""])]
+    assert len({replace(table, official_split=split).split_fingerprint() for split in splits}) == 3
+
+
+@pytest.mark.parametrize(
+    "problem", ["image is missing", "image file is empty", "folder is missing", "file for a folder"]
+)
+def test_bad_file_is_named(problem: str, table: ImageTable) -> None:
+    bad = table.root / "b" / "1.png"
+    if problem == "image file is empty":
+        bad.write_bytes(b"")
+    else:
+        bad.unlink()
+        if problem != "image is missing":
+            bad = bad.parent
+            bad.rmdir()
+            if problem == "file for a folder":
+                bad.write_bytes(b"x")
+    with refused(f"{bad}: {problem}" if problem != "file for a folder" else f"{bad}: folder is missing"):
+        _ = table.files
+
+
+def test_numbered_classes_need_names() -> None:
+    table = numbered_table(Path("set"), ["a", "b"], [2, 1], ["x", "y"], 1)
+    assert (table.labels.tolist(), table.labels.dtype, table.train_classes) == ([1, 0], np.dtype(np.int64), 1)
+    for numbers in ([0, 1], [1, 3]):
+        with refused("set", "class numbers"):
+            numbered_table(Path("set"), ["a", "b"], numbers, ["x", "y"], 1)
+
+
+def test_named_classes_that_only_train_come_first() -> None:
+    paths = list("abcd")
+    disjoint = named_table(Path("set"), paths, ["z", "y", "x", "z"], ["train", "test", "query", ""])
+    assert (disjoint.class_names, disjoint.zero_shot_classes) == (("z", "x", "y"), 1)
+    shared = named_table(Path("set"), paths, ["z", "y", "x", "z"], ["train", "test", "query", "test"])
+    assert (shared.class_names, shared.zero_shot_classes) == (("x", "y", "z"), 0)
+    plain = named_table(Path("set"), paths, ["z", "y", "x", "z"], None)
+    assert plain.official_split is None
+    assert plain.labels.tolist() == [2, 1, 0, 2]

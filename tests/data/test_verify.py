@@ -1,3 +1,5 @@
+"""What ``data verify`` finds, and what ``data show`` draws."""
+
 from __future__ import annotations
 
 import shutil
@@ -6,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import random_image, refused
+from data_checks import files_below, random_image, refused
 from PIL import Image
 
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.sheet import CAPTION, GAP, HEADING, THUMBNAIL, Tile, draw_rows, draw_sheet, write_sheet
 from retrieval_bench.data.splits import Split, make_split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.data.verify import SHOWN, verify
 
 SIZES = [(20, 30), (20, 31), (20, 36), (25, 33), (50, 40), (20, 30), (20, 30), (22, 60)]
@@ -21,14 +24,14 @@ def images(tmp_path: Path) -> ImageTable:
     """Eight different images of four classes, two of each; the first two classes train."""
     for index, (height, width) in enumerate(SIZES):
         random_image(height, width, index).save(tmp_path / f"{index}.png")
-    return ImageTable(tmp_path, tuple(f"{index}.png" for index in range(8)), np.arange(8) // 2, ("a", "b", "c", "d"))
+    return ImageTable(tmp_path, tuple(f"{index}.png" for index in range(8)), np.arange(8) // 2, tuple("abcd"))
 
 
 def findings(images: ImageTable) -> list[str]:
     return verify(images, make_split("zero_shot", images))
 
 
-def test_sizes_are_reported_and_no_copy_is_found(images: ImageTable) -> None:
+def test_sizes_are_reported_and_there_is_no_copy(images: ImageTable) -> None:
     assert findings(images) == [
         "all 8 images decode",
         "width 30 to 60, median 32; height 20 to 50, median 20; shorter side at least 20 pixels",
@@ -36,64 +39,118 @@ def test_sizes_are_reported_and_no_copy_is_found(images: ImageTable) -> None:
     ]
 
 
-def test_one_corrupt_image_is_named_with_its_reason(images: ImageTable) -> None:
+def test_corrupt_images_are_counted_and_the_first_is_named(images: ImageTable) -> None:
     (images.root / "5.png").write_text("no image")
     with refused(images.root / "5.png", "not an image"):
         findings(images)
-
-
-def test_corrupt_images_are_counted_and_the_first_is_named(images: ImageTable) -> None:
     for name in ("6.png", "3.png", "7.png"):
         (images.root / name).write_text("no image")
-    with refused("3 of 8 images cannot be read", f"first: {images.root / '3.png'}"):
+    with refused("4 of 8 images cannot be read", f"first: {images.root / '3.png'}"):
         findings(images)
 
 
-def test_copies_across_the_split_are_named(images: ImageTable) -> None:
-    shutil.copy(images.root / "0.png", images.root / "6.png")
-    *_, summary, named = findings(images)
-    assert summary == "2 images with equal pixels in 1 group(s): 1 across training and test, 1 across classes"
-    assert named == "  equal: 0.png, 6.png"
+@pytest.mark.parametrize(
+    ("first", "second", "across", "mixed"), [(0, 6, 1, 1), (1, 2, 0, 1), (4, 5, 0, 0)], ids=["split", "class", "inside"]
+)
+def test_copies_are_counted_and_named_where_they_matter(
+    first: int, second: int, across: int, mixed: int, images: ImageTable
+) -> None:
+    shutil.copy(images.root / f"{first}.png", images.root / f"{second}.png")
+    summary = "2 images with equal pixels in 1 group(s): {} across training and test, {} across classes"
+    named = [f"  equal: {first}.png, {second}.png"] if mixed else []
+    assert findings(images)[2:] == [summary.format(across, mixed), *named]
+    split = Split(np.array([0, 1]), np.array([4, 5]), np.array([4, 5]), np.array([0]))
+    assert verify(images, split)[2] == summary.format(0, mixed), "what the split leaves out is no leak"
 
 
-def test_copies_across_classes_of_one_side_are_named(images: ImageTable) -> None:
-    shutil.copy(images.root / "1.png", images.root / "2.png")
-    *_, summary, named = findings(images)
-    assert "0 across training and test, 1 across classes" in summary
-    assert named == "  equal: 1.png, 2.png"
-
-
-def test_copies_inside_a_class_are_counted_only(images: ImageTable) -> None:
-    shutil.copy(images.root / "4.png", images.root / "5.png")
-    assert findings(images)[2:] == [
-        "2 images with equal pixels in 1 group(s): 0 across training and test, 0 across classes"
-    ]
-
-
-def test_the_same_pixels_in_another_format_are_a_copy_and_another_shape_is_none(images: ImageTable) -> None:
+def test_copy_is_of_pixels_and_shape_not_of_bytes(images: ImageTable) -> None:
     Image.open(images.root / "0.png").save(images.root / "7.bmp")
     Image.fromarray(np.asarray(Image.open(images.root / "1.png")).reshape(31, 20, 3)).save(images.root / "2.png")
-    other = replace(images, paths=(*images.paths[:7], "7.bmp"))
-    assert findings(other)[3:] == ["  equal: 0.png, 7.bmp"]
-
-
-def test_what_the_split_leaves_out_is_no_leak(images: ImageTable) -> None:
-    shutil.copy(images.root / "0.png", images.root / "7.png")
-    split = Split(np.array([0, 1]), np.array([4, 5]), np.array([4, 5]), np.array([0]))
-    assert "0 across training and test, 1 across classes" in verify(images, split)[2]
+    assert findings(replace(images, paths=(*images.paths[:7], "7.bmp")))[3:] == ["  equal: 0.png, 7.bmp"]
 
 
 def test_leaks_are_named_first_and_not_all(tmp_path: Path) -> None:
     count = 4 * (SHOWN + 1)
     for index in range(count):
-        random_image(8, 8, index // 2 if index < count // 2 else index % (count // 2)).save(
-            tmp_path / f"{index:02d}.png"
-        )
-    many = ImageTable(
-        tmp_path, tuple(f"{index:02d}.png" for index in range(count)), np.arange(count), tuple(map(str, range(count)))
-    )
-    lines = verify(many, make_split("zero_shot", many))
+        seed = index // 2 if index < count // 2 else index % (count // 2)
+        random_image(8, 8, seed).save(tmp_path / f"{index:02d}.png")
+    paths = tuple(f"{index:02d}.png" for index in range(count))
+    lines = findings(ImageTable(tmp_path, paths, np.arange(count), tuple(map(str, range(count)))))
     assert len(lines) == 3 + SHOWN
-    assert all(int(line.split(", ")[-1][:2]) >= count // 2 for line in lines[3:]), (
-        "each has a copy among the test classes"
+    assert all(int(line.split(", ")[-1][:2]) >= count // 2 for line in lines[3:]), "each has a copy on the test side"
+
+
+STEP, ROW = THUMBNAIL + GAP, THUMBNAIL + CAPTION + GAP
+
+
+def colour(row: int) -> tuple[int, int, int]:
+    return (30 + 10 * row, 200 - 10 * row, 40)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> ImageTable:
+    """Twelve plain images, each of its own colour and shape; six classes of two; every class on both sides of the
+    closed set."""
+    for index in range(12):
+        Image.new("RGB", (20 + 9 * index, 60), colour(index)).save(tmp_path / f"{index}.png")
+    names = tuple(f"{index}.png" for index in range(12))
+    return ImageTable(tmp_path, names, np.arange(12) // 2, tuple("abcdef"), 0, np.array(["train", "test"] * 6))
+
+
+def shown(sheet: Image.Image, images: int) -> list[list[list[int]]]:
+    """Which images (by their colour) each row of each column shows, column by column."""
+    width = images * STEP + 3 * GAP
+    known: dict[object, int] = {colour(row): row for row in range(12)}
+    columns = []
+    for left in (2 * GAP + THUMBNAIL // 2, width + 3 * GAP + THUMBNAIL // 2):
+        rows = []
+        for top in range(2 * HEADING + CAPTION + THUMBNAIL // 2, sheet.height, ROW):
+            pixels = [sheet.getpixel((left + number * STEP, top)) for number in range(images)]
+            rows.append([known[pixel] for pixel in pixels if pixel in known])
+        columns.append(rows)
+    return columns
+
+
+@pytest.mark.parametrize(
+    ("protocol", "classes", "images", "expected"),
+    [
+        ("zero_shot", 3, 2, [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]),
+        ("zero_shot", 50, 4, [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]),
+        ("zero_shot", 2, 1, [[[0], [4]], [[6], [10]]]),
+        ("closed_set", 6, 2, [[[0], [2], [4], [6], [8], [10]], [[1], [3], [5], [7], [9], [11]]]),
+    ],
+)
+def test_sheet_shows_spaced_classes_of_both_sides(
+    protocol: str, classes: int, images: int, expected: list[list[list[int]]], plain: ImageTable
+) -> None:
+    sheet = draw_sheet(plain, make_split(protocol, plain), "birds", classes, images)
+    assert sheet.size == (2 * (images * STEP + 3 * GAP) + GAP, 2 * HEADING + len(expected[0]) * ROW + GAP)
+    assert shown(sheet, images) == expected
+    write_sheet(sheet, plain.root / "out" / "sheet.jpg")  # the name does not matter
+    with Image.open(plain.root / "out" / "sheet.jpg") as written:
+        assert written.format == "PNG"
+        assert written.convert("RGB").tobytes() == sheet.tobytes()
+    assert files_below(plain.root / "out") == ["sheet.jpg"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "W" * 40, "名前" * 60, "", "a b\tc\nd"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_strange_names_stay_in_their_column(name: str, images: int, plain: ImageTable) -> None:
+    split = make_split("zero_shot", plain)
+    usual, strange = (
+        draw_sheet(replace(plain, class_names=(first, *"bcdef")), split, "birds", 3, images) for first in ("a", name)
     )
+    right = (images * STEP + 3 * GAP, 0, usual.width, usual.height)
+    assert strange.crop(right).tobytes() == usual.crop(right).tobytes()
+
+
+def test_rows_show_whole_images(plain: ImageTable) -> None:
+    tiles = [Tile(plain.root / f"{index}.png", f"{index} " + "x" * 80, "second") for index in range(5)]
+    sheet = draw_rows([tiles[:3], tiles[3:]])
+    assert sheet.size == (3 * STEP + 7 * GAP, 2 * (THUMBNAIL + 2 * CAPTION) + 2 * GAP)
+    middle = [
+        (2 * GAP + THUMBNAIL // 2 + n * STEP + (4 * GAP if n else 0), GAP + 2 * CAPTION - 2 * GAP + THUMBNAIL // 2)
+        for n in range(3)
+    ]
+    assert [sheet.getpixel(position) for position in middle] == [colour(index) for index in range(3)]
+    assert sheet.getpixel((middle[2][0], middle[2][1] + THUMBNAIL + 2 * CAPTION)) == (255, 255, 255)

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from retrieval_bench.data.wheel import Wheel
+from retrieval_bench.data.download import Wheel
 
 
 def write_wheel(folder: Path, project: str, version: str, files: dict[str, bytes]) -> tuple[Path, Wheel]:

@@ -9,10 +9,10 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from retrieval_bench.config import RunConfig
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.splits import Split
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder

@@ -1,7 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 60,000 images of 32 x 32 pixels, ten classes; the data of the paper Pruning from Scratch.
 
-torchvision downloads and checks the files; their images are written as PNG once. Closed set: the official 50,000 and 10,000. Retrieval has
-no official split; zero-shot takes the first five classes to train on.
+torchvision downloads and checks the files; their images are written as PNG once. Closed set: the official 50,000 and
+10,000. Retrieval has no official split; zero-shot takes the first five classes to train on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import hashlib
 from pathlib import Path
 
 from retrieval_bench.data.dataset import Counts, Dataset
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.sets.folder import open_folder
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import cache_dir, locked
 
@@ -23,38 +23,37 @@ def open_cifar10(root: Path | None) -> ImageTable:
         UserError: files that are missing or damaged, or a download that fails.
     """
     source = cache_dir() / "downloads" if root is None else root.parent if root.name == "cifar-10-batches-py" else root
-    made = cache_dir() / f"cifar10-{hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]}"
-    if not (made / "complete").exists():
-        with locked(made, "writing the images of CIFAR-10"):
-            if not (made / "complete").exists():
-                _write(source, made, download=root is None)
-    return open_folder(made)
+    folder = cache_dir() / f"cifar10-{hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]}"
+    if not (folder / "complete").exists():
+        with locked(folder, "writing the images of CIFAR-10"):
+            if not (folder / "complete").exists():
+                _write(source, folder, download=root is None)
+    return open_folder(folder)
 
 
-def _write(source: Path, made: Path, download: bool) -> None:
-    from torchvision.datasets import CIFAR10
+def _write(source: Path, folder: Path, download: bool) -> None:
+    from torchvision import datasets  # here, so that listing the data sets does not load torch
 
     for side in ("train", "test"):
         try:
-            images = CIFAR10(str(source), train=side == "train", download=download)
+            images = datasets.CIFAR10(str(source), train=side == "train", download=download)
         except (RuntimeError, OSError) as error:
-            hint = (
-                "get cifar-10-python.tar.gz by hand and give --data-root"
-                if download
-                else "its files are missing or damaged"
-            )
+            hint = "get cifar-10-python.tar.gz by hand and give --data-root" if download else "files missing or damaged"
             raise UserError(f"{source}: no CIFAR-10 here: {hint} ({first_line(error)})") from None
         for number in range(len(images)):
             image, label = images[number]
-            folder = made / side / f"{label}_{images.classes[label]}"
-            folder.mkdir(parents=True, exist_ok=True)
-            image.save(folder / f"{number:05d}.png")
-    (made / "complete").touch()
+            path = folder / side / f"{label}_{images.classes[label]}" / f"{number:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    (folder / "complete").touch()
 
 
-SPLITS = {"closed_set": {"train": 50_000, "test": 10_000}, "zero_shot": {"train": 30_000, "test": 30_000}}
-CIFAR = Dataset(
+CIFAR10 = Dataset(
     about="CIFAR-10, 60,000 images of ten classes, 32 x 32 pixels; downloaded (170 MB) or read from --data-root",
     open=open_cifar10,
-    counts=Counts(classes=10, images=60_000, splits=SPLITS),
+    counts=Counts(
+        classes=10,
+        images=60_000,
+        splits={"closed_set": {"train": 50_000, "test": 10_000}, "zero_shot": {"train": 30_000, "test": 30_000}},
+    ),
 )

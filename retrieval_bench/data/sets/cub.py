@@ -1,7 +1,8 @@
-"""CUB-200-2011 (Wah, Branson, Welinder, Perona and Belongie, Caltech CNS-TR-2011-001): 11,788 photographs of 200 bird species.
+"""CUB-200-2011 (Wah, Branson, Welinder, Perona and Belongie, Caltech CNS-TR-2011-001): 11,788 photographs of 200 bird
+species.
 
-Zero-shot split: classes 1-100 train (5,864 images), 101-200 test (5,924). Closed set: the official 5,994 and 5,794 images of all classes.
-No bounding boxes are used.
+Zero-shot split: classes 1-100 train (5,864 images), 101-200 test (5,924). Closed set: the official 5,994 and 5,794
+images of all classes. No bounding boxes are used.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval_bench.data.archive import find_files
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.lists import read_columns, whole_numbers
-from retrieval_bench.data.places import Places
+from retrieval_bench.data.lists import read_columns
+from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
 
 ARCHIVE = Archive(
@@ -28,35 +29,23 @@ ARCHIVE = Archive(
 
 
 def open_cub(root: Path | None) -> ImageTable:
-    """Opens the official layout: an archive, the folder ``CUB_200_2011``, or a folder that holds either; None downloads the archive."""
-    folder = Places(root, (ARCHIVE,), "CUB-200-2011").find("images.txt", "CUB_200_2011/images.txt").parent
-    names = _read_numbered(folder / "images.txt")
-    image_class = _read_numbered(folder / "image_class_labels.txt")
-    classes = _read_numbered(folder / "classes.txt")
-    training = _read_numbered(folder / "train_test_split.txt")
-    if not names.keys() == image_class.keys() == training.keys():
+    """Opens the official layout: an archive, the folder ``CUB_200_2011``, or a folder that holds either; None downloads
+    the archive."""
+    (images,) = find_files(root, (ARCHIVE,), "CUB-200-2011", ("images.txt", "CUB_200_2011/images.txt"))
+    folder = images.parent
+    paths = dict(read_columns(images, int, str))
+    labels = dict(read_columns(folder / "image_class_labels.txt", int, int))
+    training = dict(read_columns(folder / "train_test_split.txt", int, int))
+    names = [name for _, name in sorted(read_columns(folder / "classes.txt", int, str))]
+    if not paths.keys() == labels.keys() == training.keys():
         raise UserError(
-            f"{folder}: images.txt, image_class_labels.txt and train_test_split.txt name different images; fetch the data set again"
+            f"{folder}: images.txt, image_class_labels.txt and train_test_split.txt name different images; fetch the "
+            "data set again"
         )
-    order = sorted(names, key=int)
-    try:
-        labels = np.array([int(image_class[key]) - 1 for key in order], dtype=np.int64)
-        class_names = tuple(classes[str(number + 1)] for number in range(len(classes)))
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
-            raise ValueError
-    except (ValueError, KeyError):
-        raise UserError(
-            f"{folder}: class numbers in image_class_labels.txt do not fit classes.txt; fetch the data set again"
-        ) from None
-    sides = np.array(["train" if training[key] == "1" else "test" for key in order])
-    return ImageTable(folder / "images", tuple(names[key] for key in order), labels, class_names, 100, sides)
-
-
-def _read_numbered(path: Path) -> dict[str, str]:
-    """The lines ``number value`` of one of the set's text files."""
-    rows = read_columns(path, columns=2)
-    whole_numbers(path, [number for number, _ in rows])
-    return {row[0]: row[1] for row in rows}
+    order = sorted(paths)
+    split = np.array(["train" if training[image] == 1 else "test" for image in order])
+    numbers = [labels[image] for image in order]
+    return numbered_table(folder / "images", [paths[image] for image in order], numbers, names, 100, split)
 
 
 CUB = Dataset(

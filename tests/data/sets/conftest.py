@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from layouts import Miniature
 
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.dataset import Counts
-
-Miniature = Callable[[str, Counts], None]
 
 
 @pytest.fixture

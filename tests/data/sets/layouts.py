@@ -1,25 +1,31 @@
-"""Writing data sets in miniature, in their true layouts: files of one byte, MATLAB structs, archives."""
+"""Data sets in miniature, in their true layouts. The content of an image file is its class number (from 0) and its
+official split."""
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.io import savemat
 
-from retrieval_bench.data.images import ImageTable
+from retrieval_bench.data.dataset import Counts
+from retrieval_bench.data.table import ImageTable
+
+Miniature = Callable[[str, Counts], None]
+"""The fixture ``miniature``: gives a data set the counts of a small copy."""
 
 
-def touch(root: Path, *paths: str) -> Path:
-    """Writes one byte to each of `paths` below `root`; returns `root`."""
+def touch(root: Path, *paths: str, content: str = "x") -> Path:
+    """Writes `content` to each of `paths` below `root`; returns `root`."""
     for folder in {(root / path).parent for path in paths}:
         folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        (root / path).write_bytes(b"x")
+        (root / path).write_text(content)
     return root
 
 
@@ -54,10 +60,176 @@ def pack(archive: Path, folder: Path, *names: str) -> Path:
     return archive
 
 
+def packed(root: Path, archive: str, name: str) -> Path:
+    """The folder `name` of `root` in an archive beside it, in place of itself."""
+    pack(root / archive, root, name)
+    shutil.rmtree(root / name)
+    return root
+
+
+def paths_of(table: ImageTable, rows: np.ndarray) -> list[str]:
+    return [table.paths[row] for row in rows]
+
+
 def class_of(table: ImageTable) -> dict[str, str]:
     """Class name by path."""
     return {path: table.class_names[label] for path, label in zip(table.paths, table.labels.tolist(), strict=True)}
 
 
-def paths_of(table: ImageTable, rows: np.ndarray) -> list[str]:
-    return [table.paths[row] for row in rows]
+CARS = [(model, side) for model in range(196) for side in ("test", "train")]
+BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+MODELS = tuple(f"{number:03d} Maker C/V" for number in range(1, 197))
+
+
+def cars_original(root: Path, images: Sequence[tuple[int, str]] = CARS) -> Path:
+    names = [f"car_ims/{row:06d}.jpg" for row in range(1, len(images) + 1)]
+    rows = [
+        (name, 1, 2, 3, 4, np.uint8(model + 1), np.uint8(side == "test"))
+        for name, (model, side) in zip(names, images, strict=True)
+    ]
+    annotations = structs(("relative_im_path", *BOX, "class", "test"), rows)
+    save_mat(root / "cars_annos.mat", annotations=annotations, class_names=cells(MODELS))
+    for name, (model, side) in zip(names, images, strict=True):
+        touch(root, name, content=f"{model} {side}")
+    return root
+
+
+def cars_torchvision(root: Path, below: str = "{}", labels: str = "cars_test_annos_withlabels.mat") -> Path:
+    """`below` is where the images of ``cars_train`` and ``cars_test`` are."""
+    for side, lists in (("train", "devkit/cars_train_annos.mat"), ("test", labels)):
+        models = [model for model, flag in CARS if flag == side]
+        rows = [(1, 2, 3, 4, np.uint8(model + 1), f"{row:05d}.jpg") for row, model in enumerate(models, start=1)]
+        save_mat(root / lists, annotations=structs((*BOX, "class", "fname"), rows))
+        for row, model in enumerate(models, start=1):
+            touch(root / below.format(f"cars_{side}"), f"{row:05d}.jpg", content=f"{model} {side}")
+    save_mat(root / "devkit" / "cars_meta.mat", class_names=cells(MODELS))
+    return root
+
+
+def cars_per_model(root: Path, split: bool = True) -> Path:
+    for row, (model, side) in enumerate(CARS):
+        name = f"{MODELS[model].replace('/', '')}/{row}.jpg"
+        touch(root, f"{side}/{name}" if split else name, content=f"{model} {side}")
+    return root
+
+
+FLOWERS = [
+    (int(species), side) for species in np.random.default_rng(0).permutation(102) for side in ("train", "train", "test")
+]
+
+
+def flowers(root: Path, images: Sequence[tuple[int, str]] = FLOWERS) -> Path:
+    numbers = {side: np.array([row for row, (_, s) in enumerate(images, 1) if s == side]) for side in ("train", "test")}
+    save_mat(root / "imagelabels.mat", labels=np.array([[species + 1 for species, _ in images]], dtype=np.uint8))
+    sets = {"trnid": numbers["train"][::2], "valid": numbers["train"][1::2], "tstid": numbers["test"]}
+    save_mat(root / "setid.mat", **{name: rows.astype(np.uint16).reshape(1, -1) for name, rows in sets.items()})
+    for row, (species, side) in enumerate(images, 1):
+        touch(root, f"jpg/image_{row:05d}.jpg", content=f"{species} {side}")
+    return root
+
+
+Row = tuple[int, str]
+SOP_TRAIN, SOP_TEST = ([(product, view) for product in products for view in "012"] for products in ((1, 2), (3, 4)))
+
+
+def sop(root: Path, train: Sequence[Row] = SOP_TRAIN, test: Sequence[Row] = SOP_TEST) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    first = 1
+    for side, rows in (("train", train), ("test", test)):
+        kinds = ["bicycle" if product % 2 else "chair" for product, _ in rows]
+        names = [f"{kind}_final/1110{product}_{view}.JPG" for kind, (product, view) in zip(kinds, rows, strict=True)]
+        lines = [
+            f"{number} {product} {1 + product % 2} {name}"
+            for number, ((product, _), name) in enumerate(zip(rows, names, strict=True), first)
+        ]
+        (root / f"Ebay_{side}.txt").write_text("\n".join(["image_id class_id super_class_id path", *lines, ""]))
+        for name, (product, _) in zip(names, rows, strict=True):
+            touch(root, name, content=f"{product - 1} -")
+        first += len(rows)
+    return root
+
+
+def inshop_item(number: int, side: str, *views: int) -> list[tuple[str, int, str]]:
+    return [(f"img/WOMEN/Dresses/id_{number:08d}/0{view}_1_front.jpg", number, side) for view in views]
+
+
+INSHOP = [*inshop_item(2, "train", 1, 2, 3), *inshop_item(1, "query", 1), *inshop_item(1, "gallery", 2)]
+INSHOP += [*inshop_item(3, "train", 1, 2), *inshop_item(5, "train", 1, 2), *inshop_item(6, "train", 1, 2)]
+INSHOP += [*inshop_item(4, "query", 1, 2), *inshop_item(4, "gallery", 3, 4, 5)]
+INSHOP_CLASSES = (2, 3, 5, 6, 1, 4)
+"""Items in the order of the table: those that train first."""
+BENCHMARK = "In-shop Clothes Retrieval Benchmark"
+
+
+def inshop(root: Path, images: str = "Img", lists: str = "Eval", rows: Sequence[tuple[str, int, str]] = INSHOP) -> Path:
+    lines = [f"{path:<75}id_{item:08d}  {side}" for path, item, side in rows]
+    header = [str(len(rows)), "image_name  item_id  evaluation_status"]
+    touch(root / lists, "list_eval_partition.txt", content="\n".join([*header, *lines, ""]))
+    for path, item, side in rows:
+        touch(root / images, path, content=f"{INSHOP_CLASSES.index(item)} {side}")
+    return root
+
+
+def cub(root: Path) -> Path:
+    rows = [(label, side) for label in range(200) for side in ("train", "test")]
+    names = [f"{label + 1:03d}.Bird/{row}.jpg" for row, (label, _) in enumerate(rows)]
+    lists = {
+        "images.txt": names,
+        "image_class_labels.txt": [label + 1 for label, _ in rows],
+        "train_test_split.txt": [int(side == "train") for _, side in rows],
+        "classes.txt": [f"{label + 1:03d}.Bird" for label in range(200)],
+    }
+    for name, values in lists.items():
+        lines = [f"{number} {value}\n" for number, value in enumerate(values, start=1)]
+        touch(root, name, content="".join(reversed(lines)))  # rows follow the numbers, not the lines
+    for name, (label, side) in zip(names, rows, strict=True):
+        touch(root / "images", name, content=f"{label} {side}")
+    return root
+
+
+def sides(train: int, test: int) -> dict[str, int]:
+    return {"train": train, "test": test}
+
+
+COUNTS = {
+    "cub": Counts(200, 400, {"zero_shot": sides(200, 200), "closed_set": sides(200, 200)}),
+    "cars": Counts(196, 392, {"zero_shot": sides(196, 196), "closed_set": sides(196, 196)}),
+    "flowers": Counts(102, 306, {"zero_shot": sides(153, 153), "closed_set": sides(204, 102)}),
+    "sop": Counts(4, 12, {"zero_shot": sides(6, 6)}),
+    "inshop": Counts(6, 16, {"zero_shot": {"train": 9, "query": 3, "gallery": 4}}),
+}
+LAYOUTS: dict[tuple[str, str], Callable[[Path], Path]] = {
+    ("cub", "folder"): lambda root: cub(root / "CUB_200_2011"),
+    ("cub", "parent"): lambda root: cub(root / "CUB_200_2011").parent,
+    ("cub", "archive"): lambda root: pack(root / "mine.tgz", cub(root / "CUB_200_2011").parent, "CUB_200_2011"),
+    ("cub", "folder with the archive"): lambda root: packed(
+        cub(root / "CUB_200_2011").parent, "CUB_200_2011.tgz", "CUB_200_2011"
+    ),
+    ("cars", "original"): cars_original,
+    ("cars", "original below"): lambda root: cars_original(root / "stanford_cars").parent,
+    ("cars", "original packed"): lambda root: packed(cars_original(root), "car_ims.tgz", "car_ims"),
+    ("cars", "original packed below"): lambda root: (
+        packed(cars_original(root / "stanford_cars"), "car_ims.tgz", "car_ims").parent
+    ),
+    ("cars", "torchvision"): cars_torchvision,
+    ("cars", "torchvision below"): lambda root: cars_torchvision(root / "stanford_cars").parent,
+    ("cars", "torchvision nested"): lambda root: cars_torchvision(root, "{0}/{0}"),
+    ("cars", "labels in devkit"): lambda root: cars_torchvision(root, labels="devkit/cars_test_annos_withlabels.mat"),
+    ("cars", "per model"): cars_per_model,
+    ("cars", "per model below"): lambda root: cars_per_model(root / "car_data" / "car_data").parents[1],
+    ("flowers", "folder"): flowers,
+    ("flowers", "packed"): lambda root: packed(flowers(root), "102flowers.tgz", "jpg"),
+    ("flowers", "torchvision"): lambda root: flowers(root / "flowers-102"),
+    ("flowers", "torchvision's parent"): lambda root: flowers(root / "flowers-102").parent,
+    ("sop", "folder"): lambda root: sop(root / "Stanford_Online_Products"),
+    ("sop", "parent"): lambda root: sop(root / "Stanford_Online_Products").parent,
+    ("sop", "zip"): lambda root: pack(root / "mine.zip", sop(root / "Stanford_Online_Products").parent),
+    ("sop", "folder with the zip"): lambda root: packed(
+        sop(root / "Stanford_Online_Products").parent, "Stanford_Online_Products.zip", "Stanford_Online_Products"
+    ),
+    ("inshop", "official"): inshop,
+    ("inshop", "official, packed"): lambda root: packed(inshop(root) / "Img", "img.zip", "img").parent,
+    ("inshop", "flat"): lambda root: inshop(root, "", ""),
+    ("inshop", "flat, packed"): lambda root: packed(inshop(root, "", ""), "img.zip", "img"),
+    ("inshop", "parent"): lambda root: inshop(root, f"{BENCHMARK}/Img", f"{BENCHMARK}/Eval"),
+}

@@ -1,0 +1,115 @@
+"""The command that measures embeddings from anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.evaluate import Engine, evaluate_in_detail
+from retrieval_bench.evaluation.files import check_table_name, read_embeddings, write_frame
+from retrieval_bench.evaluation.metrics import DEFAULT_METRICS, MetricName
+from retrieval_bench.evaluation.statistics import intervals
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Retrieval metrics of your own embeddings (.npz, .npy with --labels, .parquet): all in all, or queries in a
+    gallery."""
+
+    file: Positional[Path | None] = None
+    """embeddings and labels; every row is searched among all the others (or use --query and --gallery)"""
+    labels: Path | None = None
+    """labels of FILE: .npy, or text with one per line"""
+    query: Path | None = None
+    """embeddings and labels to search with"""
+    query_labels: Path | None = None
+    """labels of --query"""
+    gallery: Path | None = None
+    """embeddings and labels to search in"""
+    gallery_labels: Path | None = None
+    """labels of --gallery"""
+    k: tuple[int, ...] = (1, 2, 4, 8)
+    """the K of Recall@K and precision@K"""
+    metrics: tuple[MetricName, ...] = DEFAULT_METRICS
+    """what is computed; precision, map and curve need every rank and take longer"""
+    distance: Literal["cosine", "l2"] = "cosine"
+    """cosine similarity or Euclidean distance"""
+    engine: Engine = "auto"
+    """blocked (auto) is exact; reference (or flat) gives the same, slowly; ivf and hnsw (FAISS) are approximate, for
+    millions"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """of the blocked engine"""
+    memory_gb: float = 1.0
+    """10^9 bytes that float32 copies of the embeddings may take"""
+    intervals: bool = False
+    """95 % bootstrap intervals, over queries and over classes"""
+    per_query: Path | None = None
+    """table with a row per query (.csv or .parquet)"""
+    per_class: Path | None = None
+    """table with a row per class"""
+    curve: Path | None = None
+    """table of the precision-recall curve"""
+    json: bool = False
+    """print JSON"""
+
+    def execute(self) -> None:
+        tables = [path for path in (self.per_query, self.per_class, self.curve) if path is not None]
+        for path in tables:
+            check_table_name(path)
+        if len(set(tables)) < len(tables):
+            raise UserError(f"{tables[0]}: two tables cannot be written to one file")
+        metrics = self.metrics if self.curve is None or "curve" in self.metrics else (*self.metrics, "curve")
+        found = evaluate_in_detail(
+            **self._arrays(),
+            ks=self.k,
+            metrics=metrics,
+            distance=self.distance,
+            engine=self.engine,
+            device=self.device,
+            memory_gb=self.memory_gb,
+        )
+        frames = {self.per_query: found.per_query, self.per_class: found.per_class, self.curve: found.curve_frame}
+        for path in tables:
+            write_frame(frames[path](), path)
+        ranges = intervals(found.columns) if self.intervals else {}
+        if self.json:
+            finite = {name: value if math.isfinite(value) else None for name, value in found.metrics.items()}
+            print(json.dumps({**finite, **ranges}, allow_nan=False))
+            return
+        for name, value in found.metrics.items():
+            line = f"{name:26}{value:>10}" if isinstance(value, int) else f"{name:26}{value:>10.4f}"
+            for over in ("queries", "classes"):
+                if f"{name}_over_{over}" in ranges:
+                    low, high = ranges[f"{name}_over_{over}"]
+                    line += f"   [{low:.4f}, {high:.4f}] over {over}"
+            print(line)
+
+    def _arrays(self) -> dict[str, Any]:
+        """The embeddings and labels, as arguments of the evaluator."""
+        if self.file is not None:
+            if self.query_labels or self.gallery_labels:
+                reason = "belong to --query and --gallery; the labels of a file are --labels"
+                raise UserError(f"--query-labels and --gallery-labels {reason}")
+            if self.query or self.gallery:
+                raise UserError(f"{self.file}: give one file, or --query and --gallery, not both")
+            return read_embeddings(self.file, self.labels)
+        if self.query is None or self.gallery is None:
+            raise UserError("give a file with embeddings and labels, or --query FILE and --gallery FILE")
+        if self.labels:
+            raise UserError("--labels belongs to a single file; use --query-labels and --gallery-labels")
+        query = read_embeddings(self.query, self.query_labels)
+        gallery = read_embeddings(self.gallery, self.gallery_labels)
+        return {
+            "embeddings": gallery["embeddings"],
+            "labels": gallery["labels"],
+            "query_embeddings": query["embeddings"],
+            "query_labels": query["labels"],
+        }

@@ -1,0 +1,169 @@
+"""The decode-once cache: what it holds, when it is built, and what is left behind when that fails."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_checks import files_below, random_image, refused
+from PIL import Image
+
+from retrieval_bench.data import decode_cache
+from retrieval_bench.data.decode_cache import PIXELS, SIZES, open_decode_cache
+from retrieval_bench.data.reading import read_image, shrink
+from retrieval_bench.data.table import ImageTable
+
+NAMES = ("a/0.png", "a/1.jpg", "b/2.png", "b/3.png", "b/4.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_cache: Path) -> Path:
+    """Five images of different sizes and modes, one of them turned by its EXIF data; 7,920 bytes of pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = [random_image(20, 30), random_image(12, 40, 1), random_image(9, 40, 2).convert("L")]
+    images += [random_image(1, 1), Image.new("P", (39, 31))]
+    for name, image in zip(NAMES, images, strict=True):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, exif=exif if path.suffix == ".jpg" else None)
+    return tmp_path / "images"
+
+
+def make_table(root: Path) -> ImageTable:
+    """Opened anew, as by another process."""
+    return ImageTable(root, NAMES, np.array([0, 0, 1, 1, 1]), ("a", "b"))
+
+
+def folders(cache: Path) -> list[str]:
+    """Names of the caches, whole and partial; not of lock files."""
+    return [name for name in files_below(cache / "decoded") if "/" not in name and not name.endswith(".lock")]
+
+
+def count_bytes(root: Path, side: int) -> int:
+    return sum(
+        shrink(read_image(root / name), side).width * shrink(read_image(root / name), side).height * 3 for name in NAMES
+    )
+
+
+@pytest.mark.parametrize("side", [0, 10])
+def test_pixels_are_those_of_the_files_and_cannot_be_changed(side: int, root: Path) -> None:
+    for _ in range(2):
+        cache = open_decode_cache(make_table(root), side, 1.0)
+        assert len(cache) == len(NAMES)
+        for row, name in enumerate(NAMES):
+            expected = np.asarray(shrink(read_image(root / name), side))
+            assert cache[row].dtype == np.uint8
+            assert np.array_equal(cache[row], expected)
+            assert tuple(cache.sizes[row]) == expected.shape[:2]
+        assert len(cache.pixels) == count_bytes(root, side)
+        cache[0][:] = 255 - cache[0]
+
+
+def test_format_and_name_are_those_of_caches_on_the_disks_of_users(root: Path, empty_cache: Path) -> None:
+    """Version 2: a folder per table and size, with the raw pixels and int64 sizes."""
+    (root.parent / "link").symlink_to(root)
+    for name in NAMES:
+        os.utime(root / name, ns=(0, 0))
+    open_decode_cache(make_table(root.parent / "link"), 10, 1.0)
+    (name,) = folders(empty_cache)
+    assert name.startswith("link-10-")
+    assert len(name) == len("link-10-") + 16
+    folder = empty_cache / "decoded" / name
+    assert {path.name for path in folder.iterdir()} == {PIXELS, SIZES} == {"pixels.bin", "sizes.npy"}
+    sizes = np.load(folder / SIZES)
+    assert (sizes.dtype, sizes.tolist()) == (np.dtype(np.int64), [[10, 15], [33, 10], [9, 40], [1, 1], [10, 12]])
+    assert (folder / PIXELS).read_bytes()[:450] == shrink(read_image(root / NAMES[0]), 10).tobytes()
+
+
+def test_cache_is_built_once(root: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = make_table(root)
+    open_decode_cache(table, 0, 1.0)
+    assert "decoding 5 images once" in capsys.readouterr().err
+    for name in NAMES:
+        (root / name).unlink()
+    open_decode_cache(table, 0, 1e-9)  # the limit is for building
+    assert not capsys.readouterr().err
+    assert len(folders(empty_cache)) == 1
+
+
+def test_changed_files_another_size_and_another_folder_have_another_cache(root: Path, empty_cache: Path) -> None:
+    for side in (0, 10, 12):
+        open_decode_cache(make_table(root), side, 1.0)
+    assert len(folders(empty_cache)) == 3
+    random_image(20, 30, 7).save(root / NAMES[0])  # as many pixels, other content
+    later = time.time_ns() + 5_000_000_000
+    os.utime(root / NAMES[0], ns=(later, later))
+    assert np.array_equal(open_decode_cache(make_table(root), 0, 1.0)[0], np.asarray(random_image(20, 30, 7)))
+    (root.parent / "other").mkdir()
+    open_decode_cache(make_table(root.rename(root.parent / "other" / root.name)), 0, 1.0)
+    assert len(folders(empty_cache)) == 5
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "interrupt"])
+def test_failed_build_leaves_nothing(
+    damage: str, root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, content = root / NAMES[1], (root / NAMES[1]).read_bytes()
+
+    def interrupted(path: Path) -> Image.Image:
+        if path == bad:
+            raise KeyboardInterrupt
+        return read_image(path)
+
+    if damage == "interrupt":
+        with monkeypatch.context() as patched:
+            patched.setattr(decode_cache, "read_image", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                open_decode_cache(make_table(root), 0, 1.0)
+    else:
+        bad.write_bytes(b"no image" if damage == "text" else content[:300])
+        with refused(bad, "cannot be decoded"):
+            open_decode_cache(make_table(root), 0, 1.0)
+        bad.write_bytes(content)
+    assert folders(empty_cache) == []
+    assert len(open_decode_cache(make_table(root), 0, 1.0)) == 5
+
+
+def test_remains_of_a_killed_build_are_removed_and_do_not_count(root: Path, empty_cache: Path) -> None:
+    open_decode_cache(make_table(root), 0, 10_000e-9)
+    (name,) = folders(empty_cache)
+    whole = empty_cache / "decoded" / name
+    whole.rename(whole.with_name(f".{name}.partial-abc"))
+    assert len(open_decode_cache(make_table(root), 0, 10_000e-9)) == 5
+    assert folders(empty_cache) == [name]
+
+
+def test_limit_counts_all_caches_and_names_the_ways_out(root: Path, empty_cache: Path) -> None:
+    with refused("1 MB", "--cache-limit-gb is 1e-06", "--stored 256", "--reader pil"):
+        open_decode_cache(make_table(root), 0, 1e-6)
+    with refused("--stored below 30"):
+        open_decode_cache(make_table(root), 30, 1e-6)
+    assert folders(empty_cache) == []
+    total = count_bytes(root, 0)
+    assert len(open_decode_cache(make_table(root), 0, total / 1e9)) == 5, "exactly the limit is allowed"
+    total += count_bytes(root, 12)
+    with refused("of other caches in", empty_cache / "decoded", "delete other caches"):
+        open_decode_cache(make_table(root), 12, (total - 1) / 1e9)
+    assert len(open_decode_cache(make_table(root), 12, total / 1e9)) == 5
+
+
+def test_full_disk_is_noticed_before_anything_is_decoded(
+    root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval_bench.files.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000})())
+    with refused("the cache of decoded images needs 1 MB", "RETRIEVAL_BENCH_CACHE"):
+        open_decode_cache(make_table(root), 0, 1.0)
+    assert folders(empty_cache) == []
+
+
+@pytest.mark.parametrize("below", ["", "decoded"])
+def test_cache_that_cannot_be_written_is_one_line(below: str, root: Path, empty_cache: Path) -> None:
+    blocked = empty_cache / below if below else empty_cache
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("a file, not a folder")
+    with refused(empty_cache / "decoded", "cannot be written", "RETRIEVAL_BENCH_CACHE"):
+        open_decode_cache(make_table(root), 0, 1.0)

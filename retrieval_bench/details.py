@@ -19,7 +19,7 @@ from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.evaluation.plane import principal_plane
+from retrieval_bench.evaluation.pca import principal_components
 from retrieval_bench.files import atomic_path
 from retrieval_bench.seeding import derive
 
@@ -151,7 +151,7 @@ def describe(
         neighbours=neighbours.astype(np.int32),
         similarity=similarity.astype(np.float16),
         map_images=map_images.astype(np.int32),
-        map=principal_plane(vectors[map_images]),
+        map=principal_components(vectors[map_images]),
         thumbnails=np.zeros(0, np.int32),
         thumbnail_ends=np.zeros(0, np.int64),
         thumbnail_bytes=np.zeros(0, np.uint8),

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that names the file or value and the way out; the command line exits with 2."""
+    """Bad input. The message is one line that names the file or value and the way out; the command line exits with
+    2."""
 
 
 class Diverged(UserError):

@@ -178,9 +178,8 @@ def open_choices(config: RunConfig) -> dict[str, list[Any]]:
     candidates = {name: options.candidates() for name, options in given.items()}
     candidates = {name: several for name, several in candidates.items() if several != [given[name]]}
     if candidates and config.data.split != "zero_shot":
-        raise UserError(
-            f"{config.strategy_label} chooses on the zero_shot_val split, for --split zero_shot only, not {config.data.split}"
-        )
+        label, split = config.strategy_label, config.data.split
+        raise UserError(f"{label} chooses on the zero_shot_val split, for --split zero_shot only, not {split}")
     if candidates and 1 not in config.ks:
         raise UserError(f"--k {' '.join(map(str, config.ks))}: choices are made by Recall@1, so 1 must be among them")
     return candidates

@@ -9,7 +9,7 @@ from retrieval_bench.config import RunConfig, flag, flag_words, flat_values
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.evaluation.choices import check_ks
+from retrieval_bench.evaluation.metrics import check_ks
 from retrieval_bench.losses import LOSSES, MINERS
 from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies import refuse_unused_options, validate_options
@@ -19,9 +19,9 @@ NOT_NEGATIVE = (
     *("loss.loss_weight_decay", "train.epochs", "train.lr", "train.weight_decay", "train.micro_batch"),
     *("train.skip_batches", "train.decay_at", "train.second_decay_at", "train.decay_factor", "train.low_rate"),
 )
-LEAST = dict.fromkeys(NOT_NEGATIVE, 0) | {"data.image_size": 8, "train.samples_per_class": -1, "train.batch_size": 2}
+LEAST: dict[str, int] = dict.fromkeys(NOT_NEGATIVE, 0) | {"data.image_size": 8, "train.samples_per_class": -1, "train.batch_size": 2}
 LEAST |= {"train.cycles": 1}
-MOST = dict.fromkeys(("train.decay_at", "train.second_decay_at", "train.low_rate"), 1)
+MOST: dict[str, int] = dict.fromkeys(("train.decay_at", "train.second_decay_at", "train.low_rate"), 1)
 """Bounds of choices; those of strategies' options stand with the options."""
 SCHEDULE_OPTIONS = {
     "decay_at": ("step",),

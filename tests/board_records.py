@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retrieval_bench.columns import RECORDED_COSTS
 from retrieval_bench.config import RunConfig, flatten, nest
+from retrieval_bench.details import NEIGHBOURS, Details
 from retrieval_bench.records import Record, ResultsFolder, write_record
 
 
@@ -38,3 +43,25 @@ def save(folder: Path, *records: Record) -> ResultsFolder:
     for entry in records:
         write_record(results.record(entry.id), entry)
     return results
+
+
+def details_of(ranks: Sequence[int], labels: Sequence[int], neighbours: Sequence[Sequence[int]] = ()) -> Details:
+    """Details of a test in which every image is a query with known neighbours."""
+    images = np.arange(len(ranks), dtype=np.int32)
+    padded = [[*row, *[-1] * NEIGHBOURS][:NEIGHBOURS] for row in neighbours or [[]] * len(ranks)]
+    return Details(
+        paths=np.array([f"{image}.png" for image in images]),
+        labels=np.array(labels, dtype=np.int32),
+        class_names=np.array([f"class {label}" for label in range(max(labels) + 1)]),
+        queries=images,
+        first_rank=np.array(ranks, dtype=np.int32),
+        map_at_r=np.array([1 / rank if rank else math.nan for rank in ranks], dtype=np.float32),
+        neighbour_queries=images,
+        neighbours=np.array(padded, dtype=np.int32),
+        similarity=np.zeros((len(ranks), NEIGHBOURS), dtype=np.float16),
+        map_images=images,
+        map=np.zeros((len(ranks), 2), dtype=np.float32),
+        thumbnails=np.zeros(0, dtype=np.int32),
+        thumbnail_ends=np.zeros(0, dtype=np.int64),
+        thumbnail_bytes=np.zeros(0, dtype=np.uint8),
+    )

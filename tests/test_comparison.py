@@ -14,13 +14,13 @@ from scipy import stats
 
 from retrieval_bench.cli import main
 from retrieval_bench.comparison import compare, to_lines
-from retrieval_bench.details import NEIGHBOURS, Details, write_details
+from retrieval_bench.details import Details, write_details
 from retrieval_bench.evaluation.statistics import bootstrap_interval, paired_permutation_test
 from retrieval_bench.records import Record, ResultsFolder
-from tests.board_records import of, record, save
+from tests.board_records import details_of, of, record, save
 from tests.data.data_checks import refused
 
-LABELS = np.array([0, 0, 1, 1, 2, 2], dtype=np.int32)
+LABELS = [0, 0, 1, 1, 2, 2]
 FIRST = [[1, 1, 1, 2, 0, 1], [1, 3, 1, 9, 0, 1], [1, 1, 2, 5, 0, 1]]
 SECOND = [[1, 2, 3, 1, 0, 1], [1, 4, 2, 1, 0, 1], [1, 2, 1, 1, 0, 1]]
 """Ranks of six queries in each of three seeds: queries 1 and 2 are right more often on the first side, query 3 on the
@@ -28,23 +28,7 @@ second; query 4 has no positive."""
 
 
 def details(ranks: list[int]) -> Details:
-    images = np.arange(6, dtype=np.int32)
-    return Details(
-        paths=np.array([f"{image}.png" for image in range(6)]),
-        labels=LABELS,
-        class_names=np.array(["a", "b", "c"]),
-        queries=images,
-        first_rank=np.array(ranks, dtype=np.int32),
-        map_at_r=np.array([1 / rank if rank else math.nan for rank in ranks], dtype=np.float32),
-        neighbour_queries=images,
-        neighbours=np.full((6, NEIGHBOURS), -1, dtype=np.int32),
-        similarity=np.zeros((6, NEIGHBOURS), dtype=np.float16),
-        map_images=images,
-        map=np.zeros((6, 2), dtype=np.float32),
-        thumbnails=np.zeros(0, dtype=np.int32),
-        thumbnail_ends=np.zeros(0, dtype=np.int64),
-        thumbnail_bytes=np.zeros(0, dtype=np.uint8),
-    )
+    return details_of(ranks, LABELS)
 
 
 def metrics(ranks: list[int]) -> dict[str, Any]:
@@ -92,6 +76,7 @@ def test_numbers_are_those_of_scipy_and_of_the_queries(results: ResultsFolder) -
     rows = compare("hashone", "hashtwo", results).metrics
     assert [row["metric"] for row in rows] == ["recall_at_1", "recall_at_2", "recall_at_4", "map_at_r"]
     able = np.array([0, 1, 2, 3, 5])
+    classes = np.array(LABELS)[able]
     for row in rows:
         first, second = (np.array([metrics(ranks)[row["metric"]] for ranks in both]) for both in (FIRST, SECOND))
         assert (row["first"], row["second"]) == (pytest.approx(first.mean()), pytest.approx(second.mean()))
@@ -100,14 +85,12 @@ def test_numbers_are_those_of_scipy_and_of_the_queries(results: ResultsFolder) -
         assert row["difference"] == pytest.approx((low + high) / 2)
         assert row["seeds_half"] == pytest.approx((high - low) / 2)
         assert row["seeds_p"] == pytest.approx(test.pvalue)
-        values = []
-        for both in (FIRST, SECOND):
-            ranks = np.array(both)[:, able]
-            k = int(row["metric"].split("_")[-1]) if row["metric"] != "map_at_r" else 0
-            values.append(((ranks <= k) if k else 1 / ranks.astype(np.float32)).mean(0))
-        assert (row["low"], row["high"]) == pytest.approx(bootstrap_interval(values[0] - values[1], LABELS[able]))
-        assert row["p"] == pytest.approx(paired_permutation_test(values[0], values[1], LABELS[able])[1])
-        assert (values[0] - values[1]).mean() == pytest.approx(row["difference"], abs=1e-6), "both are one difference"
+        k = int(row["metric"].removeprefix("recall_at_")) if row["metric"] != "map_at_r" else 0
+        both = [np.array(ranks)[:, able] for ranks in (FIRST, SECOND)]
+        one, other = (((ranks <= k) if k else 1 / ranks.astype(np.float32)).mean(0) for ranks in both)
+        assert (row["low"], row["high"]) == pytest.approx(bootstrap_interval(one - other, classes))
+        assert row["p"] == pytest.approx(paired_permutation_test(one, other, classes)[1])
+        assert (one - other).mean() == pytest.approx(row["difference"], abs=1e-6), "both are one difference"
 
 
 def test_sides_are_found_by_id_by_its_beginning_by_file_and_by_hash(results: ResultsFolder) -> None:

@@ -12,7 +12,8 @@ from retrieval_bench.sections import ModelConfig
 
 
 def small_net() -> nn.Sequential:
-    """At 10 x 10: a 3x3 convolution 3 -> 4 with stride 2 to 5 x 5, a grouped one 4 -> 8, pooling, a linear layer 8 -> 6."""
+    """At 10 x 10: a 3x3 convolution 3 -> 4 with stride 2 to 5 x 5, a grouped one 4 -> 8, pooling, a linear layer 8 ->
+    6."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=1),
         nn.Conv2d(4, 8, 1, groups=2),

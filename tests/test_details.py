@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 from collections import Counter
 from dataclasses import fields, replace
@@ -37,6 +36,7 @@ from retrieval_bench.details import (
 from retrieval_bench.records import ResultsFolder
 from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
+from tests.board_records import details_of
 from tests.data.data_checks import files_below, refused
 
 TINY = RunConfig(
@@ -49,29 +49,6 @@ TINY = RunConfig(
 def unit_rows(seed: int, count: int, dim: int) -> np.ndarray:
     rows = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def made(ranks: list[int], labels: list[int], neighbours: list[list[int]] | None = None) -> Details:
-    """Details of a test in which every image is a query with known neighbours."""
-    count = len(ranks)
-    images = np.arange(count, dtype=np.int32)
-    padded = [[*row, *[-1] * NEIGHBOURS][:NEIGHBOURS] for row in neighbours or [[]] * count]
-    return Details(
-        paths=np.array([f"{image}.png" for image in range(count)]),
-        labels=np.array(labels, dtype=np.int32),
-        class_names=np.array([f"class {label}" for label in range(max(labels) + 1)]),
-        queries=images,
-        first_rank=np.array(ranks, dtype=np.int32),
-        map_at_r=np.array([1 / rank if rank else math.nan for rank in ranks], dtype=np.float32),
-        neighbour_queries=images,
-        neighbours=np.array(padded, dtype=np.int32),
-        similarity=np.zeros((count, NEIGHBOURS), dtype=np.float16),
-        map_images=images,
-        map=np.zeros((count, 2), dtype=np.float32),
-        thumbnails=np.zeros(0, dtype=np.int32),
-        thumbnail_ends=np.zeros(0, dtype=np.int64),
-        thumbnail_bytes=np.zeros(0, dtype=np.uint8),
-    )
 
 
 def same(one: Details, other: Details) -> bool:
@@ -98,24 +75,16 @@ def test_nearest_is_what_sorting_all_images_gives(seed: int, count: int, data: s
         assert not values[len(others) :].any()
 
 
-def test_an_equal_image_is_a_neighbour_and_the_query_itself_is_not() -> None:
-    vectors = np.repeat(unit_rows(1, 1, 4), 3, axis=0)
-    neighbours, similarity = nearest(vectors, np.arange(3), np.arange(3))
-    assert [sorted(row[:2].tolist()) for row in neighbours] == [[1, 2], [0, 2], [0, 1]]
-    assert (neighbours[:, 2:] == -1).all()
-    assert similarity[:, :2] == pytest.approx(np.ones((3, 2)))
-
-
 def test_the_gallery_shows_the_worst_two_of_a_class_and_some_that_are_right() -> None:
     ranks = [9, 8, 7, 1, 1, 0, 2, 1, 3, 1, 1, 1]
-    rows = made(ranks, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]).gallery_queries().tolist()
+    rows = details_of(ranks, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]).gallery_queries().tolist()
     assert rows[:4] == [0, 1, 8, 6], "not the third of class 0, nor a query without a positive"
     assert rows[4:] == [3, 7, 9, 11], "from all over those that are right"
-    worst = made([5] * 40, list(range(40)))
+    worst = details_of([5] * 40, list(range(40)))
     assert worst.gallery_queries().tolist() == list(range(WORST)), "of equal ranks the first"
     assert Counter(worst.labels[worst.gallery_queries()].tolist()).most_common(1)[0][1] <= PER_CLASS
-    assert made([0, 0], [0, 1]).gallery_queries().tolist() == []
-    assert made([1, 1, 1], [0, 0, 0]).gallery_queries().tolist() == [0, 1, 2]
+    assert details_of([0, 0], [0, 1]).gallery_queries().tolist() == []
+    assert details_of([1, 1, 1], [0, 0, 0]).gallery_queries().tolist() == [0, 1, 2]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 29), st.integers(0, 3)), min_size=1, max_size=30))
@@ -126,7 +95,7 @@ def test_confused_classes_are_those_of_a_counter(rows: list[tuple[int, int, int]
     ranks = [rank for *_, rank in rows]
     pairs = Counter((labels[i], labels[image]) for i, image in enumerate(nearest_images) if image >= 0 and ranks[i])
     expected = {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}
-    confused = made(ranks, labels, [[image] for image in nearest_images]).confused_classes()
+    confused = details_of(ranks, labels, [[image] for image in nearest_images]).confused_classes()
     assert [count for _, _, count, _ in confused] == sorted(expected.values(), reverse=True)[:PAIRS]
     for own, other, count, row in confused:
         assert expected[own, other] == count
@@ -214,10 +183,11 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "d.npz"
     with refused(path, "no such file"):
         read_details(path)
-    write_details(made([1, 2], [0, 0], [[1], [0]]), path)
+    write_details(details_of([1, 2], [0, 0], [[1], [0]]), path)
     whole = path.read_bytes()
     np.savez(tmp_path / "other.npz", paths=np.arange(3))
-    np.savez(tmp_path / "pickle.npz", **{name: np.array([{}], dtype=object) for name in np.load(path)})
+    pickled: dict[str, Any] = {name: np.array([{}], dtype=object) for name in np.load(path)}
+    np.savez(tmp_path / "pickle.npz", **pickled)
     for name in ("other.npz", "pickle.npz", "."):
         with refused(tmp_path / name, "remove it"):
             read_details(tmp_path / name)
@@ -225,25 +195,19 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with refused(path, "remove it"):
             read_details(path)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"first_rank": np.array([1], dtype=np.int32)},
-        {"labels": np.array([0, 9], dtype=np.int32)},
-        {"neighbour_queries": np.array([0, 5], dtype=np.int32)},
-        {"neighbours": np.full((2, NEIGHBOURS), -5, dtype=np.int32)},
-        {"neighbours": np.array([[1], [0]], dtype=np.int32)},
-        {"labels": np.array(["a", "b"])},
-        {"map_at_r": np.zeros((2, 2), dtype=np.float32)},
-    ],
-)
-def test_arrays_that_do_not_fit_together_are_refused(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
-    """So that whatever is drawn from them cannot fail later on."""
-    write_details(replace(made([1, 2], [0, 0], [[1], [0]]), **changes), tmp_path / "d.npz")
-    with refused(tmp_path / "d.npz", "remove it"):
-        read_details(tmp_path / "d.npz")
+    fitting = details_of([1, 2], [0, 0], [[1], [0]])
+    for name, values in (
+        ("first_rank", np.array([1], dtype=np.int32)),
+        ("labels", np.array([0, 9], dtype=np.int32)),
+        ("labels", np.array(["a", "b"])),
+        ("neighbour_queries", np.array([0, 5], dtype=np.int32)),
+        ("neighbours", np.full((2, NEIGHBOURS), -5, dtype=np.int32)),
+        ("neighbours", np.array([[1], [0]], dtype=np.int32)),
+        ("map_at_r", np.zeros((2, 2), dtype=np.float32)),
+    ):  # arrays that do not fit together, so that whatever is made of them cannot fail later
+        write_details(replace(fitting, **{name: values}), path)
+        with refused(path, name, "remove it"):
+            read_details(path)
 
 
 @pytest.mark.parametrize(("split", "thumbnails"), [("zero_shot", True), ("closed_set", False)])

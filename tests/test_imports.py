@@ -16,13 +16,15 @@ NAMES = {
     for path in ROOT.rglob("*.py")
 }
 LAYERS = (
-    ("cli", "__main__"),
+    ("__main__",),
+    ("cli",),
     ("run_command", "experiments"),
     ("report",),
     ("figures",),
     ("run",),
     ("measure",),
-    ("deploy", "details", "comparison"),
+    ("comparison",),
+    ("deploy", "details"),
     ("leaderboard",),
     ("reported", "records", "trackers"),
     ("columns", "tables"),
@@ -30,8 +32,8 @@ LAYERS = (
     ("validation", "identity"),
     ("config",),
     ("strategies",),
-    ("losses", "models", "cost"),
-    ("data",),
+    ("losses", "models"),
+    ("data", "cost"),
     ("evaluation",),
     ("device", "strategy_list", "parsing"),
     ("files", "seeding"),

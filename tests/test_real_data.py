@@ -1,7 +1,8 @@
 """The real CUB-200-2011 files and ResNet-50 weights, where ``RETRIEVAL_BENCH_REAL_DATA`` names their folder.
 
 The folder holds ``cub-200-2011/*.tar`` (the official layout in parts, images scaled to 256 pixels) and
-``weights/resnet50-imagenet-stride-in-conv1.safetensors``. The known answers were computed apart from this package, on the same files.
+``weights/resnet50-imagenet-stride-in-conv1.safetensors``. The known answers were computed apart from this package, on
+the same files.
 """
 
 from __future__ import annotations

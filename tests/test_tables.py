@@ -15,7 +15,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -143,7 +143,7 @@ def test_reported_rows_are_of_data_sets_that_are_there_and_never_marked() -> Non
 
 
 def test_reported_numbers_are_fractions_with_a_source() -> None:
-    rows = reported_rows(["cub", "cars", "sop", "inshop", "flowers", "wikiart", "sketches"])
+    rows: Any = reported_rows(["cub", "cars", "sop", "inshop", "flowers", "wikiart", "sketches"])
     numbers = rows[[name for name in rows if str(name).startswith(("recall", "accuracy"))]]
     assert len(rows) == 148
     assert numbers.notna().any(axis=1).all()

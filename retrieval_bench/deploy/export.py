@@ -49,7 +49,10 @@ def model_card(record: Record, recipe: Recipe, embedder: Embedder, graph: Graph)
     its record and recipe."""
     shown = metric_names(record.metrics)
     metrics = [(column(name).title, column(name).text(record.metrics[name])) for name in shown]
-    others = [(name.replace("_", " "), value) for name, value in record.metrics.items() if name not in shown]
+    for name, value in record.metrics.items():
+        if name not in shown:
+            metrics.append((name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value)))
+    costs = [(name, record.cost.get(name)) for name in COSTS]
     router = getattr(embedder.backbone, "router", None)
     options = record.config.get("options", {})
     environment = Environment(
@@ -59,8 +62,8 @@ def model_card(record: Record, recipe: Recipe, embedder: Embedder, graph: Graph)
         record=record,
         config=record.config,
         options=", ".join(f"{part}.{name} {value}" for part in options for name, value in options[part].items()),
-        costs=[(COLUMNS[name].title, COLUMNS[name].text(record.cost[name])) for name in COSTS if name in record.cost],
-        metrics=metrics + others,
+        costs=[(COLUMNS[name].axis, f"{value / COLUMNS[name].scale:,.5g}") for name, value in costs if value is not None],
+        metrics=metrics,
         data=data_config(recipe),
         flip_sum=recipe.get("flip_sum"),
         dim=embedder.dim,

@@ -18,10 +18,9 @@ from retrieval_bench.data.sheet import Tile, draw_rows
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.saved import Recipe, data_config
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.embed import embed, unit
 from retrieval_bench.evaluation.listed import index_of
 from retrieval_bench.files import atomic_path
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder, embed, unit
 from retrieval_bench.progress import logger
 
 IndexKind = Literal["flat", "hnsw", "ivf"]

@@ -1,1 +1,1 @@
-"""Evaluation: embed images, find neighbours with FAISS, count. Everything after ``embed`` is pure functions of arrays."""
+"""From embeddings and labels to metrics: neighbours are counted, nothing here knows of images or models."""

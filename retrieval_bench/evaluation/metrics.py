@@ -1,14 +1,24 @@
-"""Retrieval metrics, query by query, all from one result: how many negatives rank before each positive.
+"""Retrieval metrics, query by query, all from one result: the ranks of each query's positives.
 
-With a_1 <= a_2 <= ... <= a_R the negatives before the best, second best, ... of a query's R positives, positive i stands at rank i + a_i.
-A negative as similar as a positive ranks before it, so ties never flatter; the order among equal positives changes no metric.
+A positive's rank is one more than the number of items before it. A negative as similar as a positive ranks before it,
+so ties never flatter; the order among equal positives changes no metric.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
+
+from retrieval_bench.errors import UserError
+
+MetricName = Literal["recall", "mrr", "r_precision", "map_at_r", "precision", "map", "curve", "clustering", "health"]
+DEFAULT_METRICS: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r")
+Needs = Literal["first", "top", "all"]
+"""Which ranks are exact: of each query's best positive; also of every positive among the R nearest; of every
+positive."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +28,14 @@ class Ranking:
     Attributes:
         query: int64 (Q,), row number of each query.
         counts: int64 (Q,), number of positives R, at least 1.
-        ranks: int64 (sum of R,), ranks of each query's positives from 1, ascending, query after query. A rank beyond the depth that was
-            asked for is only known to be beyond it.
+        ranks: int64 (sum of R,), ranks of each query's positives from 1, ascending, query after query.
+        exact: which ranks are exact; any other rank is only known to be larger than R.
     """
 
     query: np.ndarray
     counts: np.ndarray
     ranks: np.ndarray
+    exact: Needs = "all"
 
     @property
     def starts(self) -> np.ndarray:
@@ -32,8 +43,9 @@ class Ranking:
         return np.cumsum(self.counts) - self.counts
 
     @property
-    def place(self) -> np.ndarray:
-        """int64 (sum of R,): 1 for a query's best positive, 2 for the next, ..."""
+    def hits(self) -> np.ndarray:
+        """int64 (sum of R,): 1 for a query's best positive, 2 for the next, ...: how many positives are found at that
+        rank."""
         return np.arange(len(self.ranks)) - np.repeat(self.starts, self.counts) + 1
 
     def per_query(self, values: np.ndarray) -> np.ndarray:
@@ -42,7 +54,8 @@ class Ranking:
 
 
 def recall_at_k(ranking: Ranking, k: int) -> np.ndarray:
-    """float64 (Q,): 1 if any of the K nearest is a positive, else 0 (Jegou, Douze and Schmid, TPAMI 2011; Song et al., CVPR 2016)."""
+    """float64 (Q,): 1 if any of the K nearest is a positive, else 0 (Jegou, Douze and Schmid, TPAMI 2011; Song et al.,
+    CVPR 2016)."""
     return (ranking.ranks[ranking.starts] <= k).astype(np.float64)
 
 
@@ -57,34 +70,82 @@ def r_precision(ranking: Ranking) -> np.ndarray:
 
 
 def map_at_r(ranking: Ranking) -> np.ndarray:
-    """float64 (Q,): (1/R) times the sum, over positives among the R nearest, of the precision at their rank (same source)."""
+    """float64 (Q,): (1/R) times the sum, over positives among the R nearest, of the precision at their rank (same
+    source)."""
     inside = ranking.ranks <= np.repeat(ranking.counts, ranking.counts)
-    return ranking.per_query(inside * ranking.place / ranking.ranks) / ranking.counts
+    return ranking.per_query(inside * ranking.hits / ranking.ranks) / ranking.counts
 
 
 def precision_at_k(ranking: Ranking, k: int) -> np.ndarray:
-    """float64 (Q,): share of positives among the K nearest. Needs ranks of all depths."""
+    """float64 (Q,): share of positives among the K nearest."""
     return ranking.per_query(ranking.ranks <= k) / k
 
 
 def average_precision(ranking: Ranking) -> np.ndarray:
-    """float64 (Q,): mean over all positives of the precision at their rank; its mean is the mAP. Needs ranks of all depths."""
-    return ranking.per_query(ranking.place / ranking.ranks) / ranking.counts
+    """float64 (Q,): mean over all positives of the precision at their rank; its mean is the mAP."""
+    return ranking.per_query(ranking.hits / ranking.ranks) / ranking.counts
 
 
 def precision_recall_curve(ranking: Ranking, levels: int = 101) -> np.ndarray:
-    """Interpolated precision at evenly spaced recalls (Manning, Raghavan and Schütze, Introduction to Information Retrieval, 2008, 8.4).
+    """Interpolated precision at evenly spaced recalls (Manning, Raghavan and Schütze, Introduction to Information
+    Retrieval, 2008, 8.4).
 
-    At recall r: the largest precision at any rank where the query's recall is at least r, averaged over queries. Needs ranks of all depths.
+    At recall r: the largest precision at any rank where the query's recall is at least r, averaged over queries.
 
     Returns:
         float64 (levels, 2): recall from 0 to 1, precision.
     """
-    precision = ranking.place / ranking.ranks
-    recalls = np.linspace(0, 1, levels)
-    total = np.zeros(levels)
+    precision, recalls, total = ranking.hits / ranking.ranks, np.linspace(0, 1, levels), np.zeros(levels)
     for start, count in zip(ranking.starts, ranking.counts, strict=True):
         best = np.maximum.accumulate(precision[start : start + count][::-1])[::-1]
-        needed = np.ceil(recalls * count - 1e-9).astype(int).clip(1) - 1
-        total += best[needed]
+        total += best[np.ceil(recalls * count - 1e-9).astype(int).clip(1) - 1]
     return np.stack([recalls, total / max(1, len(ranking.counts))], axis=1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A function of a :class:`Ranking`, and the ranks that it needs; called with a ranking that lacks them, it raises
+    ValueError.
+
+    With `per_k` the function also takes K, and the metric is named ``<name>_at_<K>``.
+    """
+
+    function: Callable[..., np.ndarray]
+    needs: Needs
+    per_k: bool = False
+
+    def __call__(self, ranking: Ranking, k: int | None = None) -> np.ndarray:
+        if most((ranking.exact, self.needs)) != ranking.exact:
+            name = self.function.__name__
+            raise ValueError(f"{name} needs '{self.needs}' ranks to be exact, the ranking has '{ranking.exact}' ones")
+        return self.function(ranking, k) if self.per_k else self.function(ranking)
+
+
+METRICS: dict[str, Metric] = {
+    "recall": Metric(recall_at_k, needs="first", per_k=True),
+    "precision": Metric(precision_at_k, needs="all", per_k=True),
+    "mrr": Metric(reciprocal_rank, needs="first"),
+    "r_precision": Metric(r_precision, needs="top"),
+    "map_at_r": Metric(map_at_r, needs="top"),
+    "map": Metric(average_precision, needs="all"),
+}
+"""Metrics with a value per query."""
+CURVE = Metric(precision_recall_curve, needs="all")
+
+
+def most(needs: Iterable[Needs]) -> Needs:
+    """The largest of several needs; ``first`` of none."""
+    order: tuple[Needs, ...] = get_args(Needs)
+    return order[max(map(order.index, needs), default=0)]
+
+
+def check_ks(ks: tuple[int, ...]) -> None:
+    """Raises :class:`UserError` unless `ks` are distinct whole numbers from 1 up."""
+    if not ks or any(int(k) != k for k in ks) or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise UserError(f"--k {' '.join(map(str, ks))}: give distinct whole numbers from 1 up")
+
+
+def check_recall_at_1(ks: tuple[int, ...]) -> None:
+    """Raises :class:`UserError` unless 1 is among `ks`: choices on validation classes are made by Recall@1."""
+    if 1 not in ks:
+        raise UserError(f"--k {' '.join(map(str, ks))}: choices are made by Recall@1, so 1 must be among them")

@@ -11,6 +11,7 @@ from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
+from retrieval_bench.figures.variation import weight_variation
 from retrieval_bench.reported import reported_source, reported_values
 from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.low_high import LowHigh
@@ -132,6 +133,7 @@ EXPERIMENTS = {
         "weight variations and rates under one rate and under AutoLR, as a figure",
         PROFILES,
         figure,
+        figure=weight_variation,
     ),
     "table_autolr": Experiment(
         "frozen, standard, pruned, AutoLR and both under softmax, triplet and proxy-anchor",

@@ -34,11 +34,11 @@ from retrieval_bench.experiments.reality_check import choice_commands, search_no
 from retrieval_bench.experiments.registry import EXPERIMENTS
 from retrieval_bench.experiments.search import StrategySearch, open_searches, search, search_runtime
 from retrieval_bench.experiments.workers import JobResult, Workers, duration, run_all
+from retrieval_bench.identity import run_ids
 from retrieval_bench.leaderboard import leaderboard, print_table, write_tables
 from retrieval_bench.parsing import ask, choose
 from retrieval_bench.progress import is_main_process, logger
 from retrieval_bench.records import Record, ResultsFolder
-from retrieval_bench.run import run_ids
 from retrieval_bench.strategies import refuse_unused_options
 
 LISTS = ("--layer-pruning.drop",)

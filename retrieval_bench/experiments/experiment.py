@@ -35,12 +35,13 @@ from retrieval_bench.config import (
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, holm, paired_t_test, t_interval
-from retrieval_bench.figures.canvas import save_picture as save_png
+from retrieval_bench.figures.style import Plot
 from retrieval_bench.files import write_text
+from retrieval_bench.identity import open_images, run_ids
 from retrieval_bench.models.build import build_embedder, full_name
 from retrieval_bench.models.embedder import freeze_batch_norms
 from retrieval_bench.records import Record
-from retrieval_bench.run import open_choices, open_images, run_ids
+from retrieval_bench.run import open_choices
 from retrieval_bench.strategies import build_strategy, only_used, refuse_unused_options
 from retrieval_bench.tables import TextTable
 from retrieval_bench.validation import validate
@@ -135,7 +136,7 @@ class Experiment:
     rows: Callable[[RunConfig], list[Row]] | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
-    figure: Callable[[Records, str], Any] | None = None
+    figure: Callable[[Records, str], Plot | None] | None = None
     in_leaderboard: bool = False
 
     @property
@@ -348,10 +349,14 @@ def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 def _p_value(entry: Row, best: Row, metric: str, records: Records) -> float:
     pairs = [] if entry.name == best.name else _pairs(entry, best.name, metric, records)
-    return paired_t_test(*zip(*pairs, strict=True))[2] if len(pairs) >= SEEDS else float("nan")
+    return (
+        paired_t_test([one for one, _ in pairs], [other for _, other in pairs])[2]
+        if len(pairs) >= SEEDS
+        else float("nan")
+    )
 
 
-def readable_table(table: pd.DataFrame) -> pd.DataFrame:
+def readable_table(table: Any) -> pd.DataFrame:
     """The same as text for people: percentages, reported values beside measured ones, only columns that say something;
     ``=`` behind ranks that nothing significant separates from the first, ``?`` where seeds are too few."""
     names = [name for name in table if METRIC.fullmatch(name)]
@@ -456,8 +461,8 @@ def write_experiment(
     plot = experiment.figure(records, heading) if experiment.figure else None
     if plot is not None:
         picture = stem.with_name(f"{stem.name}.png")
-        save_png(plot, picture)
-        parts += [f"![{experiment.about}]({picture.name})", plot.text]
+        plot.save(picture)
+        parts += [f"![{experiment.about}]({picture.name})", *(["\n".join(plot.notes)] if plot.notes else [])]
     markdown = "\n\n".join([*parts, *([below] if below else [])]) + "\n"
     write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=heading).to_csv(index=False))
     write_text(stem.with_name(f"{stem.name}.tex"), text.to_latex())

@@ -14,6 +14,7 @@ from typing import Any
 from retrieval_bench.config import RunConfig, unflatten
 from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
+from retrieval_bench.figures.pruning import pruning_curve, structure_similarity
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 
 BUDGETS = (0.9, 0.7, 0.5, 0.3)
@@ -113,11 +114,13 @@ EXPERIMENTS = {
         "Recall@1 against size: channels chosen by gates, magnitude and evenly, and whole blocks",
         PROFILES,
         curve,
+        figure=pruning_curve,
     ),
     "figure_structure_similarity": Experiment(
         "how alike pruned structures of several seeds and lengths of training are",
         UNTRAINED,
         similarity,
         (CORRELATIONS,),
+        figure=structure_similarity,
     ),
 }

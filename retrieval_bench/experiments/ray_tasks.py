@@ -68,7 +68,7 @@ def make(
         logger.info(
             f"no machine of the cluster has {cpus:g} processor cores and {gpus:g} GPUs to give: waiting for one"
         )
-    task = ray.remote(_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=LOSSES)
+    task: Any = ray.remote(_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=LOSSES)
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, int(cpus)))
     references: dict[str, Any] = {
         name: task.remote(function, threads, name, *arguments) for name, arguments in jobs.items()

@@ -34,7 +34,7 @@ STRATEGIES = (
 _EMOJI = ZERO_SHOT["emoji"]
 EXPERIMENTS = {
     "reality_check": Experiment(
-        "strategies whose options were all searched with equal effort, trained anew, tested once, and ranked with tests",
+        "strategies whose options were searched with equal effort, trained anew, tested once, and ranked with tests",
         {
             "cpu": Profile(
                 f"{_EMOJI.about}, gates that leave 90 % of the MACs",
@@ -95,12 +95,13 @@ def search_notes(search: StrategySearch, profile: Profile, results: ResultsFolde
         f"Search: {trials} trials or the images that {trials} plain runs see ({trials * search.plain_images:,}) for "
         "every strategy, whichever comes first; the first trial has the usual values, then a tree-structured Parzen "
         f"estimator proposes. Scored by {column(search.objective).title} on {data['test_classes']} validation classes "
-        f"({data['test_images']} images) inside the training classes, trained on the others, one seed. The test classes "
-        "were not used. Trials are in search/.",
+        f"({data['test_images']} images) inside the training classes, trained on the others, one seed. The test "
+        "classes were not used. Trials are in search/.",
         f"Test: the choices are trained on all training classes with seeds {', '.join(map(str, profile.seeds))} and "
         "tested once. R@K and MAP@R in percent: mean over seeds ± half of the 95 % t-interval; difference to the best "
         "row, paired by seed; p of the paired t-test over seeds, Holm-corrected over the rows. =: not significantly "
-        "different from the best row (p at least 0.05). Runs may have shared the machine: do not compare their seconds.",
+        "different from the best row (p at least 0.05). Runs may have shared the machine: do not compare their "
+        "seconds.",
     ]
 
 

@@ -24,10 +24,10 @@ from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.experiments.experiment import Objective, Row, recorded_hashes, rehearse, row_hashes
 from retrieval_bench.experiments.workers import JobResult
 from retrieval_bench.files import locked, write_text
+from retrieval_bench.identity import open_images
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record
-from retrieval_bench.run import open_images
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies import STRATEGIES, only_used, split_names
 from retrieval_bench.strategies.base import Categorical, Range
@@ -352,6 +352,8 @@ def open_searches(
             raise UserError(f"{search_runtime(runtime).results}: no trials of {', '.join(strategies)} to rebuild from")
         train_images = sizes[0]
     blocks = len(build_backbone(replace(base.model, weights="none"), base.data.image_size).body)
+    for row in rows:
+        search_space(row.config, blocks)  # values that cannot be searched are refused before anything is written
     kind, searches = resolve_device(runtime.device), []
     for row in rows:
         name = f"{base.data.dataset}-{row.name}-{hashes[row.name]}-s{base.seed}-{kind}-{objective}"

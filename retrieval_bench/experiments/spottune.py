@@ -13,6 +13,7 @@ from typing import Any
 from retrieval_bench.config import RunConfig, unflatten
 from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, PHOTOS, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
+from retrieval_bench.figures.routes import routes as routes_figure
 from retrieval_bench.reported import reported_source, reported_values
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.l2sp import L2SP
@@ -170,6 +171,8 @@ EXPERIMENTS = {
         (NOTE,),
         f"Reported: {reported_source('table_spottune')}.",
     ),
-    "figure_routes": Experiment("which blocks SpotTune tunes for which images, as a figure", PROFILES, routes),
+    "figure_routes": Experiment(
+        "which blocks SpotTune tunes for which images, as a figure", PROFILES, routes, figure=routes_figure
+    ),
     "table_strategies": Experiment("every strategy under one retrieval protocol", ZERO_SHOT, strategies),
 }

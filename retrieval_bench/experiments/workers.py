@@ -33,9 +33,10 @@ from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.experiments import ray_tasks
 from retrieval_bench.files import Locked, atomic_path, cache_dir, check_writable, locked, write_text
+from retrieval_bench.identity import run_ids
 from retrieval_bench.progress import bar_options, logger
 from retrieval_bench.records import Record, ResultsFolder, read_record
-from retrieval_bench.run import recorded, run, run_ids
+from retrieval_bench.run import recorded, run
 from retrieval_bench.validation import validate
 
 POLL = 0.3
@@ -77,7 +78,8 @@ class Workers:
         if self.engine == "ray":
             if self.jobs:
                 raise UserError(
-                    "--jobs belongs to --engine local; Ray fits in as many runs as --cpus-per-run and --gpus-per-run allow"
+                    "--jobs belongs to --engine local; Ray makes as many runs at a time as --cpus-per-run and "
+                    "--gpus-per-run allow"
                 )
             device = ray_tasks.device(self.cpus_per_run, self.gpus_per_run, runtime.device)
         else:

@@ -57,7 +57,8 @@ class Map:
         output = self.output or self.file.with_suffix(".png")
         if output.suffix not in ENDINGS:
             raise UserError(f"{output}: a map is written as {' or '.join(ENDINGS)}")
-        embeddings, labels = read_embeddings(self.file, self.labels)
+        arrays = read_embeddings(self.file, self.labels)
+        embeddings, labels = arrays["embeddings"], arrays["labels"]
         if labels.shape != embeddings.shape[:1]:
             raise UserError(
                 f"{self.file}: {labels.shape} labels for {embeddings.shape} embeddings; one label per row is needed"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.pca import principal_components
+from retrieval_bench.evaluation.plane import principal_plane as principal_components
 from retrieval_bench.figures.style import Plot, dress, legend_below, new_figure, plain
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.strategies.base import Look, Strategy

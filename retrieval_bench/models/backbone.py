@@ -1,5 +1,4 @@
-"""A pretrained network as an ordered list of named blocks. Strategies work with these names and know no
-architecture."""
+"""A pretrained network as an ordered list of named blocks; strategies use these names and know no architecture."""
 
 from __future__ import annotations
 
@@ -24,9 +23,10 @@ SHORTCUTS = {"downsample", "shortcut"}
 class Block:
     """A unit that strategies freeze, tune, drop or copy.
 
-    Attributes: name: module path (``layer1.0``, ``blocks.3.2``), ``stem`` for what comes before the blocks, ``tail``
-        for what follows them. owns: paths in the network of the modules and single parameters of the block; what a
-        strategy puts below them belongs to it too.
+    Attributes:
+        name: module path (``layer1.0``, ``blocks.3.2``); ``stem`` for what comes before the blocks, ``tail`` for what
+            follows them.
+        owns: paths in the network of its modules and single parameters, with all that a strategy puts below them.
     """
 
     name: str
@@ -99,10 +99,8 @@ class Backbone(nn.Module):
         return list(self._named_parameters(block).values())
 
     def kernels(self, block: Block) -> dict[str, nn.Parameter]:
-        """The trainable weights of two or more dimensions (convolutions, matrices) on the block's main path, by their
-        name in `net`.
-
-        The projection of a shortcut, norms and biases are left out.
+        """The trainable convolutions and matrices on the block's main path, by their name in `net`: no norms, biases,
+        or projections of a shortcut.
         """
         return {
             name: parameter
@@ -120,8 +118,7 @@ def observe(
     modules: Mapping[str, nn.Module],
     note: Callable[[str, nn.Module, tuple[Any, ...], Any], None],
 ) -> None:
-    """Passes one black image through `backbone` in eval mode; each call of one of the `modules` is followed by a call
-    of ``note(name, module, inputs, output)``."""
+    """Passes a black image through; calls ``note(name, module, inputs, output)`` after each of `modules`."""
     handles = [module.register_forward_hook(partial(note, name)) for name, module in modules.items()]
     try:
         backbone.eval()(torch.zeros(1, 3, image_size, image_size, device=backbone.mean.device))
@@ -167,14 +164,12 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
 
 
 def _modules(names: Iterable[str]) -> tuple[str, ...]:
-    """The modules that hold the named parameters directly (a parameter of the network itself stands for itself), each
-    once."""
+    """The modules that hold the named parameters, each once; the network's own parameters stand for themselves."""
     return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
 def _block_path(names: list[str], patterns: list[str]) -> str:
-    """What a pattern matches in a group's names ("" if none does); without patterns, the innermost module with all its
-    parameters."""
+    """What a pattern matches in the names, or ""; without patterns, the innermost module with all of them."""
     if patterns:
         return next((match[0] for name in names for pattern in patterns if (match := re.match(pattern, name))), "")
     modules = [name.split(".")[:-1] for name in names]

@@ -4,10 +4,9 @@ Names of backbones, in the order they are tried:
 
 - ``efficientnet_lite0``: timm's ``tf_efficientnet_lite0`` with weights that pip alone brings;
 - ``<resnet>_caffe`` (``resnet50_caffe``): timm's ResNet with the stride of each stage in the first 1x1 convolution, as
-in the original
-  Caffe models (He et al., CVPR 2016), inputs normalised to mean-subtracted 0..255; its weights come from a file;
+  in the original Caffe models (He et al., CVPR 2016), inputs normalised to mean-subtracted 0..255, weights from a file;
 - ``torchvision/<resnet>``, ``torchvision/<vgg>_bn``: torchvision's, weights ``IMAGENET1K_V1``; of a VGG the pooled
-convolutional features;
+  convolutional features;
 - anything else: timm's model of that name, with timm's default weights or those of its tag (``resnet50.tv_in1k``).
 """
 
@@ -22,6 +21,7 @@ import torch
 import torchvision
 from timm.data.config import resolve_model_data_config
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.models.resnet import Bottleneck
 from torch import nn
 
 from retrieval_bench.errors import UserError, first_line, unknown
@@ -79,8 +79,7 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
 
 
 def full_name(config: ModelConfig) -> str:
-    """The backbone's name with the tag of its weights, where timm's default would otherwise choose it
-    (``resnet50.a1_in1k``)."""
+    """The backbone's name with the tag of the weights that timm takes by default (``resnet50.a1_in1k``)."""
     name = config.backbone
     if config.weights != "imagenet" or "." in name or name == "efficientnet_lite0" or not timm.is_model(name):
         return name
@@ -89,22 +88,12 @@ def full_name(config: ModelConfig) -> str:
 
 
 def move_stride_first(net: nn.Module) -> None:
-    """Moves each bottleneck's stride of 2 from its 3x3 to its first 1x1 convolution; raises :class:`UserError` if there
-    is none."""
-    bottlenecks = [
-        (first, middle)
-        for module in net.modules()
-        if isinstance(first := getattr(module, "conv1", None), nn.Conv2d)
-        and isinstance(middle := getattr(module, "conv2", None), nn.Conv2d)
-        and first.kernel_size == (1, 1)
-        and middle.stride == (2, 2)
-    ]
-    for first, middle in bottlenecks:
-        first.stride, middle.stride = (2, 2), (1, 1)
-    if not bottlenecks:
-        raise UserError(
-            "only bottleneck ResNets have a _caffe variant: resnet50_caffe, resnet101_caffe, resnet152_caffe"
-        )
+    """Moves each bottleneck's stride of 2 from its 3x3 to its first 1x1 convolution."""
+    strided = [block for block in net.modules() if isinstance(block, Bottleneck) and block.conv2.stride == (2, 2)]
+    for block in strided:
+        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+    if not strided:
+        raise UserError("only ResNets of bottlenecks have a _caffe variant: resnet50_caffe, resnet101_caffe")
 
 
 def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> nn.Module:

@@ -110,13 +110,9 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
     widths: list[Width] = []
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
-    for module, name in names.items():
-        if (
-            not isinstance(module, nn.Conv2d)
-            or module.groups > 1
-            or name in outputs
-            or id(module.weight) not in block_of
-        ):
+    convs = {name: part for part, name in names.items() if isinstance(part, nn.Conv2d) and part.groups == 1}
+    for name, module in convs.items():
+        if id(module.weight) not in block_of or name in outputs:
             continue
         group = graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=[0])
         members = [(part.target, graph.is_out_channel_pruning_fn(part.handler)) for part, _ in group]
@@ -147,17 +143,9 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
     cost_layers = []
     for name, layer in weighted.items():
         made, received, *kernel = map(int, layer.weight.shape)
-        cost_layers.append(
-            Layer(
-                name,
-                positions=positions.get(name, 0),
-                kernel=math.prod(kernel),
-                bias=layer.bias is not None,
-                inputs=inputs.get(name, received),
-                outputs=outputs.get(name, made),
-                depthwise=_is_depthwise(layer),
-            )
-        )
+        sides = inputs.get(name, received), outputs.get(name, made)
+        counts = positions.get(name, 0), math.prod(kernel), layer.bias is not None
+        cost_layers.append(Layer(name, *counts, *sides, _is_depthwise(layer)))
     norm_parameters = {
         width.name: sum(len(list(backbone.net.get_submodule(norm).parameters(recurse=False))) for norm in width.norms)
         for width in widths
@@ -189,8 +177,7 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 
 def set_widths(backbone: Backbone, channels: Channels, widths: Widths) -> None:
-    """Gives free widths other sizes, smaller or larger, in place; layers that change draw new weights from torch's
-    global generator.
+    """Resizes free widths in place; layers that change draw new weights from torch's global generator.
 
     Args:
         backbone: is changed.

@@ -36,8 +36,7 @@ class Embedder(nn.Module):
         return self.embedding.out_features if isinstance(self.embedding, nn.Linear) else self.backbone.feature_dim
 
     def resize_feature(self, dim: int) -> None:
-        """Declares that the backbone now gives features of size `dim`; a linear layer of another width is drawn anew,
-        from torch's global generator."""
+        """The backbone now gives features of size `dim`: a linear layer of another width is drawn anew."""
         if isinstance(self.embedding, nn.Linear) and self.embedding.in_features != dim:
             self.embedding = nn.Linear(dim, self.embedding.out_features).to(self.embedding.weight.device)
         self.backbone.feature_dim = dim

@@ -1,5 +1,4 @@
-"""Channel gates: a factor per channel behind a batch norm, before the activation (Wang et al., Pruning from Scratch,
-AAAI 2020)."""
+"""Channel gates: a factor per channel behind a batch norm (Wang et al., Pruning from Scratch, AAAI 2020)."""
 
 from __future__ import annotations
 
@@ -86,8 +85,7 @@ class Gates(nn.ParameterList):
 
 
 def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None:
-    """Draws all weights anew from torch's global generator: He's normal distribution for convolutions (fan out), norms
-    1 and 0.
+    """Draws all weights from torch's global generator: He's normal distribution for convolutions (fan out), norms 1, 0.
 
     Args:
         backbone: is changed.

@@ -18,8 +18,7 @@ from retrieval_bench.seeding import generator
 
 
 class LearnedRouter(nn.Module):
-    """SpotTune's policy: a network with two logits per block, and Gumbel noise in training (Guo et al. 2019, equation
-    3).
+    """SpotTune's policy: two logits per block, with Gumbel noise in training (Guo et al. 2019, equation 3).
 
     Args:
         features: network from images to (B, F).
@@ -27,9 +26,10 @@ class LearnedRouter(nn.Module):
         temperature: of the Gumbel-softmax; scales gradients, changes no probability.
         seed: of the draws in eval mode.
 
-    Attributes: fixed: decisions for all images, in place of the policy's own. draw: number of the draw with the
-        policy's probabilities that eval mode uses (an image always gets the same blocks in one draw);
-            None for the more probable blocks.
+    Attributes:
+        fixed: decisions for all images, in place of the policy's own.
+        draw: eval mode draws with the policy's probabilities, the same blocks for an image whenever the number is the
+            same; None: eval mode takes the more probable blocks.
     """
 
     totals: Tensor
@@ -52,8 +52,7 @@ class LearnedRouter(nn.Module):
         return self.head(self.features(images)).float().unflatten(1, (-1, 2))
 
     def forward(self, images: Tensor) -> Decisions:
-        """Float (B, L), or `fixed`. In training drawn, exactly 0 or 1, with the gradient of the soft decisions
-        (straight-through)."""
+        """`fixed`, or float (B, L): in training exactly 0 or 1, with the gradient of the soft decisions."""
         if self.fixed is not None:
             return self.fixed
         logits = self.logits(images)

@@ -30,9 +30,9 @@ Rows = tuple[Tensor, Tensor]
 class RoutedBlock(nn.Module):
     """A frozen block and its trainable copy.
 
-    Attributes: route: set by :class:`RoutedBackbone` before each pass: one branch for all images, rows per branch, or
-        float (B,) decisions, for
-            which both branches are computed for all images, since the gradient of a decision needs both.
+    Attributes:
+        route: set by :class:`RoutedBackbone` before each pass: one branch for all images, rows per branch, or float
+            (B,) decisions, for which both branches are computed, since the gradient of a decision needs both.
     """
 
     route: bool | Rows | Tensor
@@ -129,14 +129,16 @@ class RoutedBackbone(Backbone):
 
 
 def route(model: Embedder, router: nn.Module, names: Collection[str], code_compat: bool = False) -> RoutedBackbone:
-    """Pairs each named block with a copy that is trained as the block would be; the :class:`RoutedBackbone` that
-    `model` has then.
+    """Pairs each named block with a copy that is trained in its place; returns the backbone that `model` has then.
 
     The blocks themselves and the stem are frozen: no gradient, batch norms in eval mode; so is what a block owns beside
     its module, such as the downsampling before a stage of ConvNeXt, of which there is one for both.
 
-    Args: model: is changed. router: decides on the named blocks. names: of body blocks. code_compat: freeze what
-        SpotTune's public code freezes, the kernels of the blocks: their batch norms and the stem are trained.
+    Args:
+        model: is changed.
+        router: decides on the named blocks.
+        names: of body blocks.
+        code_compat: freeze the kernels of the blocks only, as SpotTune's public code does: norms and the stem train.
     """
     backbone = model.backbone
     for block in backbone.blocks:
@@ -165,8 +167,7 @@ def unroute(model: Embedder, tuned: Collection[bool]) -> None:
 
 
 def refuse_other_blocks(model: Embedder, example_images: Tensor, strategy: str) -> None:
-    """Passes images through; raises :class:`UserError` on behalf of `strategy` if the blocks are not called with one
-    tensor each."""
+    """Raises :class:`UserError` on behalf of `strategy` if the blocks do not map one tensor to another."""
     routed = model.backbone if isinstance(model.backbone, RoutedBackbone) else None
     try:
         if routed is not None:
@@ -199,27 +200,21 @@ def recorded_decisions(model: Embedder) -> Iterator[list[Tensor]]:
 
 
 def describe_routes(
-    decisions: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    paths: Sequence[str],
-    max_classes: int = 200,
-    max_examples: int = 24,
+    decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str], examples: int = 24
 ) -> dict[str, Any]:
-    """Statistics of the routes of N images through L blocks, as JSON types. A route is written as a digit per block, 1
-    for tuned.
+    """Statistics of the routes of N images, as JSON types; a route is written as a digit per block, 1 for tuned.
 
     Args:
         decisions: bool (N, L), True for the tuned block.
         labels: int64 (N,), into `class_names`.
         class_names: of the data set.
         paths: of the N images.
-        max_classes: in ``rate_by_class``.
-        max_examples: in ``examples``.
+        examples: how many images have their route shown.
 
-    Returns: ``rate`` of tuned images per block; ``rate_by_class`` of the first classes that occur; ``distinct`` routes,
-        the entropy of their distribution in bits, the ``commonest`` with their counts; ``examples``: images with few,
-        some and many tuned blocks.
+    Returns:
+        ``rate`` of tuned images per block; ``rate_by_class`` of the first 200 classes; ``distinct`` routes, the entropy
+        of their distribution in bits, the ``commonest`` with their counts; ``examples``: images with few, some and many
+        tuned blocks.
     """
 
     def rates(rows: np.ndarray) -> list[float]:
@@ -229,13 +224,11 @@ def describe_routes(
     counts = Counter(routes)
     shares = np.array(list(counts.values())) / len(routes)
     by_tuned_blocks = np.argsort(decisions.sum(1), kind="stable")
-    spread = np.linspace(0, len(routes) - 1, min(max_examples, len(routes))).round().astype(int)
+    spread = np.linspace(0, len(routes) - 1, min(examples, len(routes))).round().astype(int)
     return {
         "images": len(routes),
         "rate": rates(decisions),
-        "rate_by_class": {
-            class_names[label]: rates(decisions[labels == label]) for label in np.unique(labels)[:max_classes]
-        },
+        "rate_by_class": {class_names[label]: rates(decisions[labels == label]) for label in np.unique(labels)[:200]},
         "distinct": len(counts),
         "entropy_bits": round(float(-(shares * np.log2(shares)).sum()) + 0.0, 4),
         "commonest": dict(counts.most_common(5)),

@@ -1,5 +1,4 @@
-"""Whole modules leave a network: blocks are dropped before training, batch norms are folded into convolutions after
-it."""
+"""Removing whole modules: blocks before training, batch norms (folded into convolutions) after it."""
 
 from __future__ import annotations
 
@@ -60,8 +59,7 @@ def _remove(net: nn.Module, path: str) -> None:
 
 
 def fold_norms(backbone: Backbone, image_size: int) -> int:
-    """Folds, in place, every batch norm that directly follows a convolution, and returns how many; outputs stay the
-    same within rounding.
+    """Folds every batch norm that directly follows a convolution, in place; returns how many. Outputs stay the same.
 
     Which norm follows which convolution is read off one pass. Blocks that it does not reach, such as those of a routed
     network, stay.

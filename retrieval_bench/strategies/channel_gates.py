@@ -156,8 +156,7 @@ class ChannelGates(BudgetedPruning):
         state.rebuild()
 
     def prune(self, model: Embedder, keep: Keep) -> None:
-        """Ends the search: folds the gates into inherited weights, removes channels, and makes what is left
-        trainable."""
+        """Ends the search: folds the gates into inherited weights, removes channels, trains what is left."""
         assert self._gates is not None
         self._gates.remove(model.backbone.net, fold=self.options.regime == "inherit")
         self._gates = None

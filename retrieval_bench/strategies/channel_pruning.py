@@ -3,10 +3,9 @@
 Scores per channel, the highest stay, with one threshold for all layers unless said otherwise:
 
 - ``magnitude``: L2 norm of the channel's kernel over the layer's mean norm (Li et al., Pruning Filters for Efficient
-ConvNets, ICLR 2017,
-  with the L2 norm, scaled so that layers can be compared);
+  ConvNets, ICLR 2017, with the L2 norm, scaled so that layers can be compared);
 - ``bn_scale``: absolute scale of the batch norm behind the channel (Liu et al., Network Slimming, ICCV 2017, without
-its training);
+  its training);
 - ``uniform``: by magnitude within each layer, the same share of every layer.
 
 Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.channels``).
@@ -31,8 +30,7 @@ Scores = dict[str, list[float]]
 
 
 class BudgetedPruning(Strategy):
-    """What strategies that prune channels to a budget share: some in ``prepare``, others after a search before
-    training.
+    """What strategies that prune channels to a budget share: some prune in ``prepare``, others after a search.
 
     Raises :class:`UserError` for a backbone without prunable channels and for a budget that cannot be met.
     """

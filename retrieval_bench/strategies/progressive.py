@@ -1,17 +1,16 @@
-"""Progressive networks: a frozen column of blocks, a new trainable one beside it, and lateral adapters from the first
-to the second.
+"""Progressive networks: a frozen column of blocks, a new trainable one beside it, and adapters from first to second.
 
 Rusu et al., Progressive Neural Networks (arXiv 1606.04671), equation 2 for two columns, here over blocks::
 
     h1_l = frozen_l(h1_{l-1});   h2_l = new_l(h2_{l-1}) + U_l relu(V_l h1_l)
 
-V_l and U_l are 1x1 convolutions to a quarter of the channels and back. A baseline of SpotTune's table; no more than
-these words is known of it there. Deviations: in the paper the lateral path into layer l comes from layer l - 1 of the
-frozen column, and a nonlinearity follows the sum; here it comes from block l, whose output has the same size, and
-blocks have their own nonlinearities. The new column starts as a copy of the pretrained one and U_l at zero, so that
-training starts from the pretrained features (a column from random weights cannot be learned from a few thousand
-images); no scalar before V_l, which is linear anyway; both columns share the frozen stem; what follows the last block
-is trained. The cost is about that of two networks.
+V_l and U_l are 1x1 convolutions to a quarter of the channels and back. A baseline of SpotTune's table, which says no
+more about it than its name. Deviations: in the paper the lateral path into layer l comes from layer l - 1 of the frozen
+column, and a nonlinearity follows the sum; here it comes from block l, whose output has the same size, and blocks have
+their own nonlinearities. The new column starts as a copy of the pretrained one and U_l at zero, so that training starts
+from the pretrained features (a column from random weights cannot be learned from a few thousand images); no scalar
+before V_l, which is linear anyway; both columns share the frozen stem; what follows the last block is trained. The cost
+is about that of two networks.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Policy and copies are trained together by the task's loss, the policy at its own
 Defaults: temperature 5 and weight decay 1e-3 of the policy as in the public code, which has 0.1 for the network's rate
 and 0.01 for the policy's (SGD). ``policy_lr`` 1e-3 suits AdamW. The policy network is a small ResNet whose width
 follows the backbone's cost (``retrieval_bench.models.routers.policy_network``); ``policy`` takes any backbone in its
-place, such as torchvision/resnet34, which is what the paper is remembered to use beside ResNet-50.
+place, such as torchvision/resnet34, which the paper, as far as we know, uses beside ResNet-50.
 
 Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem;
 here all of a frozen block and the stem stay as they are, as the paper says (``code_compat`` for the code's way). It
@@ -45,8 +45,7 @@ DRAWS = 3
 
 
 class LearnedRouting(Strategy):
-    """What SpotTune and its Global-k variant share: every block is routed by a policy, trained at its own rate, whose
-    decisions are recorded.
+    """What SpotTune and Global-k share: a policy, trained at its own rate and recorded, routes every block.
 
     Raises :class:`UserError` for a backbone without blocks and for options that cannot work.
     """
@@ -135,8 +134,7 @@ class LearnedRouting(Strategy):
 
 
 class SpotTune(LearnedRouting):
-    """Each image takes its own route. Raises :class:`UserError` for a backbone without blocks and for options that
-    cannot work."""
+    """Each image takes its own route."""
 
     look = Look("#0ca800", "^")
 

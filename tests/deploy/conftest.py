@@ -7,48 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from retrieval_bench.cli import main
+from retrieval_bench.config import RunConfig, RuntimeConfig
+from retrieval_bench.run import run
+from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tests.training.helpers import Data
 
-MADE: dict[str, Path] = {}
+CONFIG = RunConfig(
+    data=DataConfig(dataset="synthetic", image_size=32),
+    model=ModelConfig(backbone="test_resnet", weights="none", embedding_dim=8),
+    train=TrainConfig(epochs=1, batch_size=16, freeze_bn=False),
+    evaluation=EvalConfig(flip_sum=True),
+)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with one run whose embedder is kept, and one whose embedder is not; tests do not change it."""
-    if "results" not in MADE:
-        folder = tmp_path_factory.mktemp("results")
-        command = [
-            "run",
-            "--dataset",
-            "synthetic",
-            "--backbone",
-            "test_resnet",
-            "--weights",
-            "none",
-            "--embedding-dim",
-            "8",
-        ]
-        command += [
-            "--image-size",
-            "32",
-            "--epochs",
-            "1",
-            "--batch-size",
-            "16",
-            "--no-freeze-bn",
-            "--results",
-            str(folder),
-        ]
-        assert main([*command, "--flip-sum"]) == 0
-        assert main([*command, "--strategy", "frozen", "--no-keep-new"]) == 0
-        MADE["results"] = folder
-    return MADE["results"]
+    folder = tmp_path_factory.mktemp("results")
+    run(CONFIG, RuntimeConfig(results=folder, keep_new=True))
+    run(CONFIG.changed(strategy="frozen"), RuntimeConfig(results=folder))
+    return folder
 
 
 @pytest.fixture
 def pictures(synthetic: Data, tmp_path: Path) -> Path:
-    """The test images of the synthetic set, a folder per class, with files that are none of ours."""
+    """The test images of the synthetic set, a folder per class, one image in none, with files that are none of ours."""
     table, split = synthetic
     folder = tmp_path / "pictures"
     for row in split.test:

@@ -1,4 +1,4 @@
-"""Searches that hypothesis makes up, and what the evaluator must say of them."""
+"""Searches that hypothesis makes up, and what the evaluator must report for them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 from hypothesis import strategies as st
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation import blocked
 from retrieval_bench.evaluation import evaluate as evaluation
-from retrieval_bench.evaluation.choices import Metric
+from retrieval_bench.evaluation import fast_ranking, vectors
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail
+from retrieval_bench.evaluation.metrics import MetricName
 from retrieval_bench.evaluation.vectors import Distance
 from tests.oracles import retrieval
 
-EVERY: tuple[Metric, ...] = ("recall", "mrr", "r_precision", "map_at_r", "precision", "map", "curve")
-TOP: tuple[Metric, ...] = ("recall", "mrr", "r_precision", "map_at_r")
-FIRST: tuple[Metric, ...] = ("recall", "mrr")
+EVERY: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r", "precision", "map", "curve")
+TOP: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r")
+FIRST: tuple[MetricName, ...] = ("recall", "mrr")
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,21 @@ class Case:
     labels: np.ndarray
     queries: np.ndarray | None = None
     query_labels: np.ndarray | None = None
-    itself: np.ndarray | None = None
+    same_item: np.ndarray | None = None
     distance: Distance = "cosine"
 
-    @property
-    def asked(self) -> np.ndarray:
-        """The label of each query."""
-        return self.labels if self.query_labels is None else self.query_labels
-
     def evaluated(self, **options: Any) -> Evaluation:
-        given = (self.gallery, self.labels, self.queries, self.query_labels, self.itself)
-        return evaluate_in_detail(*given, distance=self.distance, **options)
+        given = (self.gallery, self.labels, self.queries, self.query_labels)
+        return evaluate_in_detail(*given, same_item=self.same_item, distance=self.distance, **options)
 
     def relevance(self) -> list[list[bool]]:
         more: dict[str, Any] = {}
-        if self.queries is not None:
-            itself = None if self.itself is None else self.itself.tolist()
-            more = {"queries": self.queries, "query_labels": self.asked.tolist(), "itself": itself}
+        if self.queries is not None and self.query_labels is not None:
+            itself = None if self.same_item is None else self.same_item.tolist()
+            more = {"queries": self.queries, "query_labels": self.query_labels.tolist(), "itself": itself}
         return retrieval.relevance(self.gallery, self.labels.tolist(), distance=self.distance, **more)
 
-    def check(self, ks: tuple[int, ...], metrics: tuple[Metric, ...], **options: Any) -> None:
+    def check(self, ks: tuple[int, ...], metrics: tuple[MetricName, ...], **options: Any) -> None:
         """The evaluator gives the oracle's values for every query, their means and the curve."""
         ranked = self.relevance()
         kept = [any(flags) for flags in ranked]
@@ -63,19 +58,17 @@ class Case:
         found = self.evaluated(ks=ks, metrics=metrics, **options)
         expected = [retrieval.metrics(flags, ks) for flags in ranked if any(flags)]
         names = found.columns.keys() - {"query", "label"}
-        assert {name.partition("_at_")[0] if name != "map_at_r" else name for name in names} == {
-            "positives",
-            "first_rank",
-        } | set(metrics) - {"curve"}
+        kinds = {name.partition("_at_")[0] if name != "map_at_r" else name for name in names}
+        assert kinds == {"positives", "first_rank"} | set(metrics) - {"curve"}
         for name in names:
             values = np.array([query[name] for query in expected])
             np.testing.assert_allclose(found.columns[name][kept], values, atol=1e-12, err_msg=name)
+            left_out = found.columns[name][~np.array(kept)]
+            assert (left_out == 0).all() if name in ("positives", "first_rank") else np.isnan(left_out).all()
             if name not in ("positives", "first_rank"):
                 assert found.metrics[name] == pytest.approx(values.mean(), abs=1e-12)
-        assert (found.metrics["queries"], found.metrics["queries_without_positive"]) == (
-            sum(kept),
-            len(kept) - sum(kept),
-        )
+        assert found.metrics["queries"] == sum(kept)
+        assert found.metrics["queries_without_positive"] == len(kept) - sum(kept)
         if "curve" in metrics:
             curve = np.mean([retrieval.interpolated(flags) for flags in ranked if any(flags)], axis=0)
             assert found.curve is not None
@@ -83,14 +76,34 @@ class Case:
 
 
 @contextmanager
-def pieces(block: int, positives: int = 1 << 26) -> Iterator[None]:
-    """Blocks of `block` rows (small ones in stretches of two), portions of about `positives` positives."""
+def chunked(block: int, positives: int = 1 << 26, chunk: int | None = None) -> Iterator[None]:
+    """Blocks of `block` rows (small ones in stretches of 2), portions of `positives`, chunks of `chunk` numbers."""
     with ExitStack() as stack:
-        stack.enter_context(patch.dict(blocked.BLOCK, cpu=block))
-        stack.enter_context(patch.object(blocked, "PIECE", 4 * block))
-        stack.enter_context(patch.object(blocked, "STRETCH", min(2, block) if block < 10 else blocked.STRETCH))
+        stack.enter_context(patch.dict(fast_ranking.BLOCK, cpu=block))
+        stack.enter_context(patch.object(vectors, "CHUNK", chunk or 4 * block))
+        stack.enter_context(patch.object(fast_ranking, "PAIRS", 50))
+        stretch = min(2, block) if block < 10 else fast_ranking.STRETCH
+        stack.enter_context(patch.object(fast_ranking, "STRETCH", stretch))
         stack.enter_context(patch.object(evaluation, "POSITIVES", positives))
         yield
+
+
+def same(first: Evaluation, second: Evaluation) -> bool:
+    """Equal to the last bit for every query; means up to the order of their sum."""
+    curves = [np.empty(0) if one.curve is None else one.curve for one in (first, second)]
+    alike = np.allclose(*curves, atol=1e-12) and first.metrics == pytest.approx(second.metrics, abs=1e-12)
+    return alike and all(
+        np.array_equal(first.columns[name], second.columns[name], equal_nan=name != "label") for name in first.columns
+    )
+
+
+def clusters(rows: int = 300, classes: int = 30, seed: int = 0, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping classes, among them copies across classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    vectors = rng.normal(size=(classes, dim))[labels] + rng.normal(size=(rows, dim))
+    vectors[: rows // 10] = vectors[rows // 10 : 2 * (rows // 10)]
+    return vectors, labels
 
 
 def integers(rows: int, size: int) -> st.SearchStrategy[np.ndarray]:
@@ -109,28 +122,18 @@ def floats(rows: int, size: int, spread: float) -> st.SearchStrategy[np.ndarray]
     return st.integers(0, 2**32 - 1).map(draw)
 
 
-FORMS = (np.int64, np.int8, np.float16, np.float32, np.float64, 1e200, 1e-200)
-
-
-def formed(vectors: np.ndarray, form: Any) -> np.ndarray:
-    """The same directions as another type, or far larger or smaller."""
-    if isinstance(form, float):
-        return vectors * form
-    return vectors if vectors.dtype.kind == "f" and np.dtype(form).kind == "i" else vectors.astype(form)
-
-
 @st.composite
-def cases(draw: st.DrawFn, distance: Distance | None = None, most: int = 16) -> Case:
+def cases(draw: st.DrawFn, most: int = 16) -> Case:
     """A self-retrieval, a search in a separate gallery, or one where some queries are in the gallery."""
-    distance = distance or draw(st.sampled_from(["cosine", "l2"]))
+    distance: Distance = draw(st.sampled_from(["cosine", "l2"]))
     rows, size = draw(st.integers(2, most)), draw(st.integers(1, 4))
     kind = draw(st.sampled_from(["integers", "integers", "floats", "equal"]))
     if kind == "floats":
-        vectors = draw(floats(rows, size, 30 if distance == "cosine" else 1)).astype(
-            draw(st.sampled_from([np.float64, np.float32]))
-        )
+        spread = 30 if distance == "cosine" else 1
+        vectors = draw(floats(rows, size, spread)).astype(draw(st.sampled_from([np.float64, np.float32])))
     else:
-        vectors = formed(draw(integers(rows, size)), draw(st.sampled_from(FORMS)))
+        form = draw(st.sampled_from([np.int64, np.int8, np.float16, np.float32, np.float64, ">f4"]))
+        vectors = draw(integers(rows, size)).astype(form)
     if kind == "equal":
         vectors = vectors[np.zeros(rows, dtype=int)]
     classes = draw(st.sampled_from([0, 1, 4, 30]))  # one class only, two, a few, mostly alone
@@ -143,14 +146,8 @@ def cases(draw: st.DrawFn, distance: Distance | None = None, most: int = 16) -> 
     query, gallery = (
         np.array(draw(st.permutations(np.flatnonzero(roles != other).tolist())), int) for other in ("gallery", "query")
     )
-    place = np.full(rows, -1)
-    place[gallery] = np.arange(len(gallery))
-    itself = None if mode == "apart" else place[query]  # apart: those in both roles find their copy
-    return replace(
-        whole,
-        gallery=vectors[gallery],
-        labels=labels[gallery],
-        queries=vectors[query],
-        query_labels=labels[query],
-        itself=itself,
-    )
+    row = np.full(rows, -1)
+    row[gallery] = np.arange(len(gallery))
+    same_item = None if mode == "apart" else row[query]  # apart: those in both roles find their copy
+    whole = replace(whole, gallery=vectors[gallery], labels=labels[gallery])
+    return replace(whole, queries=vectors[query], query_labels=labels[query], same_item=same_item)

@@ -1,25 +1,23 @@
-"""Anyone's embeddings: what is accepted, the figures and the tables."""
+"""Anyone's embeddings: what is accepted and refused, the figures and the tables."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import inspect
 from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from retrieval_bench.config import RunConfig
-from retrieval_bench.data.splits import Split
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine
-from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
-from retrieval_bench.evaluation.files import read_set
-from retrieval_bench.measure import measure
-from retrieval_bench.sections import EvalConfig
-from tests.evaluation.retrieval_cases import EVERY, Case, cases
-from tests.oracles import retrieval
+from retrieval_bench.evaluation import vectors as module
+from retrieval_bench.evaluation.evaluate import Engine, evaluate, evaluate_in_detail
+from retrieval_bench.evaluation.metrics import DEFAULT_METRICS
+from retrieval_bench.evaluation.vectors import Distance, as_vectors
+from tests.data.data_checks import refused
+from tests.evaluation.retrieval_cases import EVERY, Case, cases, chunked
 
 VECTORS = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
 LABELS = np.array([0, 0, 1, 1])
@@ -30,17 +28,6 @@ def drawn(rows: int = 40, classes: int = 12) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(0, classes, rows)
     labels[7] = 99  # alone
     return rng.normal(size=(rows, 3)), labels
-
-
-def test_an_npz_file_is_evaluated(tmp_path: Path) -> None:
-    np.savez(tmp_path / "e.npz", embeddings=VECTORS, labels=LABELS)
-    assert evaluate(**read_set(tmp_path / "e.npz"), ks=(1,))["recall_at_1"] == 1.0
-
-
-def test_a_file_with_queries_apart_from_the_gallery_is_evaluated(tmp_path: Path) -> None:
-    np.savez(tmp_path / "e.npz", embeddings=VECTORS, labels=LABELS, query_embeddings=VECTORS[:1], query_labels=[1])
-    found = evaluate(**read_set(tmp_path / "e.npz"), ks=(1, 3))
-    assert (found["recall_at_1"], found["recall_at_3"], found["queries"]) == (0.0, 1.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -58,26 +45,123 @@ def test_labels_may_be_text_or_numbers(labels: Any) -> None:
     assert evaluate(VECTORS, labels, ks=(1,))["queries"] == 4
 
 
-def test_lists_and_tensors_do_as_well() -> None:
+def test_lists_tensors_and_labels_of_related_types_do_as_well() -> None:
     expected = evaluate(VECTORS, LABELS)
     assert evaluate(cast(Any, VECTORS.tolist()), cast(Any, LABELS.tolist())) == expected
     assert evaluate(cast(Any, torch.tensor(VECTORS)), cast(Any, torch.tensor(LABELS))) == expected
-
-
-def test_whole_and_floating_labels_match() -> None:
     assert evaluate(VECTORS, LABELS, VECTORS, LABELS.astype(float), ks=(1,))["queries"] == 4
+    found = evaluate(VECTORS, np.array(["ä".encode(), b"a", b"b", b"b"]), VECTORS, np.array(list("äabb")))
+    assert (found["queries"], found["recall_at_1"]) == (4, 1.0)
 
 
-def test_query_without_match_in_the_gallery_is_left_out() -> None:
+@pytest.mark.parametrize("form", [np.int64, np.int8, np.float16, np.float32, ">f4", "<f8"])
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_every_number_type_and_layout_gives_the_same_rows(distance: Distance, form: Any) -> None:
+    rows = np.array([[1, 2, -2], [0, 3, 1], [-2, 1, 1], [2, 2, 2]])
+    (expected,) = as_vectors({"embeddings": rows}, distance)
+    for layout in (np.ascontiguousarray, np.asfortranarray, lambda rows: np.repeat(rows, 2, axis=0)[::2]):
+        (found,) = as_vectors({"embeddings": layout(rows.astype(form))}, distance)
+        np.testing.assert_allclose(found.rows(slice(None)), expected.rows(slice(None)), atol=1e-13)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 64, 1024]), st.sampled_from(["cosine", "l2"]), st.booleans())
+def test_float32_products_are_similarities_within_the_bound(
+    seed: int, size: int, distance: Distance, positive: bool
+) -> None:
+    given = np.random.default_rng(seed).normal(size=(30, size)) + 0.01
+    (found,) = as_vectors({"embeddings": np.abs(given) if positive else given}, distance)
+    exact = module.similarities(found.rows(slice(None)), found.rows(slice(None))) + found.offset
+    left, right = found.float32(slice(None), "query"), found.float32(slice(None), "gallery")
+    in_turn = np.zeros((30, 30), dtype=np.float32)  # the worst order of a sum
+    for column in range(left.shape[1]):
+        in_turn += np.outer(left[:, column], right[:, column])
+    for product in (left @ right.T, in_turn):
+        assert np.abs(product - exact).max() <= found.error
+
+
+def row(value: float) -> np.ndarray:
+    vectors = VECTORS.copy()
+    vectors[2:] = value
+    return vectors
+
+
+APART = {"query_embeddings": VECTORS, "query_labels": LABELS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embeddings": row(np.nan)}, "embeddings: row 2 has NaN, infinite or huge values (2 such rows)"),
+        ({"embeddings": row(-np.inf)}, "row 2 has NaN, infinite"),
+        ({"embeddings": row(np.inf), "distance": "l2"}, "row 2 has NaN, infinite"),
+        ({"embeddings": row(1e200)}, "row 2 has NaN, infinite or huge"),
+        ({"embeddings": row(0.0)}, "embeddings: row 2 is a zero vector"),
+        ({**APART, "query_embeddings": row(np.nan)}, "query_embeddings: row 2 has NaN"),
+        ({**APART, "query_embeddings": row(0.0)}, "query_embeddings: row 2 is a zero vector"),
+        ({**APART, "embeddings": row(np.nan)}, "embeddings: row 2 has NaN"),
+        ({"embeddings": VECTORS[0]}, "embeddings: expected numbers of shape (images, dimensions)"),
+        ({"embeddings": VECTORS[None]}, "expected numbers of shape"),
+        ({"embeddings": np.empty((4, 0))}, "expected numbers of shape"),
+        ({"embeddings": VECTORS.astype(str)}, "expected numbers"),
+        ({"embeddings": VECTORS.astype(bool)}, "expected numbers"),
+        ({"embeddings": VECTORS.astype(complex)}, "expected numbers"),
+        ({"labels": LABELS[:3]}, "labels: expected shape (4,)"),
+        ({"labels": LABELS[:, None]}, "labels: expected shape (4,)"),
+        ({**APART, "query_labels": LABELS[:3]}, "query_labels: expected shape (4,)"),
+        ({"labels": np.array([0, 0, np.nan, 1])}, "labels: expected whole numbers or text"),
+        ({"labels": np.zeros(4, "timedelta64[s]")}, "labels: expected whole numbers or text"),
+        ({"labels": np.array([0, 0, 1, None])}, "labels: expected whole numbers or text"),
+        ({**APART, "query_labels": np.array(list("abcd"))}, "one is text"),
+        ({**APART, "labels": 2**60 + LABELS, "query_labels": (2**60 + LABELS).astype(np.uint64)}, "above 2^53"),
+        ({"labels": np.arange(4)}, "no query has an item of its class"),
+        ({**APART, "query_labels": LABELS + 5}, "no query has an item of its class"),
+        ({"query_embeddings": VECTORS}, "come together"),
+        ({"query_labels": LABELS}, "come together"),
+        ({"query_embeddings": np.ones((4, 3)), "query_labels": LABELS}, "query_embeddings have 3 dimensions"),
+        ({"embeddings": np.empty((0, 2)), "labels": []}, "no query has an item of its class"),
+        ({"query_embeddings": np.empty((0, 2)), "query_labels": []}, "no query has an item of its class"),
+        ({**APART, "embeddings": np.empty((0, 2)), "labels": []}, "no query has an item of its class"),
+        ({"same_item": np.arange(4)}, "same_item: without query_embeddings"),
+        ({**APART, "same_item": np.arange(3)}, "same_item: expected 4 row numbers"),
+        ({**APART, "same_item": np.array([0, 1, 2, 9])}, "same_item: expected 4 row numbers of embeddings (-1 to 3)"),
+        ({**APART, "same_item": np.array([0, 1, 2, -2])}, "same_item"),
+        ({**APART, "same_item": np.arange(4.0)}, "row numbers of embeddings (-1 to 3), found float64"),
+        ({**APART, "query_labels": [0, 0, 1, 0], "same_item": np.arange(4)}, "same_item: a query's own item"),
+        ({"metrics": ("recall", "recal")}, "unknown metric 'recal' (known: recall, mrr,"),
+        ({"engine": "annoy"}, "unknown engine 'annoy' (known: auto, blocked,"),
+        ({"distance": "euclid"}, "unknown distance 'euclid' (known: cosine, l2)"),
+        ({"ks": (0, 1)}, "from 1 up"),
+        ({"device": "gpu"}, "--device gpu"),
+    ],
+)
+def test_refuses_with_one_line(changes: dict[str, Any], message: str) -> None:
+    with chunked(2, chunk=2), refused(message):
+        evaluate(**{"embeddings": VECTORS, "labels": LABELS, **changes})
+
+
+def test_zero_rows_are_fine_under_l2() -> None:
+    assert evaluate(row(0.0), LABELS, distance="l2", ks=(1,))["recall_at_1"] == 1.0
+    assert evaluate(np.zeros((4, 2)), LABELS, distance="l2", ks=(2, 3))["recall_at_3"] == 1.0
+
+
+def test_queries_and_classes_without_a_match_are_left_out_and_counted() -> None:
     found = evaluate(VECTORS, LABELS, VECTORS, np.array([0, 0, 1, 5]), ks=(1,))
     assert (found["queries"], found["queries_without_positive"]) == (3, 1)
+    for engine in get_args(Engine):
+        with chunked(1024, 5):
+            rng = np.random.default_rng(0)
+            found = evaluate(rng.normal(size=(12, 3)), np.array([0, 0, 0, *range(1, 10)]), engine=engine)
+        assert (found["queries"], found["queries_without_positive"]) == (3, 9)
 
 
-def test_by_default_what_a_record_holds() -> None:
+def test_by_default_what_a_record_holds_and_both_functions_take_the_same() -> None:
     assert list(evaluate(VECTORS, LABELS, ks=(1, 2))) == [
         *("recall_at_1", "recall_at_2", "mrr", "r_precision", "map_at_r", "queries", "queries_without_positive")
     ]
     assert DEFAULT_METRICS == ("recall", "mrr", "r_precision", "map_at_r")
+    first, second = (inspect.signature(function).parameters for function in (evaluate, evaluate_in_detail))
+    assert first == second
 
 
 @pytest.mark.parametrize("engine", get_args(Engine))
@@ -88,105 +172,23 @@ def test_figures_are_plain_numbers_whatever_the_engine(engine: Engine) -> None:
     assert ("index_recall_at_10" in found) == (engine in ("ivf", "hnsw"))
 
 
-def test_tiny_and_huge_vectors_keep_their_direction() -> None:
-    assert (
-        evaluate(VECTORS * 1e-300, LABELS, ks=(1,))
-        == evaluate(VECTORS * 1e300, LABELS, ks=(1,))
-        == evaluate(VECTORS, LABELS, ks=(1,))
-    )
-
-
-def test_the_table_of_queries_is_in_the_order_given_with_nan_for_those_left_out() -> None:
-    vectors, labels = drawn()
-    names = np.array([f"c{label}" for label in labels])
-    frame = evaluate_in_detail(vectors, names, metrics=EVERY, ks=(1, 4)).per_query()
-    assert frame["query"].tolist() == list(range(40))
-    assert frame["label"].tolist() == names.tolist()
-    ranked = retrieval.relevance(vectors, labels.tolist())
-    for found, flags in zip(frame.drop(columns=["query", "label"]).to_dict("records"), ranked, strict=True):
-        if any(flags):
-            assert found == pytest.approx(retrieval.metrics(flags, (1, 4)))
-        else:
-            assert (found.pop("positives"), found.pop("first_rank")) == (0, 0)
-            assert np.isnan(list(found.values())).all()
-    assert np.isnan(frame["mrr"].to_numpy()).sum() == sum(not any(flags) for flags in ranked) > 0
-
-
-def test_the_table_of_classes_has_the_means_of_their_queries() -> None:
-    vectors, labels = drawn()
-    found = evaluate_in_detail(vectors, labels, metrics=EVERY, ks=(1, 4))
-    frame = found.per_class().set_index("label")
-    ranked = retrieval.relevance(vectors, labels.tolist())
-    assert frame.index.tolist() == sorted(
-        {label for label, flags in zip(labels.tolist(), ranked, strict=True) if any(flags)}
-    )
-    assert 99 not in frame.index
-    for label in frame.index:
-        each = [retrieval.metrics(flags, (1, 4)) for flags, name in zip(ranked, labels, strict=True) if name == label]
-        expected = {name: np.mean([values[name] for values in each]) for name in each[0] if name != "first_rank"}
-        assert frame.loc[label].to_dict() == pytest.approx({"queries": len(each), **expected})
-    assert np.average(frame["map"], weights=frame["queries"]) == pytest.approx(found.metrics["map"])
-
-
 @settings(max_examples=40, deadline=None)
 @given(cases())
-def test_classes_queries_and_figures_tell_the_same(case: Case) -> None:
+def test_classes_queries_curve_and_figures_agree(case: Case) -> None:
     try:
         found = case.evaluated(metrics=EVERY, ks=(1, 2))
     except UserError:
         return
-    queries, classes = found.per_query(), found.per_class()
+    queries, classes, curve = found.per_query(), found.per_class(), found.curve_frame()
+    assert queries["query"].tolist() == list(range(len(queries)))
+    assert queries["label"].tolist() == (case.labels if case.query_labels is None else case.query_labels).tolist()
     assert sum(classes["queries"].tolist()) == found.metrics["queries"] == np.count_nonzero(queries["positives"])
-    assert len(queries) == len(case.asked) == found.metrics["queries"] + found.metrics["queries_without_positive"]
+    assert len(queries) == found.metrics["queries"] + found.metrics["queries_without_positive"]
+    kept: Any = queries[queries["positives"] > 0]
+    assert classes["label"].tolist() == list(kept.groupby("label").groups)
     for name in ("recall_at_1", "mrr", "map_at_r", "precision_at_2", "map"):
         assert np.nanmean(queries[name].to_numpy()) == pytest.approx(found.metrics[name], abs=1e-12)
-        assert np.average(classes[name], weights=classes["queries"]) == pytest.approx(found.metrics[name], abs=1e-12)
-
-
-def test_the_table_of_the_curve() -> None:
-    vectors, labels = drawn()
-    found = evaluate_in_detail(vectors, labels, metrics=("curve",))
-    frame = found.curve_frame()
-    assert frame.columns.tolist() == ["recall", "precision"]
-    expected = np.mean(
-        [retrieval.interpolated(flags) for flags in retrieval.relevance(vectors, labels.tolist()) if any(flags)], axis=0
-    )
-    np.testing.assert_allclose(frame["precision"], expected, atol=1e-12)
-    assert frame["precision"].is_monotonic_decreasing
-    assert evaluate_in_detail(vectors, labels).curve is None
-
-
-class Drawn(torch.nn.Module):
-    """Embeds image i as row i of a table."""
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        super().__init__()
-        self.vectors = torch.nn.Parameter(torch.tensor(vectors, dtype=torch.float32))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.vectors[images]
-
-
-@pytest.mark.parametrize("mode", ["self", "apart", "some in the gallery"])
-def test_a_run_is_measured_as_the_evaluator_measures(mode: str) -> None:
-    vectors, labels = drawn()
-    vectors = vectors.astype(np.float32)
-    query, gallery = {
-        "self": (np.arange(10, 40), np.arange(10, 40)),
-        "apart": (np.arange(10, 20), np.arange(20, 40)),
-        "some in the gallery": (np.arange(10, 40, 2), np.arange(15, 40)),
-    }[mode]
-    split = Split(np.arange(10), query, gallery, np.arange(3))
-
-    class Numbers(list[Any]):
-        images = len(split.test)
-
-    batches: Any = Numbers((torch.tensor(rows), torch.zeros(len(rows))) for rows in np.array_split(split.test, 3))
-    embedder: Any = Drawn(vectors)
-    found = measure(embedder, None, batches, labels, split, RunConfig(evaluation=EvalConfig(k=(1, 2)))).metrics
-    itself = np.array([gallery.tolist().index(row) if row in gallery else -1 for row in query.tolist()])
-    ranked = Case(vectors[gallery], labels[gallery], vectors[query], labels[query], itself).relevance()
-    expected = [retrieval.metrics(flags, (1, 2)) for flags in ranked if any(flags)]
-    assert found["queries"] == len(expected)
-    for name in ("recall_at_1", "recall_at_2", "mrr", "r_precision", "map_at_r"):
-        assert found[name] == pytest.approx(np.mean([values[name] for values in expected]), abs=1e-12)
+        assert classes[name].tolist() == pytest.approx(kept.groupby("label")[name].mean().tolist(), abs=1e-12)
+    assert curve["recall"].tolist() == pytest.approx(np.linspace(0, 1, 101))
+    assert curve["precision"].is_monotonic_decreasing
+    assert case.evaluated().curve is None

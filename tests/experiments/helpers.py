@@ -30,9 +30,7 @@ PLAIN = 100
 """Images that a plain run sees."""
 
 
-def record_of(
-    run: RunConfig, recall: float, map_at_r: float = 0.5, images: int = 1000, **changes: Any
-) -> Record:
+def record_of(run: RunConfig, recall: float, map_at_r: float = 0.5, images: int = 1000, **changes: Any) -> Record:
     metrics = {**{f"recall_at_{k}": recall for k in run.ks}, "map_at_r": map_at_r}
     cost = {"images_seen": images, "parameters": 2e6, "macs": 3e9, "train_seconds": 5.0, "total_seconds": 10.0}
     values = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -35,9 +36,7 @@ ROWS = [
 
 
 def of(config: RunConfig, *recalls: float, images: int = 1000) -> list:
-    return [
-        record_of(replace(config, seed=seed), recall, recall / 2, images) for seed, recall in enumerate(recalls)
-    ]
+    return [record_of(replace(config, seed=seed), recall, recall / 2, images) for seed, recall in enumerate(recalls)]
 
 
 RECORDS = {"first": of(RunConfig(), 0.5, 0.7), "second": of(RunConfig(), 0.61, 0.8, images=0)[::-1]}
@@ -94,7 +93,7 @@ RECALLS = {"frozen": [0.5, 0.5, 0.5], "standard": [0.7, 0.72, 0.74], "l2sp": [0.
 def test_ranks_with_corrected_tests_against_the_best_row() -> None:
     base = RunConfig()
     rows = [Row(name, replace(base, strategy=name), more=("map_at_r",)) for name in RECALLS]
-    table = measured_table(rows, {name: of(base, *recalls) for name, recalls in RECALLS.items()}, ranked=True)
+    table: Any = measured_table(rows, {name: of(base, *recalls) for name, recalls in RECALLS.items()}, ranked=True)
     assert list(table["row"]) == ["standard", "l2sp", "frozen", "autolr"]
     assert list(table["rank"].astype(object)) == [1, 1, 3, pd.NA]
     assert list(table["is_tied"]) == [None, True, False, None]

@@ -40,7 +40,12 @@ def test_setting_and_reported_values_of_autolr() -> None:
     rows = autolr.ablation(base)
     recalls = [round(100 * row.reported["recall_at_1"], 2) for row in rows]
     assert recalls == [63.49, 66.95, 67.00, 51.00, 67.15, 67.29, 68.33]
-    assert rows[2].reported == {"recall_at_1": 0.67, "recall_at_2": 0.7849, "recall_at_4": 0.8685, "recall_at_8": 0.9207}
+    assert rows[2].reported == {
+        "recall_at_1": 0.67,
+        "recall_at_2": 0.7849,
+        "recall_at_4": 0.8685,
+        "recall_at_8": 0.9207,
+    }
     assert not any(row.reported for row in autolr.ablation(base.changed(data__dataset="sop")))
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,16 @@ from retrieval_bench.experiments.workers import Workers, run_all
 from tests.experiments.helpers import FLAGS
 from tests.experiments.ray_functions import small_ray
 from tests.experiments.test_workers import wait_until
-from tests.test_interrupted import hear_interrupts
 
 pytestmark = pytest.mark.slow
 SWEEP = [*FLAGS, "--no-freeze-bn", "--strategy", "frozen,standard", "--seed", "0,1", "--epochs", "8"]
 COSTS = ("parameters", "trained_parameters", "images_seen", "macs")
 LOCAL, RAY = ("--jobs", "2"), ("--engine", "ray")
+
+
+def hear_interrupts() -> None:
+    """A shell that put the tests into the background made them deaf to Ctrl-C, and what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(results: Path, *more: str) -> subprocess.Popen[str]:
@@ -61,12 +64,12 @@ def has_checkpoints(results: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The records of the sweep by two local workers."""
     results = tmp_path_factory.mktemp("undisturbed")
     finish(results, *LOCAL)
     assert len(records(results)) == 4
-    yield records(results)
+    return records(results)
 
 
 def test_the_same_sweep_by_ray_gives_the_same_records(undisturbed: dict[str, Any], tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import workers
 from retrieval_bench.experiments.workers import CRASHED, Workers, duration, run_all
+from retrieval_bench.identity import run_ids
 from retrieval_bench.records import Record, ResultsFolder
-from retrieval_bench.run import run, run_ids
+from retrieval_bench.run import run
 from tests.experiments.helpers import DIVERGES, QUICK, TOO_DEEP
 
 LONG = QUICK.changed(strategy="standard", train__epochs=3)

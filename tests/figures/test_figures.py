@@ -1,4 +1,4 @@
-"""Figures from few hand-made rows and records: they are drawn whatever is missing, and their SVG can stand in a page."""
+"""Figures from few hand-made records: they are drawn whatever is missing, and their SVG can stand in a page."""
 
 from __future__ import annotations
 
@@ -11,120 +11,115 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from retrieval_bench.figures.canvas import Picture, save_picture, svg_text
-from retrieval_bench.figures.embedding import embedding_map
 
+from retrieval_bench.config import RunConfig, flatten, nest
 from retrieval_bench.figures.curves import learning_curves
-from retrieval_bench.figures.pruning import family, pruning_curve
+from retrieval_bench.figures.embedding_map import embedding_map
+from retrieval_bench.figures.pruning import correlation, family, pruning_curve, structure_similarity
 from retrieval_bench.figures.routes import routes
+from retrieval_bench.figures.style import Plot
 from retrieval_bench.figures.tradeoff import has_cost, tradeoff
-from retrieval_bench.figures.variation import variation_heat_map
+from retrieval_bench.figures.variation import weight_variation
+from retrieval_bench.records import Record
 
 NAN = float("nan")
-
-
-def table(*lines: tuple[str, float, float, float], **more: list[float]) -> pd.DataFrame:
-    """Rows of strategy, Recall@1, half of its interval, and multiply-accumulates."""
-    return pd.DataFrame(lines, columns=["strategy", "recall_at_1", "recall_at_1_ci95", "macs"]).assign(**more)
-
-
-ROWS = table(
-    ("standard", 0.5, 0.02, 2e9),
-    ("last_k(k=3)", 0.4, NAN, 2e9),
-    ("layer_pruning(drop=last:2)", 0.45, 0.3, 1e9),
-    ("layer_pruning(drop=last:4)", 0.42, NAN, 5e8),
-    latency_ms=[3.0, NAN, 2.0, 1.0],
-    train_seconds=[100.0, 0.0, 3.0, 4000.0],
+ROWS = pd.DataFrame(
+    {
+        "strategy": ["standard", "last_k(k=3)", "layer_pruning(drop=last:2)", "layer_pruning(drop=last:4)"],
+        "recall_at_1": [0.5, 0.4, 0.45, 0.42],
+        "recall_at_1_ci95": [0.02, NAN, 0.3, NAN],
+        "macs": [2e9, 2e9, 1e9, 5e8],
+        "latency_ms": [3.0, NAN, 2.0, 1.0],
+        "train_seconds": [100.0, 0.0, 3.0, 4000.0],
+    }
 )
 
 
-def record(strategy: str, seed: int, losses: list[float | None], loss: str = "triplet") -> dict[str, Any]:
-    config = {"loss": {"loss": loss}}
+def record(strategy: str, seed: int = 0, recall: float = 0.5, loss: str = "triplet", **more: Any) -> Record:
+    config = nest(flatten(RunConfig().changed(loss__loss=loss)))
+    cost = {"parameters": 1e6, "macs": 1e8, **more.pop("cost", {})}
+    labels, metrics = {"strategy": strategy, "weights": "imagenet", "dim": 8}, {"recall_at_1": recall}
+    environment = {"device": "cpu: test", "threads": 1}
+    code = f"{strategy} {loss}"
+    return Record(f"{code}-{seed}", seed, code, config, labels, {}, metrics, cost, environment, **more)
+
+
+def losses(**curves: list[list[float | None]]) -> dict[str, list[Record]]:
     return {
-        "config_hash": strategy,
-        "labels": {"strategy": strategy},
-        "seed": seed,
-        "config": config,
-        "training": {"loss_per_epoch": losses},
+        row: [record(row, seed, training={"loss_per_epoch": run}) for seed, run in enumerate(runs)]
+        for row, runs in curves.items()
     }
 
 
-def losses() -> Picture:
-    found = learning_curves(
-        [
-            record("standard", 0, [3.0, 1.0]),
-            record("standard", 1, [2.5, None, 0.9]),
-            record("<&$", 0, [9.0, 0.1], "softmax"),
-        ]
-    )
-    assert found is not None
-    return found
-
-
-def variation(epochs: int = 2, **more: str) -> Picture:
+def history(epochs: int = 2, **more: str) -> dict[str, Any]:
     rates = {name: [1e-3] * epochs for name in "ab"}
-    facts = {
-        "variation": [[1e-5, 0.0]] * epochs,
-        "rates": rates,
-        "blocks": ["a", "b"],
-        "quality": [None] * epochs,
-        "trials": [1] * epochs,
-    }
-    return variation_heat_map(facts | more)
+    values = {"variation": [[1e-5, 0.0]] * epochs, "rates": rates, "blocks": ["a", "b"]}
+    return {"any": values | {"quality": [None] * epochs, "trials": [1] * epochs} | more}
 
 
-def spottune() -> Picture:
+def routed(row: str) -> Record:
+    tested = {"images": 3, "distinct": 2, "entropy_bits": 0.9, "rate": [0.5, 0.1]}
+    tested["rate_by_class"] = {"a<b": [0.5, 0.1], "$x$": [1.0, 0.0]}
     learned = {"argmax_rate_per_epoch": [[0.5, 0.25]], "entropy_per_epoch": [[0.9, 0.3]]}
-    tested = {
-        "images": 3,
-        "distinct": 2,
-        "entropy_bits": 0.9,
-        "rate": [0.5, 0.1],
-        "rate_by_class": {"a<b": [0.5, 0.1], "$x$": [1.0, 0.0]},
-    }
-    return routes({"facts": {"spottune": learned, "routes": tested}})
+    return record(row, info={"any": learned, "routes": tested})
 
 
-def classes() -> Picture:
-    points = np.random.default_rng(0).normal(size=(60, 2))
-    return embedding_map(points, np.array([f"<class {number % 15}>" for number in range(60)]))
+def pruned(row: str, macs: float, *recalls: float) -> list[Record]:
+    info = {"any": {"widths": {"a": 1, "b": int(macs / 1e7)}, "full_widths": {"a": 4, "b": 10}}}
+    cost = {"macs": macs, "parameters": 1e6 * (1 + macs / 1e12)}
+    return [record(row, seed, recall, info=info, cost=cost) for seed, recall in enumerate(recalls)]
 
 
-PICTURES: dict[str, Callable[[], Picture]] = {
+PRUNED = {
+    "Whole network": [record("standard", 0, 0.6)],
+    "Gates 0.5": pruned("channel_gates(budget=0.5)", 5e7, 0.2, 0.3, 0.4),
+    "Gates 0.7": pruned("channel_gates(budget=0.7)", 7e7, 0.4),
+    "Uniform 0.5": pruned("channel_pruning(budget=0.5)", 5e7, 0.1),
+}
+CURVES = losses(standard=[[3.0, 1.0], [2.5, None, 0.9]]) | {
+    "<&$": [record("<&$", loss="softmax", training={"loss_per_epoch": [9.0, 0.1]})]
+}
+CLASSES = np.array([f"<class {number % 15}>" for number in range(60)])
+PLOTS: dict[str, Callable[[], Plot | None]] = {
     "tradeoff": lambda: tradeoff(ROWS, "macs", "a <title> & more"),
-    "seconds": lambda: tradeoff(ROWS, "train_seconds"),
-    "latency": lambda: tradeoff(ROWS, "latency_ms"),
-    "one row": lambda: tradeoff(ROWS[:1], "macs"),
-    "nothing known": lambda: tradeoff(ROWS.assign(macs=NAN), "macs"),
-    "pruning": lambda: pruning_curve(ROWS),
-    "pruning, latency": lambda: pruning_curve(ROWS, "latency_ms"),
-    "losses": losses,
-    "variation": variation,
-    "one epoch": lambda: variation(1),
-    "routes": spottune,
-    "map": classes,
-    "one point": lambda: embedding_map(np.zeros((1, 2)), np.array([7])),
+    "tradeoff, a cost of 0": lambda: tradeoff(ROWS, "train_seconds"),
+    "tradeoff, a cost unknown": lambda: tradeoff(ROWS, "latency_ms"),
+    "tradeoff, one row": lambda: tradeoff(ROWS[:1]),
+    "tradeoff, nothing known": lambda: tradeoff(ROWS.assign(macs=NAN)),
+    "pruning": lambda: pruning_curve(PRUNED),
+    "similarity": lambda: structure_similarity(PRUNED),
+    "losses": lambda: learning_curves(CURVES),
+    "variation": lambda: weight_variation({"a": [record("a", info=history())]}),
+    "routes": lambda: routes({"a": [routed("a")]}),
+    "map": lambda: embedding_map(np.random.default_rng(0).normal(size=(60, 2)), CLASSES),
+    "map, one point": lambda: embedding_map(np.zeros((1, 2)), np.array([7])),
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+def drawn(name: str) -> Plot:
+    plot = PLOTS[name]()
+    assert plot is not None
+    return plot
+
+
+def letters(plot: Plot | None) -> str:
+    assert plot is not None
+    return "".join(ElementTree.fromstring(plot.svg()).itertext())
+
+
+@pytest.mark.parametrize("name", PLOTS)
 def test_svg_is_an_element_for_a_page(name: str) -> None:
-    picture = PICTURES[name]()
-    text = svg_text(picture)
+    plot = drawn(name)
+    text = plot.svg()
     assert text.startswith("<svg ")
     root = ElementTree.fromstring(text)
-    assert root.get("role") == "img"
-    assert root.get("width") == "100%"
-    assert root.get("height") is None
-    words = [child.text for child in root if child.tag.endswith(("title", "desc"))]
-    assert words == [picture.title, picture.text]
-    assert picture.text.endswith(".")
-    assert not re.search(r"(?i)(fill|stroke): ?(#0{6}|#f{6}|#fff|#000|white|black)\b", text), (
-        "ink and paper are the page's"
-    )
+    assert (root.get("role"), root.get("width"), root.get("height")) == ("img", "100%", None)
+    assert [child.text for child in root if child.tag.endswith(("title", "desc"))] == [plot.title, plot.summary]
+    assert plot.summary.endswith(".")
+    page_colours = r"(?i)(fill|stroke): ?(#0{6}|#f{6}|#fff|#000|white|black)\b"
+    assert not re.search(page_colours, text), "ink and paper are the page's"
     assert "currentColor" in text
-    assert "<style" not in text, "it would rule the whole page"
-    assert "DejaVu" not in text
+    assert not re.search("<style|DejaVu", text), "both would rule the whole page"
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: ?([\d.]+)px", text)]
     assert not sizes or min(sizes) >= 7
     ids = re.findall(r'\bid="([^"]+)"', text)
@@ -132,44 +127,37 @@ def test_svg_is_an_element_for_a_page(name: str) -> None:
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
 
 
-@pytest.mark.parametrize(
-    ("normalizer", "unit"), [("n", "per weight"), ("sqrt_n", "root mean square"), ("relative", "relative to")]
-)
-def test_variations_have_the_unit_of_their_normaliser_and_rates_say_what_is_left_out(
-    normalizer: str, unit: str
-) -> None:
-    written = "".join(ElementTree.fromstring(svg_text(variation(normalizer=normalizer))).itertext())
-    assert unit in written
-    assert ("per weight" in written) == (normalizer == "n")
-    assert "rate before the schedule" in written
-
-
-def test_the_same_picture_gives_the_same_bytes_and_another_one_other_ids() -> None:
-    one, again, other = svg_text(losses()), svg_text(losses()), svg_text(variation())
-    assert one == again
-    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (one, other)]
+def test_the_same_plot_gives_the_same_bytes_and_another_one_other_ids(tmp_path: Path) -> None:
+    plot = drawn("tradeoff")
+    before = plot.svg()
+    plot.save(tmp_path / "a.png")
+    plot.save(tmp_path / "a.svg")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a.svg").read_text() == before == plot.svg() == drawn("tradeoff").svg()
+    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (before, drawn("variation").svg())]
     assert not ids[0] & ids[1]
 
 
-def test_a_png_leaves_the_picture_as_it_was(tmp_path: Path) -> None:
-    picture = PICTURES["tradeoff"]()
-    before = svg_text(picture)
-    save_picture(picture, tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert svg_text(picture) == before
-
-
-def test_labels_are_escaped_and_no_formulas() -> None:
-    hostile = ROWS.assign(strategy=["<b>&\"'", "$x^2$", "a\x00b", "standard"])
-    written = "".join(ElementTree.fromstring(svg_text(tradeoff(hostile))).itertext())
+def test_labels_are_escaped_and_no_formulas_and_other_scripts_stay(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    written = letters(tradeoff(ROWS.assign(strategy=["<b>&\"'", "$x^2$", "a\x00b", "standard"])))
     assert "<b>&\"'" in written
     assert "$x^2$" in written
+    plot = embedding_map(np.eye(2), np.array(["猫\nneko", "犬"]))
+    plot.save(tmp_path / "a.png")
+    assert "猫" in letters(plot)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_only_runs_of_two_epochs_have_a_curve_and_losses_do_not_share_a_panel() -> None:
-    assert learning_curves([record("frozen", 0, []), record("standard", 0, [1.0])]) is None
-    assert len(losses().figure.axes) == 2
-    assert "triplet" in losses().text
+def test_the_tradeoff_draws_what_was_measured_and_names_the_front() -> None:
+    plot = tradeoff(ROWS)
+    points = {line.get_label(): line.get_xydata().tolist() for line in plot.figure.axes[0].lines}
+    assert points["standard"] == [[2000, 50]]
+    assert points["layer_pruning"] == [[1000, 45], [500, 42]]
+    assert "4 configurations" in plot.summary
+    assert "standard (50.0 %)" in plot.summary
+    assert "last_k" not in plot.summary
 
 
 def test_a_cost_is_drawn_where_it_differs() -> None:
@@ -180,27 +168,65 @@ def test_a_cost_is_drawn_where_it_differs() -> None:
     assert not has_cost(ROWS[:2], "latency_ms"), "known for one"
 
 
-def test_the_front_is_named_in_words() -> None:
-    text = tradeoff(ROWS).text
-    assert "4 configurations" in text
-    assert "standard (50.0 %)" in text
-    assert "last_k" not in text
+def test_only_runs_of_two_epochs_have_a_curve_and_losses_do_not_share_a_panel() -> None:
+    assert learning_curves(losses(frozen=[[]], standard=[[1.0]])) is None
+    plot = drawn("losses")
+    softmax, triplet = plot.figure.axes
+    assert softmax.lines[0].get_ydata().tolist() == [9.0, 0.1]
+    assert triplet.lines[0].get_ydata().tolist() == [2.75, 1.0, 0.9], "means over the seeds that have the epoch"
+    assert "softmax, triplet" in plot.summary
 
 
 @pytest.mark.parametrize(
-    ("label", "line"),
+    ("normalizer", "unit"), [("n", "per weight"), ("sqrt_n", "root mean square"), ("relative", "relative to")]
+)
+def test_variations_have_the_unit_of_their_normaliser(normalizer: str, unit: str) -> None:
+    plot = weight_variation({"a": [record("a", info=history(normalizer=normalizer))]})
+    assert unit in letters(plot)
+    assert "rate before the schedule" in letters(plot)
+
+
+def test_rows_without_a_history_or_without_routes_are_left_out() -> None:
+    nothing = {"frozen": [record("frozen", info={"any": {"variation": [[]], "blocks": []}, "routes": {}})], "b": []}
+    assert weight_variation(nothing) is None
+    both = weight_variation({"a": [record("a", info=history())], "c": [record("c", info=history(1))], **nothing})
+    assert "a, seed 0" in letters(both)
+    assert "c, seed 0" in letters(both)
+    assert routes(nothing) is None
+    one_run = routed("a")
+    plot = routes({"argmax": [one_run], "majority": [one_run], **nothing})
+    assert plot is not None
+    assert plot.summary.count("2 distinct routes of 3 test images") == 1, "one run, used in two ways"
+
+
+def test_pruning_has_a_line_per_way_through_the_means_with_the_intervals_of_tables() -> None:
+    plot = drawn("pruning")
+    (axes,) = plot.figure.axes  # parameters hardly differ
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["not pruned"] == [[100, 60]]
+    assert lines["Gates"] == [[50, pytest.approx(30)], [70, pytest.approx(40)]]
+    assert lines["Uniform"] == [[50, pytest.approx(10)]]
+    half = 4.302653 * 10 / 3**0.5
+    (gates, _) = axes.containers
+    assert gates[2][0].get_segments()[0][:, 1].tolist() == pytest.approx([30 - half, 30 + half], abs=1e-3)
+    assert pruning_curve({row: PRUNED[row] for row in ("Whole network", "Gates 0.5")}) is None, "one size"
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
     [
+        ("Blocks -4", "Blocks"),
         ("channel_gates(budget=0.5, search_epochs=6)", "channel_gates(search_epochs=6)"),
-        ("channel_pruning(budget=0.5)", "channel_pruning"),
+        ("channel_pruning(budget=0.5), lr 0.01", "channel_pruning, lr 0.01"),
         ("layer_pruning(drop=15,16)+low_high(low=0.2, high=5.0)", "layer_pruning+low_high(low=0.2, high=5.0)"),
     ],
 )
-def test_what_makes_one_line(label: str, line: str) -> None:
-    assert family(label) == line
+def test_what_makes_one_line(row: str, line: str) -> None:
+    assert family(row) == line
 
 
-def test_other_scripts_are_drawn_without_a_word(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    picture = embedding_map(np.eye(2), np.array(["猫\nneko", "犬"]))
-    save_picture(picture, tmp_path / "a.png")
-    assert "猫" in svg_text(picture)
-    assert not [str(found.message) for found in recwarn if "Glyph" in str(found.message)]
+def test_structures_are_compared_between_seeds() -> None:
+    assert structure_similarity({"a": [record("a")]}) is None
+    assert drawn("similarity").notes[1:] == ("- Gates 0.5: 1.000 (1.000, 1.000), 3 pairs",)
+    assert correlation(np.array([0.1, 0.5, 0.9]), np.array([0.9, 0.5, 0.1])) == pytest.approx(-1)
+    assert np.isnan(correlation(np.ones(3), np.arange(3)))

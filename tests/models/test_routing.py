@@ -1,4 +1,4 @@
-"""Routed backbones: what each image passes through, what the routers decide, and what is said of the routes."""
+"""Routed backbones: what each image passes through, what the routers decide, and statistics of routes."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_policy_network_costs_at_most_a_sixth_where_it_can() -> None:
 def test_routes_are_described_by_rates_distinct_routes_and_examples() -> None:
     decisions = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], dtype=bool)
     paths = [f"{row}.png" for row in range(4)]
-    described = describe_routes(decisions, np.array([0, 0, 2, 2]), ["a", "b", "c"], paths, max_examples=3)
+    described = describe_routes(decisions, np.array([0, 0, 2, 2]), ["a", "b", "c"], paths, examples=3)
     assert described == {
         "images": 4,
         "rate": [0.75, 0.25],

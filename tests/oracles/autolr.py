@@ -1,4 +1,5 @@
-"""AutoLR's arithmetic spelled out with loops over plain lists, from the formulas of the paper and the rules of its code."""
+"""AutoLR's arithmetic spelled out with loops over plain lists, from the formulas of the paper and the rules of its
+code."""
 
 from __future__ import annotations
 

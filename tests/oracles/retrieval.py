@@ -37,7 +37,8 @@ def relevance(
 ) -> list[list[bool]]:
     """For each query, whether the nearest, second nearest, ... item is a positive; negatives come first among equals.
 
-    `itself` holds the gallery item that is the query and so not its neighbour, -1 for none; without queries each item is its own.
+    `itself` holds the gallery item that is the query and so not its neighbour, -1 for none; without queries each item
+    is its own.
     """
     similarity = {"cosine": cosine, "l2": l2}[distance]
     items = rational(gallery)

@@ -14,6 +14,7 @@ from PIL import Image
 from retrieval_bench.details import Details, write_details
 from retrieval_bench.records import ResultsFolder, read_record, write_record
 from retrieval_bench.report.page import write_report
+from tests.board_records import details_of
 
 COMMITTED = Path(__file__).parents[2] / "results" / "runs"
 KINDS = ("standard", "autolr", "spottune", "frozen", "layer_pruning", "channel_pruning")
@@ -30,21 +31,15 @@ def hand_made(seed: int = 0) -> Details:
     """Details of a small test of three classes, every image with a thumbnail."""
     draws = np.random.default_rng(seed)
     images = np.arange(12, dtype=np.int32)
-    labels = np.repeat(np.arange(3), 4).astype(np.int32)
-    neighbours = np.array([draws.permutation(np.delete(images, image))[:6] for image in images], dtype=np.int32)
+    labels = np.repeat(np.arange(3), 4)
+    neighbours = np.array([draws.permutation(np.delete(images, image))[:6] for image in images])
     is_right = labels[neighbours] == labels[:, None]
+    ranks = np.where(is_right.any(1), is_right.argmax(1) + 1, 9)
     pictures = [webp(colour) for colour in ("red", "green", "blue", "white", "black", "grey") for _ in range(2)]
-    return Details(
+    return replace(
+        details_of(ranks.tolist(), labels.tolist(), neighbours.tolist()),
         paths=np.array([f"{HOSTILE}/{image}.png" for image in images]),
-        labels=labels,
         class_names=np.array([f"{HOSTILE} {label}" for label in range(3)]),
-        queries=images,
-        first_rank=np.where(is_right.any(1), is_right.argmax(1) + 1, 9).astype(np.int32),
-        map_at_r=draws.random(12).astype(np.float32),
-        neighbour_queries=images,
-        neighbours=neighbours,
-        similarity=np.sort(draws.random((12, 6)).astype(np.float16))[:, ::-1],
-        map_images=images,
         map=draws.normal(size=(12, 2)).astype(np.float32),
         thumbnails=images,
         thumbnail_ends=np.cumsum([len(picture) for picture in pictures]).astype(np.int64),

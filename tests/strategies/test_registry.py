@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +64,15 @@ def train(data: Data, name: str, dim: int = 0) -> Outcome:
     return Outcome(training, prepared, seen["state"], seen["embeddings"], finished)
 
 
-@pytest.fixture(scope="module")
-def outcomes(synthetic: Data) -> Any:
-    """Each strategy is trained once; the tests read the outcome and do not change it."""
-    return cache(lambda name: train(synthetic, name))
+OUTCOMES: dict[str, Outcome] = {}
 
 
 @pytest.fixture
-def outcome(name: str, outcomes: Any) -> Outcome:
-    return outcomes(name)
+def outcome(name: str, synthetic: Data) -> Outcome:
+    """Each strategy is trained once; the tests read the outcome and do not change it."""
+    if name not in OUTCOMES:
+        OUTCOMES[name] = train(synthetic, name)
+    return OUTCOMES[name]
 
 
 def test_groups_cover_every_trainable_parameter_exactly_once(outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +11,18 @@ from typing import Any, Literal
 import tyro
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.choices import DEFAULT_METRICS, Engine, Metric
+from retrieval_bench.evaluation.evaluate import Engine, evaluate_in_detail
+from retrieval_bench.evaluation.files import check_table_name, read_embeddings, write_frame
+from retrieval_bench.evaluation.metrics import DEFAULT_METRICS, MetricName
+from retrieval_bench.evaluation.statistics import intervals
 
 Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Retrieval metrics of your own embeddings (.npz, .npy with --labels, .parquet), searched among themselves or queries in a gallery."""
+    """Retrieval metrics of your own embeddings (.npz, .npy with --labels, .parquet): all in all, or queries in a
+    gallery."""
 
     file: Positional[Path | None] = None
     """embeddings and labels; every row is searched among all the others (or use --query and --gallery)"""
@@ -33,12 +38,13 @@ class Evaluate:
     """labels of --gallery"""
     k: tuple[int, ...] = (1, 2, 4, 8)
     """the K of Recall@K and precision@K"""
-    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    metrics: tuple[MetricName, ...] = DEFAULT_METRICS
     """what is computed; precision, map and curve need every rank and take longer"""
     distance: Literal["cosine", "l2"] = "cosine"
     """cosine similarity or Euclidean distance"""
     engine: Engine = "auto"
-    """blocked (auto) and flat (FAISS) are exact; ivf and hnsw (FAISS) are approximate, for millions of images"""
+    """blocked (auto) is exact; reference (or flat) gives the same, slowly; ivf and hnsw (FAISS) are approximate, for
+    millions"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """of the blocked engine"""
     memory_gb: float = 1.0
@@ -55,11 +61,6 @@ class Evaluate:
     """print JSON"""
 
     def execute(self) -> None:
-        from retrieval_bench.evaluation.evaluate import evaluate_in_detail
-        from retrieval_bench.evaluation.files import check_table_name, write_frame
-        from retrieval_bench.evaluation.statistics import intervals
-        from retrieval_bench.records import finite
-
         tables = [path for path in (self.per_query, self.per_class, self.curve) if path is not None]
         for path in tables:
             check_table_name(path)
@@ -67,7 +68,7 @@ class Evaluate:
             raise UserError(f"{tables[0]}: two tables cannot be written to one file")
         metrics = self.metrics if self.curve is None or "curve" in self.metrics else (*self.metrics, "curve")
         found = evaluate_in_detail(
-            **self._given(),
+            **self._arrays(),
             ks=self.k,
             metrics=metrics,
             distance=self.distance,
@@ -75,49 +76,40 @@ class Evaluate:
             device=self.device,
             memory_gb=self.memory_gb,
         )
-        for path, frame in (
-            (self.per_query, found.per_query),
-            (self.per_class, found.per_class),
-            (self.curve, found.curve_frame),
-        ):
-            if path is not None:
-                write_frame(frame(), path)
+        frames = {self.per_query: found.per_query, self.per_class: found.per_class, self.curve: found.curve_frame}
+        for path in tables:
+            write_frame(frames[path](), path)
         ranges = intervals(found.columns) if self.intervals else {}
-        print(
-            json.dumps(finite({**found.metrics, **ranges}), allow_nan=False)
-            if self.json
-            else _listed(found.metrics, ranges)
-        )
+        if self.json:
+            finite = {name: value if math.isfinite(value) else None for name, value in found.metrics.items()}
+            print(json.dumps({**finite, **ranges}, allow_nan=False))
+            return
+        for name, value in found.metrics.items():
+            line = f"{name:26}{value:>10}" if isinstance(value, int) else f"{name:26}{value:>10.4f}"
+            for over in ("queries", "classes"):
+                if f"{name}_over_{over}" in ranges:
+                    low, high = ranges[f"{name}_over_{over}"]
+                    line += f"   [{low:.4f}, {high:.4f}] over {over}"
+            print(line)
 
-    def _given(self) -> dict[str, Any]:
+    def _arrays(self) -> dict[str, Any]:
         """The embeddings and labels, as arguments of the evaluator."""
-        from retrieval_bench.evaluation.files import read_embeddings, read_set
-
         if self.file is not None:
             if self.query_labels or self.gallery_labels:
-                raise UserError(
-                    "--query-labels and --gallery-labels belong to --query and --gallery; the labels of a file are --labels"
-                )
+                reason = "belong to --query and --gallery; the labels of a file are --labels"
+                raise UserError(f"--query-labels and --gallery-labels {reason}")
             if self.query or self.gallery:
                 raise UserError(f"{self.file}: give one file, or --query and --gallery, not both")
-            return read_set(self.file, self.labels)
+            return read_embeddings(self.file, self.labels)
         if self.query is None or self.gallery is None:
             raise UserError("give a file with embeddings and labels, or --query FILE and --gallery FILE")
         if self.labels:
             raise UserError("--labels belongs to a single file; use --query-labels and --gallery-labels")
-        queries, query_labels = read_embeddings(self.query, self.query_labels)
-        gallery, labels = read_embeddings(self.gallery, self.gallery_labels)
-        return {"embeddings": gallery, "labels": labels, "query_embeddings": queries, "query_labels": query_labels}
-
-
-def _listed(metrics: dict[str, Any], ranges: dict[str, Any]) -> str:
-    """Figures a line each, with the interval over queries and the one over classes."""
-    lines = []
-    for name, value in metrics.items():
-        line = f"{name:26}{value:>10}" if isinstance(value, int) else f"{name:26}{value:>10.4f}"
-        for over in ("queries", "classes"):
-            if f"{name}_over_{over}" in ranges:
-                low, high = ranges[f"{name}_over_{over}"]
-                line += f"   [{low:.4f}, {high:.4f}] over {over}"
-        lines.append(line)
-    return "\n".join(lines)
+        query = read_embeddings(self.query, self.query_labels)
+        gallery = read_embeddings(self.gallery, self.gallery_labels)
+        return {
+            "embeddings": gallery["embeddings"],
+            "labels": gallery["labels"],
+            "query_embeddings": query["embeddings"],
+            "query_labels": query["labels"],
+        }

@@ -1,0 +1,1 @@
+"""Speed scripts, outside the package; ``make help`` lists them (bench-eval, bench-data, bench-train, ...)."""

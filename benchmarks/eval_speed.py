@@ -1,0 +1,205 @@
+"""How fast the evaluator is, beside its peers: each in its own process, on the same input, with as many threads.
+
+``make bench-eval`` prints, for each size, seconds (median over rounds in which the competitors take turns), peak memory
+of the process and ratios; then how the cost grows, and an approximate index at a million rows. The input is drawn:
+Gaussian clusters, noise chosen so that Recall@1 is about 0.85. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+import torch
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from torch.nn.functional import normalize
+
+from benchmarks.timing import command_line
+from retrieval_bench.evaluation.evaluate import evaluate
+from retrieval_bench.files import write_text
+from retrieval_bench.records import environment
+
+KS = (1, 10, 100, 1000)
+SIZES = {"medium": (20_000, 512, 3_741), "sop": (60_502, 512, 11_316)}
+GROWTH = (5_000, 10_000, 20_000, 40_000, 60_000)
+Found = dict[str, Any]
+
+
+def draw(rows: int, size: int, classes: int, noise: float = 2.2) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (rows, size) around one centre per class, and int64 (rows,) labels in random order."""
+    random = np.random.default_rng(0)
+    labels = random.permutation(np.arange(rows) % classes)
+    vectors = random.standard_normal((classes, size), dtype=np.float32)[labels]
+    for part in np.array_split(vectors, 100):  # little more memory than the result takes
+        part += noise * random.standard_normal(part.shape, dtype=np.float32)
+    return vectors, labels
+
+
+def ours(embeddings: np.ndarray, labels: np.ndarray) -> Found:
+    """Recall@K by the blocked engine."""
+    return evaluate(embeddings, labels, ks=KS, metrics=("recall",))
+
+
+def ours_map(embeddings: np.ndarray, labels: np.ndarray) -> Found:
+    """Recall@K and MAP@R together, by the blocked engine."""
+    return evaluate(embeddings, labels, ks=KS, metrics=("recall", "map_at_r"))
+
+
+def half_products(embeddings: np.ndarray, labels: np.ndarray) -> Found:
+    """Nothing but the matrix products that exact self-retrieval cannot do without: one triangle."""
+    rows = normalize(torch.from_numpy(embeddings))
+    for top in range(0, len(rows), 1024):
+        for left in range(top, len(rows), 1024):
+            torch.mm(rows[top : top + 1024], rows[left : left + 1024].T)
+    return {}
+
+
+def faiss_flat(embeddings: np.ndarray, labels: np.ndarray) -> Found:
+    """FAISS IndexFlatIP.search with k = max K + 1, and Recall@K from its lists, the query left out by index."""
+    rows = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    index: Any = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    return _recalls(index.search(rows, max(KS) + 1)[1], labels, with_query=True)
+
+
+def similarity_matrix(embeddings: np.ndarray, labels: np.ndarray) -> Found:
+    """The best 1,000 of each row of the similarity matrix by topk, the query put last: AutoLR's way, in blocks that
+    fit."""
+    rows = normalize(torch.from_numpy(embeddings))
+    depth = min(max(KS), len(rows) - 1)
+    nearest = np.empty((len(rows), depth), dtype=np.int64)
+    for start in range(0, len(rows), 500):
+        similarity = rows[start : start + 500] @ rows.T
+        similarity[torch.arange(len(similarity)), torch.arange(start, start + len(similarity))] = -2.0
+        nearest[start : start + 500] = similarity.topk(depth).indices.numpy()
+    return _recalls(nearest, labels)
+
+
+def pml(embeddings: np.ndarray, labels: np.ndarray) -> Found:
+    """pytorch-metric-learning's AccuracyCalculator: R@1, R-precision and MAP@R; it has no Recall@K."""
+    names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+    calculator = AccuracyCalculator(include=names, k="max_bin_count", device=torch.device("cpu"))
+    found = calculator.get_accuracy(normalize(torch.from_numpy(embeddings)), torch.from_numpy(labels))
+    return {"recall_at_1": float(found["precision_at_1"]), "map_at_r": float(found["mean_average_precision_at_r"])}
+
+
+def _recalls(nearest: np.ndarray, labels: np.ndarray, with_query: bool = False) -> Found:
+    """Recall@K from lists of neighbours, which hold the query too if `with_query`."""
+    hits = (labels[nearest] == labels[:, None]) & (nearest != np.arange(len(labels))[:, None])
+    return {f"recall_at_{k}": float(hits[:, : k + with_query].any(axis=1).mean()) for k in KS}
+
+
+COMPETITORS: dict[str, Callable[[np.ndarray, np.ndarray], Found]] = {
+    "half products (lower bound)": half_products,
+    "retrieval_bench, recall": ours,
+    "retrieval_bench, recall + MAP@R": ours_map,
+    "FAISS flat, k=1001": faiss_flat,
+    "similarity matrix + topk": similarity_matrix,
+    "pytorch-metric-learning": pml,
+}
+
+
+def run_one(name: str, rows: int, size: int, classes: int) -> Found:
+    """One competitor in this process: seconds, peak memory in 2^20 bytes, and its result."""
+    embeddings, labels = draw(rows, size, classes)
+    COMPETITORS[name](embeddings[:64], labels[:64] % 8)  # first calls
+    started = time.perf_counter()
+    result = COMPETITORS[name](embeddings, labels)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "result": result}
+
+
+def in_own_process(name: str, *shape: int) -> Found:
+    """:func:`run_one` in a new process; ``error`` with the last line of what it printed if it failed."""
+    command = [sys.executable, "-m", "benchmarks.eval_speed", "--one", name, *map(str, shape)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    if answer.returncode:
+        return {"error": (answer.stderr.strip().splitlines() or ["no message"])[-1]}
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def compare(shape: tuple[int, int, int], rounds: int) -> list[Found]:
+    """Each competitor's median seconds, range, peak memory and result, `rounds` times in turn."""
+    runs: dict[str, list[Found]] = {name: [] for name in COMPETITORS}
+    for _ in range(rounds):
+        for name, done in runs.items():
+            done.append(in_own_process(name, *shape))
+    rows = []
+    for name, done in runs.items():
+        if errors := [run["error"] for run in done if "error" in run]:
+            rows.append({"name": name, "error": errors[0]})
+            continue
+        seconds = [run["seconds"] for run in done]
+        times = {"seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
+        rows.append(
+            {"name": name, **times, "peak_mb": max(run["peak_mb"] for run in done), "result": done[0]["result"]}
+        )
+    return rows
+
+
+def table(rows: list[Found]) -> str:
+    """The results beside the lower bound and beside ours."""
+    lines = [f"{'':34}{'seconds':>9}{'(fastest, slowest)':>21}{'peak MB':>9}{'x products':>12}{'x ours':>9}   R@1"]
+    for row in rows:
+        if "error" in row:
+            lines.append(f"{row['name']:34}{row['error']}")
+            continue
+        spread = f"({row['fastest']:.2f}, {row['slowest']:.2f})"
+        ratios = "".join(f"{row['seconds'] / rows[base]['seconds']:>{width}.2f}" for base, width in ((0, 12), (1, 9)))
+        recall = f"{row['result']['recall_at_1']:.4f}" if row["result"] else ""
+        lines.append(f"{row['name']:34}{row['seconds']:>9.2f}{spread:>21}{row['peak_mb']:>9.0f}{ratios}   {recall}")
+    return "\n".join(lines)
+
+
+def main(
+    rounds: int = 3,
+    only: Literal["medium", "sop", "growth", "million"] | None = None,
+    output: Path = Path("results/local/eval_speed.json"),
+) -> None:
+    """Times the evaluator beside its peers.
+
+    Args:
+        rounds: how often each competitor runs.
+        only: one part instead of all; results of earlier parts in the output are kept.
+        output: JSON file for the results.
+    """
+    kept: Found = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    kept["environment"] = environment("cpu")
+    for name in [only] if only else [*SIZES, "growth", "million"]:
+        if name in SIZES:
+            competitors = compare(SIZES[name], rounds)
+            shape = dict(zip(("rows", "size", "classes"), SIZES[name], strict=True))
+            kept[name] = {**shape, "rounds": rounds, "competitors": competitors}
+            print(f"\n{shape}, K = {KS}\n{table(competitors)}")
+        elif name == "growth":
+            runs = [in_own_process("retrieval_bench, recall + MAP@R", rows, 512, rows // 5) for rows in GROWTH]
+            kept[name] = [{"rows": rows, **run} for rows, run in zip(GROWTH, runs, strict=True)]
+            exponent = np.polyfit(np.log(GROWTH), np.log([run["seconds"] for run in runs]), 1)[0]
+            per_row = np.polyfit(GROWTH, [run["peak_mb"] for run in runs], 1)[0] * 1024
+            print(f"\ntime grows as N^{exponent:.2f}, memory by {per_row:.1f} KB per row (the input itself takes 2 KB)")
+        else:
+            embeddings, labels = draw(1_000_000, 128, 100_000, noise=1.0)
+            started = time.perf_counter()
+            found = evaluate(embeddings, labels, ks=(1, 10), engine="ivf")
+            kept[name] = {"seconds": time.perf_counter() - started, **found}
+            print(
+                "\n1,000,000 x 128, inverted file:",
+                ", ".join(f"{key} {value:.4g}" for key, value in kept[name].items()),
+            )
+        write_text(output, json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(run_one(sys.argv[2], *map(int, sys.argv[3:]))))
+    else:
+        command_line(main)

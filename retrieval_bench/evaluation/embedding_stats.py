@@ -1,0 +1,97 @@
+"""The state of an embedding space: how tight and how far apart classes are, how many directions are used, what k-means
+finds."""
+
+from __future__ import annotations
+
+import itertools
+
+import faiss
+import numpy as np
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+
+from retrieval_bench.evaluation.vectors import Vectors, chunks
+
+
+def embedding_stats(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
+    """Figures of Roth et al., Revisiting Training Strategies and Generalization Performance in DML (ICML 2020), section
+    4.
+
+    Args:
+        vectors: N embeddings.
+        codes: int (N,) classes.
+
+    Returns:
+        ``intra_distance``: mean Euclidean distance of two rows of a class, averaged over classes with two rows or more;
+        ``inter_distance``: mean distance of two class means; ``density``: the first over the second (pi_density);
+        ``spectral_decay``: Kullback-Leibler divergence from the uniform distribution to the singular values of the
+            rows, scaled to sum
+        1 (rho): 0 when all directions are used alike, larger when few are (a share counts as 10^-6 at least). Distances
+        are those of unit rows, or of the embeddings themselves under ``l2``. NaN where there is nothing to measure.
+    """
+    order = np.argsort(codes, kind="stable")
+    edges = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
+    means, within = [], []
+    for start, stop in itertools.pairwise(edges):
+        rows = vectors.rows(order[start:stop])
+        means.append(rows.mean(axis=0))
+        if len(rows) > 1:
+            within.append(_mean_distance(rows))
+    inside = float(np.mean(within)) if within else float("nan")
+    between = _mean_distance(np.array(means)) if len(means) > 1 else float("nan")
+    unit = float(vectors.norm[0]) if vectors.distance == "l2" and len(vectors) else 1.0
+    return {
+        "intra_distance": unit * inside,
+        "inter_distance": unit * between,
+        "density": inside / between if between > 1e-7 else float("nan"),
+        "spectral_decay": _spectral_decay(vectors),
+    }
+
+
+def _mean_distance(rows: np.ndarray) -> float:
+    """Mean Euclidean distance over all pairs of different rows."""
+    squares, total = np.einsum("nd,nd->n", rows, rows), 0.0
+    for part in chunks(len(rows), len(rows)):
+        block = squares[part, None] + squares - 2 * rows[part] @ rows.T
+        block[np.arange(len(block)), np.arange(part.start, part.stop)] = 0.0
+        total += float(np.sqrt(block.clip(0)).sum())
+    return total / (len(rows) * (len(rows) - 1))
+
+
+def _spectral_decay(vectors: Vectors) -> float:
+    dimensions = vectors.raw.shape[1]
+    gram = np.zeros((dimensions, dimensions))
+    for part in chunks(*vectors.raw.shape):
+        rows = vectors.rows(part)
+        gram += rows.T @ rows
+    values = np.sqrt(np.linalg.eigvalsh(gram).clip(0))[-min(dimensions, len(vectors)) :]
+    if not values.sum() > 0:
+        return float("nan")
+    shares = (values / values.sum()).clip(1e-6)
+    return max(0.0, float(-np.log(shares * len(shares)).mean()))
+
+
+def cluster(vectors: Vectors, clusters: int, seed: int = 0, rounds: int = 20) -> np.ndarray:
+    """int64 (N,): the cluster of each row, by FAISS k-means (Lloyd) from seeded random rows."""
+    rows = np.ascontiguousarray(vectors.rows(slice(None)), dtype=np.float32)
+    per_centroid = {"min_points_per_centroid": 1, "max_points_per_centroid": 1 << 30}
+    kmeans = faiss.Kmeans(rows.shape[1], clusters, niter=rounds, seed=seed, **per_centroid)
+    kmeans.train(rows)
+    return kmeans.index.search(rows, 1)[1][:, 0]  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+
+
+def clustering_metrics(vectors: Vectors, codes: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """``nmi`` and ``ami`` (arithmetic normalisation) between the classes and as many k-means clusters.
+
+    Normalised mutual information as scikit-learn defines it, and adjusted for chance (Vinh, Epps and Bailey, JMLR
+    2010).
+
+    Args:
+        vectors: N embeddings.
+        codes: int (N,) classes.
+        seed: of k-means.
+    """
+    clusters = cluster(vectors, len(np.unique(codes)), seed)
+    return {
+        "nmi": float(normalized_mutual_info_score(codes, clusters)),
+        "ami": float(adjusted_mutual_info_score(codes, clusters)),
+    }

@@ -1,0 +1,45 @@
+"""The reference engine: one query at a time, every similarity in float64. It says what the faster engines must find.
+
+Engines share one contract: from a :class:`RetrievalTask` to the number of negatives before each positive. Three rules
+decide it:
+
+- Ties never flatter: a negative as similar as a positive ranks before it.
+- A query is never its own neighbour; it is left out by its number, not by its similarity, so that copies of it stay.
+- float64 decides: similarities are those of :func:`similarities`, and two that differ by less than :func:`tolerance`
+are equal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retrieval_bench.evaluation.retrieval_task import RetrievalTask
+from retrieval_bench.evaluation.vectors import similarities, tolerance
+
+
+def count_negatives(task: RetrievalTask) -> np.ndarray:
+    """How many negatives rank before each positive.
+
+    Returns:
+        int64 (sum of R,): per query, in the order of ``task.query_order``, the counts of its R positives, ascending.
+    """
+    gallery = task.gallery.rows(task.gallery_order)
+    counts = []
+    for query, itself in enumerate(task.same_item):
+        row = task.queries.rows(task.query_order[query : query + 1])
+        similarity = similarities(row, gallery)[0]
+        same_class = task.gallery_classes == task.classes[query]
+        negatives = np.sort(similarity[~same_class])
+        if itself >= 0:
+            same_class[itself] = False
+        positives = np.sort(similarity[same_class])[::-1]
+        less_similar = np.searchsorted(negatives, positives - tolerance(positives))
+        counts.append(len(negatives) - less_similar)
+    return np.concatenate(counts)
+
+
+def to_ranks(task: RetrievalTask, negatives_before: np.ndarray) -> np.ndarray:
+    """int64 (sum of R,): ranks from 1, ascending per query: before the i-th positive there are i - 1 positives and its
+    negatives."""
+    positives_before = np.arange(len(negatives_before)) - np.repeat(task.starts[:-1], task.counts)
+    return negatives_before + positives_before + 1

@@ -1,0 +1,158 @@
+"""Which item each query should find: queries and gallery sorted by class, and the similarities of each query's
+positives."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from retrieval_bench.evaluation.vectors import Vectors, chunks, similarities, tolerance
+
+ROWS = 1024
+"""Rows of classes of one size that are compared together."""
+
+
+@dataclass(frozen=True)
+class RetrievalTask:
+    """Some queries and a gallery, both sorted by class, so that each class is one range. Numbers of queries and items
+    count in that order.
+
+    Attributes:
+        queries: all queries' vectors.
+        gallery: the gallery's; the same object in self-retrieval.
+        query_order: int64 (Q,), which rows of `queries`, sorted by class.
+        gallery_order: int64 (G,), all rows of `gallery`, sorted by class.
+        query_starts: int64 (C + 1,), the first query of each class.
+        gallery_starts: int64 (C + 1,), the first item of each class.
+        same_item: int64 (Q,), the item that is the query itself, -1 for none.
+    """
+
+    queries: Vectors
+    gallery: Vectors
+    query_order: np.ndarray
+    gallery_order: np.ndarray
+    query_starts: np.ndarray
+    gallery_starts: np.ndarray
+    same_item: np.ndarray
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether queries and gallery are the same rows, so that one triangle of the similarity matrix gives the
+        other."""
+        return self.queries is self.gallery and np.array_equal(self.query_order, self.gallery_order)
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """int64 (Q,): the class of each query."""
+        return np.repeat(np.arange(len(self.query_starts) - 1), np.diff(self.query_starts))
+
+    @cached_property
+    def gallery_classes(self) -> np.ndarray:
+        """int64 (G,): the class of each item."""
+        return np.repeat(np.arange(len(self.gallery_starts) - 1), np.diff(self.gallery_starts))
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """int64 (Q,): how many positives each query has in the gallery (R), itself left out."""
+        return np.diff(self.gallery_starts)[self.classes] - (self.same_item >= 0)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """int64 (Q + 1,): where each query's positives begin in flat arrays over all of them."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
+
+    @cached_property
+    def positives(self) -> np.ndarray:
+        """float64 (sum of R,): similarities of each query's positives, best first. Classes of one size are computed
+        together."""
+        flat = np.empty(self.starts[-1])
+        sizes = np.stack([np.diff(self.query_starts), np.diff(self.gallery_starts)], axis=1)
+        for queries, items in np.unique(sizes[(sizes > 0).all(axis=1)], axis=0).tolist():
+            classes = np.flatnonzero((sizes == (queries, items)).all(axis=1))
+            step = max(1, ROWS // max(queries, items))
+            for start in range(0, len(classes), step):
+                self._fill(flat, classes[start : start + step], queries, items)
+        return flat
+
+    def _fill(self, flat: np.ndarray, classes: np.ndarray, queries: int, items: int) -> None:
+        """The part of :attr:`positives` of some classes with `queries` queries and `items` items each."""
+        query = self.query_starts[classes, None] + np.arange(queries)
+        item = self.gallery_starts[classes, None] + np.arange(items)
+        left = self.queries.rows(self.query_order[query.ravel()]).reshape(len(classes), queries, -1)
+        right = left
+        if not self.symmetric:
+            right = self.gallery.rows(self.gallery_order[item.ravel()]).reshape(len(classes), items, -1)
+        similarity = similarities(left, right)
+        similarity[self.same_item[query][:, :, None] == item[:, None, :]] = -np.inf
+        similarity[..., ::-1].sort(axis=-1)
+        kept = np.arange(items) < self.counts[query][:, :, None]
+        if len(classes) == 1:  # perhaps a large class: its positives are one range
+            flat[self.starts[query[0, 0]] : self.starts[query[0, -1] + 1]] = similarity[kept]
+        else:
+            flat[(self.starts[query][:, :, None] + np.arange(items))[kept]] = similarity[kept]
+
+    @cached_property
+    def limits(self) -> np.ndarray:
+        """float64 (sum of R,): a negative of at least this similarity ranks before the positive, as do equal ones."""
+        return self.positives - tolerance(self.positives)
+
+    def similarity(self, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """float64 (n,): similarities of pairs of a query and an item; where most combinations are asked for, all are
+        computed."""
+        queries, row = np.unique(query, return_inverse=True)
+        items, column = np.unique(item, return_inverse=True)
+        found = np.empty(len(query))
+        if len(query) < len(queries) * len(items) / 16:
+            for part in chunks(len(query), self.gallery.width):
+                difference = self.queries.rows(self.query_order[query[part]])
+                difference -= self.gallery.rows(self.gallery_order[item[part]])
+                found[part] = -0.5 * np.einsum("nd,nd->n", difference, difference)
+            return found
+        for start in range(0, len(queries), 64):
+            here = np.flatnonzero((row >= start) & (row < start + 64))
+            left = self.queries.rows(self.query_order[queries[start : start + 64]])
+            block = similarities(left, self.gallery.rows(self.gallery_order[items]))
+            found[here] = block[row[here] - start, column[here]]
+        return found
+
+    def subset(self, queries: np.ndarray) -> RetrievalTask:
+        """The task of some of the queries, given by ascending numbers."""
+        starts = np.searchsorted(queries, self.query_starts)
+        order, same_item = self.query_order[queries], self.same_item[queries]
+        return RetrievalTask(
+            self.queries, self.gallery, order, self.gallery_order, starts, self.gallery_starts, same_item
+        )
+
+    def portions(self, limit: int) -> list[RetrievalTask]:
+        """The same task in portions of queries with about `limit` positives at most; a single portion keeps the
+        symmetry."""
+        if self.counts.sum() <= limit:
+            return [self]
+        inner = np.searchsorted(self.starts, np.arange(limit, self.starts[-1], limit))
+        edges = np.unique(np.concatenate([[0], inner, [len(self.query_order)]]))
+        return [self.subset(np.arange(start, stop)) for start, stop in itertools.pairwise(edges)]
+
+
+def retrieval_task(
+    queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_codes: np.ndarray, same_item: np.ndarray
+) -> RetrievalTask:
+    """Sorts both sides by class.
+
+    Args:
+        queries: Q vectors.
+        query_codes: int (Q,), classes 0..C-1.
+        gallery: G vectors, the same object in self-retrieval.
+        gallery_codes: int (G,).
+        same_item: int (Q,), gallery row that is the query itself, -1 for none; of the query's class.
+    """
+    classes = np.arange(int(max(query_codes.max(initial=-1), gallery_codes.max(initial=-1))) + 2)
+    query_order, gallery_order = np.argsort(query_codes, kind="stable"), np.argsort(gallery_codes, kind="stable")
+    number = np.full(len(gallery_order) + 1, -1)  # of each gallery row; the last one, which -1 selects, is none
+    number[gallery_order] = np.arange(len(gallery_order))
+    query_starts = np.searchsorted(query_codes[query_order], classes)
+    gallery_starts = np.searchsorted(gallery_codes[gallery_order], classes)
+    same_item = number[same_item[query_order]]
+    return RetrievalTask(queries, gallery, query_order, gallery_order, query_starts, gallery_starts, same_item)

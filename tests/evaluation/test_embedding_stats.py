@@ -1,0 +1,150 @@
+"""Figures of an embedding space against slow loops, k-means, and the principal components."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from retrieval_bench.evaluation.embedding_stats import cluster, clustering_metrics, embedding_stats
+from retrieval_bench.evaluation.evaluate import evaluate
+from retrieval_bench.evaluation.pca import principal_components
+from retrieval_bench.evaluation.vectors import Distance, Vectors, as_vectors
+from tests.evaluation.retrieval_cases import chunked
+
+CODES = np.array([0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4])
+DISTANCES = pytest.mark.parametrize("distance", ["cosine", "l2"])
+
+
+def vectors_of(rows: np.ndarray, distance: Distance = "cosine") -> Vectors:
+    return as_vectors({"embeddings": rows}, distance)[0]
+
+
+def rows_of(count: int = len(CODES), size: int = 6, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, size)) + 0.5
+
+
+def mean_distance(rows: np.ndarray) -> float:
+    found = [math.dist(one, two) for one, two in combinations(rows.tolist(), 2)]
+    return sum(found) / len(found) if found else math.nan
+
+
+def slow_stats(rows: np.ndarray, codes: np.ndarray) -> dict[str, float]:
+    """The definitions, pair by pair, and the decay from a singular value decomposition."""
+    classes = [rows[codes == code] for code in sorted(set(codes.tolist()))]
+    intra = float(np.mean([mean_distance(members) for members in classes if len(members) > 1]))
+    inter = mean_distance(np.stack([members.mean(axis=0) for members in classes]))
+    values = np.linalg.svd(rows, compute_uv=False)
+    decay = sum(math.log(1 / len(values) / (value / values.sum())) for value in values) / len(values)
+    return {"intra_distance": intra, "inter_distance": inter, "density": intra / inter, "spectral_decay": decay}
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 18])
+@pytest.mark.parametrize("size", [2, 6, 40])
+def test_figures_are_those_of_slow_loops(size: int, chunk: int) -> None:
+    rows = rows_of(size=size)
+    with chunked(8, chunk=chunk):
+        assert embedding_stats(vectors_of(rows), CODES) == pytest.approx(slow_stats(unit(rows), CODES))
+        l2, expected = embedding_stats(vectors_of(7 * rows, "l2"), CODES), slow_stats(7 * rows, CODES)
+    decay = slow_stats(rows - rows.mean(axis=0), CODES)["spectral_decay"] if size < len(CODES) else l2["spectral_decay"]
+    assert l2 == pytest.approx({**expected, "spectral_decay": decay})
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_measured_is_nan() -> None:
+    rows = rows_of()
+    alone, together = (embedding_stats(vectors_of(rows), codes) for codes in (np.arange(15), np.zeros(15, dtype=int)))
+    assert np.isnan([alone["intra_distance"], alone["density"]]).all()
+    assert np.isnan([together["inter_distance"], together["density"]]).all()
+    assert alone["inter_distance"] == together["intra_distance"] == pytest.approx(mean_distance(unit(rows)))
+    assert math.isnan(embedding_stats(vectors_of(np.zeros((15, 4)), "l2"), CODES)["spectral_decay"])
+
+
+@pytest.mark.filterwarnings("error")
+@DISTANCES
+@pytest.mark.parametrize("seed", range(6))
+def test_identical_rows_have_distances_of_zero_and_no_density(seed: int, distance: Distance) -> None:
+    rows = np.tile(np.random.default_rng(seed).normal(size=8), (25, 1))
+    found = embedding_stats(vectors_of(rows, distance), np.arange(25) % 4)
+    assert found["intra_distance"] == pytest.approx(0, abs=1e-6)
+    assert found["inter_distance"] == pytest.approx(0, abs=1e-6)
+    assert math.isnan(found["density"])
+
+
+def test_the_fewer_directions_are_used_the_larger_is_the_spectral_decay() -> None:
+    rows = np.random.default_rng(2).normal(size=(200, 8))
+    uses = ((8, 1), (4, 0.1), (4, 0.01), (1, 0.01))
+    flattened = [rows * np.array([1] * used + [share] * (8 - used)) for used, share in uses]
+    found = [embedding_stats(vectors_of(each, "l2"), np.arange(200) % 10)["spectral_decay"] for each in flattened]
+    assert found == sorted(found)
+    assert found[0] < 0.01 < 0.5 < found[1]
+    even = embedding_stats(vectors_of(np.concatenate([np.eye(5), -np.eye(5)])), np.arange(10) % 5)["spectral_decay"]
+    assert even == pytest.approx(0, abs=1e-12)
+    assert not np.signbit(even)
+
+
+def blobs(classes: int, size: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Classes around orthogonal directions, which are far apart where `spread` is small."""
+    codes = np.repeat(np.arange(classes), size)
+    return np.eye(16)[codes % 16] + spread * np.random.default_rng(0).normal(size=(len(codes), 16)), codes
+
+
+@DISTANCES
+def test_every_row_is_in_the_cluster_of_the_nearest_mean(distance: Distance) -> None:
+    vectors = vectors_of(blobs(5, 20, 0.4)[0], distance)
+    clusters, rows = cluster(vectors, 5, rounds=200), vectors.rows(slice(None))
+    means = np.stack([rows[clusters == c].mean(axis=0) for c in range(5)])
+    assert np.linalg.norm(rows[:, None] - means, axis=2).argmin(axis=1).tolist() == clusters.tolist()
+    assert clusters.tolist() != cluster(vectors, 5, seed=1).tolist()
+
+
+def test_nmi_is_mutual_information_over_the_mean_entropy() -> None:
+    rows, codes = blobs(6, 12, 0.5)
+    clusters, found = cluster(vectors_of(rows), 6), clustering_metrics(vectors_of(rows), codes)
+    joint = np.array([[np.mean((codes == a) & (clusters == b)) for b in range(6)] for a in range(6)])
+    one, two, both = (-sum(p * math.log(p) for p in each.ravel() if p) for each in (joint.sum(0), joint.sum(1), joint))
+    assert found["nmi"] == pytest.approx((one + two - both) / ((one + two) / 2))
+    assert found["ami"] < found["nmi"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("rows", "codes"),
+    [
+        pytest.param(blobs(1, 12, 0.3)[0], np.zeros(12, dtype=int), id="one class"),
+        pytest.param(blobs(40, 1, 0.5)[0], np.arange(40), id="a class per row"),
+        pytest.param(blobs(40, 2, 0.5)[0], np.arange(80) // 2, id="two rows a class"),
+        pytest.param(np.ones((40, 4)), np.arange(40) // 2, id="identical rows"),
+    ],
+)
+def test_few_rows_a_class_raise_no_warnings(
+    rows: np.ndarray, codes: np.ndarray, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = clustering_metrics(vectors_of(rows), codes)
+    assert all(math.isfinite(value) and -1 <= value <= 1 + 1e-12 for value in found.values())
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_evaluation_measures_the_gallery() -> None:
+    rows = rows_of()
+    found = evaluate(rows, CODES, rows[:3], CODES[:3], metrics=("health", "clustering"))
+    expected = embedding_stats(vectors_of(rows), CODES) | clustering_metrics(vectors_of(rows), CODES)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(50, 5), (5, 50), (1, 4), (4, 1), (2, 2)])
+def test_principal_components_are_projections_with_fixed_signs(shape: tuple[int, int]) -> None:
+    rows = np.random.default_rng(0).normal(size=shape) * np.arange(1, shape[1] + 1)
+    found, centred = principal_components(rows), rows - rows.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    np.testing.assert_allclose(found[:, : len(axes)], centred @ axes.T, atol=1e-4)
+    assert not found[:, len(axes) :].any()
+    assert not principal_components(np.ones(shape)).any()

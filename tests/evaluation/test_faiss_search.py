@@ -1,0 +1,103 @@
+"""IVF and HNSW: the positives that they list have their rank in the list, the others rank behind the gallery."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from retrieval_bench.evaluation import ranking
+from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
+from retrieval_bench.evaluation.faiss_search import rank_approximately
+from retrieval_bench.evaluation.retrieval_task import RetrievalTask, retrieval_task
+from retrieval_bench.evaluation.vectors import Distance, as_vectors
+from tests.evaluation.retrieval_cases import EVERY, TOP, Case, chunked, same
+
+Kind = Literal["ivf", "hnsw"]
+KINDS = pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+DISTANCES = pytest.mark.parametrize("distance", ["cosine", "l2"])
+
+
+def drawn(rows: int = 600, classes: int = 80, dim: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    return rng.normal(size=(classes, dim))[labels] + rng.normal(size=(rows, dim)), labels
+
+
+def task_of(vectors: np.ndarray, labels: np.ndarray, distance: Distance = "cosine") -> RetrievalTask:
+    (one,) = as_vectors({"embeddings": vectors}, distance)
+    return retrieval_task(one, labels, one, labels, np.arange(len(labels)))
+
+
+def lists(task: RetrievalTask, ranks: np.ndarray) -> list[np.ndarray]:
+    """Per query, the ranks of its positives."""
+    return np.split(ranks, task.starts[1:-1])
+
+
+@DISTANCES
+@KINDS
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_index_that_finds_all_gives_the_exact_metrics(kind: Kind, distance: Distance, apart: bool) -> None:
+    """600 rows make 15 cells, all of which are searched; the graph's search is as wide."""
+    vectors, labels = drawn(200 if kind == "hnsw" else 600, 30)
+    case = Case(vectors, labels, distance=distance)
+    if apart:  # some queries in the gallery
+        case = Case(vectors[25:], labels[25:], vectors[:50], labels[:50], np.arange(50).clip(24) - 25, distance)
+    exact, found = (case.evaluated(ks=(1, 8, 600), metrics=EVERY, engine=each).metrics for each in ("blocked", kind))
+    assert 0.97 <= found.pop("index_recall_at_10") <= 1.0
+    if kind == "ivf":
+        assert found == pytest.approx(exact, abs=1e-4), "but for pairs that float32 cannot order"
+    assert all(abs(found[name] - exact[name]) < 0.02 for name in exact)
+
+
+@DISTANCES
+def test_index_recall_is_one_when_all_cells_are_searched_and_falls_with_fewer(distance: Distance) -> None:
+    task = task_of(*drawn(), distance)
+    shares = [rank_approximately(task, "ivf", 20, probes)[1]["index_recall_at_10"] for probes in (1, 3, 15, 99)]
+    assert 0 <= shares[0] < shares[1] < shares[2] == shares[3] == 1.0
+
+
+@KINDS
+def test_with_few_probes_ranks_are_those_of_a_shorter_list(kind: Kind) -> None:
+    """What an index does not see cannot push a positive back: a listed one ranks no later than it should."""
+    task = task_of(*drawn())
+    ranks, quality = rank_approximately(task, kind, 40, probes=1)
+    assert 0 < quality["index_recall_at_10"] < 1
+    missing, true_ranks = 0, ranking.to_ranks(task, ranking.count_negatives(task))
+    for found, expected in zip(lists(task, ranks), lists(task, true_ranks), strict=True):
+        seen = found <= 600
+        assert (np.diff(found[seen]) > 0).all(), "one positive per rank"
+        assert (found[~seen] == 601).all()
+        missing += int((~seen & (expected <= 40)).sum())
+    assert missing > 0
+
+
+@KINDS
+def test_only_the_query_itself_is_never_listed(kind: Kind) -> None:
+    """Each row is far nearer to itself than to its opposite, the only other item of its class."""
+    vectors = np.concatenate([np.eye(40), -np.eye(40)])
+    found = evaluate_in_detail(vectors, np.tile(np.arange(40), 2), engine=kind, ks=(1, 79))
+    assert (found.columns["first_rank"] == 79).all()
+    copies = np.repeat(np.random.default_rng(1).normal(size=(10, 4)), 3, axis=0)
+    figures = evaluate(copies, np.repeat(np.arange(10), 3), engine=kind, ks=(1,), metrics=TOP)
+    assert (figures["recall_at_1"], figures["r_precision"], figures["map_at_r"]) == (1.0, 1.0, 1.0)
+    apart = evaluate(copies, np.repeat(np.arange(10), 3), copies[:9], np.repeat(np.arange(3), 3), engine=kind, ks=(1,))
+    assert apart["recall_at_1"] == 1.0, "each finds its copy"
+
+
+@KINDS
+def test_a_negative_as_near_as_a_positive_ranks_before_it(kind: Kind) -> None:
+    vectors = np.tile(np.eye(3), (4, 1))
+    found = evaluate(vectors, np.repeat([0, 1], 6), engine=kind, ks=(1, 2, 3))
+    assert (found["recall_at_1"], found["recall_at_2"], found["recall_at_3"]) == (0.0, 0.0, 1.0)
+
+
+@KINDS
+def test_portions_and_a_second_search_change_nothing(kind: Kind) -> None:
+    vectors, labels = drawn(300, 20)
+    whole = evaluate_in_detail(vectors, labels, engine=kind)
+    assert same(whole, evaluate_in_detail(vectors, labels, engine=kind))
+    if kind == "ivf":
+        with chunked(50, 700, chunk=500):
+            assert same(whole, evaluate_in_detail(vectors, labels, engine=kind))

@@ -1,0 +1,94 @@
+"""The speed scripts run, and what they time is what they say; the timings themselves are no test."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import torch
+
+from benchmarks import data_speed, eval_speed, inference_speed, training_speed
+from benchmarks.timing import command_line, report, timed
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.sections import ModelConfig
+from tests.training.helpers import random_images
+
+SMALL = ["--backbone", "resnet10t", "--image-size", "32", "--device", "cpu"]
+
+
+def test_timings_are_taken_in_turn_and_reported_beside_the_first() -> None:
+    calls: list[str] = []
+    timings = timed({name: lambda name=name: calls.append(name) for name in "ab"}, 2, "cpu", warm_up=1)
+    assert calls == ["a", "b"] * 3
+    assert all(0 < timing.low <= timing.median <= timing.high for timing in timings)
+    head, first, second, last = report(timings, "cpu", images=10).splitlines()
+    assert ("images/s" in head, " 1.00" in first, second.startswith("b "), last.startswith("cpu, ")) == (True,) * 4
+
+
+@torch.no_grad()
+def test_routed_ways_agree_with_each_other_and_not_with_the_plain_network() -> None:
+    torch.manual_seed(0)
+    network = build_embedder(ModelConfig("resnet26", "none"), 32).eval()
+    plain, own, both = (way() for way in inference_speed.routing_ways(network, random_images(6)).values())
+    assert ((own - both).norm(dim=1) <= 1e-4 * both.norm(dim=1)).all()
+    assert not torch.allclose(own, plain)
+
+
+def test_pruned_ways_have_the_cost_that_they_are_named_after() -> None:
+    torch.manual_seed(0)
+    network = build_embedder(ModelConfig("resnet26", "none"), 32).eval()
+    ways = inference_speed.pruning_ways(network, random_images(6), (0.5,))
+    assert all(abs(float(re.findall(r"0\.\d+", name)[0]) - 0.5) < 0.01 for name in list(ways)[1:])
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "printed"),
+    [
+        (inference_speed, ["routing", "--batch-size", "4", "--rounds", "1", *SMALL], ["both branches for all"]),
+        (
+            data_speed,
+            ["synthetic", "--stored", "20", "--batch-size", "16", *SMALL],
+            ["PIL DataLoader (0 workers)", "cache + augmentation", "opening the cache of 128 images"],
+        ),
+        (
+            training_speed,
+            ["--dataset", "synthetic", "--stored", "20", "--batch-size", "8", "--steps", "1", "--rounds", "1", *SMALL],
+            ["bare step", "\nretrieval_bench ", "pytorch-metric-learning"],
+        ),
+    ],
+)
+def test_commands(
+    script: object,
+    words: list[str],
+    printed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed", *words])
+    command_line(script.main)  # pyright: ignore[reportAttributeAccessIssue]
+    out = capsys.readouterr().out
+    assert all(part in out for part in printed)
+
+
+def test_wrong_words_are_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for script, words, message in (
+        (inference_speed, ["routing", *SMALL, "--batch-size", "2", "--rounds", "0"], "--rounds 0"),
+        (data_speed, ["synthetic", *SMALL, "--batch-size", "100"], "--batch-size 100"),
+        (training_speed, ["--dataset", "synthetic", *SMALL, "--steps", "9"], "--steps 9"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["speed", *words])
+        with pytest.raises(SystemExit, match="2"):
+            command_line(script.main)
+        assert message in capsys.readouterr().err
+
+
+def test_competitors_agree() -> None:
+    embeddings, labels = eval_speed.draw(300, 16, 60, noise=0.6)
+    results = {name: competitor(embeddings, labels) for name, competitor in eval_speed.COMPETITORS.items()}
+    assert len({round(result["recall_at_1"], 9) for result in results.values() if result}) == 1
+    run = {"seconds": 1.0, "fastest": 1.0, "slowest": 2.0, "peak_mb": 9.0}
+    rows = [{"name": name, **run, "result": result} for name, result in results.items()]
+    assert eval_speed.table(rows).count("(1.00, 2.00)") == len(results)

@@ -93,7 +93,8 @@ class Counter:
         low, high = self.low[numbers], self.high[numbers]
         surely, perhaps = count_at_least(similarity, high), count_at_least(similarity, low)
         query, first_item = numbers.cpu().numpy(), items.start + wide * parts.cpu().numpy()
-        np.add.at(self.before_best, query, surely)
+        sums = np.bincount(rows.cpu().numpy(), surely, queries.stop - queries.start)  # of far fewer than 2^53: exact
+        self.before_best[queries] += sums.astype(np.int64)
         for some in torch.from_numpy(np.flatnonzero(surely != perhaps)).split(64):
             chosen = similarity[some.to(self.device)]
             close = (chosen >= low[some.to(self.device), None]) & (chosen < high[some.to(self.device), None])

@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.training.criterion import build_criterion
 
 from benchmarks.timing import command_line, report, timed
 from benchmarks.training_speed import bare_step
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
@@ -48,13 +48,13 @@ def main(
     data = DataConfig(dataset=name, image_size=image_size, stored=stored)
     train = TrainConfig(batch_size=batch_size, freeze_bn=False, optimizer="sgd")
     config = RunConfig(data=data, model=ModelConfig(backbone, "none"), train=train)
-    open_decoded(table, stored, cache_limit_gb)
+    open_decode_cache(table, stored, cache_limit_gb)
     started = time.perf_counter()
-    decoded = open_decoded(table, stored, cache_limit_gb)
+    decoded = open_decode_cache(table, stored, cache_limit_gb)
     opening = time.perf_counter() - started
     sampler = BatchSampler(labels, batch_size, 0)
     pil = Batches(table, split.train, labels, data, workers, sampler, device=where)
-    cache = Batches(table, split.train, labels, data, workers, sampler, decoded=decoded, device=where)
+    cache = Batches(table, split.train, labels, data, workers, sampler, cache=decoded, device=where)
     model, classes = build_embedder(config.model, image_size).to(where), len(split.train_classes)
     training = Training(model, lambda dim: build_criterion(config.loss, classes, dim), cache, Strategy(), config)
     step = bare_step(training, *next(iter(cache)))

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from PIL import Image
 from pytorch_metric_learning import trainers
-from retrieval_bench.data.decoded import open_decoded
 from retrieval_bench.training.criterion import build_criterion
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -32,6 +31,7 @@ from torchvision import transforms
 from benchmarks.timing import command_line, report, timed
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import open_dataset
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
@@ -124,8 +124,8 @@ def main(
         available = f"1 to {len(split.train)} images, which the training set has"
         raise UserError(f"--steps {steps} --batch-size {batch_size}: a round may have {available}")
     rows, labels = (each[: steps * batch_size] for each in (split.train, split.train_labels(table.labels)))
-    sampler, decoded = BatchSampler(labels, batch_size, config.samples_per_class), open_decoded(table, stored, 32)
-    batches = Batches(table, rows, labels, data, workers, sampler, decoded=decoded, device=where)
+    sampler, decoded = BatchSampler(labels, batch_size, config.samples_per_class), open_decode_cache(table, stored, 32)
+    batches = Batches(table, rows, labels, data, workers, sampler, cache=decoded, device=where)
     model, classes = build_embedder(config.model, image_size).to(where), len(split.train_classes)
 
     def training() -> Training:

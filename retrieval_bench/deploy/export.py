@@ -62,7 +62,9 @@ def model_card(record: Record, recipe: Recipe, embedder: Embedder, graph: Graph)
         record=record,
         config=record.config,
         options=", ".join(f"{part}.{name} {value}" for part in options for name, value in options[part].items()),
-        costs=[(COLUMNS[name].axis, f"{value / COLUMNS[name].scale:,.5g}") for name, value in costs if value is not None],
+        costs=[
+            (COLUMNS[name].axis, f"{value / COLUMNS[name].scale:,.5g}") for name, value in costs if value is not None
+        ],
         metrics=metrics,
         data=data_config(recipe),
         flip_sum=recipe.get("flip_sum"),

@@ -198,7 +198,7 @@ def _build(recipe: Recipe) -> Embedder:
     """The network of a recipe, with random weights."""
     size = recipe["image_size"]
     example_images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe["model"].items()}
+    fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe["model"].items()}
     embedder = build_embedder(ModelConfig(**fields), size)
     if recipe["dropped_blocks"]:
         embedder.resize_feature(drop_blocks(embedder.backbone, recipe["dropped_blocks"], example_images))

@@ -3,6 +3,7 @@ index beside (``FILE.faiss``), and searched."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from retrieval_bench.data.sheet import Tile, draw_rows
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.saved import Recipe, data_config
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.listed import index_of
+from retrieval_bench.evaluation.faiss_search import index_of
 from retrieval_bench.files import atomic_path
 from retrieval_bench.models.embedder import Embedder, embed, unit
 from retrieval_bench.progress import logger
@@ -112,16 +113,13 @@ def read_collection(path: Path) -> Collection:
     """What :meth:`Collection.write` wrote; raises :class:`UserError` for no file or another one."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; `embed RUN FOLDER -o {path.name}` makes one")
-    try:
+    with contextlib.suppress(Exception):  # a damaged archive makes NumPy and zipfile raise a dozen types
         with np.load(path, allow_pickle=False) as arrays:
             collection = Collection(arrays["embeddings"], arrays["labels"], arrays["paths"], str(arrays["embedder"]))
-            count, _ = collection.embeddings.shape
-            is_whole = len(collection.labels) == len(collection.paths) == count > 0
-    except Exception:  # a damaged archive makes NumPy and zipfile raise a dozen types
-        is_whole = False
-    if not is_whole or collection.embeddings.dtype != np.float32:
-        raise UserError(f"{path}: not written by `embed`, or damaged; embed the images again")
-    return collection
+        (count, _), kind = collection.embeddings.shape, collection.embeddings.dtype
+        if len(collection.labels) == len(collection.paths) == count > 0 and kind == np.float32:
+            return collection
+    raise UserError(f"{path}: not written by `embed`, or damaged; embed the images again")
 
 
 def write_index(collection: Collection, path: Path, kind: IndexKind = "flat") -> Any:

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib import rc_context
 
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, dress, plain
+from retrieval_bench.figures.style import Plot, plain
 from retrieval_bench.records import Record
 
 MOST = 12
 """With more configurations than this in a panel the legend names strategies only."""
-LINE_STYLES = ("-", "--", ":", "-.")
 
 
+@rc_context(style.STYLE)
 def learning_curves(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
     """Mean training loss per epoch, a line per row with the range over its seeds, a panel per kind of loss.
 
@@ -45,16 +45,16 @@ def learning_curves(records_by_row: Mapping[str, Sequence[Record]], title: str =
         axes = pane.subplots()
         looks = [style.look_of(label) for label in curves]
         for number, (losses, label) in enumerate(zip(curves.values(), legend, strict=True)):
-            look = looks[number] | {"ls": LINE_STYLES[looks[:number].count(looks[number]) % len(LINE_STYLES)]}
+            look = looks[number] | {"ls": style.line_style(looks, number)}
             _curve(axes, losses, "" if label in legend[:number] else label, look)
-        dress(axes, xlabel="epoch", ylabel=f"training loss, {loss}")
+        axes.set(xlabel="epoch", ylabel=f"training loss, {loss}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         known = np.concatenate([losses[~np.isnan(losses)] for losses in curves.values()])
         if len(known) and known.min() > 0 and known.max() > 4 * known.min():
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
         style.legend_below(pane, legend)
     count, losses_shown = sum(map(len, panels.values())), ", ".join(sorted(panels))
     summary = f"Mean training loss per epoch of {count} configurations, in a panel for each of {losses_shown}."
@@ -69,4 +69,4 @@ def _curve(axes: Any, losses: np.ndarray, label: str, look: dict[str, Any]) -> N
         low, high = np.nanmin(losses, axis=0), np.nanmax(losses, axis=0)
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, lw=0)
     every = max(1, len(epochs) // 10)
-    axes.plot(epochs, np.nanmean(losses, axis=0), lw=1.2, ms=4, markevery=every, **look, label=plain(label))
+    axes.plot(epochs, np.nanmean(losses, axis=0), lw=1.2, markevery=every, **look, label=plain(label))

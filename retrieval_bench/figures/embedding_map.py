@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.colors import to_rgb
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.plane import principal_plane as principal_components
-from retrieval_bench.figures.style import Plot, dress, legend_below, new_figure, plain
+from retrieval_bench.evaluation.pca import principal_components
+from retrieval_bench.figures.style import STYLE, Plot, legend_below, new_figure, plain
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.strategies.base import Look, Strategy
 
@@ -53,6 +54,7 @@ def project(embeddings: np.ndarray, method: Literal["pca", "umap"] = "pca", seed
     return np.asarray(umap.fit_transform(values.astype(np.float32)), dtype=np.float32)
 
 
+@rc_context(STYLE)
 def embedding_map(points: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None, title: str = "") -> Plot:
     """Points coloured by class: the twelve largest classes in the looks of strategies, the others grey.
 
@@ -75,7 +77,6 @@ def embedding_map(points: np.ndarray, labels: np.ndarray, names: Sequence[str] |
     for number, name, look in zip(largest, legend, distant_looks(), strict=False):
         own = points[codes == number].T
         axes.plot(*own, **style, marker=look.marker, color=look.colour, alpha=0.85, label=name)
-    dress(axes)
     axes.set(xticks=[], yticks=[])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_aspect("equal", adjustable="datalim")

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.colors import Normalize
 
 from retrieval_bench.columns import column
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, dress, plain
+from retrieval_bench.figures.style import Plot, plain
 from retrieval_bench.figures.tradeoff import RECALL, has_cost, limit_values
 from retrieval_bench.leaderboard import leaderboard, row_keys
 from retrieval_bench.records import Record
@@ -25,6 +26,7 @@ STRUCTURE = ("widths", "dropped_blocks")
 """What pruning puts into the record: channels that are left, blocks that are gone."""
 
 
+@rc_context(style.STYLE)
 def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
     """Recall@1 against multiply-accumulates, parameters and latency, a panel for each in which networks differ: a line
     per way to prune through means with 95 % intervals, and networks that keep their size as faint points.
@@ -46,32 +48,30 @@ def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "
     sizes = [size for size in SIZES if has_cost(rows, size) and rows.loc[rows["family"] != "", size].count() > 1]
     if not sizes:
         return None
-    rows = rows[rows["recall_at_1"].notna()]
-    families = sorted(set(rows["family"]) - {""})
+    rows: Any = rows[rows["recall_at_1"].notna()]
+    lines_of = rows["family"].to_numpy()
+    families = sorted(set(lines_of) - {""})
     figure = style.new_figure(2.9 * len(sizes), legend=["not pruned", *families])
-    values, halves = (
-        rows[name].to_numpy(dtype=np.float64) / RECALL.scale for name in ("recall_at_1", "recall_at_1_ci95")
-    )
-    lines: Any = []
+    values, halves = rows[["recall_at_1", "recall_at_1_ci95"]].to_numpy(dtype=np.float64).T / RECALL.scale
+    looks = [style.look_of(rows["strategy"][lines_of == name].iloc[0]) for name in families]
+    drawn: Any = []
     for axes, size in zip(figure.subplots(len(sizes), 1, squeeze=False).flat, sizes, strict=True):
         costs = rows[size].to_numpy(dtype=np.float64) / column(size).scale
-        points, whole = np.column_stack((costs, values, np.nan_to_num(halves))), rows["family"].to_numpy() == ""
-        lines = axes.plot(
+        points, whole = np.column_stack((costs, values, np.nan_to_num(halves))), lines_of == ""
+        drawn = axes.plot(
             *points[whole, :2].T, ls="none", marker="o", ms=4.5, mfc="none", mec="black", alpha=0.45, label="not pruned"
         )
         for number, name in enumerate(families):
-            alike = [other for other in families[:number] if style.strategy_names(other) == style.strategy_names(name)]
-            own = points[(rows["family"].to_numpy() == name) & ~np.isnan(costs)]
-            own, label = own[own[:, 0].argsort()], rows["strategy"][rows["family"] == name].iloc[0]
-            look = style.look_of(label) | {"ls": ("-", "--", ":", "-.")[len(alike) % 4], "ms": 5.5, "lw": 1.2}
-            lines += axes.plot(*own[:, :2].T, **look, label=plain(name))
-            axes.errorbar(*own.T, fmt="none", ecolor=look["color"], elinewidth=0.8, capsize=2)
-        dress(axes, xlabel=column(size).axis, ylabel=RECALL.axis)
+            own = points[(lines_of == name) & ~np.isnan(costs)]
+            own, line_style = own[own[:, 0].argsort()], style.line_style(looks, number)
+            drawn += axes.plot(*own[:, :2].T, **looks[number], ls=line_style, ms=5.5, lw=1.2, label=plain(name))
+            axes.errorbar(*own.T, fmt="none", ecolor=looks[number]["color"], elinewidth=0.8, capsize=2)
+        axes.set(xlabel=column(size).axis, ylabel=RECALL.axis)
         limit_values(axes, values, halves)
-    style.legend_below(figure, ["not pruned", *families], handles=lines)
+    style.legend_below(figure, ["not pruned", *families], handles=drawn)
     summary = (
         f"Recall@1 against {', '.join(column(size).axis for size in sizes)}, a line for each of {', '.join(families)}, "
-        f"beside {(rows['family'] == '').sum()} configurations that are not pruned."
+        f"beside {(lines_of == '').sum()} configurations that are not pruned."
     )
     return Plot(title or "Recall@1 of pruned networks", summary, figure)
 
@@ -98,6 +98,7 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one, other)[0, 1]) if min(one.std(), other.std()) > 1e-12 else float("nan")
 
 
+@rc_context(style.STYLE)
 def structure_similarity(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
     """The correlation of every pair of structures, rows being settings and seeds; the notes have the mean correlation
     between the seeds of each setting. None without a structure."""
@@ -114,10 +115,11 @@ def structure_similarity(records_by_row: Mapping[str, Sequence[Record]], title: 
         return None
     names = [f"{row}, {seed}" for row, seeds in shares.items() for seed in seeds]
     matrix = np.array([[correlation(one, other) for other in everything] for one in everything])
-    figure = style.new_figure(1.2 + 0.18 * len(names), 3.2 + 0.2 * len(names))
+    side = 0.18 * len(names)
+    figure = style.new_figure(0.7 + side, 1.3 + side + 0.065 * max(map(len, names)))
     axes = figure.subplots()
     style.heat_map(axes, matrix, names, "correlation of structures", Normalize(-1, 1))
-    axes.set_xticks(range(1, len(names) + 1), list(map(plain, names)), rotation=90)
+    axes.set(xticks=[], xlabel="the same networks")
     for end in np.cumsum([len(seeds) for seeds in shares.values()])[:-1]:
         axes.axhline(end - 0.5, color="black", lw=0.6)
         axes.axvline(end + 0.5, color="black", lw=0.6)

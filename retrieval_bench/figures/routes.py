@@ -6,38 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 
-from retrieval_bench.figures.style import FAINT, TEXT, WIDTH, Plot, dress, heat_map, legend_above, new_figure, plain
+from retrieval_bench.figures import style
+from retrieval_bench.figures.style import Plot, plain
 from retrieval_bench.records import Record
 
 MOST = 20
 """Classes that are shown."""
 
 
+@rc_context(style.STYLE)
 def routes(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
     """The share of tuned blocks by class, by epoch and at test, and the entropy of the router's decisions: a column for
     the first run of each row that has learned routes (:func:`policy_of`), each run once; None if no row has."""
-    firsts = {records[0].id: (row, records[0]) for row, records in reversed(records_by_row.items()) if records}
-    shown = [(row, record, policy) for row, record in reversed(firsts.values()) if (policy := policy_of(record))]
+    shown: dict[str, tuple[str, Record, dict[str, Any]]] = {}
+    for row, records in records_by_row.items():
+        if records and (policy := policy_of(records[0])):
+            shown.setdefault(records[0].id, (row, records[0], policy))
     if not shown:
         return None
-    classes = max(len(record.info["routes"]["rate_by_class"]) for _, record, _ in shown)
-    epochs = max(len(policy["argmax_rate_per_epoch"]) for *_, policy in shown)
+    classes = max(len(record.info["routes"]["rate_by_class"]) for _, record, _ in shown.values())
+    epochs = max(len(policy["argmax_rate_per_epoch"]) for *_, policy in shown.values())
     heights = (0.94 + 0.14 * min(MOST, classes), 0.94 + 0.14 * epochs, 1.9)
-    figure = new_figure(sum(heights), WIDTH * len(shown))
+    figure = style.new_figure(sum(heights), style.WIDTH * len(shown))
     columns: Any = figure.subplots(3, len(shown), height_ratios=heights, squeeze=False).T
     summaries = []
-    for (row, record, policy), (by_class, by_epoch, entropy) in zip(shown, columns, strict=True):
+    for (row, record, policy), (by_class, by_epoch, entropy) in zip(shown.values(), columns, strict=True):
         tested, heading = record.info["routes"], f"{plain(row)}\n" if len(shown) > 1 else ""
         chosen = dict(list(tested["rate_by_class"].items())[:MOST])
         rows = ["all test images", *(name[:28] for name in chosen)]
         title_by_class = f"{heading}share of test images for which a block is tuned, by class"
-        heat_map(by_class, _rates([tested["rate"], *chosen.values()]), rows, title_by_class)
+        style.heat_map(by_class, _rates([tested["rate"], *chosen.values()]), rows, title_by_class)
         rates = _rates([*policy["argmax_rate_per_epoch"], tested["rate"]])
         rows = [*(f"epoch {epoch}" for epoch in range(1, len(rates))), "test"]
-        heat_map(by_epoch, rates, rows, "the same over the training (policy in training mode) and at test")
-        by_class.set_xlabel("block", fontsize=TEXT)
-        by_epoch.set_xlabel("block", fontsize=TEXT)
+        style.heat_map(by_epoch, rates, rows, "the same over the training (policy in training mode) and at test")
+        by_class.set(xlabel="block")
+        by_epoch.set(xlabel="block")
         _entropy(entropy, np.array(policy["entropy_per_epoch"]))
         mean = np.nanmean(_rates([tested["rate"]]))
         summaries.append(
@@ -62,9 +67,8 @@ def _rates(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
 def _entropy(axes: Any, entropy: np.ndarray) -> None:
     """Mean entropy of a decision per epoch, and of the blocks with the lowest and the highest one, from (epochs, K)."""
     epochs = np.arange(1, len(entropy) + 1)
-    axes.fill_between(epochs, entropy.min(1), entropy.max(1), color=FAINT, lw=0, label="lowest and highest block")
-    axes.plot(epochs, entropy.mean(1), "o-", ms=4, label="mean over blocks")
-    axes.set_ylim(0, 1.05)
+    axes.fill_between(epochs, entropy.min(1), entropy.max(1), color=style.FAINT, lw=0, label="lowest and highest block")
+    axes.plot(epochs, entropy.mean(1), "o-", label="mean over blocks")
+    axes.set(xlabel="epoch", ylabel="entropy, bits", ylim=(0, 1.05))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    dress(axes, xlabel="epoch", ylabel="entropy, bits")
-    legend_above(axes)
+    style.legend_above(axes)

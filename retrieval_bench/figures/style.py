@@ -34,6 +34,14 @@ SMALL, TEXT = 7.5, 8.5
 """Points of ticks and legends, and of everything else."""
 FAINT = (0.0, 0.0, 0.0, 0.18)
 """Grid lines, and whatever stands behind data."""
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("axes.labelsize", "axes.titlesize", "figure.titlesize"), TEXT),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), SMALL),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **{"axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.markersize": 4},
+    **{"legend.columnspacing": 1.2, "svg.hashsalt": "retrieval_bench", "svg.fonttype": "none"},
+}
+"""Letters of two sizes, a faint grid below the data, no frame above and right; SVG with text, the same each time."""
 OPTIONS = re.compile(r"\(([^()]*)\)")
 LONG_LABEL = 27
 """Letters; longer labels are shortened where they stand in a figure."""
@@ -67,7 +75,7 @@ class Plot:
         with atomic_path(path) as temporary, warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "Glyph .* missing"
-            )  # other scripts become boxes; the SVG has them as text
+            )  # other scripts become boxes; in the SVG they are text
             self.figure.savefig(temporary, dpi=200, format="png", facecolor="white")
         heading.set_text("")
         self.figure.set_size_inches(width, height)
@@ -76,21 +84,19 @@ class Plot:
         """The plot as an ``<svg>`` element for a page: as wide as its parent, without background, ink in the page's
         text colour, letters as text. The same plot gives the same bytes, and ids that no other plot has."""
         stream = io.StringIO()
-        with rc_context({"svg.hashsalt": "retrieval_bench", "svg.fonttype": "none"}), warnings.catch_warnings():
+        with rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")
             metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
             self.figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
         view_box, body = re.findall(r'<svg [^>]*viewBox="([^"]+)"[^>]*>(.*)</svg>', stream.getvalue(), re.DOTALL)[0]
         body = re.sub(
             r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL
-        )  # for all the page
+        )  # the page has its own
         body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
         body = re.sub(r"((?:fill|stroke): ?)#000000", r"\1currentColor", body)
         body = re.sub(r"'DejaVu Sans'[^;\"]*sans-serif", "sans-serif", body)
-        words = "\n".join(
-            f"<{tag}>{html.escape(printable(text))}</{tag}>"
-            for tag, text in (("title", self.title), ("desc", self.summary))
-        )
+        title, summary = (html.escape(printable(text)) for text in (self.title, self.summary))
+        words = f"<title>{title}</title>\n<desc>{summary}</desc>"
         prefix = "f" + sha256((words + body).encode()).hexdigest()[:10]
         body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", body)
         return (
@@ -124,6 +130,11 @@ def look_of(label: str) -> dict[str, Any]:
     return {"color": first.colour, "marker": last.marker, "markeredgecolor": last.colour}
 
 
+def line_style(looks: Sequence[Any], number: int) -> str:
+    """The line style of a plot's line, another one than those of the lines of the same look before it."""
+    return ("-", "--", ":", "-.")[looks[:number].count(looks[number]) % 4]
+
+
 def drop_options(label: str, is_dropped: Callable[[str], bool]) -> str:
     """The label without those of its options (``key=value``) for which `is_dropped` is true."""
 
@@ -147,43 +158,30 @@ def short_labels(labels: Sequence[str]) -> list[str]:
 
 
 def new_figure(height: float, width: float = WIDTH, legend: Sequence[str] = ()) -> Figure:
-    """An empty figure of so many inches, higher by the rows that a `legend` below it takes."""
+    """An empty figure of so many inches, higher by the rows of a `legend` below it."""
     figure = Figure(figsize=(width, height + legend_height(legend)), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def legend_height(labels: Sequence[str]) -> float:
-    """Inches of a legend below a figure."""
-    return 0.16 * -(-len(set(labels)) // _legend_columns(labels))
-
-
-def _legend_columns(labels: Sequence[str]) -> int:
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many columns of a legend fit below a figure."""
     return max(1, min(4, len(labels), int(85 / (max(map(len, labels), default=1) + 6))))
 
 
+def legend_height(labels: Sequence[str]) -> float:
+    """Inches of a legend below a figure."""
+    return 0.16 * -(-len(set(labels)) // legend_columns(labels))
+
+
 def legend_below(figure: Any, labels: Sequence[str], **options: Any) -> None:
-    """A legend below a figure or sub-figure; `labels` say how wide its columns are."""
-    columns = _legend_columns(labels)
-    figure.legend(
-        loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL, columnspacing=1.2, **options
-    )
+    """A legend below a figure or sub-figure."""
+    figure.legend(loc="outside lower center", ncols=legend_columns(labels), **options)
 
 
 def legend_above(axes: Any) -> None:
     """The legend of the axes in a row above them, where it covers nothing."""
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=SMALL)
-
-
-def dress(axes: Any, **names: str) -> None:
-    """Letters of one size, a faint grid below the data, no frame above and right; `names` as for ``Axes.set``."""
-    axes.set(**names)
-    for item in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        item.set_fontsize(TEXT)
-    axes.tick_params(labelsize=SMALL)
-    axes.grid(color=FAINT, lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def heat_map(axes: Any, values: np.ndarray, rows: Sequence[str], title: str, norm: Normalize | None = None) -> None:
@@ -195,13 +193,13 @@ def heat_map(axes: Any, values: np.ndarray, rows: Sequence[str], title: str, nor
     edges = np.arange(width + 1) + 0.5, np.arange(height + 1) - 0.5
     colours = colormaps["RdBu_r" if norm.vmin == -1 else "viridis"].resampled(64)
     cells = axes.pcolormesh(*edges, shown, norm=norm, cmap=colours, ec="face", lw=0.2)
-    dress(axes, title=title)
     axes.grid(visible=False)
+    axes.set_title(title)
     axes.invert_yaxis()
     axes.set_yticks(range(height), list(map(plain, rows)))
     axes.set_xticks(range(1, width + 1))
     bar = axes.figure.colorbar(cells, ax=axes)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.grid(visible=False)
     if isinstance(norm, LogNorm) and shown.count():
         ticks = np.geomspace(shown.min(), shown.max(), 3)
         bar.set_ticks(ticks, labels=[f"{value:.1e}".replace("e-0", "e-") for value in ticks])

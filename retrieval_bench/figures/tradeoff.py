@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib import rc_context
+from matplotlib.ticker import SymmetricalLogLocator
 
 from retrieval_bench.columns import column
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, dress, plain
+from retrieval_bench.figures.style import Plot, plain
 
 RECALL = column("recall_at_1")
 WIDE = 30
-"""A range of costs beyond this ratio asks for a logarithmic axis."""
+"""A range of costs beyond this ratio asks for a logarithmic axis, linear near 0."""
 STEPS = (1.0, 0.5, 0.0, -0.5, -1.0)
 SIDES = [(right, up) for right in STEPS for up in STEPS if max(abs(right), abs(up)) == 1]
 """Directions from a point to its label."""
@@ -33,6 +34,7 @@ def has_cost(rows: pd.DataFrame, cost: str) -> bool:
     return len(costs) > 1 and bool(costs.max() > 1.01 * costs.min())
 
 
+@rc_context(style.STYLE)
 def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
     """Recall@1 against a cost, a point per configuration, with 95 % intervals and the line of those that no other one
     beats.
@@ -44,12 +46,10 @@ def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
         title: of the plot, for instance the protocol's name.
     """
     axis = column(cost).axis
-    rows = rows[rows[cost].notna() & rows["recall_at_1"].notna()].sort_values("recall_at_1", ascending=False)
+    rows = rows.dropna(subset=[cost, "recall_at_1"]).sort_values("recall_at_1", ascending=False)
     labels = list(map(str, rows["strategy"]))
     costs = rows[cost].to_numpy(dtype=np.float64) / column(cost).scale
-    values, halves = (
-        rows[name].to_numpy(dtype=np.float64) / RECALL.scale for name in ("recall_at_1", "recall_at_1_ci95")
-    )
+    values, halves = rows[["recall_at_1", "recall_at_1_ci95"]].to_numpy(dtype=np.float64).T / RECALL.scale
     strategies = ["+".join(style.strategy_names(label)) for label in labels]
     legend = list(dict.fromkeys(strategies))
     figure = style.new_figure(3.6, legend=legend)
@@ -67,8 +67,12 @@ def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
     corners = np.repeat(points[front], 2, axis=0)
     line = np.column_stack((corners[1:, 0], corners[:-1, 1]))  # level up to the next cost, then up
     axes.plot(*line.T, color="black", lw=1, alpha=0.5, zorder=1.5)
-    dress(axes, xlabel=axis, ylabel=RECALL.axis)
-    scale_costs(axes, costs)
+    axes.set(xlabel=axis, ylabel=RECALL.axis)
+    positive = costs[costs > 0]
+    if len(positive) and positive.max() >= WIDE * positive.min():
+        axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.4)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(linthresh=positive.min(), base=10, subs=[1, 2, 5]))
+    axes.xaxis.set_major_formatter("{x:,g}")
     limit_values(axes, values, halves)
     if legend:
         style.legend_below(figure, legend, handletextpad=0.4)
@@ -90,20 +94,6 @@ def pareto_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     no_worse = (cost[:, None] <= cost) & (value[:, None] >= value)
     better = (cost[:, None] < cost) | (value[:, None] > value)
     return ~(np.isnan(cost) | np.isnan(value) | (no_worse & better).any(axis=0))
-
-
-def scale_costs(axes: Any, costs: np.ndarray) -> None:
-    """A logarithmic axis for a wide range, linear near 0 where there is a cost of 0; plain numbers as ticks."""
-    axes.ticklabel_format(axis="x", useOffset=False, style="plain")
-    positive = costs[costs > 0]
-    if not len(positive) or positive.max() < WIDE * positive.min():
-        return
-    axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.4)
-    left, right = axes.get_xlim()
-    ticks = [step * 10.0**power for power in range(-3, 10) for step in (1, 2, 5)]
-    axes.set_xticks([*([0] if left <= 0 else []), *(tick for tick in ticks if positive.min() <= tick <= right)])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def limit_values(axes: Any, values: np.ndarray, halves: np.ndarray) -> None:

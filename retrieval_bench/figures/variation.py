@@ -6,19 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 
-from retrieval_bench.figures.style import (
-    FAINT,
-    TEXT,
-    WIDTH,
-    Plot,
-    dress,
-    heat_map,
-    legend_above,
-    log_norm,
-    new_figure,
-    plain,
-)
+from retrieval_bench.figures import style
+from retrieval_bench.figures.style import Plot, plain
 from retrieval_bench.records import Record
 
 UNITS = {"n": "v, per weight", "sqrt_n": "v, root mean square", "relative": "v, relative to the weights"}
@@ -29,12 +20,13 @@ MOST = 25
 
 def history_of(record: Record) -> dict[str, Any] | None:
     """What a strategy of the run says about weight variations: ``variation`` (epochs, K), ``rates`` by block,
-    ``blocks``, ``quality``, ``passes`` or ``trials``, and ``normalizer`` where that is not ``n``; None without a
-    trained block."""
+    ``blocks``, ``quality``, ``passes`` or ``trials``, ``normalizer`` where that is not ``n``; None without a trained
+    block."""
     parts = [part for part in record.info.values() if isinstance(part, dict)]
     return next((part for part in parts if part.get("variation") and part.get("blocks") != []), None)
 
 
+@rc_context(style.STYLE)
 def weight_variation(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
     """Weight variation and learning rate per block and epoch, and sorting quality with passes per epoch, a column for
     the first run of each row that has them (:func:`history_of`); None if no row has."""
@@ -45,7 +37,7 @@ def weight_variation(records_by_row: Mapping[str, Sequence[Record]], title: str 
     shapes = [np.shape(history["variation"]) for history in histories.values()]
     epochs = max(shape[0] for shape in shapes)
     heights = [0.75 + 0.13 * max(4, min(epochs, MOST))] * 2 + [1.8]
-    figure = new_figure(sum(heights), WIDTH * len(histories))
+    figure = style.new_figure(sum(heights), style.WIDTH * len(histories))
     columns: Any = figure.subplots(3, len(histories), height_ratios=heights, squeeze=False).T
     for (name, history), (above, middle, below) in zip(histories.items(), columns, strict=True):
         heading = f"{plain(name)}\n" if len(histories) > 1 else ""
@@ -67,26 +59,23 @@ def _by_block(axes: Any, values: np.ndarray, title: str) -> None:
     """A heat map of (epochs, K)."""
     step = -(-len(values) // MOST)
     names = [str(epoch) if epoch % step == 0 else "" for epoch in range(1, len(values) + 1)]
-    heat_map(axes, values, names, title, log_norm(values))
-    axes.set_xlabel("block", fontsize=TEXT)
-    axes.set_ylabel("epoch", fontsize=TEXT)
+    style.heat_map(axes, values, names, title, style.log_norm(values))
+    axes.set(xlabel="block", ylabel="epoch")
 
 
 def _by_epoch(axes: Any, history: Mapping[str, Any]) -> None:
     """Sorting quality and threshold as lines, the number of passes as bars."""
     epochs, passes = np.arange(1, len(history["quality"]) + 1), history.get("passes", history["trials"])
     bars = axes.twinx()
-    bars.bar(epochs, passes, width=0.5, color=FAINT, zorder=0)
-    bars.set_ylim(0, max(passes) + 1)
+    bars.bar(epochs, passes, width=0.5, color=style.FAINT, zorder=0)
+    bars.set(ylim=(0, max(passes) + 1), ylabel="passes (bars)")
     bars.yaxis.get_major_locator().set_params(integer=True)
-    dress(bars, ylabel="passes (bars)")
     bars.grid(visible=False)
     axes.set_zorder(bars.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.plot(epochs, history["quality"], "o-", ms=4, label="sorting quality of the kept pass")
+    axes.plot(epochs, history["quality"], "o-", label="sorting quality of the kept pass")
     if "threshold" in history:
         axes.plot(epochs, history["threshold"], "--", color="C3", lw=1, label="threshold")
-    axes.set_ylim(-0.03, 1.08)
+    axes.set(xlabel="epoch", ylabel="sorting quality", ylim=(-0.03, 1.08))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    dress(axes, xlabel="epoch", ylabel="sorting quality")
-    legend_above(axes)
+    style.legend_above(axes)

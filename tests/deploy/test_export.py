@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from retrieval_bench.cli import main
-from retrieval_bench.data.transforms import eval_cut, shrink, view
+from retrieval_bench.data.reading import shrink
+from retrieval_bench.data.transforms import crop_image, eval_crop
 from retrieval_bench.deploy import onnx_graph
 from retrieval_bench.deploy.export import model_card
 from retrieval_bench.deploy.onnx_graph import Graph
@@ -103,7 +104,7 @@ def test_the_lines_of_the_card_prepare_images_as_the_evaluation_does(
     exec("\n".join(lines.splitlines()[:-1]).replace(", onnxruntime", ""), space)
     image, config = Image.open(path).convert("RGBA"), data_config(recipe)
     image = shrink(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), config.stored)
-    expected = view(image, eval_cut(image.height, image.width, config), config)
+    expected = crop_image(image, eval_crop(image.height, image.width, config), config)
     assert np.abs(space["pixels"][0].astype(int) - expected.numpy()).max() <= 1
 
 

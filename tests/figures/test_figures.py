@@ -173,9 +173,7 @@ def test_only_runs_of_two_epochs_have_a_curve_and_losses_do_not_share_a_panel() 
     plot = drawn("losses")
     softmax, triplet = plot.figure.axes
     assert np.asarray(softmax.lines[0].get_ydata()).tolist() == [9.0, 0.1]
-    assert np.asarray(triplet.lines[0].get_ydata()).tolist() == [2.75, 1.0, 0.9], (
-        "means over seeds"
-    )
+    assert np.asarray(triplet.lines[0].get_ydata()).tolist() == [2.75, 1.0, 0.9], "means over seeds"
     assert "softmax, triplet" in plot.summary
 
 

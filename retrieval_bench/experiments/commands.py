@@ -27,11 +27,11 @@ from retrieval_bench.experiments.experiment import (
     rehearse,
     row_hashes,
     runs_of,
-    write_experiment,
 )
 from retrieval_bench.experiments.reality_check import search_note, searched_rows
 from retrieval_bench.experiments.registry import EXPERIMENTS
 from retrieval_bench.experiments.search import StrategySearch, open_searches, search, search_runtime
+from retrieval_bench.experiments.table import write_experiment
 from retrieval_bench.experiments.workers import JobResult, Workers, duration, run_all
 from retrieval_bench.identity import run_ids
 from retrieval_bench.leaderboard import leaderboard, print_table, write_tables

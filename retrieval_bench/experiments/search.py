@@ -178,16 +178,7 @@ class StrategySearch:
         )
 
     def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        return {
-            name: CategoricalDistribution(values.values)
-            if isinstance(values, Categorical)
-            else IntDistribution(int(values.low), int(values.high), log=values.log)
-            if values.integer
-            else FloatDistribution(values.low, values.high, log=values.log)
-            for name, values in self.space.items()
-        }
+        return {name: distribution(values) for name, values in self.space.items()}
 
     def best(self, trials: int) -> optuna.trial.FrozenTrial | None:
         """The first `trials` trials' best by the objective, of equal ones by the other metric, then the earlier; None
@@ -249,6 +240,17 @@ class StrategySearch:
             chosen,
         ]
         write_text(self.path.with_suffix(".md"), "\n\n".join(text) + "\n")
+
+
+def distribution(values: Range | Categorical) -> optuna.distributions.BaseDistribution:
+    """The same as Optuna calls it."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(values, Categorical):
+        return CategoricalDistribution(values.values)
+    if values.integer:
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
 
 
 def run_command(config: RunConfig) -> str:

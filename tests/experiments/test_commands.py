@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from retrieval_bench.cli import main, parse
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import Diverged
-from retrieval_bench.experiments import workers
+from retrieval_bench.experiments import worker
 from retrieval_bench.experiments.commands import estimate, split_words
 from retrieval_bench.records import Record
 from retrieval_bench.run import run
@@ -85,7 +85,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(
             raise Diverged("the loss became nan")
         return run(config, runtime, wait=wait)
 
-    monkeypatch.setattr(workers, "run", diverge)
+    monkeypatch.setattr(worker, "run", diverge)
     assert main([*LITTLE, str(tmp_path), "--rows", "1", "2", "--seeds", "0"]) == 1
     printed = capsys.readouterr().err
     assert "2 runs: 1 recorded, 1 failed" in printed
@@ -190,7 +190,7 @@ def test_a_strategy_whose_trials_all_fail_is_named(
             raise RuntimeError("no")
         return run(config, runtime, wait=wait)
 
-    monkeypatch.setattr(workers, "run", fail)
+    monkeypatch.setattr(worker, "run", fail)
     assert main([*CHECK, "--seeds", "0", "--retries", "0", "--results", str(tmp_path)]) == 1
     assert "failed: every trial of standard" in capsys.readouterr().err
 

@@ -17,14 +17,13 @@ from retrieval_bench.experiments.experiment import (
     Row,
     changed_words,
     grid_rows,
-    measured_table,
-    readable_table,
     recorded_hashes,
     records_of,
     refuse_idle_flags,
     row,
     runs_of,
 )
+from retrieval_bench.experiments.table import measured_table, readable_table
 from retrieval_bench.tables import TextTable
 from tests.experiments.helpers import QUICK, record_of
 

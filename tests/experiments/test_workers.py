@@ -20,8 +20,9 @@ import torch
 
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError
-from retrieval_bench.experiments import workers
-from retrieval_bench.experiments.workers import CRASHED, Workers, run_all
+from retrieval_bench.experiments import worker
+from retrieval_bench.experiments.worker import CRASHED, write_jobs
+from retrieval_bench.experiments.workers import Workers, run_all, start_worker
 from retrieval_bench.identity import run_ids
 from retrieval_bench.records import Record, ResultsFolder
 from retrieval_bench.run import run
@@ -93,7 +94,7 @@ def test_a_run_that_breaks_down_is_retried_so_often(
             raise RuntimeError("shapes do not match\nand more")
         return run(config, runtime, wait=wait)
 
-    monkeypatch.setattr(workers, "run", breaks)
+    monkeypatch.setattr(worker, "run", breaks)
     (result,) = run_all([QUICK], RuntimeConfig(results=tmp_path), retries=retries)
     fails = failures > retries
     assert (result.record is None, result.error) == (fails, "RuntimeError: shapes do not match" if fails else None)
@@ -107,22 +108,22 @@ def test_a_crash_counts_as_an_attempt(tmp_path: Path) -> None:
         json.dumps({"attempts": 2, "worker": 1, "error": None, "ended": False, "seconds": 1.5})
     )
     settled = Workers().settle(RuntimeConfig(results=tmp_path / "results"))
-    assert list(workers.work(jobs, settled, 1, tmp_path)) == [("a", CRASHED, 1.5)]
+    assert list(worker.work(jobs, settled, 1, tmp_path)) == [("a", CRASHED, 1.5)]
 
 
 def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are made first, and a record that has come meanwhile is taken."""
-    monkeypatch.setattr(workers, "POLL", 0.01)
+    monkeypatch.setattr(worker, "POLL", 0.01)
     results, configs = ResultsFolder(tmp_path), [QUICK, replace(QUICK, seed=1)]
     names = [result.id for result in run_all(configs, RuntimeConfig(results=tmp_path / "other"))]
     made = []
     with results.lock(names[0]):
         settled = Workers().settle(RuntimeConfig(results=tmp_path))
-        worker = workers.work(dict(zip(names, configs, strict=True)), settled, 1, tmp_path, log=False)
-        made.append(next(worker)[0])
+        results_of = worker.work(dict(zip(names, configs, strict=True)), settled, 1, tmp_path, log=False)
+        made.append(next(results_of)[0])
         record = results.record(names[0])
         record.write_text((tmp_path / "other" / "runs" / record.name).read_text())
-    made += [name for name, _, _ in worker]
+    made += [name for name, _, _ in results_of]
     assert made == names[::-1]
 
 
@@ -156,7 +157,7 @@ def test_threads_are_divided_and_gpus_are_shared(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("has_ended", [True, False])
 def test_a_worker_does_not_outlive_its_driver(has_ended: bool) -> None:
     """The driver is killed once its worker waits; or it has ended before the worker looks."""
-    child = "import time; from retrieval_bench.experiments.workers import follow; follow(PARENT); "
+    child = "import time; from retrieval_bench.experiments.worker import follow; follow(PARENT); "
     child += "print('lives', flush=True); time.sleep(60)"
     if has_ended:
         ended = subprocess.run([sys.executable, "-c", child.replace("PARENT", "1")], check=False)
@@ -212,8 +213,8 @@ def test_two_drivers_on_one_results_folder_make_every_run_once(tmp_path: Path) -
     for name in ("one", "other"):
         shared = tmp_path / name
         shared.mkdir()
-        workers.write_jobs(shared, jobs, runtime, 1)
-        drivers.append(workers.start_worker(shared, {"OMP_NUM_THREADS": "1"}))
+        write_jobs(shared, jobs, runtime, 1)
+        drivers.append(start_worker(shared, {"OMP_NUM_THREADS": "1"}))
     assert [driver.wait(200) for driver in drivers] == [0, 0]
     results = ResultsFolder(tmp_path / "results")
     assert {record.id for record in results.read_records()} == jobs.keys()

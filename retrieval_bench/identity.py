@@ -49,7 +49,8 @@ def name_run(identity: dict[str, Any], device: str) -> str:
 
 def run_ids(configs: Sequence[RunConfig], runtime: RuntimeConfig) -> Iterator[str]:
     """What :func:`run` calls each configuration; each data set and weight file is read once."""
-    device, content = resolve_device(runtime.device), cache(content_of)
+    device = resolve_device("auto") if runtime.device == "auto" else runtime.device  # a GPU may be in other machines
+    content = cache(content_of)
 
     @cache
     def content_of_data(data: DataConfig, model: ModelConfig) -> dict[str, Any]:

@@ -182,20 +182,20 @@ def compare_with_best(table: Any, runs: Any, row_of_run: Any, metric: str) -> pd
     seeds, known_seeds = runs["seed"].factorize(sort=True)
     values = np.full((len(table), len(known_seeds)), np.nan)
     values[row_of_run, seeds] = runs[metric].astype("float64")
-    compared = pd.DataFrame({"significance": "", "difference": np.nan, "p_value": np.nan}, index=table.index)
+    compared: dict[Any, Any] = dict.fromkeys(table.index, ("", np.nan, np.nan))
     for _, group in table.groupby([*PROTOCOL], sort=False, dropna=False):
         ranked = [row for row in group.index if np.isfinite(values[row]).sum() >= SEEDS]
         if not ranked:
             continue
         best = max(ranked, key=lambda row: group.loc[row, metric])
-        compared.loc[best, "significance"] = "best"
+        compared[best] = ("best", np.nan, np.nan)
         for row in group.index.drop(best):
             common = np.isfinite(values[row] + values[best])
             if common.sum() >= SEEDS:
                 difference, _, p_value = paired_t_test(values[row, common], values[best, common])
                 is_tie = p_value >= LEVEL or difference >= 0
-                compared.loc[row] = ["tie" if is_tie else "", round(difference, 6), round(p_value, 6)]
-    return compared
+                compared[row] = ("tie" if is_tie else "", round(difference, 6), round(p_value, 6))
+    return pd.DataFrame.from_dict(compared, orient="index", columns=[*SIGNIFICANCE])
 
 
 def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:

@@ -66,9 +66,10 @@ class TextTable:
         cell)."""
         cells = self.cells.astype(object).map(escape)
         cells.columns = [escape(name) for name in cells.columns]
-        for row, significance in enumerate(self.significance):
-            form = {"best": best, "tie": tie}.get(significance, "{}")
-            cells.iloc[row, self.ranked] = form.format(cells.iloc[row, self.ranked])
+        if self.significance:
+            forms = {"best": best, "tie": tie}
+            marked = zip(self.significance, cells.iloc[:, self.ranked], strict=True)
+            cells.isetitem(self.ranked, [forms.get(significance, "{}").format(cell) for significance, cell in marked])
         return cells
 
 

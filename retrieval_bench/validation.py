@@ -19,8 +19,8 @@ NOT_NEGATIVE = (
     *("loss.loss_weight_decay", "train.epochs", "train.lr", "train.weight_decay", "train.micro_batch"),
     *("train.skip_batches", "train.decay_at", "train.second_decay_at", "train.decay_factor", "train.low_rate"),
 )
-LEAST: dict[str, int] = dict.fromkeys(NOT_NEGATIVE, 0) | {"data.image_size": 8, "train.samples_per_class": -1, "train.batch_size": 2}
-LEAST |= {"train.cycles": 1}
+LEAST: dict[str, int] = dict.fromkeys(NOT_NEGATIVE, 0)
+LEAST |= {"data.image_size": 8, "train.samples_per_class": -1, "train.batch_size": 2, "train.cycles": 1}
 MOST: dict[str, int] = dict.fromkeys(("train.decay_at", "train.second_decay_at", "train.low_rate"), 1)
 """Bounds of choices; those of strategies' options stand with the options."""
 SCHEDULE_OPTIONS = {

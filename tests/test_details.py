@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from PIL import Image
 
 from retrieval_bench import details as module
 from retrieval_bench.config import RunConfig, RuntimeConfig
-from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.details import (
@@ -226,20 +224,3 @@ def test_a_run_writes_details_that_give_its_metrics(tmp_path: Path, split: str, 
     np.testing.assert_array_equal(is_right, details.first_rank[details.neighbour_queries] == 1)
     shown = details.queries[details.neighbour_queries[details.gallery_queries()]]
     assert set(shown.tolist()) <= set(details.pictures()) if thumbnails else not details.pictures()
-
-
-def test_a_query_without_positives_has_rank_0_and_no_map_at_r(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gallery lacks a class that is searched for."""
-    table, split = open_dataset("synthetic", None)
-    alone = table.labels[split.query] == table.labels[split.query][0]
-    smaller = replace(split, gallery=np.setdiff1d(split.gallery, split.query[alone]))
-    monkeypatch.setattr(sys.modules["retrieval_bench.run"], "open_images", lambda *_: (table, smaller))
-    record = run(TINY, RuntimeConfig(results=tmp_path))
-    assert record.metrics["queries_without_positive"] == alone.sum() == 8
-    details = read_details(ResultsFolder(tmp_path).details(record.id))
-    assert not details.first_rank[alone].any()
-    assert (np.isnan(details.map_at_r) == alone).all()
-    assert not set(details.neighbours.ravel().tolist()) & set(np.flatnonzero(alone).tolist()), "only the gallery"
-    assert (details.first_rank == 1).sum() / (~alone).sum() == record.metrics["recall_at_1"]
-    gallery = details.neighbour_queries[details.gallery_queries()]
-    assert not set(np.flatnonzero(alone)) & set(gallery.tolist()), "it is neither right nor wrong"

@@ -1,5 +1,4 @@
-"""The files of a data set: in a folder, or in archives that are extracted once, with safe paths only, whole or not at
-all."""
+"""The files of a data set: in a folder, or in archives that are extracted once, with safe paths only."""
 
 from __future__ import annotations
 
@@ -32,17 +31,12 @@ def find_files(
     """The files or folders that make up a data set: of each tuple of alternatives the first one that exists.
 
     Args:
-        root: an extracted folder, a folder with the archives, or one archive; None downloads the archives into the
-            cache. An archive given by hand may be a re-packed one, so only a download is checked against its MD5;
-            counts are checked for all.
-        archives: the archives. One is extracted only if what is sought is neither in `root` nor in the archives before
-            it.
+        root: an extracted folder, a folder with the archives, or one archive; None downloads the archives. One that is
+            given may be re-packed, so only a download is checked against its MD5.
+        archives: the archives, each extracted only if what is sought is not in `root` or those before it.
         title: the data set's name, for messages.
         alternatives: paths below the folder or inside the archive, the usual one first.
         below: folders below `root` where the archives may be too.
-
-    Raises:
-        UserError: none of the alternatives exists; the line names what is missing.
     """
     if root is None:
         fetch_all(archives)
@@ -72,11 +66,9 @@ def find_files(
 
 
 def extracted(archive: Path) -> Path:
-    """The folder with the contents of a tar (any compression) or zip `archive`, extracted into the cache on the first
-    call.
+    """The folder with the contents of `archive` (see :func:`unpack`), extracted into the cache on the first call.
 
-    The folder appears under its name only when the extraction is complete, so an interrupted one is started over; a
-    second process waits for the first. Raises as :func:`unpack` does.
+    It appears under its name only when it is complete; a second process waits for the first.
     """
     status = archive.stat()
     key = f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}"
@@ -91,11 +83,11 @@ def extracted(archive: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Extracts a tar or zip into `folder`. Members that would be outside the folder, links out of it and device files
-    are refused.
+    """Extracts a tar (any compression) or zip into `folder`.
 
     Raises:
-        UserError: not an archive, truncated or damaged, with an unsafe member, or larger than the room on the disk.
+        UserError: not an archive, damaged, larger than the room on the disk, or with a member that would be outside the
+            folder.
     """
     with archive.open(
         "rb"

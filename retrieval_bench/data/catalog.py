@@ -29,15 +29,10 @@ DATASETS: dict[str, Dataset] = {
 
 
 def open_table(name: str, root: Path | None) -> ImageTable:
-    """Opens a data set, fetching it first if `root` is None.
+    """Opens a data set and checks its counts.
 
-    Args:
-        name: a key of :data:`DATASETS`.
-        root: extracted folder, archive, or a pack of the data set (``retrieval_bench.data.pack``); None downloads into
-            the cache.
-
-    Raises:
-        UserError: unknown name, missing or damaged files, or counts that differ from the published ones.
+    `root` is an extracted folder, an archive, or a pack of the data set; without one it is downloaded into the cache.
+    Raises :class:`UserError` for an unknown name, missing or damaged files, or counts other than the published ones.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)

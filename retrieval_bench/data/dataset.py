@@ -16,8 +16,7 @@ from retrieval_bench.errors import UserError
 
 @dataclass(frozen=True)
 class Counts:
-    """Published sizes, asserted whenever the set is opened: classes and images in all, and images on each side by
-    protocol."""
+    """Published sizes: classes and images in all, and images on each side by protocol."""
 
     classes: int
     images: int
@@ -34,8 +33,7 @@ class Dataset:
         archives: the files that `open` fetches.
         counts: published sizes, or None for data of one's own.
         ks: the K of Recall@K that papers report on this set.
-        manifests: by protocol, the digest of the committed ``datasets/<name>[.<protocol>].csv``, every image with class
-            and split.
+        manifests: by protocol, the digest of the committed ``datasets/<name>[.<protocol>].csv``.
     """
 
     about: str
@@ -46,21 +44,18 @@ class Dataset:
     manifests: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, table: ImageTable) -> None:
-        """Raises :class:`UserError` if a count differs from the published one, or a name, class or split from the
-        committed manifest.
+        """Raises :class:`UserError` if a count is not the published one, or a name, class or split not the manifest's.
 
-        The closed-set counts are checked where the copy says which images are its official training images (some
-        re-packagings do not).
+        Closed-set counts are checked where the copy has an official split (some re-packagings have none).
         """
         if self.counts is None:
             return
-        self._expect(table, "images", len(table), self.counts.images)
-        self._expect(table, "classes", len(table.class_names), self.counts.classes)
+        expected = {"images": self.counts.images, "classes": self.counts.classes}
+        _compare(table, expected, {"images": len(table), "classes": len(table.class_names)})
         for protocol, sides in self.counts.splits.items():
             if protocol != "closed_set" or table.official_split is not None:
-                counted = Counter(split_names(protocol, table).tolist())
-                for side, expected in sides.items():
-                    self._expect(table, f"{side} images ({protocol})", counted[side], expected)
+                counted = Counter(f"{side} images ({protocol})" for side in split_names(protocol, table).tolist())
+                _compare(table, {f"{side} images ({protocol})": count for side, count in sides.items()}, counted)
         for protocol, digest in self.manifests.items():
             if hashlib.sha256(manifest(table, split_names(protocol, table)).encode()).hexdigest() != digest:
                 raise UserError(
@@ -68,9 +63,11 @@ class Dataset:
                     f"{protocol} manifest; fetch it again"
                 )
 
-    def _expect(self, table: ImageTable, what: str, count: int, expected: int) -> None:
-        if count != expected:
+
+def _compare(table: ImageTable, expected: Mapping[str, int], counts: Mapping[str, int]) -> None:
+    for what, count in expected.items():
+        if counts[what] != count:
             raise UserError(
-                f"{table.root}: has {count:,} {what}, expected {expected:,}; the data set is incomplete or has foreign "
-                "files"
+                f"{table.root}: has {counts[what]:,} {what}, expected {count:,}; the data set is incomplete or has "
+                "foreign files"
             )

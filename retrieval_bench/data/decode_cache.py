@@ -1,5 +1,4 @@
-"""The decode-once cache: all pixels of a data set in one memory-mapped file, so that an epoch reads no image file and
-decodes nothing."""
+"""The decode-once cache: all pixels of a data set in one memory-mapped file, so that an epoch decodes nothing."""
 
 from __future__ import annotations
 
@@ -54,11 +53,7 @@ def open_decode_cache(table: ImageTable, side: int, limit_gb: float) -> DecodeCa
     Args:
         table: the images.
         side: shorter side that images are scaled down to, pixels; 0 keeps them as they are.
-        limit_gb: room that all caches together may take, 10^9 bytes.
-
-    Raises:
-        UserError: an image that cannot be decoded, a cache larger than the limit or the disk, or a folder that cannot
-            be written.
+        limit_gb: room that all caches together may take, 10^9 bytes; no cache is built beyond it or beyond the disk.
     """
     sha = hashlib.sha256(f"{VERSION} {side} {table.root.resolve()}\n".encode())
     for path, (size, changed) in zip(table.paths, table.files, strict=True):

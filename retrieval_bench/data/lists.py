@@ -14,13 +14,8 @@ from retrieval_bench.errors import UserError, first_line
 def read_columns(path: Path, *types: type, skip: int = 0) -> list[tuple[Any, ...]]:
     """The rows of a text file, split at white space into one value of each type; the last one may hold spaces.
 
-    Args:
-        path: the file.
-        types: of the columns, ``int`` or ``str``.
-        skip: lines of heading.
-
-    Raises:
-        UserError: the file is missing, or a line has another number of columns or text in place of a number.
+    `skip` lines of heading are left out. Raises :class:`UserError` if the file is missing, or a line has another number
+    of columns or text in place of a number.
     """
     _check_exists(path)
     rows = []
@@ -41,8 +36,7 @@ def read_columns(path: Path, *types: type, skip: int = 0) -> list[tuple[Any, ...
 def read_matlab(path: Path, *names: str) -> list[np.ndarray]:
     """Variables of a MATLAB file, flat; ``name.field`` is a field of each struct in the variable.
 
-    Raises:
-        UserError: not a MATLAB file, or a variable or field is missing.
+    Raises :class:`UserError` if it is not a MATLAB file, or a variable or field is missing.
     """
     _check_exists(path)
     try:
@@ -54,7 +48,8 @@ def read_matlab(path: Path, *names: str) -> list[np.ndarray]:
             arrays.append(np.array([getattr(value, field) for value in values]) if field else values)
         return arrays
     except (KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not the official file (it has no {first_line(error)}); fetch it again") from None
+        missing = error.args[0] if isinstance(error, KeyError) else error.name
+        raise UserError(f"{path}: not the official file (it has no '{missing}'); fetch it again") from None
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise UserError(f"{path}: not a MATLAB file ({first_line(error)}); fetch it again") from None
 

@@ -1,9 +1,7 @@
-"""Packs: a data set scaled down, in tar shards of bounded size, to be carried to another machine and opened there by
-the same name.
+"""Packs: a data set scaled down, in tar shards of bounded size, to be opened on another machine by the same name.
 
-A pack is a folder with ``pack.json`` (name, counts, SHA-256 of each shard), ``manifest.csv`` (path, class, label, side)
-and the shards. Images keep their names. One that is small enough travels byte for byte, any other as a JPEG (whatever
-its name says).
+It is a folder with ``pack.json`` (name, counts, digests), ``manifest.csv`` (path, class, label, side) and the shards.
+Images keep their names. A small one is copied byte for byte, any other becomes a JPEG (whatever its name says).
 """
 
 from __future__ import annotations
@@ -49,22 +47,11 @@ def is_pack(root: Path) -> bool:
 
 
 def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_mb: float) -> list[Path]:
-    """Writes a pack of a data set into the new folder `target`, whole or not at all. The same images give the same
-    bytes.
+    """Writes a pack of the data set `name` into the new folder `target`, whole or not at all; returns its shards.
 
-    Args:
-        name: the data set's name, under which the pack is opened.
-        table: the images.
-        target: a folder that does not exist.
-        size: shorter side that images are scaled down to, pixels.
-        max_shard_mb: largest size of a shard, 2^20 bytes.
-
-    Returns:
-        The shards.
-
-    Raises:
-        UserError: the folder exists or cannot be written, an image cannot be decoded, or one is larger than a shard may
-            be.
+    Images are scaled down to a shorter side of `size` pixels, shards are at most `max_shard_mb` * 2^20 bytes. The same
+    images give the same bytes. Raises :class:`UserError` if the folder exists, or an image cannot be decoded or is
+    larger than a shard may be.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; remove it or choose another folder with --output")
@@ -147,23 +134,24 @@ def _rounded(count: int, unit: int) -> int:
 def open_pack(root: Path, name: str) -> ImageTable:
     """Opens a pack as the data set `name`; its shards are checked and extracted into the cache on the first call.
 
-    Raises:
-        UserError: the pack is of another data set, damaged, or lacks a shard.
+    Raises :class:`UserError` if the pack is of another data set, damaged, or lacks a shard.
     """
-    index = _read_index(root)
+    index = _read_index(root / INDEX)
     if index["name"] != name:
         raise UserError(f"{root}: a pack of '{index['name']}', not of '{name}' (--dataset {index['name']})")
+    digests: dict[str, str] = index["sha256"]
     target = cache_dir() / "packs" / f"{name}-{digest(root / INDEX)[:12]}"
     if not target.is_dir():
         with locked(target, f"extracting the pack {root}"):
             if not target.is_dir():
-                _extract(root, index["sha256"], target)
-    return _read_table(root, index, target)
+                _extract(root, digests, target)
+    check_digest(root / "manifest.csv", digests["manifest.csv"], "sha256")
+    return _read_manifest(root / "manifest.csv", index, target)
 
 
-def _read_index(root: Path) -> dict[str, Any]:
+def _read_index(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads((root / INDEX).read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
         for key, kind in INDEX_TYPES.items():
@@ -173,15 +161,14 @@ def _read_index(root: Path) -> dict[str, Any]:
             raise ValueError("'zero_shot_classes' is negative, or it has no digest of manifest.csv")
         return index
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{root / INDEX}: not the index of a pack ({first_line(error)}); copy the pack again") from None
+        raise UserError(f"{path}: not the index of a pack ({first_line(error)}); copy the pack again") from None
 
 
 def _extract(root: Path, digests: dict[str, str], target: Path) -> None:
     missing = [name for name in digests if not (root / name).is_file()]
     if missing:
-        raise UserError(
-            f"{root / missing[0]}: {len(missing)} of the pack's {len(digests)} files missing; copy the rest of the pack"
-        )
+        count = f"{len(missing)} of the pack's {len(digests)} files missing"
+        raise UserError(f"{root / missing[0]}: {count}; copy the rest of the pack")
     shards = [root / name for name in digests if name.endswith(".tar")]
     check_space(target, sum(path.stat().st_size for path in shards), f"extracting the pack {root}")
     logger.info(f"extracting {len(shards)} shards of {root}")
@@ -192,21 +179,19 @@ def _extract(root: Path, digests: dict[str, str], target: Path) -> None:
             unpack(shard, temporary)
 
 
-def _read_table(root: Path, index: dict[str, Any], folder: Path) -> ImageTable:
-    path = root / "manifest.csv"
-    check_digest(path, index["sha256"][path.name], "sha256")
+def _read_manifest(path: Path, index: dict[str, Any], folder: Path) -> ImageTable:
     try:
         rows = pd.read_csv(path, keep_default_na=False, dtype={"path": str, "class": str, "side": str})
-        labels = rows["label"].to_numpy(dtype=np.int64)
         split = rows["side"].to_numpy().astype("U7") if "side" in rows else None
-        paths, classes = tuple(rows["path"]), tuple(index["class_names"])
-        fits = len(paths) == index["images"] and index["zero_shot_classes"] <= len(classes)
-        fits = fits and ((labels >= 0) & (labels < len(classes))).all() and not any(map(_leads_out, paths))
+        labels, paths = rows["label"].to_numpy(dtype=np.int64), tuple(rows["path"])
+        classes, zero_shot_classes = tuple(index["class_names"]), index["zero_shot_classes"]
+        fits = len(paths) == index["images"] and zero_shot_classes <= len(classes) and not any(map(_leads_out, paths))
+        fits = fits and ((labels >= 0) & (labels < len(classes))).all()
         if not fits or (split is not None and not np.isin(split, SPLIT_NAMES).all()):
             raise ValueError("its rows do not fit the index")
+        return ImageTable(folder, paths, labels, classes, zero_shot_classes, split)
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: not the manifest of a pack ({first_line(error)}); copy the pack again") from None
-    return ImageTable(folder, paths, labels, classes, index["zero_shot_classes"], split)
 
 
 def _leads_out(path: str) -> bool:

@@ -31,8 +31,7 @@ def is_image(path: Path, folder: Path) -> bool:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An RGB image, set upright as its EXIF data says (photographs of phones); greyscale, palette, CMYK and 16-bit
-    files are converted, transparency is laid over white.
+    """An RGB image, set upright as its EXIF data says, with transparency laid over white; whatever the file's mode.
 
     Raises:
         UserError: the file is missing, damaged or no image; the line names it.
@@ -53,8 +52,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels from the file's head alone, not turned by EXIF data; raises :class:`UserError` as
-    :func:`read_image`."""
+    """(height, width) in pixels from the file's head alone, not turned by EXIF data; raises as :func:`read_image`."""
     with _opened(path) as image:
         return image.height, image.width
 
@@ -77,14 +75,12 @@ def scaled(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def shrunk_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """The size at which an image is kept: scaled down to the shorter side `side`, never up, and not at all if `side` is
-    0."""
+    """The size of an image scaled down to the shorter side `side`; never up, and not at all if `side` is 0."""
     return scaled(height, width, side) if 0 < side < min(height, width) else (height, width)
 
 
 def shrink(image: Image.Image, side: int) -> Image.Image:
-    """The RGB `image` at its :func:`shrunk_size`; by Lanczos' filter, which blurs least what will be resized once
-    more."""
+    """The image at its :func:`shrunk_size`; by Lanczos' filter, which blurs least what is resized once more."""
     height, width = shrunk_size(image.height, image.width, side)
     return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
 
@@ -92,14 +88,10 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], what: str, total: int
 ) -> Generator[Result, None, None]:
-    """Yields ``work(item)`` for each item in order, with a bar; after an exception, or when the caller leaves, no item
-    is begun.
+    """Yields ``work(item)`` for each item in order, with a bar; after an exception no further item is begun.
 
-    Args:
-        work: called in one of as many threads as there are cores (PIL and file reads release Python's lock).
-        items: its arguments, taken a few ahead of what has been yielded.
-        what: text before the bar.
-        total: number of items.
+    `work` is called in as many threads as there are cores (PIL and file reads release Python's lock); `items`, of which
+    there are `total`, are taken a few ahead of what has been yielded.
     """
     threads = os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads)

@@ -1,5 +1,4 @@
-"""Batches with m images of each class, drawn from a generator of their own, so that an epoch's order depends on nothing
-but its seed."""
+"""Batches with m images of each class; an epoch's order depends on nothing but the seed of its generator."""
 
 from __future__ import annotations
 

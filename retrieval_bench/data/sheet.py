@@ -27,8 +27,7 @@ class Tile(NamedTuple):
 
 
 def draw_sheet(table: ImageTable, split: Split, title: str, classes: int = 8, images: int = 6) -> Image.Image:
-    """A row of images per class: up to `classes` classes of each side, evenly spaced over all of them, the first
-    `images` of each.
+    """A row of images per class: up to `classes` evenly spaced classes of each side, the first `images` of each.
 
     Training classes are on the left, test classes on the right; in a closed set the same classes are on both.
     """

@@ -1,5 +1,5 @@
-"""Split protocols: pure functions from a table of images to one of :data:`SPLIT_NAMES` per image, and the row numbers
-that follow."""
+"""Split protocols: pure functions from a table to one of :data:`SPLIT_NAMES` per image; and the row numbers of a
+split."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ import pandas as pd
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
 from retrieval_bench.seeding import derive
-
-VALIDATION_SHARE = 0.2
-"""Share of the training classes that ``zero_shot_val`` validates on."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,10 @@ class Split:
 
 
 def zero_shot(table: ImageTable) -> np.ndarray:
-    """The standard protocol of retrieval papers: train on the first classes, test on all the others, which training
-    never saw.
+    """The standard protocol of retrieval papers: train on the first classes, test on all the others.
 
-    Every test image is searched among all the others, unless the data set's own lists make it a query or a gallery
-    image (In-Shop).
+    Every test image is searched among all the others, unless official lists make it a query or a gallery image
+    (In-Shop).
     """
     official = _official_split(table)
     inside = np.where(table.labels < table.train_classes, "train", np.where(official == "train", "test", official))
@@ -55,15 +51,13 @@ def zero_shot(table: ImageTable) -> np.ndarray:
 
 
 def zero_shot_val(table: ImageTable) -> np.ndarray:
-    """A class-disjoint validation split inside the training classes of :func:`zero_shot`, the same ones for all
-    runs."""
+    """A fifth of the training classes of :func:`zero_shot`, the same for all runs, validates; the others train."""
     shuffled = _shuffled_train_classes(table)
-    return _validate_on(table, shuffled[: max(1, round(VALIDATION_SHARE * len(shuffled)))])
+    return _validate_on(table, shuffled[: max(1, round(0.2 * len(shuffled)))])
 
 
 def kfold(table: ImageTable, fold: int, folds: int) -> np.ndarray:
-    """Fold `fold` of `folds` class-disjoint ones inside the training classes of :func:`zero_shot`: it validates, the
-    others train.
+    """Fold `fold` of `folds` of the training classes of :func:`zero_shot` validates, the others train.
 
     The folds differ by one class at most and together hold every training class once. Four folds of the first half of
     the classes are the protocol of Musgrave et al., A Metric Learning Reality Check (ECCV 2020), there unshuffled.
@@ -72,11 +66,7 @@ def kfold(table: ImageTable, fold: int, folds: int) -> np.ndarray:
 
 
 def closed_set(table: ImageTable) -> np.ndarray:
-    """The data set's official split into training and test images, in which every class is on both sides.
-
-    Raises:
-        UserError: the data set has no such split, or a test class has no training image.
-    """
+    """The official split into training and test images of the same classes; a :class:`UserError` if there is none."""
     if table.official_split is None:
         raise UserError(
             f"{table.root}: this data set has no official training and test images, which --split closed_set needs"
@@ -90,7 +80,7 @@ def closed_set(table: ImageTable) -> np.ndarray:
 
 
 def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4) -> np.ndarray:
-    """One of :data:`SPLIT_NAMES` for each image of the table; `fold` of `folds` validates where `protocol` is
+    """(N,) of :data:`SPLIT_NAMES`, for each image of the table; fold `fold` of `folds` is for the protocol
     ``kfold``."""
     if protocol == "kfold":
         return kfold(table, fold, folds)
@@ -98,18 +88,10 @@ def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4)
 
 
 def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, classes: int = 0) -> Split:
-    """The rows of a split.
+    """The rows of the split that :func:`split_names` makes.
 
-    Args:
-        protocol: its name.
-        table: the images.
-        fold: which fold validates, for ``kfold``.
-        folds: how many there are.
-        classes: use only the first so many training classes and the first so many tested ones, of a closed set the same
-            ones; validation classes are taken from those training classes. 0 uses all.
-
-    Raises:
-        UserError: a side would be empty, or has fewer than `classes` classes.
+    With `classes` > 0 only the first so many training and test classes are used, of a closed set the same ones;
+    validation classes are taken from those training classes. A side that is empty is a :class:`UserError`.
     """
     inside_training = protocol in ("zero_shot_val", "kfold")
     if classes and inside_training:
@@ -123,30 +105,24 @@ def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, 
     if not len(train) or not len(query) or not len(gallery):
         sizes = f"{len(train)} training images, {len(query)} queries, {len(gallery)} gallery images"
         raise UserError(f"{table.root}: split {protocol} needs images on all sides, it has {sizes}")
-    return first_classes(split, table.labels, classes) if classes and not inside_training else split
+    return _first_classes(split, table.labels, classes) if classes and not inside_training else split
 
 
-def first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
-    """The split with its first `count` training and test classes only; see :func:`make_split`."""
+def _first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
     tested = np.unique(labels[split.test])
-    if count > min(len(split.train_classes), len(tested)):
-        raise UserError(
-            f"--classes {count}: the split has {len(split.train_classes)} training classes and {len(tested)} test "
-            "classes"
-        )
+    for side, present in (("training", split.train_classes), ("test", tested)):
+        if count > len(present):
+            raise UserError(f"--classes {count}: the split has {len(present)} {side} classes")
     closed = np.isin(tested, split.train_classes).all()
     train_classes = tested[:count] if closed else split.train_classes[:count]
     query, gallery = (rows[np.isin(labels[rows], tested[:count])] for rows in (split.query, split.gallery))
     if not len(query) or not len(gallery):
-        raise UserError(
-            f"--classes {count}: leaves {len(query)} queries and {len(gallery)} gallery images; use more classes"
-        )
+        raise UserError(f"--classes {count}: leaves {len(query)} queries, {len(gallery)} gallery images; use more")
     return Split(split.train[np.isin(labels[split.train], train_classes)], query, gallery, train_classes)
 
 
 def check_fold(protocol: str, fold: int, folds: int) -> None:
-    """Raises :class:`UserError` unless `fold` is one of `folds`, and both are the defaults where the protocol has no
-    folds."""
+    """Raises :class:`UserError` unless `fold` is one of `folds`, and both as by default without ``kfold``."""
     if folds < 2:
         raise UserError(f"--folds {folds}: must be at least 2")
     if not 0 <= fold < folds:
@@ -156,7 +132,7 @@ def check_fold(protocol: str, fold: int, folds: int) -> None:
 
 
 def manifest(table: ImageTable, names: np.ndarray) -> str:
-    """A split as CSV text, ``path,class,split`` with a row per image: what is committed under ``datasets/``."""
+    """A split as CSV text, ``path,class,split`` with a row per image, as committed under ``datasets/``."""
     classes = np.array(table.class_names, dtype=object)[table.labels]
     return pd.DataFrame({"path": table.paths, "class": classes, "split": names}).to_csv(
         index=False, lineterminator="\n"

@@ -1,5 +1,4 @@
-"""A data set in memory: names and labels of its images, in a fixed order. The pixels stay on disk until they are
-read."""
+"""A data set in memory: names and labels of its images, in a fixed order. The pixels stay on disk."""
 
 from __future__ import annotations
 
@@ -48,13 +47,12 @@ class ImageTable:
 
     @cached_property
     def files(self) -> tuple[tuple[int, int], ...]:
-        """(size in bytes, time of the last change in nanoseconds) of each image; a missing or empty one is a
-        :class:`UserError`."""
+        """(size in bytes, time of change in nanoseconds) of each image; a :class:`UserError` if it is missing or
+        empty."""
         return tuple(_file_status(self.root / path) for path in self.paths)
 
     def fingerprint(self) -> str:
-        """SHA-256 over name, class and size in bytes of every image: scaled or re-compressed copies of a data set
-        differ in it."""
+        """SHA-256 over name, class and size in bytes of every image, so that scaled or re-compressed copies differ."""
         sha = hashlib.sha256()
         for path, label, (size, _) in zip(self.paths, self.labels, self.files, strict=True):
             sha.update(f"{path},{label},{size}\n".encode())
@@ -73,8 +71,7 @@ def numbered_table(
     zero_shot_classes: int,
     official_split: np.ndarray | None = None,
 ) -> ImageTable:
-    """The table of a data set whose lists number the classes from 1; raises :class:`UserError` for a number without a
-    name."""
+    """The table of images with class numbers from 1; raises :class:`UserError` for a number without a name."""
     labels = np.asarray(numbers, dtype=np.int64) - 1
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
         raise UserError(f"{root}: class numbers in its lists do not fit the class names; fetch the data set again")
@@ -84,8 +81,7 @@ def numbered_table(
 def named_table(root: Path, paths: Sequence[str], names: Sequence[str], split: Sequence[str] | None) -> ImageTable:
     """The table of images with class names; classes are ordered by name, those that only train before the others.
 
-    Where training and test images share classes, `split` is a closed-set split, and a zero-shot split takes half of the
-    classes.
+    If both sides share classes, `split` is a closed set, and a zero-shot split trains on half of the classes.
     """
     training = {name for name, side in zip(names, split or (), strict=bool(split)) if side == "train"}
     tested = {name for name, side in zip(names, split or (), strict=bool(split)) if side not in ("train", "")}

@@ -1,5 +1,4 @@
-"""From an image to the square that the network sees, in two steps: which crop (numbers only), and the pixels of the
-crop.
+"""From an image to the square that the network sees, in two steps: which crop (numbers), and its pixels.
 
 :func:`train_crop` and :func:`eval_crop` decide; they draw from a generator per image, so that every reader makes the
 same crop. :func:`crop_image` crops with PIL and is the reference. :func:`crop_arrays` crops a batch of arrays: one by
@@ -28,8 +27,7 @@ MAX_PIXELS = 1 << 26
 
 
 class Crop(NamedTuple):
-    """A square of an image: a box of the image is resized, and the square is taken out of the resized box. All in
-    pixels."""
+    """A box of an image that is resized, and a square of the resized box. All in pixels."""
 
     top: int
     left: int
@@ -47,8 +45,7 @@ class Crop(NamedTuple):
 
 
 def eval_crop(height: int, width: int, config: DataConfig) -> Crop:
-    """Resize (shorter side, or both sides under ``squash``) to ``config.resize_to``, then centre crop; without
-    chance."""
+    """Resize (shorter side, or both sides under ``squash``) to ``config.resize_to``, then centre crop."""
     side, square = config.resize_to, config.image_size
     rows, columns = (side, side) if config.preprocessing == "squash" else scaled(height, width, side)
     return Crop(0, 0, height, width, rows, columns, round((rows - square) / 2), round((columns - square) / 2), False)
@@ -66,15 +63,8 @@ def train_crop(height: int, width: int, config: DataConfig, generator: torch.Gen
 def random_box(height: int, width: int, smallest: float, generator: torch.Generator) -> tuple[int, int, int, int]:
     """A random box of an image, for resizing to a square (Szegedy et al., Going Deeper with Convolutions, 2015).
 
-    Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        smallest: least share of the image's area; the share is uniform from here to 1, the aspect ratio log-uniform in
-            3/4..4/3.
-        generator: source of the draws.
-
-    Returns:
-        top, left, height, width of the box. After ten boxes that do not fit: the largest centred square.
+    The box has at least the share `smallest` of the image's area; the share is uniform, the aspect ratio log-uniform in
+    3/4..4/3. After ten boxes that do not fit it is the largest centred square. Returns top, left, height, width.
     """
     for _ in range(10):
         area = height * width * (smallest + (1 - smallest) * _uniform(generator))
@@ -102,8 +92,7 @@ def crop_image(image: Image.Image, crop: Crop, config: DataConfig) -> Tensor:
 def crop_arrays(
     images: Sequence[np.ndarray], crops: Sequence[Crop], config: DataConfig, device: torch.device
 ) -> Tensor:
-    """uint8 (B, 3, S, S) on `device`: one crop of each of B uint8 (H, W, 3) arrays of any sizes, which are moved there
-    before resizing."""
+    """uint8 (B, 3, S, S) on `device`, where the resizing is done: one crop of each of B uint8 (H, W, 3) arrays."""
     boxes = [
         image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         for image, crop in zip(images, crops, strict=True)
@@ -155,8 +144,7 @@ def resize_by_matrices(
 
 
 def resize_matrix(length: Tensor, target: Tensor, first: Tensor, count: int, padded: int, bicubic: bool) -> Tensor:
-    """Rows ``first .. first + count - 1`` of the matrices that resize `length` samples to `target`, antialiased as PIL
-    does it.
+    """Rows ``first .. first + count - 1`` of the matrices that resize `length` samples to `target` as PIL does.
 
     Output i is centred on input position ``(i + 0.5) * length / target`` and weighs inputs with a triangle of
     half-width 1 (Keys' cubic with a = -0.5 and half-width 2 if `bicubic`), stretched by the scale when shrinking; the

@@ -17,11 +17,9 @@ SHOWN = 5
 
 
 def verify(table: ImageTable, split: Split) -> list[str]:
-    """Decodes every image; returns the findings, a line each: sizes, and images with equal pixels (which side, which
-    class).
+    """Decodes every image; returns a line each on sizes and on images with equal pixels.
 
-    Raises:
-        UserError: images that cannot be decoded: how many, and the first with its reason.
+    Raises :class:`UserError` with the number of images that cannot be decoded, and the first with its reason.
     """
     sizes: list[tuple[int, int]] = []
     errors: list[str] = []

@@ -8,13 +8,14 @@ number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from retrieval_bench.evaluation.histogram import Histogram, PairQueue
 from retrieval_bench.evaluation.metrics import Needs
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask
 from retrieval_bench.evaluation.vectors import Side, Vectors, chunks
@@ -23,8 +24,6 @@ BLOCK = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of a block, by device."""
 STRETCH = 128
 """Neighbouring items of a block that are skipped together."""
-PAIRS = 1 << 18
-"""Pairs that are processed together."""
 BEHIND = -8.0
 """Less than any inner product."""
 
@@ -36,8 +35,7 @@ def count_negatives(task: RetrievalTask, needs: Needs = "all", device: str = "cp
         task: queries and gallery.
         needs: which counts must be exact; any other is only known to give a rank larger than R.
         device: ``cpu`` or ``cuda``.
-        memory: bytes that float32 copies of the embeddings may take; beyond it, blocks are converted whenever they are
-            needed.
+        memory: bytes that float32 copies of the embeddings may take; beyond it, blocks are converted when needed.
     """
     counter = Counter(task, needs, torch.device(device), memory)
     size = BLOCK[device]
@@ -145,95 +143,6 @@ class Counter:
         """float32 on the device: similarities as inner products, but more than that of a hidden positive."""
         products = np.maximum(similarity + self.task.gallery.offset, BEHIND).astype(np.float32)
         return torch.from_numpy(products).to(self.device)
-
-
-class Histogram:
-    """Negatives between a query's positives: its element i counts those that come right before its positive i (0 the
-    best).
-
-    Args:
-        task: queries and gallery.
-        everything: count for all positives; otherwise a positive is given up once it cannot be among the first R any
-            more.
-    """
-
-    def __init__(self, task: RetrievalTask, everything: bool):
-        self.task, self.everything = task, everything
-        self.histogram = np.zeros(task.starts[-1], dtype=np.int64)
-        self.alive = task.counts.copy()  # how many of each query's positives are not given up; the best ones
-        self.steps = int(task.counts.max(initial=0)).bit_length() + 1
-        self.queue = PairQueue(self._sort_in)
-
-    def floor(self, queries: slice) -> np.ndarray:
-        """float64 (n,): the limit of each query's worst positive that is still counted, inf if none is. Gives positives
-        up."""
-        self.queue.flush()
-        starts, counts = self.task.starts[queries], self.task.counts[queries]
-        if not self.everything:
-            part = slice(int(starts[0]), int(starts[-1] + counts[-1])) if len(starts) else slice(0)
-            place = np.arange(part.start, part.stop) - np.repeat(starts, counts)
-            possible = self._before(queries) + place < np.repeat(counts, counts)
-            query = np.repeat(np.arange(len(counts)), counts)
-            self.alive[queries] = np.minimum(self.alive[queries], np.bincount(query[possible], minlength=len(counts)))
-        alive = self.alive[queries]
-        floor = np.full(len(counts), np.inf)
-        floor[alive > 0] = self.task.limits[(starts + alive - 1)[alive > 0]]
-        return floor
-
-    def counts(self) -> np.ndarray:
-        """int64 (sum of R,): negatives before each positive; the whole gallery before one that was given up."""
-        self.queue.flush()
-        task = self.task
-        place = np.arange(task.starts[-1]) - np.repeat(task.starts[:-1], task.counts)
-        alive = place < np.repeat(self.alive, task.counts)
-        return np.where(alive, self._before(slice(0, len(task.counts))), len(task.gallery_order))
-
-    def _before(self, queries: slice) -> np.ndarray:
-        """int64: negatives so far before each positive of consecutive queries."""
-        starts = self.task.starts[queries.start : queries.stop + 1]
-        summed = np.concatenate([[0], np.cumsum(self.histogram[starts[0] : starts[-1]])])
-        return summed[1:] - np.repeat(summed[starts[:-1] - starts[0]], np.diff(starts))
-
-    def _sort_in(self, query: np.ndarray, item: np.ndarray, product: np.ndarray) -> None:
-        """Counts negatives, given by their inner products; float64 decides where float32 cannot."""
-        similarity, error = product.astype(np.float64) - self.task.gallery.offset, self.task.gallery.error
-        place = self._place(query, similarity + error)
-        unsure = np.flatnonzero(place != self._place(query, similarity - error))
-        place[unsure] = self._place(query[unsure], self.task.similarity(query[unsure], item[unsure]))
-        inside = place < self.task.counts[query]
-        np.add.at(self.histogram, self.task.starts[query[inside]] + place[inside], 1)
-
-    def _place(self, query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-        """int64 (n,): the first of its query's positives that a negative ranks before, R for none, by binary search."""
-        starts, limits = self.task.starts[query], self.task.limits
-        low, high = np.zeros(len(query), dtype=np.int64), self.task.counts[query]
-        for _ in range(self.steps):
-            middle, is_open = (low + high) // 2, low < high
-            before = limits[np.where(is_open, starts + middle, 0)] <= similarity
-            high, low = np.where(is_open & before, middle, high), np.where(is_open & ~before, middle + 1, low)
-        return low
-
-
-class PairQueue:
-    """Collects pairs, as arrays of one length, and hands many at a time to `process`, since few cost as much."""
-
-    def __init__(self, process: Callable[..., None]):
-        self.process, self.size = process, 0
-        self.parts: list[tuple[np.ndarray, ...]] = []
-
-    def add(self, *arrays: np.ndarray) -> None:
-        """Adds pairs."""
-        self.parts.append(arrays)
-        self.size += len(arrays[0])
-        if self.size > PAIRS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Processes what was collected."""
-        parts, size = self.parts, self.size
-        self.parts, self.size = [], 0
-        if size:
-            self.process(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class Float32Rows:

@@ -39,7 +39,5 @@ def count_negatives(task: RetrievalTask) -> np.ndarray:
 
 
 def to_ranks(task: RetrievalTask, negatives_before: np.ndarray) -> np.ndarray:
-    """int64 (sum of R,): ranks from 1, ascending per query: before the i-th positive there are i - 1 positives and its
-    negatives."""
-    positives_before = np.arange(len(negatives_before)) - np.repeat(task.starts[:-1], task.counts)
-    return negatives_before + positives_before + 1
+    """int64 (sum of R,): ascending ranks from 1 per query; before a positive are its negatives and better positives."""
+    return negatives_before + task.places(slice(0, len(task.counts))) + 1

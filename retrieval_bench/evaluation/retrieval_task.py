@@ -64,6 +64,11 @@ class RetrievalTask:
         """int64 (Q + 1,): where each query's positives begin in flat arrays over all of them."""
         return np.concatenate([[0], np.cumsum(self.counts)])
 
+    def places(self, queries: slice) -> np.ndarray:
+        """int64: 0 for the best positive of each of some queries, 1 for its next, ..., in flat order."""
+        starts = self.starts[queries.start : queries.stop + 1]
+        return np.arange(starts[0], starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
+
     @cached_property
     def positives(self) -> np.ndarray:
         """float64 (sum of R,): similarities of each query's positives, best first. Classes of one size are computed

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Annotated, Any
 
 import tyro
@@ -30,7 +29,7 @@ from retrieval_bench.experiments.experiment import (
     runs_of,
     write_experiment,
 )
-from retrieval_bench.experiments.reality_check import choice_commands, search_notes, searched_rows
+from retrieval_bench.experiments.reality_check import search_note, searched_rows
 from retrieval_bench.experiments.registry import EXPERIMENTS
 from retrieval_bench.experiments.search import StrategySearch, open_searches, search, search_runtime
 from retrieval_bench.experiments.workers import JobResult, Workers, duration, run_all
@@ -64,8 +63,7 @@ class ManyRuns:
 
     def search(self, searches: Sequence[StrategySearch], trials: int) -> None:
         """Makes the trials that are missing."""
-        runtime = search_runtime(self.runtime)
-        search(searches, trials, partial(run_all, runtime=runtime, workers=self.workers, retries=self.retries))
+        search(searches, trials, replace(self, runtime=search_runtime(self.runtime)).run_all)
 
     def records_of(self, hashes: Mapping[str, str], seeds: Collection[int]) -> Records:
         """The recorded runs of rows with these seeds."""
@@ -91,7 +89,10 @@ class ManyRuns:
 
 @dataclass(frozen=True)
 class RunExperiment(ManyRuns):
-    """Make all runs of an experiment that have no record, and show its table."""
+    """Make all runs of an experiment that have no record, and show its table.
+
+    The table shows every recorded run of its rows, whichever were asked for this time; interrupted, what is there.
+    """
 
     name: tyro.conf.Suppress[str] = ""
     profile: tyro.conf.Suppress[str] = ""
@@ -111,21 +112,17 @@ class RunExperiment(ManyRuns):
     """write the table from the records that there are, without data and weight files; run nothing"""
 
     def execute(self) -> int:
-        """1 if any run failed. The table shows every recorded run of its rows, whichever were asked for this time;
-        interrupted, it shows what is there."""
+        """1 if any run failed."""
         experiment = EXPERIMENTS[self.name]
         profile = experiment.profiles[self.profile]
-        changed = self._changed(profile)
-        runtime, below, notes, failed = self.workers.settle(self.runtime), "", [], []
-        if changed.trials:
-            searches = self._search(changed)
-            rows = searched_rows(searches, changed.trials)
-            notes, below = search_notes(searches[0], changed, self.results.search), choice_commands(rows)
-            chosen = {row.name for row in rows}
-            failed = [entry for entry in searches if entry.config.strategy not in chosen]
+        changed, runtime = self._changed(profile), self.workers.settle(self.runtime)
+        searches = self._search(changed) if changed.trials else []
+        if searches:
+            rows, notes = searched_rows(searches, changed.trials)
+            notes = (search_note(searches[0], changed, self.results.search), *notes)
         else:
             refuse_idle_flags(experiment, profile, changed)
-            rows = experiment.rows_of(changed)
+            rows, notes = experiment.rows_of(changed), ()
         configs = runs_of(rows, changed.seeds, self.rows)
         if self.dry_run:
             print_plan(configs, self)
@@ -142,20 +139,20 @@ class RunExperiment(ManyRuns):
             if experiment.in_leaderboard:
                 self.show_leaderboard(self.records_of(hashes, changed.seeds))
             elif is_main_process():
-                words = [*changed_words(profile, changed.base), *self._search_words(profile, changed)]
-                stem = self.results.experiments / "-".join([self.name, self.profile, *words])
+                stem = self.results.experiments / "-".join([self.name, self.profile, *changed_words(profile, changed)])
                 records = self.records_of(hashes, {*profile.seeds, *changed.seeds})
-                print(write_experiment(stem, experiment, profile, changed, rows, records, notes, below))
-        for entry in failed:
-            logger.info(f"failed: every trial of {entry.config.strategy}; {entry.path} remembers: remove it to retry")
-        return self.exit_code(made) or int(bool(failed))
+                print(write_experiment(stem, experiment, profile, changed, rows, records, notes))
+        for entry in searches:
+            if entry.best(changed.trials) is None:
+                again = f"{entry.path} remembers: remove it to try again"
+                logger.info(f"failed: every trial of {entry.config.strategy}; {again}")
+        return self.exit_code(made) or int(len(rows) < len(searches))
 
     def _changed(self, profile: Profile) -> Profile:
         """The profile with what the flags change. Raises :class:`UserError` for flags that have no effect on it."""
         if (self.base.strategy, self.base.seed) != (RunConfig.strategy, RunConfig.seed):
-            raise UserError(
-                "an experiment compares several runs: use --strategies and --seeds in place of --strategy and --seed"
-            )
+            instead = "use --strategies and --seeds in place of --strategy and --seed"
+            raise UserError(f"an experiment compares several runs: {instead}")
         axes = dict(profile.axes)
         if self.strategies and "strategy" not in axes:
             raise UserError("--strategies: the rows of this experiment are its own; --rows chooses among them")
@@ -179,12 +176,6 @@ class RunExperiment(ManyRuns):
         if not self.rebuild:
             self.search(searches, changed.trials)
         return searches
-
-    def _search_words(self, profile: Profile, changed: Profile) -> list[str]:
-        """What a file's name says of a search that is not the profile's."""
-        words = [] if changed.axes == profile.axes else list(changed.axes["strategy"])
-        words += [] if changed.trials == profile.trials else [f"trials-{changed.trials}"]
-        return words + ([] if changed.objective == profile.objective else [changed.objective])
 
 
 @dataclass(frozen=True)
@@ -324,40 +315,32 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
     """
     usual = dict(flat_values(RunConfig()))
     names = {flag(name): name for name in usual}
+    groups: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not groups:
+            groups.append(word.split("=", 1))
+        else:
+            groups[-1].append(word)
     others: list[str] = []
     given: dict[str, list[list[str]]] = {}
-    for flag_words in _by_flag(words):
-        word = flag_words[0].replace("_", "-")
-        if word not in names or len(flag_words) == 1:
-            others += flag_words
+    for group in groups:
+        word = group[0].replace("_", "-")
+        if word not in names or len(group) == 1:
+            others += group
             continue
         name = names[word]
-        parts = [[part] if word in LISTS else part.split(",") for part in flag_words[1:]]
+        parts = [[part] if word in LISTS else part.split(",") for part in group[1:]]
         values = [list(value) for value in itertools.product(*parts)]  # a value is several words
         if not isinstance(usual[name], list):
             values = [[part] for several in parts for part in several]
-        given[name] = [*given.get(name, []), *values] if word in LISTS else values
-        if any("" in value for value in values) and "," in "".join(flag_words[1:]):
-            raise UserError(f"{' '.join(flag_words)}: a value is missing beside a comma")
-        for place, value in enumerate(given[name]):
-            if value in given[name][:place]:
+        values = [*given.get(name, []), *values] if word in LISTS else values
+        if len(parts) < len(values) and any("" in value for value in values):
+            raise UserError(f"{' '.join(group)}: a value is missing beside a comma")
+        for place, value in enumerate(values):
+            if value in values[:place]:
                 raise UserError(f"{word} {' '.join(value)} is given twice")
+        given[name] = values
     return others, given
-
-
-def _by_flag(words: Sequence[str]) -> Iterator[list[str]]:
-    """Each flag with the words that follow it."""
-    current: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            if current:
-                yield current
-            name, equals, value = word.partition("=")
-            current = [name, value] if equals else [word]
-        else:
-            current.append(word)
-    if current:
-        yield current
 
 
 def print_plan(configs: Sequence[RunConfig], command: ManyRuns) -> None:
@@ -365,24 +348,18 @@ def print_plan(configs: Sequence[RunConfig], command: ManyRuns) -> None:
     runtime = command.workers.settle(command.runtime)
     jobs = dict(zip(run_ids(configs, runtime), configs, strict=True))
     width, records = command.workers.width(runtime.device), command.results.read_records()
-    waiting: list[float | None] = []
-    known_ids = set() if runtime.force else {record.id for record in records}
-    times = estimate(list(jobs.values()), records, runtime.device)
-    for (run_id, config), seconds in zip(jobs.items(), times, strict=True):
-        plan = "unknown time" if seconds is None else f"about {duration(seconds)}"
-        if run_id in known_ids:
-            plan = "recorded"
-        else:
-            waiting.append(seconds)
+    is_recorded = set() if runtime.force else {record.id for record in records}
+    times = dict(zip(jobs, estimate(list(jobs.values()), records, runtime.device), strict=True))
+    for run_id, config in jobs.items():
+        plan = "unknown time" if times[run_id] is None else f"about {duration(times[run_id] or 0)}"
+        plan = "recorded" if run_id in is_recorded else plan
         print(f"{run_id}: {config.strategy_label}, {config.loss.loss}, seed {config.seed}: {plan}")
+    waiting = [seconds for run_id, seconds in times.items() if run_id not in is_recorded]
     known = [seconds for seconds in waiting if seconds is not None]
     print(f"{len(jobs)} runs: {len(jobs) - len(waiting)} recorded, {len(waiting)} to make, {width} at a time")
     if known:
         whole = duration(sum(known) / max(1, min(width, len(waiting))))
-        print(
-            f"about {whole} for {len(known)} of them, by the median seconds per epoch of records of the same data set, "
-            "image size, backbone and strategy"
-        )
+        print(f"about {whole} for {len(known)} of them, by the median seconds per epoch of like records")
     if len(known) < len(waiting):
         print(f"time unknown for {len(waiting) - len(known)}: no like record in {command.runtime.results}")
 

@@ -52,6 +52,7 @@ Objective = Literal["recall_at_1", "map_at_r"]
 """What a search may maximise."""
 DRAWN = "drawn patterns and an untrained network: shows that everything works, measures nothing"
 """About profiles on synthetic data."""
+CLOSED_SET = "Top-1 accuracy of the classifier and R@K of its features"
 FILL_IN = ("--dataset", "--backbone", "--weights", "--mean", "--std")
 """Flags that fill a profile in, and do not make another one of it."""
 SETTINGS = {
@@ -199,15 +200,20 @@ def runs_of(rows: Sequence[Row], seeds: Sequence[int], numbers: Sequence[int] = 
     return list(dict.fromkeys(replace(entry.config, seed=seed) for seed in seeds for entry in chosen))
 
 
-def changes(profile: Profile, base: RunConfig) -> list[str]:
-    """The flags in which `base` is not what the profile says."""
-    return [" ".join(words) for words in changed_flags(base, profile.base) if words[0] not in FILL_IN]
+def changed_flag_words(profile: Profile, changed: Profile) -> list[str]:
+    """The flags in which the configuration is not what the profile says."""
+    words = [words for words in changed_flags(changed.base, profile.base) if words[0] not in FILL_IN]
+    return [" ".join(flag_words) for flag_words in words]
 
 
-def changed_words(profile: Profile, base: RunConfig) -> list[str]:
+def changed_words(profile: Profile, changed: Profile) -> list[str]:
     """What a file's name says of choices that are not the profile's."""
-    own = [] if base.data.dataset == profile.base.data.dataset else [base.data.dataset]
-    return own + [re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-") for words in changes(profile, base)]
+    words = [] if changed.base.data.dataset == profile.base.data.dataset else [changed.base.data.dataset]
+    flags = changed_flag_words(profile, changed)
+    words += [re.sub(r"[^A-Za-z0-9.]+", "-", flag_words).strip("-") for flag_words in flags]
+    words += [] if changed.axes == profile.axes else list(changed.axes["strategy"])
+    words += [] if changed.trials == profile.trials else [f"trials-{changed.trials}"]
+    return words + ([] if changed.objective == profile.objective else [changed.objective])
 
 
 def refuse_idle_flags(experiment: Experiment, profile: Profile, changed: Profile) -> None:
@@ -277,13 +283,12 @@ def records_of(hashes: Mapping[str, str], records: Sequence[Record], kind: str) 
 def measured_table(rows: Sequence[Row], records: Records, ranked: bool = False) -> pd.DataFrame:
     """A line per row, numbers only: what the CSV holds.
 
-    Columns: ``row``, ``strategy``, ``loss``, ``seeds``; per metric (``recall_at_K``, and ``accuracy`` first in a closed
-    set) its mean over seeds as a fraction, ``<metric>_ci95`` (half of the t-interval, empty for one seed) and
-    ``<metric>_reported`` (fraction); ``sd_over_draws`` of the first metric, for routes that are drawn at test;
-    ``against``, ``difference`` of the first metric (mean over the seeds that both rows have) and its ``_ci95``;
-    ``parameters`` and ``macs`` (empty for evaluation modes, whose network would be another); ``images_seen`` (of the
-    training, rejected passes included) and ``per_1000_images``, the first metric's share; ``train_seconds``;
-    :data:`SETTINGS`; and the columns of the rows.
+    Per metric (``recall_at_K``, and ``accuracy`` first in a closed set) its mean over seeds as a fraction, ``_ci95``
+    (half of the t-interval, empty for one seed) and ``_reported``; ``sd_over_draws`` of the first metric, for routes
+    that are drawn at test; ``difference`` of the first metric to the row ``against`` (mean over the seeds that both
+    have) with ``_ci95``; ``parameters`` and ``macs`` (empty for evaluation modes, whose network would be another);
+    ``images_seen`` in the training, rejected passes included, and ``per_1000_images``, the first metric's share;
+    choices (:data:`SETTINGS`); and the columns of the rows.
 
     Args:
         rows: the experiment's rows.
@@ -404,20 +409,6 @@ def readable_table(table: Any) -> pd.DataFrame:
     return shown.assign(seeds=table["seeds"].astype(str))
 
 
-def headline(profile: Profile, base: RunConfig, records: Records) -> str:
-    """What was done, in a line that stands above every table and figure."""
-    data, train = base.data, base.train
-    made = [record for several in records.values() for record in several]
-    devices = sorted({record.device for record in made})
-    part = f", first {data.classes} classes of each side" if data.classes else ""
-    changed = f", but for {', '.join(changes(profile, base))}" if changes(profile, base) else ""
-    return (
-        f"Measured: {profile.about}{changed}. {data.dataset} ({data.split}{part}), "
-        f"{base.model.backbone} ({made[0].labels['weights']}), {data.image_size} px, {train.epochs} epochs, "
-        f"batches of {train.batch_size}; {'; '.join(devices)}."
-    )
-
-
 def write_experiment(
     stem: Path,
     experiment: Experiment,
@@ -426,7 +417,6 @@ def write_experiment(
     rows: Sequence[Row],
     records: Records,
     notes: Sequence[str] = (),
-    below: str = "",
 ) -> str:
     """Writes `stem` + .csv (numbers), .md and .tex (text), and .png where the experiment has a figure; nothing without
     records.
@@ -438,33 +428,45 @@ def write_experiment(
         changed: as it was used.
         rows: of the table.
         records: of the rows.
-        notes: lines above the table, in place of the usual ones.
-        below: Markdown below table and figure.
+        notes: a further line above the table, then Markdown below it.
 
     Returns:
         The Markdown.
     """
     if not records:
         return ""
-    is_closed = changed.base.data.split == "closed_set"
-    heading = headline(profile, changed.base, records)
-    usual = [
+    metrics = "R@K" if changed.base.data.split != "closed_set" else CLOSED_SET
+    lines = [
+        _headline(profile, changed, records),
         *([experiment.source] if any(row.reported for row in rows) else []),
         *experiment.notes,
-        f"{'Top-1 accuracy of the classifier and R@K of its features' if is_closed else 'R@K'} in percent: "
-        "mean over seeds ± half of the 95 % t-interval; differences are paired by seed.",
+        f"{metrics} in percent: mean over seeds ± half of the 95 % t-interval; differences are paired by seed.",
+        *notes[:1],
     ]
-    lines = [heading, *(notes or usual)]
     table = measured_table(rows, records, ranked=bool(changed.trials))
     text = TextTable(" ".join(lines), readable_table(table))
     parts = [f"# {stem.name}", *lines, text.to_markdown()]
-    plot = experiment.figure(records, heading) if experiment.figure else None
+    plot = experiment.figure(records, lines[0]) if experiment.figure else None
     if plot is not None:
-        picture = stem.with_name(f"{stem.name}.png")
-        plot.save(picture)
-        parts += [f"![{experiment.about}]({picture.name})", *(["\n".join(plot.notes)] if plot.notes else [])]
-    markdown = "\n\n".join([*parts, *([below] if below else [])]) + "\n"
-    write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=heading).to_csv(index=False))
+        plot.save(stem.with_name(f"{stem.name}.png"))
+        parts += [f"![{experiment.about}]({stem.name}.png)", *(["\n".join(plot.notes)] if plot.notes else [])]
+    markdown = "\n\n".join([*parts, *notes[1:]]) + "\n"
+    write_text(stem.with_name(f"{stem.name}.csv"), table.assign(profile=lines[0]).to_csv(index=False))
     write_text(stem.with_name(f"{stem.name}.tex"), text.to_latex())
     write_text(stem.with_name(f"{stem.name}.md"), markdown)
     return markdown
+
+
+def _headline(profile: Profile, changed: Profile, records: Records) -> str:
+    """What was done, in a line that stands above every table and figure."""
+    data, train, model = changed.base.data, changed.base.train, changed.base.model
+    made = [record for several in records.values() for record in several]
+    devices = "; ".join(sorted({record.device for record in made}))
+    part = f", first {data.classes} classes of each side" if data.classes else ""
+    flags = changed_flag_words(profile, changed)
+    changes = f", but for {', '.join(flags)}" if flags else ""
+    return (
+        f"Measured: {profile.about}{changes}. {data.dataset} "
+        f"({data.split}{part}), {model.backbone} ({made[0].labels['weights']}), {data.image_size} px, {train.epochs} "
+        f"epochs, batches of {train.batch_size}; {devices}."
+    )

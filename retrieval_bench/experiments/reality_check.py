@@ -15,7 +15,7 @@ from retrieval_bench.experiments.benchmarks import CUB_224, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row
 from retrieval_bench.experiments.search import StrategySearch, run_command
 from retrieval_bench.experiments.spottune import ZERO_SHOT
-from retrieval_bench.records import ResultsFolder
+from retrieval_bench.records import ResultsFolder, read_record
 
 STRATEGIES = (
     "frozen",
@@ -68,20 +68,21 @@ hours; SOP (59,551): 1,127 million, 782 hours. Evaluation and networks that cost
 top."""
 
 
-def searched_rows(searches: Sequence[StrategySearch], trials: int) -> list[Row]:
-    """What each search chose.
+def searched_rows(searches: Sequence[StrategySearch], trials: int) -> tuple[list[Row], tuple[str, ...]]:
+    """What each search chose, and the commands of the choices as Markdown.
 
     Raises:
         UserError: every trial of all searches failed.
     """
     rows = [row for search in searches if (row := search.row(trials)) is not None]
     if not rows:
-        error = searches[0].trials[0].user_attrs["error"] if searches[0].trials else "none was made"
+        error = searches[0].trials[0].user_attrs["error"]
         raise UserError(f"every trial failed ({error}); {searches[0].path} remembers: remove it to try again")
-    return rows
+    commands = "\n".join(f"- {row.name}: `{run_command(row.config)}`" for row in rows)
+    return rows, ("Chosen:", commands)
 
 
-def search_notes(search: StrategySearch, profile: Profile, results: ResultsFolder) -> list[str]:
+def search_note(search: StrategySearch, profile: Profile, results: ResultsFolder) -> str:
     """How it was searched and tested, in words.
 
     Args:
@@ -90,21 +91,15 @@ def search_notes(search: StrategySearch, profile: Profile, results: ResultsFolde
         results: of the trials.
     """
     trials = profile.trials
-    data = next(record.data for record in results.read_records() if record.id == search.recorded)
-    return [
+    record = next(trial.user_attrs["record"] for trial in search.trials if trial.user_attrs["record"])
+    data = read_record(results.record(record)).data
+    return (
         f"Search: {trials} trials or the images that {trials} plain runs see ({trials * search.plain_images:,}) for "
         "every strategy, whichever comes first; the first trial has the usual values, then a tree-structured Parzen "
         f"estimator proposes. Scored by {column(search.objective).title} on {data['test_classes']} validation classes "
         f"({data['test_images']} images) inside the training classes, trained on the others, one seed. The test "
-        "classes were not used. Trials are in search/.",
-        f"Test: the choices are trained on all training classes with seeds {', '.join(map(str, profile.seeds))} and "
-        "tested once. R@K and MAP@R in percent: mean over seeds ± half of the 95 % t-interval; difference to the best "
-        "row, paired by seed; p of the paired t-test over seeds, Holm-corrected over the rows. =: not significantly "
-        "different from the best row (p at least 0.05). Runs may have shared the machine: do not compare their "
-        "seconds.",
-    ]
-
-
-def choice_commands(rows: Sequence[Row]) -> str:
-    """The command of each choice, as Markdown."""
-    return "\n".join(["Chosen:", "", *(f"- {row.name}: `{run_command(row.config)}`" for row in rows)])
+        "classes were not used. Trials are in search/. The choices are trained on all training classes with seeds "
+        f"{', '.join(map(str, profile.seeds))} and tested once; p: paired t-test over seeds against the best row, "
+        "Holm-corrected over the rows; =: not significantly different from it (p at least 0.05). Runs may have shared "
+        "the machine: do not compare their seconds."
+    )

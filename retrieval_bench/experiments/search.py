@@ -212,11 +212,6 @@ class StrategySearch:
         best = self.best(trials)
         return None if best is None else with_values(self.config.changed(data__split="zero_shot"), best.params)
 
-    @property
-    def recorded(self) -> str:
-        """The id of a trial's record."""
-        return next(record for trial in self.trials if (record := trial.user_attrs["record"]))
-
     def row(self, trials: int) -> Row | None:
         """The choice as a row of a table, with what the search cost and chose; None if every trial failed."""
         best, config, made = self.best(trials), self.chosen(trials), self.trials

@@ -105,14 +105,10 @@ class Workers:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
         width = self.jobs or len(gpus) or 1
-        threads = {} if "OMP_NUM_THREADS" in os.environ or width == 1 else {"OMP_NUM_THREADS": _share(width)}
-        return [
-            threads | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}) for number in range(width)
-        ]
-
-
-def _share(width: int) -> str:
-    return str(max(1, torch.get_num_threads() // width))
+        shared = {}
+        if width > 1 and "OMP_NUM_THREADS" not in os.environ:
+            shared["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // width))
+        return [{**shared, "CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else shared for n in range(width)]
 
 
 @dataclass(frozen=True)
@@ -158,35 +154,32 @@ def run_all(
     ids = list(run_ids(configs, runtime))
     jobs = dict(zip(ids, configs, strict=True))
     records = {run_id: recorded(run_id, runtime) for run_id in jobs}
-    errors: dict[str, str] = {}
+    errors: dict[str, str | None] = {}
     waiting = {run_id: config for run_id, config in jobs.items() if records[run_id] is None}
     if waiting:
         check_writable(results.runs)
-        here = workers.engine == "local" and workers.width(runtime.device) == 1 and not isolate
-        if here:
-            made = _in_this_process(waiting, runtime, retries)
-        elif workers.engine == "local":
-            made = _by_processes(waiting, runtime, workers.environments(runtime.device), retries)
-        else:
-            made = _by_ray(waiting, runtime, workers, retries)
-        with watch(len(waiting), 1 if here else workers.width(runtime.device), not here) as show, closing(made):
-            for run_id, error, seconds in made:
-                if error is None:
-                    records[run_id], error = _read(results, run_id)
-                if error is not None:
+        width = workers.width(runtime.device)
+        here = workers.engine == "local" and width == 1 and not isolate
+        with TemporaryDirectory() as folder:
+            if here:
+                made = work(waiting, runtime, retries, Path(folder), log=False)
+            elif workers.engine == "local":
+                environments = workers.environments(runtime.device)[: len(waiting)]
+                made = _by_processes(waiting, runtime, environments, retries, Path(folder))
+            else:
+                made = _by_ray(waiting, runtime, workers, retries)
+            with watch(len(waiting), width, not here) as show, closing(made):
+                for run_id, error, seconds in made:
+                    try:
+                        records[run_id] = None if error else read_record(results.record(run_id))
+                    except (OSError, ValueError) as reason:
+                        error = f"no record in {results.runs} ({first_line(reason)}); is the results folder shared?"
                     errors[run_id] = error
-                show(JobResult(jobs[run_id], run_id, records[run_id], error), seconds)
+                    show(JobResult(jobs[run_id], run_id, records[run_id], error), seconds)
     return [
         JobResult(config, run_id, records[run_id], errors.get(run_id))
         for run_id, config in zip(ids, configs, strict=True)
     ]
-
-
-def _read(results: ResultsFolder, run_id: str) -> tuple[Record | None, str | None]:
-    try:
-        return read_record(results.record(run_id)), None
-    except (OSError, ValueError) as error:
-        return None, f"no record in {results.runs} ({first_line(error)}); is the results folder shared?"
 
 
 Made = Generator[tuple[str, str | None, float]]
@@ -217,14 +210,18 @@ def work(jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int, sh
                     if not state["ended"]:
                         if not together:
                             with results.lock(run_id, wait=False):
-                                pass  # nobody makes it; from here on a crash counts as an attempt
-                        state |= {"attempts": state["attempts"] + 1, "worker": os.getpid()}
-                        _write_state(path, state)
+                                pass  # no other driver makes it; a crash from here on counts as an attempt
+                        write_text(path, json.dumps(state | {"attempts": state["attempts"] + 1, "worker": os.getpid()}))
                         started = time.monotonic()
-                        error, is_final = attempt(config, runtime, results.log(run_id) if log else None, together)
+                        try:
+                            error, is_final = attempt(config, runtime, results.log(run_id) if log else None, together)
+                        except Locked:  # another driver was faster
+                            write_text(path, json.dumps(state))
+                            raise
+                        state |= {"attempts": state["attempts"] + 1, "error": error}
                         state["seconds"] += time.monotonic() - started
-                        state |= {"error": error, "ended": error is None or is_final or state["attempts"] > retries}
-                    _write_state(path, state)
+                        state["ended"] = error is None or is_final or state["attempts"] > retries
+                    write_text(path, json.dumps(state))
             except Locked:
                 continue
             if state["ended"]:
@@ -237,10 +234,6 @@ def work(jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int, sh
 def _read_state(path: Path) -> dict[str, Any]:
     new = {"attempts": 0, "worker": 0, "error": None, "ended": False, "seconds": 0.0}
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    write_text(path, json.dumps(state))
 
 
 def attempt(config: RunConfig, runtime: RuntimeConfig, log: Path | None, wait: bool) -> tuple[str | None, bool]:
@@ -283,52 +276,47 @@ def output_to(path: Path) -> Iterator[None]:
             os.close(copy)
 
 
-def _in_this_process(jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int) -> Made:
-    with TemporaryDirectory() as folder:
-        yield from work(jobs, runtime, retries, Path(folder), log=False)
-
-
 def _by_processes(
-    jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, environments: Sequence[Mapping[str, str]], retries: int
+    jobs: Mapping[str, RunConfig],
+    runtime: RuntimeConfig,
+    environments: Sequence[Mapping[str, str]],
+    retries: int,
+    shared: Path,
 ) -> Made:
     """A worker per environment. One that dies is replaced; whoever stops listening stops them all, so that runs keep
     their checkpoints."""
+    write_jobs(shared, jobs, runtime, retries)
+    processes = {place: start_worker(shared, environment) for place, environment in enumerate(environments)}
     deaths: dict[int, str] = {}
-    with TemporaryDirectory() as folder:
-        shared = Path(folder)
-        write_jobs(shared, jobs, runtime, retries)
-        processes = [(environment, start_worker(shared, environment)) for environment in environments[: len(jobs)]]
-        replacements, waiting = len(jobs) * (retries + 1), set(jobs)
-        try:
-            while processes:
-                time.sleep(POLL)
-                for place, (environment, process) in enumerate(list(processes)):
-                    code = process.poll()
-                    if code and replacements:
-                        deaths[process.pid] = (
-                            f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                        )
-                        replacements -= 1
-                        processes[place] = (environment, start_worker(shared, environment))
-                processes = [(environment, process) for environment, process in processes if process.poll() != 0]
-                for run_id in sorted(waiting):
-                    state = _read_state(shared / f"{run_id}.json")
-                    if state["ended"]:
-                        waiting.remove(run_id)
-                        error = deaths.get(state["worker"], CRASHED) if state["error"] == CRASHED else state["error"]
-                        yield run_id, error, state["seconds"]
-                if not replacements and all(process.poll() is not None for _, process in processes):
-                    break
-        finally:
-            for _, process in processes:
-                process.terminate()
-            for _, process in processes:
-                try:
-                    process.wait(GRACE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-        for run_id in sorted(waiting):
-            yield run_id, f"no worker survived ({', '.join(deaths.values())})", 0.0
+    replacements, waiting = len(jobs) * (retries + 1), set(jobs)
+    try:
+        while processes:
+            time.sleep(POLL)
+            for place, process in list(processes.items()):
+                code = process.poll()
+                if code is not None:
+                    del processes[place]
+                if code:
+                    deaths[process.pid] = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                if code and replacements:
+                    replacements -= 1
+                    processes[place] = start_worker(shared, environments[place])
+            for run_id in sorted(waiting):
+                state = _read_state(shared / f"{run_id}.json")
+                if state["ended"]:
+                    waiting.remove(run_id)
+                    error = deaths.get(state["worker"], CRASHED) if state["error"] == CRASHED else state["error"]
+                    yield run_id, error, state["seconds"]
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    for run_id in sorted(waiting):
+        yield run_id, f"no worker survived ({', '.join(deaths.values())})", 0.0
 
 
 def write_jobs(shared: Path, jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, retries: int) -> None:
@@ -421,41 +409,33 @@ def make_one(
 
 @contextmanager
 def watch(total: int, width: int, is_drawn: bool) -> Iterator[Callable[[JobResult, float], None]]:
-    """A bar with the runs that go on, wait and failed, and the time left; yields what shows a run that has ended, which
-    is also a line.
+    """Yields what shows a run that has ended: a line, and unless runs draw bars of their own a bar with the runs that
+    go on, wait and failed, and the time left.
 
     Args:
         total: how many runs there are to make.
         width: how many go on at a time.
-        is_drawn: show the bar; without, lines only.
+        is_drawn: show the bar.
     """
-    columns = (
-        progress.TextColumn("runs"),
-        progress.BarColumn(),
-        progress.TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[state]}"),
-        progress.TimeElapsedColumn(),
-    )
     options = bar_options()
     options["disable"] = options["disable"] or not is_drawn
+    columns = (progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
     started, done, failed = time.monotonic(), 0, 0
-
-    def state() -> str:
-        running = min(width, total - done)
-        return f"{running} running, {total - done - running} waiting, {failed} failed"
-
     with progress.Progress(*columns, **options) as bar:
-        task = bar.add_task("runs", total=total, state=state())
+        task = bar.add_task(f"{total} runs", total=total)
 
         def show(result: JobResult, seconds: float) -> None:
             nonlocal done, failed
             done, failed = done + 1, failed + (result.error is not None)
+            running = min(width, total - done)
             remaining = (time.monotonic() - started) / done * (total - done)
             left = f", about {duration(remaining)} left" if done < total else ""
             text = f"failed: {result.error}"
             if result.record is not None:
                 text = f"R@1 {100 * result.record.metrics.get('recall_at_1', float('nan')):.2f}, {duration(seconds)}"
             logger.info(f"{done}/{total} {result.id}: {text}{left}")
-            bar.update(task, completed=done, state=state() + left)
+            state = f"{running} running, {total - done - running} waiting, {failed} failed{left}"
+            bar.update(task, completed=done, description=f"{done}/{total} runs, {state}")
 
         yield show
 

@@ -42,7 +42,7 @@ class Leaderboard:
     by: tuple[str, ...] = ()
     """a row per value of these columns: means over configurations, within each protocol"""
     format: Format = "text"
-    """what is printed or written to --output"""
+    """what is printed or written to --output; LaTeX needs its package booktabs"""
     output: Output = None
     """write the table there, and nothing else"""
 

@@ -119,8 +119,8 @@ class AutoLR(Strategy):
         def check(self) -> None:
             if self.rules == "paper" and self.threshold >= 1:
                 raise UserError(
-                    f"--autolr.threshold {self.threshold}: must be below 1 with --autolr.rules paper, since the sorting "
-                    "quality, at most 1, must exceed it"
+                    f"--autolr.threshold {self.threshold}: must be below 1 with --autolr.rules paper, since the "
+                    "sorting quality, at most 1, must exceed it"
                 )
 
     options: Options

@@ -68,13 +68,6 @@ def test_content_is_extracted_once(name: str, tmp_path: Path, empty_cache: Path)
     assert (extracted(archive) / "set" / "a.bin").read_bytes() == CONTENT, "another archive of this name"
 
 
-def test_archives_of_equal_name_size_and_time_are_told_by_their_folder(tmp_path: Path, empty_cache: Path) -> None:
-    for name in ("one", "two"):
-        os.utime(write_archive(tmp_path / name / "set.tar", {"a.txt": name.encode()}), (10**9, 10**9))
-    for name in ("one", "two"):
-        assert (extracted(tmp_path / name / "set.tar") / "a.txt").read_text() == name
-
-
 def test_kind_is_known_by_the_content(tmp_path: Path, empty_cache: Path) -> None:
     zipped = write_archive(tmp_path / "img.zip", {"img/a.jpg": b"a"})
     inside = write_archive(tmp_path / "set.tar", {"PK.txt": b"list", "img.zip": zipped.read_bytes()})
@@ -236,33 +229,6 @@ def test_files_in_the_folder_come_first_and_no_archive_is_extracted_in_vain(tmp_
     assert kept(empty_cache) == []
 
 
-@pytest.mark.parametrize("below", ["", "Img"])
-def test_archive_in_the_folder_or_below_is_extracted(below: str, tmp_path: Path, empty_cache: Path) -> None:
-    write(tmp_path / "list.txt")
-    write_archive(tmp_path / below / "images.tgz", {"images/1.jpg": b"x"})
-    lists, images = find(tmp_path, ("list.txt",), ("images",))
-    assert lists == tmp_path / "list.txt"
-    assert images.is_relative_to(empty_cache)
-    assert files_below(images) == ["1.jpg"]
-
-
-def test_given_archive_may_have_any_name(tmp_path: Path, empty_cache: Path) -> None:
-    write_archive(tmp_path / "copy of a copy", {"set/list.txt": b"x"})
-    assert find(tmp_path / "copy of a copy", ("list.txt", "set/list.txt"))[0].read_bytes() == b"x"
-    with refused(write(tmp_path / "photo.jpg"), "not a tar or zip archive"):
-        find(tmp_path / "photo.jpg", ("list.txt",))
-
-
 def test_missing_file_is_named_with_what_may_be_given(tmp_path: Path) -> None:
     with refused(tmp_path, "no My Set here (images is missing)", "list.txt, images.tgz"):
         find(tmp_path, ("images", "set/images"))
-
-
-def test_without_a_folder_the_cache_is_searched(empty_cache: Path) -> None:
-    write(empty_cache / "downloads" / "list.txt")
-    with refused("images.tgz", "from the authors", empty_cache / "downloads", "--from-archive"):
-        find(None, ("list.txt",))
-    write_archive(empty_cache / "downloads" / "images.tgz", {"images/1.jpg": b"x"})
-    lists, images = find(None, ("Eval/list.txt", "list.txt"), ("images",))
-    assert lists == empty_cache / "downloads" / "list.txt"
-    assert files_below(images) == ["1.jpg"]

@@ -12,7 +12,7 @@ from data_checks import files_below, random_image, refused
 from PIL import Image
 
 from retrieval_bench.data import decode_cache
-from retrieval_bench.data.decode_cache import PIXELS, SIZES, open_decode_cache
+from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.reading import read_image, shrink
 from retrieval_bench.data.table import ImageTable
 
@@ -61,22 +61,6 @@ def test_pixels_are_those_of_the_files_and_cannot_be_changed(side: int, root: Pa
             assert tuple(cache.sizes[row]) == expected.shape[:2]
         assert len(cache.pixels) == count_bytes(root, side)
         cache[0][:] = 255 - cache[0]
-
-
-def test_format_and_name_are_those_of_caches_on_the_disks_of_users(root: Path, empty_cache: Path) -> None:
-    """Version 2: a folder per table and size, with the raw pixels and int64 sizes."""
-    (root.parent / "link").symlink_to(root)
-    for name in NAMES:
-        os.utime(root / name, ns=(0, 0))
-    open_decode_cache(make_table(root.parent / "link"), 10, 1.0)
-    (name,) = folders(empty_cache)
-    assert name.startswith("link-10-")
-    assert len(name) == len("link-10-") + 16
-    folder = empty_cache / "decoded" / name
-    assert {path.name for path in folder.iterdir()} == {PIXELS, SIZES} == {"pixels.bin", "sizes.npy"}
-    sizes = np.load(folder / SIZES)
-    assert (sizes.dtype, sizes.tolist()) == (np.dtype(np.int64), [[10, 15], [33, 10], [9, 40], [1, 1], [10, 12]])
-    assert (folder / PIXELS).read_bytes()[:450] == shrink(read_image(root / NAMES[0]), 10).tobytes()
 
 
 def test_cache_is_built_once(root: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,12 +142,3 @@ def test_full_disk_is_noticed_before_anything_is_decoded(
     with refused("the cache of decoded images needs 1 MB", "RETRIEVAL_BENCH_CACHE"):
         open_decode_cache(make_table(root), 0, 1.0)
     assert folders(empty_cache) == []
-
-
-@pytest.mark.parametrize("below", ["", "decoded"])
-def test_cache_that_cannot_be_written_is_one_line(below: str, root: Path, empty_cache: Path) -> None:
-    blocked = empty_cache / below if below else empty_cache
-    blocked.parent.mkdir(parents=True, exist_ok=True)
-    blocked.write_text("a file, not a folder")
-    with refused(empty_cache / "decoded", "cannot be written", "RETRIEVAL_BENCH_CACHE"):
-        open_decode_cache(make_table(root), 0, 1.0)

@@ -74,18 +74,13 @@ def test_dropped_connection_is_resumed(second: str, server: LocalServer, empty_c
     assert kept(empty_cache) == ["set.tgz"]
 
 
-def test_complete_part_is_used(server: LocalServer, empty_cache: Path) -> None:
-    """The process was killed between the last byte and the rename; a server answers 416 to what is left."""
+@pytest.mark.parametrize("part", [CONTENT, b"x" * HALF], ids=["complete", "foreign"])
+def test_part_is_used_only_if_it_fits(part: bytes, server: LocalServer, empty_cache: Path) -> None:
+    """A complete one is left by a process killed before the rename; a server answers 416 to what is left."""
     server.files["set.tgz"] = CONTENT
-    write_part(empty_cache, CONTENT)
-    assert fetch(archive(server.url("set.tgz"))).read_bytes() == CONTENT
-    assert kept(empty_cache) == ["set.tgz"]
-
-
-def test_foreign_part_is_not_used(server: LocalServer, empty_cache: Path) -> None:
-    server.files["set.tgz"] = CONTENT
-    write_part(empty_cache, b"x" * HALF)
+    write_part(empty_cache, part)
     assert fetch(archive(server.url("set.tgz"), server.url("set.tgz"))).read_bytes() == CONTENT
+    assert kept(empty_cache) == ["set.tgz"]
 
 
 def test_part_longer_than_the_file_is_removed_when_no_mirror_can_use_it(
@@ -200,13 +195,6 @@ print("ready", flush=True)
 input()
 print(fetch(Archive("set.tgz", sys.argv[1], (sys.argv[2],))))
 """
-EXTRACT = """
-from retrieval_bench.data.archive import extracted
-import filelock
-print("ready", flush=True)
-input()
-print(extracted(Path(sys.argv[1])))
-"""
 DIE_EXTRACTING = """
 from retrieval_bench.data import archive
 
@@ -268,14 +256,6 @@ def test_two_processes_download_an_archive_once(server: LocalServer, empty_cache
     assert {out for out, _ in printed} == {str(empty_cache / "downloads" / "set.tgz")}
     assert server.log == [("set.tgz", None)]
     assert kept(empty_cache) == ["set.tgz"]
-
-
-def test_two_processes_extract_an_archive_once(packed: Path, empty_cache: Path) -> None:
-    printed = run_twice(EXTRACT, packed)
-    folder = extracted(packed)
-    assert {out for out, _ in printed} == {str(folder)}
-    assert sum(err.count("extracting ") - err.count("is extracting ") for _, err in printed) == 1
-    assert len(list(folder.iterdir())) == 100
 
 
 def test_killed_extraction_harms_nobody(packed: Path, empty_cache: Path) -> None:

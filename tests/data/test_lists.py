@@ -68,10 +68,3 @@ def test_truncated_matlab_file_is_refused(share: float, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with refused(path, "fetch it again"):
         read_matlab(path, "labels")
-
-
-@pytest.mark.parametrize("content", [b"<!DOCTYPE html>" * 20, b"\x89PNG" * 100, bytes(range(256)) * 4])
-def test_other_file_is_no_matlab_file(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "list.mat").write_bytes(content)
-    with refused(tmp_path / "list.mat", "not a MATLAB file", "fetch it again"):
-        read_matlab(tmp_path / "list.mat", "labels")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from data_checks import random_image, refused
-from PIL import Image
 from torch import Tensor
 
 from retrieval_bench.data.decode_cache import open_decode_cache
@@ -146,18 +145,7 @@ def test_view_depends_on_seed_epoch_image_and_repeat_only(cached: bool, table: I
 def test_processes_share_the_images_of_a_batch_and_see_all_labels(cached: bool, table: ImageTable) -> None:
     whole, labels = one_pass(make_batches(table, cached=cached))
     for part in (range(0, 3), range(3, 8), range(8, 8)):
-        batches = make_batches(table, cached=cached)
-        source = batches._source
-        shared = Batches(
-            table,
-            source.rows,
-            source.labels,
-            CONFIG,
-            0,
-            batches.sampler,
-            cache=source.cache,
-            share=lambda count, p=part: p,
-        )
+        shared = replace(make_batches(table, cached=cached), share=lambda count, part=part: part)
         shared.reseed(0, "epoch", 1)
         for (images, own_labels), all_images, all_labels in zip(shared, whole, labels, strict=True):
             assert own_labels.tolist() == all_labels
@@ -174,18 +162,6 @@ def test_subset_trains_or_is_shown_in_order(table: ImageTable) -> None:
     assert part.sampler is not None
     assert (part.sampler.batch_size, part.sampler.per_class) == (8, 2)
     assert set(join(one_pass(part)[1])) == {0, 1, 2, 3}
-
-
-def test_images_are_scaled_down_before_the_crop(table: ImageTable) -> None:
-    small = replace(table, root=table.root.with_name("small"))
-    small.root.mkdir()
-    config = replace(CONFIG, stored=15)
-    for path in table.paths:
-        image = Image.open(table.root / path)
-        image.resize((int(15 * image.width / image.height), 15), Image.Resampling.LANCZOS).save(small.root / path)
-    expected = torch.cat(one_pass(make_batches(small, False))[0])
-    assert torch.equal(torch.cat(one_pass(make_batches(table, False, config=config))[0]), expected)
-    assert not torch.equal(torch.cat(one_pass(make_batches(table, False))[0]), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

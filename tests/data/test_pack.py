@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval_bench.data.catalog import open_dataset, open_table
+from retrieval_bench.data.catalog import open_table
 from retrieval_bench.data.pack import write_pack
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.table import ImageTable
@@ -103,15 +103,10 @@ def test_no_shard_is_larger_than_allowed(
         random_image(side, side, row).save(folder / "images" / path)
     table = ImageTable(folder / "images", paths, np.zeros(len(paths), dtype=np.int64), ("a",))
     shards = write_pack("folder", table, folder / "pack", 64, limit / (1 << 20))
+    total = sum((table.root / path).stat().st_size + 8_192 for path in paths)
+    assert len(shards) <= 1 + 2 * total / limit, "shards are filled"
     assert max(shard.stat().st_size for shard in shards) <= limit
     assert [name for shard in shards for name in members(shard)] == list(paths)
-
-
-def test_shards_are_filled_before_the_next_is_begun(tmp_path: Path) -> None:
-    table = write_images(tmp_path / "images", [(60, 60)] * 16)
-    shards = write_pack("folder", table, tmp_path / "pack", 64, 0.1)
-    total = sum((table.root / path).stat().st_size for path in table.paths)
-    assert 1 < len(shards) <= total / (0.1 * (1 << 20)) * 1.5 + 1
 
 
 def too_large(table: ImageTable) -> str:
@@ -164,17 +159,6 @@ def test_image_outside_the_folder_is_refused_when_packing(outside: str, tmp_path
     with refused("a.png", "outside"):
         write_pack("table", table, tmp_path / "pack", 64, 1)
     assert not (tmp_path / "pack").exists()
-
-
-@pytest.mark.parametrize("protocol", ["zero_shot", "closed_set"])
-def test_pack_has_the_split_of_the_original(protocol: str, tmp_path: Path, empty_cache: Path) -> None:
-    write_pack("synthetic", open_table("synthetic", None), tmp_path / "pack", 16, 1)
-    before, after = (
-        open_dataset("synthetic", None, protocol)[1],
-        open_dataset("synthetic", tmp_path / "pack", protocol)[1],
-    )
-    for side in ("train", "query", "gallery", "train_classes"):
-        assert getattr(after, side).tolist() == getattr(before, side).tolist()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,21 +160,6 @@ def test_results_come_in_order_whichever_is_first_done() -> None:
 
     assert list(in_threads(work, range(6), "working", 6)) == [0, 1, 4, 9, 16, 25]
     assert list(in_threads(str, [], "working", 0)) == []
-
-
-def test_items_are_taken_as_they_are_needed() -> None:
-    taken: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(10_000):
-            taken.append(number)
-            yield number
-
-    results = in_threads(lambda number: number, items(), "working", 10_000)
-    assert taken == []
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
-    assert len(taken) < 10 + 8 * (os.cpu_count() or 1)
-    results.close()
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])

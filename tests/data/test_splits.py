@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.data.splits import check_fold, make_split, manifest, split_names
-from retrieval_bench.data.table import SPLIT_NAMES, ImageTable, named_table, numbered_table
+from retrieval_bench.data.table import SPLIT_NAMES, ImageTable
 
 DISJOINT = ("zero_shot", "zero_shot_val", "kfold")
 
@@ -74,13 +74,6 @@ def test_official_lists_say_what_is_left_out_and_the_roles_of_test_images(table:
     assert (names == "").tolist() == (official == "").tolist()
     tested = table.labels >= table.train_classes
     assert names[tested].tolist() == ["test" if side == "train" else side for side in official[tested].tolist()]
-
-
-def test_zero_shot_trains_on_the_first_classes() -> None:
-    for table, first in ((shuffled(10, 4), 4), (shuffled(11), 5)):
-        names = split_names("zero_shot", table)
-        assert classes_of(table, names, "train") == set(range(first))
-        assert classes_of(table, names, "test") == set(range(first, len(table.class_names)))
 
 
 @settings(max_examples=40)
@@ -156,15 +149,6 @@ def test_closed_set_is_the_official_split_if_every_tested_class_is_trained_on(ro
         assert {rows.dtype for rows in (split.train, split.query, split.gallery, split.test)} == {np.dtype(np.int64)}
 
 
-@pytest.mark.parametrize("protocol", DISJOINT)
-def test_train_labels_number_the_training_classes_from_zero(protocol: str) -> None:
-    table = shuffled(20, 10)
-    split = make_split(protocol, table)
-    numbers = split.train_labels(table.labels)
-    assert set(numbers.tolist()) == set(range(len(split.train_classes)))
-    assert np.array_equal(split.train_classes[numbers], table.labels[split.train])
-
-
 @pytest.mark.parametrize(
     ("protocol", "table", "fold"),
     [
@@ -215,12 +199,6 @@ def test_validation_classes_come_from_the_first_training_classes(protocol: str) 
         make_split(protocol, table, classes=13)
 
 
-def test_first_classes_without_queries_are_refused() -> None:
-    table = make_table([0, 0, 1, 2, 2], 1, ["train", "train", "gallery", "query", "gallery"])
-    with refused("--classes 1: leaves 0 queries"):
-        make_split("zero_shot", table, classes=1)
-
-
 def test_folds_are_checked() -> None:
     check_fold("kfold", 9, 10)
     for protocol, fold, folds in (
@@ -263,11 +241,6 @@ def test_fingerprint_is_of_names_classes_and_sizes(table: ImageTable, tmp_path: 
     assert replace(table).files[1][1] == (tmp_path / "a/2.png").stat().st_mtime_ns
 
 
-def test_split_fingerprint_is_of_the_official_split(table: ImageTable) -> None:
-    splits = [None, np.array(["train", "test", "test"]), np.array(["train", "test", ""])]
-    assert len({replace(table, official_split=split).split_fingerprint() for split in splits}) == 3
-
-
 @pytest.mark.parametrize(
     "problem", ["image is missing", "image file is empty", "folder is missing", "file for a folder"]
 )
@@ -284,22 +257,3 @@ def test_bad_file_is_named(problem: str, table: ImageTable) -> None:
                 bad.write_bytes(b"x")
     with refused(f"{bad}: {problem}" if problem != "file for a folder" else f"{bad}: folder is missing"):
         _ = table.files
-
-
-def test_numbered_classes_need_names() -> None:
-    table = numbered_table(Path("set"), ["a", "b"], [2, 1], ["x", "y"], 1)
-    assert (table.labels.tolist(), table.labels.dtype, table.train_classes) == ([1, 0], np.dtype(np.int64), 1)
-    for numbers in ([0, 1], [1, 3]):
-        with refused("set", "class numbers"):
-            numbered_table(Path("set"), ["a", "b"], numbers, ["x", "y"], 1)
-
-
-def test_named_classes_that_only_train_come_first() -> None:
-    paths = list("abcd")
-    disjoint = named_table(Path("set"), paths, ["z", "y", "x", "z"], ["train", "test", "query", ""])
-    assert (disjoint.class_names, disjoint.zero_shot_classes) == (("z", "x", "y"), 1)
-    shared = named_table(Path("set"), paths, ["z", "y", "x", "z"], ["train", "test", "query", "test"])
-    assert (shared.class_names, shared.zero_shot_classes) == (("x", "y", "z"), 0)
-    plain = named_table(Path("set"), paths, ["z", "y", "x", "z"], None)
-    assert plain.official_split is None
-    assert plain.labels.tolist() == [2, 1, 0, 2]

@@ -76,9 +76,8 @@ def test_boxes_are_distributed_as_those_of_torchvision_and_reach_every_border() 
     theirs = [(box["top"], box["left"], box["height"], box["width"]) for box in drawn]
     assert share_and_ratio(boxes, 200 * 240) == pytest.approx(share_and_ratio(theirs, 200 * 240), abs=0.015)
     boxes = [random_box(20, 30, 0.2, seeded(seed)) for seed in range(500)]
-    assert min(top for top, *_ in boxes) == min(left for _, left, *_ in boxes) == 0
-    assert max(top + height for top, _, height, _ in boxes) == 20
-    assert max(left + width for _, left, _, width in boxes) == 30
+    tops, lefts, heights, widths = np.array(boxes).T
+    assert (tops.min(), lefts.min(), (tops + heights).max(), (lefts + widths).max()) == (0, 0, 20, 30)
 
 
 def test_boxes_of_a_seed_never_change() -> None:

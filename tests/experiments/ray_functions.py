@@ -40,14 +40,11 @@ def fail_on_two(name: str) -> str:
     return f"{torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}"
 
 
-def sleep(name: str, folder: str, seconds: float, slow_node: str) -> str:
-    """Sleeps, and writes down its beginning and its end; returns the node. On `slow_node` it sleeps for good."""
-    import ray
-
-    node = ray.get_runtime_context().get_node_id()
-    (Path(folder) / f"begun-{name}-{node}").touch()
+def sleep(name: str, folder: str, seconds: float) -> None:
+    """Sleeps, and writes down its beginning and its end."""
+    (Path(folder) / f"begun-{name}").touch()
     try:
-        end = time.monotonic() + (600 if node == slow_node else seconds)
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(0.02)  # Ray's cancelling interrupts no longer sleep
     except KeyboardInterrupt:
@@ -55,4 +52,3 @@ def sleep(name: str, folder: str, seconds: float, slow_node: str) -> str:
         raise
     with (Path(folder) / "ended").open("a") as stream:
         stream.write(f"{name}\n")
-    return node

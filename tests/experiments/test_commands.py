@@ -18,7 +18,6 @@ from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import Diverged
 from retrieval_bench.experiments import workers
 from retrieval_bench.experiments.commands import estimate, split_words
-from retrieval_bench.experiments.registry import EXPERIMENTS
 from retrieval_bench.records import Record
 from retrieval_bench.run import run
 from tests.experiments.helpers import FLAGS, QUICK, record_of
@@ -138,8 +137,7 @@ def test_a_closed_set_has_accuracies_and_shares_runs_with_the_figure(
         ["figure_structure_similarity", "smoke", "--rows", "1", "5"],
         ["figure_weight_variation", "smoke", "--seeds", "0"],
         ["curve_pruning", "smoke", "--seeds", "0", "--rows", "1", "8", "9", "10", "14"],
-        ["curve_pruning", "paper", "--dataset", "synthetic", "--epochs", "1", "--seeds", "0", "--rows", "8"]
-        + ["--reader", "pil"],
+        "curve_pruning paper --dataset synthetic --epochs 1 --seeds 0 --rows 8 --reader pil".split(),
     ],
 )
 def test_other_figures_of_papers(words: list[str], tmp_path: Path) -> None:
@@ -354,7 +352,3 @@ def test_wrong_words(words: list[str], message: str, tmp_path: Path, capsys: pyt
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert re.search(message, error)
-
-
-def test_every_experiment_is_listed_once() -> None:
-    assert len(EXPERIMENTS) == 19

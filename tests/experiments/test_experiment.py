@@ -147,8 +147,10 @@ def test_a_changed_profile_says_so_and_idle_flags_are_refused() -> None:
     experiment = Experiment("", {}, lambda base: [row(base, "only", {"strategy": "standard", "train.lr": 0.1})])
     profile = Profile("", RunConfig())
     longer = profile.base.changed(train__epochs=1, data__dataset="cars", model__weights="w.pth")
-    assert changed_words(profile, longer) == ["cars", "epochs-1"], "data and weights fill a profile in"
-    refuse_idle_flags(experiment, profile, replace(profile, base=longer))
+    changed = replace(profile, base=longer, axes={"strategy": ("frozen",)}, trials=3, objective="map_at_r")
+    words = ["cars", "epochs-1", "frozen", "trials-3", "map_at_r"]
+    assert changed_words(profile, changed) == words, "data and weights fill a profile in"
+    refuse_idle_flags(experiment, profile, changed)
     for values, name in (({"train__lr": 0.5}, "--lr"), ({"options__last_k__k": 2}, "--last-k.k")):
         with pytest.raises(UserError, match=f"{name} changes nothing here"):
             refuse_idle_flags(experiment, profile, replace(profile, base=profile.base.changed(**values)))

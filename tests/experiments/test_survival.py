@@ -72,12 +72,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return records(results)
 
 
-def test_the_same_sweep_by_ray_gives_the_same_records(undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    finish(tmp_path, *RAY)
-    assert records(tmp_path) == undisturbed
-
-
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 @pytest.mark.parametrize("engine", [LOCAL, RAY])
 def test_a_driver_that_is_stopped_resumes_with_the_same_command(

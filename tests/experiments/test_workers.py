@@ -21,7 +21,7 @@ import torch
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import workers
-from retrieval_bench.experiments.workers import CRASHED, Workers, duration, run_all
+from retrieval_bench.experiments.workers import CRASHED, Workers, run_all
 from retrieval_bench.identity import run_ids
 from retrieval_bench.records import Record, ResultsFolder
 from retrieval_bench.run import run
@@ -152,10 +152,6 @@ def test_threads_are_divided_and_gpus_are_shared(monkeypatch: pytest.MonkeyPatch
     assert Workers(jobs=3).environments("cpu") == [{}] * 3, "what the user says of each run"
 
 
-def test_seconds_for_people() -> None:
-    assert [duration(seconds) for seconds in (45.2, 720, 11100)] == ["45 s", "12 min", "3 h 05 min"]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent has ended")
 @pytest.mark.parametrize("has_ended", [True, False])
 def test_a_worker_does_not_outlive_its_driver(has_ended: bool) -> None:
@@ -196,10 +192,10 @@ def kill_workers(results: Path, count: int, signals: list[int]) -> threading.Thr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the children of a process are found in /proc")
-@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("retries", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_worker_costs_its_run_an_attempt(retries: int, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    config, signals = LONG.changed(train__epochs=30), []
+    config, signals = LONG.changed(train__epochs=12), []
     killer = kill_workers(tmp_path, 1, signals)
     (result,) = run_all([config], RuntimeConfig(results=tmp_path), retries=retries, isolate=True)
     killer.join()

@@ -23,7 +23,7 @@ from retrieval_bench.figures.variation import weight_variation
 from retrieval_bench.records import Record
 
 NAN = float("nan")
-ROWS = pd.DataFrame(
+ROWS: Any = pd.DataFrame(
     {
         "strategy": ["standard", "last_k(k=3)", "layer_pruning(drop=last:2)", "layer_pruning(drop=last:4)"],
         "recall_at_1": [0.5, 0.4, 0.45, 0.42],
@@ -152,7 +152,7 @@ def test_labels_are_escaped_and_no_formulas_and_other_scripts_stay(
 
 def test_the_tradeoff_draws_what_was_measured_and_names_the_front() -> None:
     plot = tradeoff(ROWS)
-    points = {line.get_label(): line.get_xydata().tolist() for line in plot.figure.axes[0].lines}
+    points = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in plot.figure.axes[0].lines}
     assert points["standard"] == [[2000, 50]]
     assert points["layer_pruning"] == [[1000, 45], [500, 42]]
     assert "4 configurations" in plot.summary
@@ -172,8 +172,10 @@ def test_only_runs_of_two_epochs_have_a_curve_and_losses_do_not_share_a_panel() 
     assert learning_curves(losses(frozen=[[]], standard=[[1.0]])) is None
     plot = drawn("losses")
     softmax, triplet = plot.figure.axes
-    assert softmax.lines[0].get_ydata().tolist() == [9.0, 0.1]
-    assert triplet.lines[0].get_ydata().tolist() == [2.75, 1.0, 0.9], "means over the seeds that have the epoch"
+    assert np.asarray(softmax.lines[0].get_ydata()).tolist() == [9.0, 0.1]
+    assert np.asarray(triplet.lines[0].get_ydata()).tolist() == [2.75, 1.0, 0.9], (
+        "means over seeds"
+    )
     assert "softmax, triplet" in plot.summary
 
 
@@ -202,7 +204,7 @@ def test_rows_without_a_history_or_without_routes_are_left_out() -> None:
 def test_pruning_has_a_line_per_way_through_the_means_with_the_intervals_of_tables() -> None:
     plot = drawn("pruning")
     (axes,) = plot.figure.axes  # parameters hardly differ
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    lines = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert lines["not pruned"] == [[100, 60]]
     assert lines["Gates"] == [[50, pytest.approx(30)], [70, pytest.approx(40)]]
     assert lines["Uniform"] == [[50, pytest.approx(10)]]

@@ -23,8 +23,9 @@ class LinearState:
     """In a pass, the only weight of block k moves by its rate times a given number."""
 
     def __init__(self, gradients: Gradients, count: int, rate: float = 0.001):
-        net = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Conv2d(1, 1, 1, bias=False) for _ in range(count))).double()
-        blocks = (Block("stem", ("0",)), *(Block(str(index), (str(index),)) for index in range(1, count + 1)))
+        net = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Conv2d(1, 1, 1, bias=False) for _ in range(count + 1))).double()
+        body = (Block(str(index), (str(index),)) for index in range(1, count + 1))
+        blocks = (Block("stem", ("0",)), *body, Block("tail", (str(count + 1),)))
         self.model = Embedder(Backbone(net, blocks, (0.5,), (0.5,), 1))
         self.criterion: nn.Module = nn.Linear(1, 1)
         groups = [{"params": self.model.backbone.block_parameters(block), "name": block.name} for block in blocks]

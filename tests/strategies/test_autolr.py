@@ -33,6 +33,7 @@ def test_two_epochs_worked_out_by_hand() -> None:
     first, second = [0.00025, 0.0006, 0.0014, 0.0032], [0.00025 * 0.14 / 4, 0.0006 * (8 / 15) / 2.4, 0.0014, 0.0032]
     assert pytest.approx(np.array([first, second])) == np.array([info["rates"][str(block)] for block in range(1, 5)]).T
     assert info["rates"]["stem"] == pytest.approx([0.000125, second[0] / 2])
+    assert info["rates"]["tail"] == info["rates"]["4"]
     assert info["rates"]["loss"] == [0.001, 0.001]
     assert info["target"] == [pytest.approx([2, 2.4, 2.8, 3.2]), pytest.approx([0.14, 8 / 15, 1.4, 3.2])]
     assert info["variation"] == [pytest.approx(target) for target in info["target"]]

@@ -1,8 +1,7 @@
 """Cars-196 (Krause, Stark, Deng and Fei-Fei, 3dRR 2013): 16,185 photographs of 196 models of cars.
 
 Zero-shot split: models 1-98 train (8,054 images), 99-196 test (8,131). Closed set: the official 8,144 and 8,041 images
-of all models. The official site is gone since 2023, and copies come in three layouts, which are recognised by their
-files. See ``datasets/cars.md``.
+of all models. Copies come in three layouts (``datasets/cars.md``).
 """
 
 from __future__ import annotations

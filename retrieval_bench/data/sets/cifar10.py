@@ -17,11 +17,7 @@ from retrieval_bench.files import cache_dir, locked
 
 
 def open_cifar10(root: Path | None) -> ImageTable:
-    """Opens the images, from torchvision's folder (``cifar-10-batches-py`` or its parent) at `root`, or downloaded.
-
-    Raises:
-        UserError: files that are missing or damaged, or a download that fails.
-    """
+    """Opens the images, from torchvision's folder (``cifar-10-batches-py`` or its parent) at `root`, or downloaded."""
     source = cache_dir() / "downloads" if root is None else root.parent if root.name == "cifar-10-batches-py" else root
     folder = cache_dir() / f"cifar10-{hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]}"
     if not (folder / "complete").exists():

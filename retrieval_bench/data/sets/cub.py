@@ -1,5 +1,4 @@
-"""CUB-200-2011 (Wah, Branson, Welinder, Perona and Belongie, Caltech CNS-TR-2011-001): 11,788 photographs of 200 bird
-species.
+"""CUB-200-2011 (Wah et al., Caltech CNS-TR-2011-001): 11,788 photographs of 200 bird species.
 
 Zero-shot split: classes 1-100 train (5,864 images), 101-200 test (5,924). Closed set: the official 5,994 and 5,794
 images of all classes. No bounding boxes are used.
@@ -29,8 +28,7 @@ ARCHIVE = Archive(
 
 
 def open_cub(root: Path | None) -> ImageTable:
-    """Opens the official layout: an archive, the folder ``CUB_200_2011``, or a folder that holds either; None downloads
-    the archive."""
+    """Opens the archive, the folder ``CUB_200_2011``, or a folder that holds either; None downloads the archive."""
     (images,) = find_files(root, (ARCHIVE,), "CUB-200-2011", ("images.txt", "CUB_200_2011/images.txt"))
     folder = images.parent
     paths = dict(read_columns(images, int, str))

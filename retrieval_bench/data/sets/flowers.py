@@ -1,8 +1,7 @@
 """Oxford Flowers 102 (Nilsback and Zisserman, ICVGIP 2008): 8,189 photographs of 102 species.
 
 Closed set: 2,040 training images (the official training and validation sets, 10 of each per species) and 6,149 test
-images. Retrieval has no official split; zero-shot takes the first 51 species to train on, as is done with the other
-sets.
+images. Retrieval has no official split; zero-shot trains on the first 51 species.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ ARCHIVES = (
 
 
 def open_flowers(root: Path | None) -> ImageTable:
-    """Opens ``jpg/`` (or ``102flowers.tgz``), ``imagelabels.mat`` and ``setid.mat`` in one folder or its
-    ``flowers-102`` (torchvision)."""
+    """Opens ``jpg`` (or ``102flowers.tgz``) and two lists in one folder, or in torchvision's ``flowers-102`` below
+    it."""
     alternatives = [(name, f"flowers-102/{name}") for name in ("imagelabels.mat", "jpg")]
     lists, images = find_files(root, ARCHIVES, "Flowers 102", *alternatives)
     (numbers,) = read_matlab(lists, "labels")

@@ -17,11 +17,9 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
 def open_folder(root: Path | None) -> ImageTable:
-    """Reads ``root/<class>/**/<image>`` or ``root/{train,test}/<class>/**/<image>``; ordered by name, hidden files are
-    passed over.
+    """Reads ``root/<class>/**/<image>`` or ``root/{train,test}/<class>/**/<image>``, without hidden files, by name.
 
-    Raises:
-        UserError: no root, no class folder, fewer than four classes, an empty class, or a class with a single image.
+    Raises :class:`UserError` if there are fewer than four classes, or one with fewer than two images.
     """
     if root is None or not root.is_dir():
         problem = "data set 'folder' is your own images" if root is None else f"{root}: not a folder"
@@ -47,8 +45,8 @@ def open_folder(root: Path | None) -> ImageTable:
 
 
 def class_folders(root: Path) -> dict[str, str]:
-    """The folders below `root` that hold classes, by side: ``train`` and one of ``test``, ``val``..., or `root` itself
-    as ``test``."""
+    """The folders that hold classes, by side: ``train`` and one of ``test``, ``val``..., or `root` itself as
+    ``test``."""
     test = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     folders = {folder.name for folder in _visible_folders(root)}
     if test and folders == {"train", test}:

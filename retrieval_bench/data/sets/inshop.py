@@ -1,8 +1,6 @@
-"""In-Shop Clothes Retrieval of DeepFashion (Liu, Luo, Qiu, Wang and Tang, CVPR 2016): 52,712 photographs of 7,982
-clothing items.
+"""In-Shop Clothes Retrieval of DeepFashion (Liu et al., CVPR 2016): 52,712 photographs of 7,982 clothing items.
 
-Zero-shot split: 3,997 items train (25,882 images); of the other 3,985 items 14,218 images are queries and 12,612 the
-gallery.
+Zero-shot split: 3,997 items train (25,882 images); 14,218 images of the others are queries and 12,612 the gallery.
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ LISTS = ("Eval/list_eval_partition.txt", "list_eval_partition.txt", f"{TITLE}/Ev
 
 
 def open_inshop(root: Path | None) -> ImageTable:
-    """Opens the official layout (``Eval/list_eval_partition.txt``, ``Img/img``), or list and ``img`` (or ``img.zip``)
-    in one folder."""
+    """Opens the official layout (``Eval``, ``Img/img``), or list and ``img`` (or ``img.zip``) in one folder."""
     folders = ("img", *(f"{folder}/img" for folder in BELOW))
     lists, images = find_files(root, ARCHIVES, "In-Shop", LISTS, folders, below=BELOW)
     rows = read_columns(lists, str, str, str, skip=2)

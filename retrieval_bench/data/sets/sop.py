@@ -1,5 +1,4 @@
-"""Stanford Online Products (Song, Xiang, Jegelka and Savarese, CVPR 2016): 120,053 photographs of 22,634 products on
-offer.
+"""Stanford Online Products (Song et al., CVPR 2016): 120,053 photographs of 22,634 products on offer.
 
 Zero-shot split: products 1-11,318 train (59,551 images), 11,319-22,634 test (60,502). There is no closed-set split.
 """
@@ -27,8 +26,7 @@ ARCHIVE = Archive(
 
 
 def open_sop(root: Path | None) -> ImageTable:
-    """Opens the official layout: the zip, ``Stanford_Online_Products``, or a folder that holds either; None downloads
-    the zip."""
+    """Opens the zip, the folder ``Stanford_Online_Products``, or a folder that holds either; None downloads the zip."""
     alternatives = ("Ebay_train.txt", "Stanford_Online_Products/Ebay_train.txt")
     (train_list,) = find_files(root, (ARCHIVE,), "Stanford Online Products", alternatives)
     folder = train_list.parent

@@ -30,8 +30,7 @@ def draw(label: int, index: int) -> np.ndarray:
 
 
 def open_synthetic(root: Path | None) -> ImageTable:
-    """Writes the PNG files into the cache on the first call and opens them; there is no other copy, so `root` must be
-    None."""
+    """Opens the PNG files, written into the cache on the first call; there is no other copy, so `root` must be None."""
     if root is not None:
         raise UserError(f"{root}: data set 'synthetic' is drawn on the spot and takes no --data-root")
     root = cache_dir() / "synthetic-2"

@@ -1,8 +1,8 @@
 """Your own images, named by a CSV or Parquet table.
 
-Columns: ``path`` (relative to the table's folder), ``label``, and optionally ``split`` (``train``, ``test`` or empty
-for left out), ``query`` and ``gallery`` (0 or 1, for test rows: searched with, searched in; both where the columns are
-missing).
+Columns: ``path`` (relative to the table's folder), ``label``, and optionally ``split`` (``train``, ``test`` or empty),
+``query`` and ``gallery`` (0 or 1, for test rows: searched with, searched in; both without these columns). See
+``datasets/own.md``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,7 @@ YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
 def open_image_list(root: Path | None) -> ImageTable:
-    """Opens the images that the table at `root` names.
-
-    Raises:
-        UserError: no such table, a column or value that is not understood (with its row), or an image named twice.
-    """
+    """Opens the images that the table at `root` names; a value that is not understood is refused with its row."""
     if root is None or not root.is_file():
         raise UserError(
             "data set 'table' is your own images: give --data-root FILE, a CSV or Parquet file with columns path,label"

@@ -1,9 +1,7 @@
-"""Data sets of SpotTune's table that are passed on as folders or lists: WikiArt (Saleh and Elgammal 2015) and Sketches
-(Eitz et al. 2012).
+"""WikiArt (Saleh and Elgammal 2015) and Sketches (Eitz et al. 2012), which are passed on as folders or lists.
 
 Both are laid out as ``train/<class>/*`` and ``test/<class>/*`` below ``--data-root``, or named by a CSV or Parquet file
-with the columns ``path,label,split``. The counts are those of Guo et al., SpotTune (CVPR 2019); another split has other
-counts and is refused.
+with the columns ``path,label,split``. The counts are those of Guo et al., SpotTune (CVPR 2019).
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ from retrieval_bench.errors import UserError
 
 
 def open_with_split(name: str, root: Path | None) -> ImageTable:
-    """Opens the folder or list at `root`; raises :class:`UserError` without one, or if it does not say which images
-    train."""
+    """Opens the folder or list at `root`; raises :class:`UserError` if there is none, or none with a split."""
     layout = "FOLDER with train/<class> and test/<class>, or a CSV with path,label,split"
     if root is None:
         raise UserError(f"data set '{name}' has no download: give --data-root {layout}")

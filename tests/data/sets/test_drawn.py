@@ -24,13 +24,6 @@ from retrieval_bench.data.sets.cifar10 import open_cifar10
 from retrieval_bench.data.sets.synthetic import draw
 
 
-def test_drawing_depends_on_class_and_image() -> None:
-    assert np.array_equal(draw(3, 1), draw(3, 1))
-    assert not np.array_equal(draw(3, 1), draw(3, 2))
-    assert not np.array_equal(draw(3, 1), draw(4, 1))
-    assert (draw(0, 0).dtype, draw(0, 0).shape) == (np.uint8, (40, 40, 3))
-
-
 def nearest_is_of_the_same_class(similarity: np.ndarray) -> float:
     """Share of the 128 images whose most similar other image is of their class; chance is 7 / 127."""
     labels = np.repeat(np.arange(16), 8)

@@ -6,18 +6,42 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import layouts
 import numpy as np
 import pytest
 from data_checks import files_below, refused
 from fake_cub import MANIFESTS, official_images, read_manifest, write_images, write_lists
-from layouts import COUNTS, INSHOP, LAYOUTS, SOP_TEST, SOP_TRAIN, Miniature, paths_of, save_mat
+from layouts import (
+    BOX,
+    CARS,
+    COUNTS,
+    FLOWERS,
+    INSHOP,
+    LAYOUTS,
+    MODELS,
+    SOP_TEST,
+    SOP_TRAIN,
+    Miniature,
+    cars_per_model,
+    cub,
+    flowers,
+    inshop,
+    pack,
+    paths_of,
+    save_mat,
+    sop,
+    structs,
+    touch,
+)
+from layouts import cars_original as cars
+from layouts import cars_torchvision as torchvision
 
 from retrieval_bench.data.catalog import DATASETS, open_dataset, open_table
 from retrieval_bench.data.download import install
-from retrieval_bench.data.sets import sop
+from retrieval_bench.data.sets import sop as sop_module
 from retrieval_bench.data.splits import manifest, split_names
 from retrieval_bench.files import digest
 
@@ -67,186 +91,99 @@ def remove(path: str) -> Callable[[Path], object]:
     return lambda root: shutil.rmtree(root / path) if (root / path).is_dir() else (root / path).unlink()
 
 
-def swap_sets(root: Path) -> None:
-    numbers = np.array([[0, 2]], dtype=np.uint16)
-    save_mat(root / "setid.mat", trnid=numbers, valid=numbers, tstid=numbers)
+def write_mat(path: str, **variables: object) -> Callable[[Path], object]:
+    return lambda root: save_mat(root / path, **variables)
 
 
-def without_classes(root: Path) -> None:
-    """The development kit's own ``cars_test_annos.mat``, renamed."""
-    rows = [(1, 2, 3, 4, f"{row:05d}.jpg") for row in range(1, 197)]
-    save_mat(root / "cars_test_annos_withlabels.mat", annotations=layouts.structs((*layouts.BOX, "fname"), rows))
-
-
-LABELS, EVAL = "image_class_labels.txt", "Eval/list_eval_partition.txt"
-DAMAGE: list[tuple[str, Callable[[Path], Path], Callable[[Path], object], list[str]]] = [
-    ("cub", layouts.cub, remove("images.txt"), ["no CUB-200-2011 here (images.txt is missing)", "CUB_200_2011.tgz"]),
+NUMBERS = np.array([[0, 2]], dtype=np.uint16)
+NO_CLASSES = structs((*BOX, "fname"), [(1, 2, 3, 4, f"{row:05d}.jpg") for row in range(1, 197)])
+"""The development kit's own ``cars_test_annos.mat``, renamed."""
+LABELS, SPLIT, EVAL = "image_class_labels.txt", "train_test_split.txt", "Eval/list_eval_partition.txt"
+TEST_LISTS = "cars_test_annos_withlabels.mat"
+DAMAGED = [
+    (cub, remove("images.txt"), "no CUB-200-2011 here (images.txt is missing)"),
+    *((cub, remove(name), f"{name}: file is missing") for name in (LABELS, "classes.txt", SPLIT)),
+    (cub, swap(LABELS, "400 200\n", "400 201\n"), "class numbers"),
+    (cub, swap(LABELS, "\n1 1\n", "\n1 0\n"), "class numbers"),
+    (cub, swap(LABELS, "\n1 1\n", "\n1 one\n"), "'one'"),
+    (cub, swap(LABELS, "\n1 1\n", "\n"), "name different images"),
+    (cub, swap(SPLIT, "400 ", "401 "), "name different images"),
+    (cub, swap("images.txt", "\n1 001", "\none 001"), "'one'"),
+    (cub, edit("images.txt", lambda text: "<html><body>not found</body></html>"), "not the official file"),
+    (cub, edit("images.txt", lambda text: "\x00\udcff\udcfe"), "not the official file"),
+    (cub, swap("classes.txt", "\n7 007.Bird\n", "\n"), "class numbers"),
+    (cub, swap("classes.txt", "\n7 007.Bird\n", "\n7\n"), "1 columns, not 2"),
+    (cub, swap(SPLIT, "\n2 0\n", "\n2 1\n"), "201 train images (closed_set), expected 200"),
+    (cub, swap(LABELS, "\n1 1\n", "\n1 200\n"), "199 train images (zero_shot), expected 200"),
+    (cub, remove("images/001.Bird/0.jpg"), "001.Bird/0.jpg: image is missing"),
+    (cub, edit("images/001.Bird/0.jpg", lambda text: ""), "001.Bird/0.jpg: image file is empty"),
+    (cub, remove("images/001.Bird"), "001.Bird: folder is missing"),
     *(
-        ("cub", layouts.cub, remove(name), [name, "is missing"])
-        for name in (LABELS, "classes.txt", "train_test_split.txt")
+        (torchvision, remove(name), name)
+        for name in (TEST_LISTS, "devkit/cars_train_annos.mat", "devkit/cars_meta.mat")
     ),
-    *(
-        ("cub", layouts.cub, change, [])
-        for change in (
-            swap(LABELS, "400 200\n", "400 201\n"),
-            swap(LABELS, "\n1 1\n", "\n1 0\n"),
-            swap(LABELS, "\n1 1\n", "\n1 one\n"),
-            swap(LABELS, "\n1 1\n", "\n"),
-            swap("images.txt", "\n1 001", "\none 001"),
-            edit("images.txt", lambda text: "<html><body>not found</body></html>"),
-            edit("images.txt", lambda text: "\x00\udcff\udcfe"),
-            swap("classes.txt", "\n7 007.Bird\n", "\n"),
-            swap("classes.txt", "\n7 007.Bird\n", "\n7\n"),
-            swap("train_test_split.txt", "400 ", "401 "),
-        )
-    ),
+    (torchvision, remove("cars_test"), "cars_test: folder is missing"),
     (
-        "cub",
-        layouts.cub,
-        swap("train_test_split.txt", "\n2 0\n", "\n2 1\n"),
-        ["201 train images (closed_set), expected 200"],
+        torchvision,
+        write_mat(TEST_LISTS, annotations=NO_CLASSES),
+        "it has no 'class'",
     ),
-    ("cub", layouts.cub, swap(LABELS, "\n1 1\n", "\n1 200\n"), ["199 train images (zero_shot), expected 200"]),
-    ("cub", layouts.cub, remove("images/001.Bird/0.jpg"), ["001.Bird/0.jpg: image is missing"]),
-    ("cub", layouts.cub, edit("images/001.Bird/0.jpg", lambda text: ""), ["001.Bird/0.jpg", "is empty"]),
-    ("cub", layouts.cub, remove("images/001.Bird"), ["001.Bird: folder is missing"]),
-    *(
-        ("cars", layouts.cars_torchvision, remove(name), [name, "is missing"])
-        for name in (
-            "cars_test_annos_withlabels.mat",
-            "devkit/cars_train_annos.mat",
-            "devkit/cars_meta.mat",
-            "cars_test",
-        )
-    ),
-    ("cars", layouts.cars_torchvision, without_classes, ["cars_test_annos_withlabels.mat", "class"]),
-    ("cars", layouts.cars_original, remove("cars_annos.mat"), ["(cars_annos.mat is missing)", "car_ims.tgz"]),
-    ("cars", layouts.cars_original, remove("car_ims"), ["(car_ims is missing)", "car_ims.tgz"]),
-    (
-        "cars",
-        layouts.cars_original,
-        lambda root: save_mat(root / "cars_annos.mat", names=[1]),
-        ["cars_annos.mat", "class_names"],
-    ),
-    (
-        "cars",
-        lambda root: layouts.cars_original(root, [*layouts.CARS, (195, "test")]),
-        str,
-        ["393 images, expected 392"],
-    ),
-    ("cars", lambda root: layouts.cars_original(root, layouts.CARS[:-1]), str, ["391 images, expected 392"]),
-    (
-        "cars",
-        lambda root: layouts.cars_original(root, [(0, "train"), *layouts.CARS[1:]]),
-        str,
-        ["197 train images (closed_set)"],
-    ),
-    *(
-        (
-            "cars",
-            lambda root, m=model: layouts.cars_original(root, [(m, "test"), *layouts.CARS[1:]]),
-            str,
-            ["class numbers"],
-        )
-        for model in (-1, 196)
-    ),
-    *(
-        ("flowers", layouts.flowers, remove(name), [name, "is missing"])
-        for name in ("imagelabels.mat", "setid.mat", "jpg")
-    ),
-    ("flowers", layouts.flowers, remove("jpg/image_00306.jpg"), ["image_00306.jpg: image is missing"]),
-    ("flowers", layouts.flowers, edit("jpg/image_00306.jpg", lambda text: ""), ["image_00306.jpg", "is empty"]),
-    ("flowers", layouts.flowers, swap_sets, ["setid.mat", "do not fit"]),
-    (
-        "flowers",
-        layouts.flowers,
-        lambda root: (root / "setid.mat").write_text("<html>" * 99),
-        ["setid.mat: not a MATLAB file"],
-    ),
-    (
-        "flowers",
-        layouts.flowers,
-        lambda root: save_mat(root / "imagelabels.mat", names=[1]),
-        ["imagelabels.mat", "labels"],
-    ),
-    ("flowers", lambda root: layouts.flowers(root, layouts.FLOWERS[:-1]), str, ["305 images, expected 306"]),
-    (
-        "flowers",
-        lambda root: layouts.flowers(root, [(102, "train"), *layouts.FLOWERS[1:]]),
-        str,
-        ["103 classes, expected 102"],
-    ),
-    ("flowers", lambda root: layouts.flowers(root, [(-1, "train"), *layouts.FLOWERS[1:]]), str, ["class numbers"]),
-    *(
-        ("sop", layouts.sop, remove(f"Ebay_{side}.txt"), [f"Ebay_{side}.txt", "is missing"])
-        for side in ("train", "test")
-    ),
-    ("sop", layouts.sop, remove("chair_final"), ["chair_final: folder is missing"]),
-    (
-        "sop",
-        layouts.sop,
-        swap("Ebay_train.txt", "6 2 1 chair", "6 2 chair"),
-        ["Ebay_train.txt", "line 7: 3 columns, not 4"],
-    ),
-    ("sop", layouts.sop, swap("Ebay_train.txt", "6 2 1", "6 two 1"), ["Ebay_train.txt", "'two'"]),
-    ("sop", lambda root: layouts.sop(root, test=SOP_TEST[:-1]), str, ["11 images, expected 12"]),
-    (
-        "sop",
-        lambda root: layouts.sop(root, SOP_TRAIN[:-1], [*SOP_TEST, (4, "9")]),
-        str,
-        ["5 train images (zero_shot), expected 6"],
-    ),
-    *(
-        ("sop", lambda root, a=train, b=test: layouts.sop(root, a, b), str, ["class numbers"])
-        for train, test in (
-            ([*SOP_TRAIN, (3, "9")], SOP_TEST),
-            (SOP_TRAIN, [*SOP_TEST, (6, "9")]),
-            ([(0, "9"), *SOP_TRAIN], SOP_TEST),
-            ([], SOP_TEST),
-            (SOP_TRAIN, []),
-        )
-    ),
-    ("inshop", layouts.inshop, remove("Eval"), [f"({EVAL} is missing)", "img.zip"]),
-    ("inshop", layouts.inshop, remove("Img"), ["(img is missing)", "img.zip"]),
-    ("inshop", layouts.inshop, remove(f"Img/{INSHOP[0][0]}"), [INSHOP[0][0], "image is missing"]),
-    ("inshop", layouts.inshop, swap(EVAL, "  gallery", "  val"), [EVAL, "'val'"]),
-    ("inshop", layouts.inshop, swap(EVAL, "  gallery", ""), [EVAL, "2 columns, not 3"]),
-    ("inshop", layouts.inshop, swap(EVAL, "  gallery", "  query"), [EVAL, "queries but no gallery image"]),
-    (
-        "inshop",
-        layouts.inshop,
-        swap(EVAL, "id_00000004  query", "id_00000004  gallery"),
-        ["2 query images (zero_shot), expected 3"],
-    ),
-    (
-        "inshop",
-        layouts.inshop,
-        swap(EVAL, "id_00000004  query", "id_00000004  train"),
-        ["train images (zero_shot), expected 9"],
-    ),
-    ("inshop", lambda root: layouts.inshop(root, rows=INSHOP[:-1]), str, ["15 images, expected 16"]),
+    (cars, remove("cars_annos.mat"), "(cars_annos.mat is missing)"),
+    (cars, remove("car_ims"), "(car_ims is missing)"),
+    (cars, write_mat("cars_annos.mat", names=[1]), "it has no 'class_names'"),
+    (partial(cars, images=[*CARS, (195, "test")]), None, "393 images, expected 392"),
+    (partial(cars, images=CARS[:-1]), None, "391 images, expected 392"),
+    (partial(cars, images=[(0, "train"), *CARS[1:]]), None, "197 train images (closed_set), expected 196"),
+    (partial(cars, images=[(-1, "test"), *CARS[1:]]), None, "class numbers"),
+    (partial(cars, images=[(196, "test"), *CARS[1:]]), None, "class numbers"),
+    *((flowers, remove(name), f"{name} is missing") for name in ("imagelabels.mat", "jpg")),
+    (flowers, remove("setid.mat"), "setid.mat: file is missing"),
+    (flowers, remove("jpg/image_00306.jpg"), "image_00306.jpg: image is missing"),
+    (flowers, write_mat("setid.mat", trnid=NUMBERS, valid=NUMBERS, tstid=NUMBERS), "setid.mat: image numbers"),
+    (flowers, lambda root: (root / "setid.mat").write_text("<html>" * 99), "setid.mat: not a MATLAB file"),
+    (flowers, write_mat("imagelabels.mat", names=[1]), "it has no 'labels'"),
+    (partial(flowers, images=FLOWERS[:-1]), None, "305 images, expected 306"),
+    (partial(flowers, images=[(102, "train"), *FLOWERS[1:]]), None, "103 classes, expected 102"),
+    (partial(flowers, images=[(-1, "train"), *FLOWERS[1:]]), None, "class numbers"),
+    *((sop, remove(f"Ebay_{side}.txt"), f"Ebay_{side}.txt") for side in ("train", "test")),
+    (sop, remove("chair_final"), "chair_final: folder is missing"),
+    (sop, swap("Ebay_train.txt", "6 2 1 chair", "6 2 chair"), "line 7: 3 columns, not 4"),
+    (sop, swap("Ebay_train.txt", "6 2 1", "6 two 1"), "'two'"),
+    (partial(sop, test=SOP_TEST[:-1]), None, "11 images, expected 12"),
+    (partial(sop, train=SOP_TRAIN[:-1], test=[*SOP_TEST, (4, "9")]), None, "5 train images (zero_shot), expected 6"),
+    (partial(sop, train=[*SOP_TRAIN, (3, "9")]), None, "class numbers"),
+    (partial(sop, test=[*SOP_TEST, (6, "9")]), None, "class numbers"),
+    (partial(sop, train=[(0, "9"), *SOP_TRAIN]), None, "class numbers"),
+    (partial(sop, train=[]), None, "class numbers"),
+    (partial(sop, test=[]), None, "class numbers"),
+    (inshop, remove("Eval"), f"({EVAL} is missing)"),
+    (inshop, remove("Img"), "(img is missing)"),
+    (inshop, remove(f"Img/{INSHOP[0][0]}"), f"{INSHOP[0][0]}: image is missing"),
+    (inshop, swap(EVAL, "  gallery", "  val"), "status 'val'"),
+    (inshop, swap(EVAL, "  gallery", ""), "2 columns, not 3"),
+    (inshop, swap(EVAL, "  gallery", "  query"), "queries but no gallery image"),
+    (inshop, swap(EVAL, "4  query", "4  gallery"), "2 query images (zero_shot), expected 3"),
+    (inshop, swap(EVAL, "4  query", "4  train"), "train images (zero_shot), expected 9"),
+    (partial(inshop, rows=INSHOP[:-1]), None, "15 images, expected 16"),
 ]
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(("name", "write", "damage", "words"), DAMAGE)
+@pytest.mark.parametrize(("write", "damage", "message"), DAMAGED)
 def test_what_does_not_fit_is_refused(
-    name: str,
-    write: Callable[[Path], Path],
-    damage: Callable[[Path], object],
-    words: list[str],
-    tmp_path: Path,
-    empty_cache: Path,
+    write: Any, damage: Callable[[Path], object] | None, message: str, tmp_path: Path, empty_cache: Path
 ) -> None:
     root = write(tmp_path / "data")
-    damage(root)
-    with refused(root, *words):
+    if damage:
+        damage(root)
+    name = getattr(write, "func", write).__name__.split("_")[0]
+    with refused(root, message):
         open_table(name, root)
 
 
 @pytest.mark.usefixtures("small")
 def test_archive_of_something_else_is_refused(tmp_path: Path, empty_cache: Path) -> None:
-    archive = layouts.pack(tmp_path / "other.zip", layouts.touch(tmp_path / "other", "readme.txt"))
+    archive = pack(tmp_path / "other.zip", touch(tmp_path / "other", "readme.txt"))
     for name, missing in (("sop", "Ebay_train.txt"), ("cub", "images.txt"), ("cars", "cars_annos.mat")):
         with refused(archive, f"{missing} is missing"):
             open_dataset(name, archive)
@@ -276,16 +213,16 @@ def test_files_given_once_need_no_folder(tmp_path: Path, empty_cache: Path, monk
     assert open_table("inshop", None).root.is_relative_to(empty_cache)
     archive = LAYOUTS["sop", "folder with the zip"](tmp_path) / "Stanford_Online_Products.zip"
     kept = archive.rename(empty_cache / "downloads" / archive.name)
-    monkeypatch.setattr(sop, "ARCHIVE", replace(sop.ARCHIVE, md5=digest(kept, "md5")))
+    monkeypatch.setattr(sop_module, "ARCHIVE", replace(sop_module.ARCHIVE, md5=digest(kept, "md5")))
     assert len(open_table("sop", None)) == 12
-    monkeypatch.setattr(sop, "ARCHIVE", replace(sop.ARCHIVE, md5="0" * 32))
+    monkeypatch.setattr(sop_module, "ARCHIVE", replace(sop_module.ARCHIVE, md5="0" * 32))
     with refused(kept, "md5"):
         open_table("sop", None)
 
 
 @pytest.mark.usefixtures("small")
 def test_copies_without_official_lists_have_no_closed_set(tmp_path: Path) -> None:
-    root = layouts.cars_per_model(tmp_path / "data", split=False)
+    root = cars_per_model(tmp_path / "data", split=False)
     assert len(open_dataset("cars", root)[1].train) == 196
     with refused(root, "no official training and test images"):
         open_dataset("cars", root, "closed_set")
@@ -293,21 +230,21 @@ def test_copies_without_official_lists_have_no_closed_set(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("small")
 def test_validation_inside_the_training_items_searches_all_among_all(tmp_path: Path) -> None:
-    table, split = open_dataset("inshop", layouts.inshop(tmp_path), "kfold", 1, 2)
+    table, split = open_dataset("inshop", inshop(tmp_path), "kfold", 1, 2)
     assert split.query.tolist() == split.gallery.tolist()
     used = {*paths_of(table, split.train), *paths_of(table, split.test)}
     assert used == {path for path, _, side in INSHOP if side == "train"}
 
 
 def test_class_names(tmp_path: Path, small: None) -> None:
-    assert open_table("sop", layouts.sop(tmp_path / "sop")).class_names == (
+    assert open_table("sop", sop(tmp_path / "sop")).class_names == (
         "bicycle_1",
         "chair_2",
         "bicycle_3",
         "chair_4",
     )
-    assert open_table("cars", layouts.cars_original(tmp_path / "cars")).class_names == layouts.MODELS
-    assert open_table("flowers", layouts.flowers(tmp_path / "flowers")).class_names[::101] == ("001", "102")
+    assert open_table("cars", cars(tmp_path / "cars")).class_names == MODELS
+    assert open_table("flowers", flowers(tmp_path / "flowers")).class_names[::101] == ("001", "102")
 
 
 def test_cub_with_its_true_names_has_the_published_counts_and_manifests(tmp_path: Path) -> None:
@@ -341,6 +278,6 @@ def test_flowers_with_their_true_labels_have_the_committed_manifest(tmp_path: Pa
         species = int(row["class"]) - 1
         seen[species] += 1
         rows.append((species, "train" if seen[species] <= 20 else "test"))
-    table = DATASETS["flowers"].open(layouts.flowers(tmp_path, rows))
+    table = DATASETS["flowers"].open(flowers(tmp_path, rows))
     DATASETS["flowers"].check(table)
     assert manifest(table, split_names("zero_shot", table)) == (MANIFESTS / "flowers.csv").read_text(encoding="utf-8")

@@ -122,6 +122,9 @@ class Search:
     def execute(self) -> None:
         if self.k < 1 or not self.queries:
             raise UserError(f"--k {self.k}: at least 1" if self.k < 1 else "give one image file or more to search for")
+        for query in self.queries:
+            if not query.is_file():
+                raise UserError(f"{query}: no such image file")
         (path, _), gallery = find_embedder(self.run, self.results), self.gallery.expanduser()
         collection = search.read_collection(gallery)
         if collection.embedder != embedder_digest(path):
@@ -134,9 +137,6 @@ class Search:
             if sheet.suffix.lower() != ".png":
                 raise UserError(f"{self.sheet}: a sheet is written as .png")
             check_writable(sheet.parent, "--sheet")
-        for query in self.queries:
-            if not query.is_file():
-                raise UserError(f"{query}: no such image file")
         labels = np.zeros(len(self.queries), dtype=np.int64)
         table = ImageTable(Path(), tuple(map(str, self.queries)), labels, ("",))
         queries = embed_table(path, table, self.device, 0, 64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,8 @@ def test_layout_of_the_network_is_kept_and_does_not_matter() -> None:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for block in backbone.routed.values():
             for module in (block, block.frozen, block.tuned):
-                module.register_forward_hook(lambda _, args, out: maps.extend([args[0], out]))
+                module.register_forward_pre_hook(lambda _, args: maps.append(args[0]))
+                module.register_forward_hook(lambda _, __, out: maps.append(out))
         assert_near(model(images), expected)
     assert all(tensor.stride(1) == 1 for tensor in maps if tensor.shape[-1] > 1)
     assert len(maps) > 4 * BLOCKS

@@ -144,7 +144,7 @@ class AutoLR(Strategy):
         # all passes may be undone, for the best to be repeated
         limit = max(1, min(options.max_trials, options.max_rejected - self._rejected))
         if options.optimizer_state == "fresh":
-            state.optimizer.state.clear()  # before the snapshot, so that every pass of the epoch starts without
+            state.optimizer.state.clear()  # before the snapshot: all passes of the epoch start without
         before = state.snapshot()
         target: dict[str, float] = {}
         trials = [self._try(train_once, state, before, 0)]

@@ -144,13 +144,13 @@ class Search:
         if sheet:
             folder = self.folder.expanduser() if self.folder else gallery.parent
             write_sheet(search.draw_neighbours(self.queries, neighbours, folder), sheet)
-        found = list(zip(map(str, self.queries), neighbours, strict=True))
+        answers = list(zip(map(str, self.queries), neighbours, strict=True))
         if self.json:
             print(
-                json.dumps([{"query": query, "neighbours": [near._asdict() for near in row]} for query, row in found])
+                json.dumps([{"query": query, "neighbours": [near._asdict() for near in row]} for query, row in answers])
             )
             return
-        for query, row in found:
+        for query, row in answers:
             print(query)
             width = max((len(near.label) for near in row), default=0)
             for near in row:

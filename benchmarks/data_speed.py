@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from retrieval_bench.training.criterion import build_criterion
 
 from benchmarks.timing import command_line, report, timed
 from benchmarks.training_speed import bare_step
@@ -21,6 +20,7 @@ from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
+from retrieval_bench.losses import build_criterion
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.base import Strategy

@@ -24,9 +24,9 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
 from benchmarks.timing import command_line
+from retrieval_bench.device import environment
 from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.files import write_text
-from retrieval_bench.records import environment
 
 KS = (1, 10, 100, 1000)
 SIZES = {"medium": (20_000, 512, 3_741), "sop": (60_502, 512, 11_316)}

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from PIL import Image
 from pytorch_metric_learning import trainers
-from retrieval_bench.training.criterion import build_criterion
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
@@ -36,6 +35,7 @@ from retrieval_bench.data.loading import Batches
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
+from retrieval_bench.losses import build_criterion
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import ModelConfig, TrainConfig
@@ -52,7 +52,7 @@ def bare_step(training: Training, images: Tensor, labels: Tensor) -> Callable[[]
 
     def step() -> None:
         training.optimizer.zero_grad(set_to_none=True)
-        training.criterion(training.forward(images), labels).backward()
+        training.criterion(training.step.forward(images), labels).backward()
         training.optimizer.step()
 
     return step

@@ -84,6 +84,6 @@ def test_known_answers_within_0_3_points(
     torch.set_num_threads(os.cpu_count() or 1)
     model = resnet50() if backbone == "resnet50_caffe" else ModelConfig(backbone=backbone)
     config = RunConfig(strategy="frozen", data=DataConfig(dataset="cub", image_size=224), model=model)
-    metrics = run(config, RuntimeConfig(data_root=cub, results=tmp_path))["metrics"]
+    metrics = run(config, RuntimeConfig(data_root=cub, results=tmp_path)).metrics
     found = [100 * metrics[f"recall_at_{k}"] for k in (1, 2, 4, 8)]
     assert found == pytest.approx(KNOWN[backbone], abs=0.3)

@@ -122,6 +122,9 @@ class Search:
     def execute(self) -> None:
         if self.k < 1 or not self.queries:
             raise UserError(f"--k {self.k}: at least 1" if self.k < 1 else "give one image file or more to search for")
+        for query in self.queries:
+            if not query.is_file():
+                raise UserError(f"{query}: no such image file")
         (path, _), gallery = find_embedder(self.run, self.results), self.gallery.expanduser()
         collection = search.read_collection(gallery)
         if collection.embedder != embedder_digest(path):
@@ -134,9 +137,6 @@ class Search:
             if sheet.suffix.lower() != ".png":
                 raise UserError(f"{self.sheet}: a sheet is written as .png")
             check_writable(sheet.parent, "--sheet")
-        for query in self.queries:
-            if not query.is_file():
-                raise UserError(f"{query}: no such image file")
         labels = np.zeros(len(self.queries), dtype=np.int64)
         table = ImageTable(Path(), tuple(map(str, self.queries)), labels, ("",))
         queries = embed_table(path, table, self.device, 0, 64)
@@ -144,13 +144,13 @@ class Search:
         if sheet:
             folder = self.folder.expanduser() if self.folder else gallery.parent
             write_sheet(search.draw_neighbours(self.queries, neighbours, folder), sheet)
-        found = list(zip(map(str, self.queries), neighbours, strict=True))
+        answers = list(zip(map(str, self.queries), neighbours, strict=True))
         if self.json:
             print(
-                json.dumps([{"query": query, "neighbours": [near._asdict() for near in row]} for query, row in found])
+                json.dumps([{"query": query, "neighbours": [near._asdict() for near in row]} for query, row in answers])
             )
             return
-        for query, row in found:
+        for query, row in answers:
             print(query)
             width = max((len(near.label) for near in row), default=0)
             for near in row:

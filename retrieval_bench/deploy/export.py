@@ -52,7 +52,7 @@ def model_card(record: Record, recipe: Recipe, embedder: Embedder, graph: Graph)
     for name, value in record.metrics.items():
         if name not in shown:
             metrics.append((name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value)))
-    costs = [(name, record.cost.get(name)) for name in COSTS]
+    costs = [(COLUMNS[name], record.cost.get(name)) for name in COSTS]
     router = getattr(embedder.backbone, "router", None)
     options = record.config.get("options", {})
     environment = Environment(
@@ -62,9 +62,7 @@ def model_card(record: Record, recipe: Recipe, embedder: Embedder, graph: Graph)
         record=record,
         config=record.config,
         options=", ".join(f"{part}.{name} {value}" for part in options for name, value in options[part].items()),
-        costs=[
-            (COLUMNS[name].axis, f"{value / COLUMNS[name].scale:,.5g}") for name, value in costs if value is not None
-        ],
+        costs=[(cost.axis, f"{value / cost.scale:,.5g}") for cost, value in costs if value is not None],
         metrics=metrics,
         data=data_config(recipe),
         flip_sum=recipe.get("flip_sum"),

@@ -20,8 +20,8 @@ MOST = 25
 
 def history_of(record: Record) -> dict[str, Any] | None:
     """What a strategy of the run says about weight variations: ``variation`` (epochs, K), ``rates`` by block,
-    ``blocks``, ``quality``, ``passes`` or ``trials``, ``normalizer`` where that is not ``n``; None without a trained
-    block."""
+    ``blocks``, ``quality``, ``passes`` or ``trials``, and ``normalizer`` where that is not ``n``; None without a
+    trained block."""
     parts = [part for part in record.info.values() if isinstance(part, dict)]
     return next((part for part in parts if part.get("variation") and part.get("blocks") != []), None)
 

@@ -144,7 +144,7 @@ class AutoLR(Strategy):
         # all passes may be undone, for the best to be repeated
         limit = max(1, min(options.max_trials, options.max_rejected - self._rejected))
         if options.optimizer_state == "fresh":
-            state.optimizer.state.clear()  # before the snapshot, which then holds the network once
+            state.optimizer.state.clear()  # before the snapshot: all passes of the epoch start without
         before = state.snapshot()
         target: dict[str, float] = {}
         trials = [self._try(train_once, state, before, 0)]
@@ -197,8 +197,6 @@ class AutoLR(Strategy):
     def _try(self, train_once: TrainOnce, state: EpochState, before: dict[str, Any], number: int) -> Pass:
         """One pass with the rates that are set."""
         rates = state.lrs()
-        if self.options.optimizer_state == "fresh":
-            state.optimizer.state.clear()
         measured: dict[str, float] = {}
         moving: dict[str, float] = {}
         try:

@@ -118,7 +118,7 @@ class Step:
 
     def _whole(self, images: Tensor, labels: Tensor) -> Tensor:
         with self.watch("forward"):
-            embeddings = self._forward(images)
+            embeddings = self.forward(images)
         with self.watch("loss"):
             loss = self.criterion(self.group.gather(embeddings, len(labels)), labels)
             regularization = self.strategy.regularization(self.model, images)
@@ -135,7 +135,7 @@ class Step:
         with self.watch("forward"), torch.no_grad(), frozen_statistics(self.model):
             for chunk in chunks:
                 states.append(random_states())
-                parts.append(self._forward(chunk))
+                parts.append(self.forward(chunk))
         after = random_states()
         embeddings = torch.cat(parts).requires_grad_()
         with self.watch("loss"):
@@ -146,7 +146,7 @@ class Step:
         for chunk, state, gradient in zip(chunks, states, gradients, strict=True):
             set_random_states(state)  # the same dropout and decisions as before
             with self.watch("forward"):
-                again, share = self._forward(chunk), len(chunk) / len(images)
+                again, share = self.forward(chunk), len(chunk) / len(images)
                 regularization = self.strategy.regularization(self.model, chunk)
             with self.watch("backward"):
                 objective = _add((again * gradient).sum(), regularization, share / self.group.size)
@@ -156,7 +156,7 @@ class Step:
         set_random_states(after)
         return total
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Float32 (B, D) embeddings."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             if self.compiled is not None:

@@ -154,12 +154,16 @@ def test_a_damaged_image_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["search", RUN, "q.png", "--gallery", "{tmp}/none.npz"], "`embed RUN FOLDER -o none.npz` makes one"),
-        (["search", RUN, "q.png", "--gallery", "{tmp}/text.npz"], "not written by `embed`, or damaged"),
-        (["search", RUN, "q.png", "--gallery", "{tmp}/odd.npz"], "not written by `embed`, or damaged"),
-        (["search", RUN, "q.png", "--gallery", "{tmp}/other.npz"], f"was made with another embedder than {RUN}"),
-        (["search", RUN, "q.png", "--gallery", "{tmp}/none.npz", "--k", "0"], "--k 0"),
+        (["search", RUN, "{tmp}/text.npz", "--gallery", "{tmp}/none.npz"], "`embed RUN FOLDER -o none.npz` makes one"),
+        (["search", RUN, "{tmp}/text.npz", "--gallery", "{tmp}/text.npz"], "not written by `embed`, or damaged"),
+        (["search", RUN, "{tmp}/text.npz", "--gallery", "{tmp}/odd.npz"], "not written by `embed`, or damaged"),
+        (
+            ["search", RUN, "{tmp}/text.npz", "--gallery", "{tmp}/other.npz"],
+            f"was made with another embedder than {RUN}",
+        ),
+        (["search", RUN, "{tmp}/text.npz", "--gallery", "{tmp}/none.npz", "--k", "0"], "--k 0"),
         (["search", RUN, "--gallery", "{tmp}/none.npz"], "one image file or more"),
+        (["search", RUN, "nowhere.jpg", "--gallery", "{tmp}/none.npz"], "nowhere.jpg: no such image file"),
         (["embed", RUN, "{tmp}", "-o", "{tmp}/a.npy"], "name a file that ends in .npz"),
         (["embed", RUN, "{tmp}", "-o", "{tmp}/a.npz"], "no image in it"),
         (["embed", RUN, "{tmp}/none", "-o", "{tmp}/a.npz"], "no such folder"),
@@ -178,8 +182,3 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_a_query_that_is_missing_is_named(results: Path, gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert search(results, gallery, "nowhere.jpg") == 2
-    assert capsys.readouterr().err == "error: nowhere.jpg: no such image file\n"

@@ -96,6 +96,11 @@ PLOTS: dict[str, Callable[[], Plot | None]] = {
 }
 
 
+def points(artists: Any) -> dict[str, list[Any]]:
+    """The coordinates of each line, by its label."""
+    return {line.get_label(): line.get_xydata().tolist() for line in artists.lines}
+
+
 def drawn(name: str) -> Plot:
     plot = PLOTS[name]()
     assert plot is not None
@@ -173,9 +178,7 @@ def test_only_runs_of_two_epochs_have_a_curve_and_losses_do_not_share_a_panel() 
     plot = drawn("losses")
     softmax, triplet = plot.figure.axes
     assert np.asarray(softmax.lines[0].get_ydata()).tolist() == [9.0, 0.1]
-    assert np.asarray(triplet.lines[0].get_ydata()).tolist() == [2.75, 1.0, 0.9], (
-        "means over seeds"
-    )
+    assert np.asarray(triplet.lines[0].get_ydata()).tolist() == [2.75, 1.0, 0.9], "means over seeds"
     assert "softmax, triplet" in plot.summary
 
 
@@ -209,8 +212,8 @@ def test_pruning_has_a_line_per_way_through_the_means_with_the_intervals_of_tabl
     assert lines["Gates"] == [[50, pytest.approx(30)], [70, pytest.approx(40)]]
     assert lines["Uniform"] == [[50, pytest.approx(10)]]
     half = 4.302653 * 10 / 3**0.5
-    (gates, _) = axes.containers
-    assert gates[2][0].get_segments()[0][:, 1].tolist() == pytest.approx([30 - half, 30 + half], abs=1e-3)
+    containers: Any = axes.containers
+    assert containers[0][2][0].get_segments()[0][:, 1].tolist() == pytest.approx([30 - half, 30 + half], abs=1e-3)
     assert pruning_curve({row: PRUNED[row] for row in ("Whole network", "Gates 0.5")}) is None, "one size"
 
 

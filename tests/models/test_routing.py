@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,13 +87,14 @@ def test_eval_costs_one_branch_per_block_and_training_two() -> None:
 def test_layout_of_the_network_is_kept_and_does_not_matter() -> None:
     model, backbone = routed(torch.tensor([[n % 2 == 0 for n in range(BLOCKS)], [n % 3 == 0 for n in range(BLOCKS)]]))
     images = random_images(2)
-    maps: list[Tensor] = []
+    maps: list[Any] = []
     with torch.no_grad():
         expected = model(images)
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for block in backbone.routed.values():
             for module in (block, block.frozen, block.tuned):
-                module.register_forward_hook(lambda _, args, out: maps.extend([args[0], out]))
+                module.register_forward_pre_hook(lambda _, args: maps.append(args[0]))
+                module.register_forward_hook(lambda _, __, out: maps.append(out))
         assert_near(model(images), expected)
     assert all(tensor.stride(1) == 1 for tensor in maps if tensor.shape[-1] > 1)
     assert len(maps) > 4 * BLOCKS

@@ -31,6 +31,8 @@ def test_k_blocks_are_tuned_and_the_rest_is_the_pretrained_network(k: int, decid
     }
     assert sorted(moved) == strategy.info()["tuned_blocks"]
     assert len(moved) == k
+    rates = dict(zip(strategy.blocks, strategy.info()["rate_per_epoch"][-1], strict=True))
+    assert all(rates[tuned] >= rates[other] for tuned in moved for other in rates.keys() - moved)
     assert len(strategy.info()["rate_per_epoch"]) == (2 if decide_at == 1 else 1), "then without policy"
 
 

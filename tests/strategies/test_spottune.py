@@ -67,6 +67,7 @@ def test_policy_has_a_rate_of_its_own_and_learns(synthetic: Data) -> None:
     assert json.dumps(info)
     first, second = info["entropy_per_epoch"]
     assert first != second
+    assert strategy.router.seen == 0, "each epoch counts its own decisions"
     assert all(0 <= value <= 1 for row in (first, second, *info["rate_per_epoch"]) for value in row)
 
 

@@ -42,7 +42,7 @@ def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> d
 
     backbone.router.register_forward_hook(decide)  # the policy is computed as usual
     with torch.no_grad():
-        for parameter in (each for block in backbone.routed for each in block.tuned.parameters()):
+        for parameter in (each for block in backbone.routed.values() for each in block.tuned.parameters()):
             parameter += 0.02 * torch.randn_like(parameter)  # so that decisions matter
 
     def plain_with_policy() -> torch.Tensor:

@@ -54,6 +54,10 @@ class ManyRuns:
     retries: int = 1
     """how often a run that failed is tried again (bad input and a non-finite loss are not)"""
 
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise UserError(f"--retries {self.retries}: must be at least 0")
+
     @property
     def results(self) -> ResultsFolder:
         return ResultsFolder(self.runtime.results)

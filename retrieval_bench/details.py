@@ -19,7 +19,7 @@ from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.evaluation.pca import principal_components
+from retrieval_bench.evaluation.embedding_stats import principal_components
 from retrieval_bench.files import atomic_path
 from retrieval_bench.seeding import derive
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation import evaluate as evaluation
-from retrieval_bench.evaluation import fast_ranking, histogram, vectors
+from retrieval_bench.evaluation import fast_ranking, vectors
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail
 from retrieval_bench.evaluation.metrics import MetricName
 from retrieval_bench.evaluation.vectors import Distance
@@ -81,7 +81,7 @@ def chunked(block: int, positives: int = 1 << 26, chunk: int | None = None) -> I
     with ExitStack() as stack:
         stack.enter_context(patch.dict(fast_ranking.BLOCK, cpu=block))
         stack.enter_context(patch.object(vectors, "CHUNK", chunk or 4 * block))
-        stack.enter_context(patch.object(histogram, "PAIRS", 50))
+        stack.enter_context(patch.object(fast_ranking, "PAIRS", 50))
         stretch = min(2, block) if block < 10 else fast_ranking.STRETCH
         stack.enter_context(patch.object(fast_ranking, "STRETCH", stretch))
         stack.enter_context(patch.object(evaluation, "POSITIVES", positives))
@@ -97,12 +97,15 @@ def same(first: Evaluation, second: Evaluation) -> bool:
     )
 
 
-def clusters(rows: int = 300, classes: int = 30, seed: int = 0, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Overlapping classes, among them copies across classes."""
+def clusters(
+    rows: int = 300, classes: int = 30, seed: int = 0, dim: int = 6, copies: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping classes; with `copies` a tenth of the rows are those of other classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, rows)
     vectors = rng.normal(size=(classes, dim))[labels] + rng.normal(size=(rows, dim))
-    vectors[: rows // 10] = vectors[rows // 10 : 2 * (rows // 10)]
+    if copies:
+        vectors[: rows // 10] = vectors[rows // 10 : 2 * (rows // 10)]
     return vectors, labels
 
 

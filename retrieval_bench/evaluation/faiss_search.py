@@ -52,11 +52,7 @@ def rank_approximately(
 
 
 def index_of(
-    rows: Callable[[Rows], np.ndarray],
-    size: int,
-    dimension: int,
-    kind: Literal["flat", "ivf", "hnsw"],
-    probes: int = 32,
+    rows: Callable[[Rows], np.ndarray], size: int, dimension: int, kind: Approximate | Literal["flat"], probes: int = 32
 ) -> Any:
     """A FAISS index of inner products over `size` rows.
 

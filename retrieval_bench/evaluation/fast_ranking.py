@@ -75,13 +75,11 @@ class Counter:
         self.floor = self.low.clone() if self.between is None else self._floor(self.between, slice(0, len(self.best)))
 
     def add(self, similarity: Tensor, queries: slice, items: slice) -> None:
-        """Counts a block of similarities (queries by items), with positives hidden; most stretches of a row have nothing
-        that ranks before the query's positives, as their largest similarity tells."""
+        """Counts a block of similarities (queries by items), with positives hidden. Most stretches of a row have
+        nothing that ranks before the query's positives, as their largest similarity tells."""
         wide = STRETCH if similarity.shape[1] % STRETCH == 0 else similarity.shape[1]
         stretches = similarity.unflatten(1, (-1, wide))
-        by_memory = (
-            similarity.is_contiguous()
-        )  # else it is a transposed block, which is read in the order of memory too
+        by_memory = similarity.is_contiguous()  # a transposed block is read in the order of memory too
         largest = stretches.amax(2) if by_memory else similarity.T.unflatten(0, (-1, wide)).amax(1).T
         reached = largest >= torch.minimum(self.low[queries], self.floor[queries])[:, None]
         rows, parts = reached.nonzero(as_tuple=True)

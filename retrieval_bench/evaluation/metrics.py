@@ -49,7 +49,7 @@ class Ranking:
 
 
 def recall_at_k(ranking: Ranking, k: int) -> np.ndarray:
-    """float64 (Q,): 1 if any of the K nearest is a positive, else 0 (Jegou et al., TPAMI 2011; Song et al., CVPR 2016)."""
+    """float64 (Q,): 1 if one of the K nearest is a positive (Jegou et al., TPAMI 2011; Song et al., CVPR 2016)."""
     return (ranking.ranks[ranking.starts] <= k).astype(np.float64)
 
 
@@ -64,7 +64,7 @@ def r_precision(ranking: Ranking) -> np.ndarray:
 
 
 def map_at_r(ranking: Ranking) -> np.ndarray:
-    """float64 (Q,): 1/R times the sum, over positives among the R nearest, of the precision at their rank (as above)."""
+    """float64 (Q,): 1/R times the sum, over positives among the R nearest, of the precision at their rank (ibid.)."""
     inside = ranking.ranks <= np.repeat(ranking.counts, ranking.counts)
     return ranking.per_query(inside * ranking.hits / ranking.ranks) / ranking.counts
 

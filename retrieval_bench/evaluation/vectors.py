@@ -52,7 +52,7 @@ class Vectors:
 
     @property
     def error(self) -> float:
-        """Bound on what float32 (rounding rows, summing in any order) changes a similarity by: ``(n + 2) u |a| |b|`` for
+        """Bound on what float32 (rounding rows, summing in any order) changes similarities by: ``(n + 2) u |a| |b|`` of
         n products (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), with some room."""
         largest = 2.25 if self.distance == "l2" else 1.0
         return 1.01 * largest * (self.width + 6) * 2.0**-24

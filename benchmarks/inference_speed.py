@@ -3,12 +3,9 @@
 Ways are timed in one process, in turn; ratios are to the first. Weights are untrained, which costs the same.
 
 ``routing``: the policy network and the plain backbone (what routing costs at least), each image through its own
-branches, and both branches for every image (as SpotTune's public code does). Decisions are drawn at random, so that
-every block has images on both sides.
-
+branches, and both branches for all (as SpotTune's public code does), by decisions drawn at random.
 ``pruning``: the whole backbone, and what uniform and global channel pruning leave of it at several budgets, with any
-widths and with multiples of 16 (the numbers of channels that vector units take at once); each as it is deployed, norms
-folded into convolutions.
+widths and with multiples of 16 (which vector units take at once); each as deployed, norms folded into convolutions.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from retrieval_bench.models.folding import fold_norms
 
 from benchmarks.timing import command_line, report, timed
 from retrieval_bench import cost
@@ -27,6 +23,7 @@ from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.surgery import fold_norms
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune
@@ -42,7 +39,7 @@ def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> d
 
     backbone.router.register_forward_hook(decide)  # the policy is computed as usual
     with torch.no_grad():
-        for parameter in (each for block in backbone.routed for each in block.tuned.parameters()):
+        for parameter in (each for block in backbone.routed.values() for each in block.tuned.parameters()):
             parameter += 0.02 * torch.randn_like(parameter)  # so that decisions matter
 
     def plain_with_policy() -> torch.Tensor:

@@ -76,7 +76,7 @@ def bootstrap_interval(
 
 
 def intervals(columns: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals of the metrics in ``Evaluation.columns``: ``<metric>_over_queries``, ``_over_classes``."""
+    """95 % bootstrap intervals of metrics in ``Evaluation.columns``: ``<metric>_over_queries``, ``_over_classes``."""
     kept = columns["positives"] > 0
     found: dict[str, tuple[float, float]] = {}
     for name in (name for name in columns if name not in ("query", "label", "positives", "first_rank")):

@@ -21,9 +21,6 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.details import (
     NEIGHBOURS,
     PAIRS,
-    PER_CLASS,
-    SIDE,
-    WORST,
     Details,
     describe,
     nearest,
@@ -79,8 +76,8 @@ def test_the_gallery_shows_the_worst_two_of_a_class_and_some_that_are_right() ->
     assert rows[:4] == [0, 1, 8, 6], "not the third of class 0, nor a query without a positive"
     assert rows[4:] == [3, 7, 9, 11], "from all over those that are right"
     worst = details_of([5] * 40, list(range(40)))
-    assert worst.gallery_queries().tolist() == list(range(WORST)), "of equal ranks the first"
-    assert Counter(worst.labels[worst.gallery_queries()].tolist()).most_common(1)[0][1] <= PER_CLASS
+    assert worst.gallery_queries().tolist() == list(range(module.WORST)), "of equal ranks the first"
+    assert Counter(worst.labels[worst.gallery_queries()].tolist()).most_common(1)[0][1] <= module.PER_CLASS
     assert details_of([0, 0], [0, 1]).gallery_queries().tolist() == []
     assert details_of([1, 1, 1], [0, 0, 0]).gallery_queries().tolist() == [0, 1, 2]
 
@@ -100,13 +97,11 @@ def test_confused_classes_are_those_of_a_counter(rows: list[tuple[int, int, int]
         assert (labels[row], labels[nearest_images[row]]) == (own, other)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((300, 100), (72, 24)), ((20, 10), (20, 10)), ((72, 144), (36, 72))])
-def test_a_thumbnail_is_a_small_webp_and_never_larger_than_the_image(
-    tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "image.png")
-    with Image.open(io.BytesIO(thumbnail(tmp_path / "image.png"))) as image:
-        assert (image.format, image.size, max(expected) <= SIDE) == ("WEBP", expected, True)
+def test_a_thumbnail_is_a_small_webp_and_never_larger_than_the_image(tmp_path: Path) -> None:
+    for size, expected in (((300, 100), (72, 24)), ((20, 10), (20, 10)), ((72, 144), (36, 72))):
+        Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "image.png")
+        with Image.open(io.BytesIO(thumbnail(tmp_path / "image.png"))) as image:
+            assert (image.format, image.size) == ("WEBP", expected)
     assert thumbnail(tmp_path / "missing.png") == b""
 
 
@@ -150,9 +145,7 @@ def test_queries_apart_from_the_gallery_are_numbered_within_the_test(tmp_path: P
     assert details.queries.tolist() == [0, 3]
     assert [sorted(row[:2].tolist()) for row in details.neighbours] == [[1, 2], [1, 2]]
     assert (details.neighbours[:, 2:] == -1).all()
-    assert details.class_names[details.labels].tolist() == [
-        table.class_names[table.labels[row]] for row in (2, 4, 5, 7)
-    ]
+    assert details.class_names[details.labels].tolist() == [f"class {row % 4}" for row in (2, 4, 5, 7)]
     assert np.isnan(details.map_at_r).all(), "MAP@R was not measured"
 
 

@@ -61,19 +61,19 @@ def _mean_distance(rows: np.ndarray) -> float:
     return total / (len(rows) * (len(rows) - 1))
 
 
-def cluster(vectors: Vectors, clusters: int, seed: int = 0, rounds: int = 20) -> np.ndarray:
+def cluster(vectors: Vectors, clusters: int) -> np.ndarray:
     """int64 (N,): the cluster of each row, by FAISS k-means (Lloyd) from seeded random rows."""
     rows = np.ascontiguousarray(vectors.rows(slice(None)), dtype=np.float32)
     per_centroid = {"min_points_per_centroid": 1, "max_points_per_centroid": 1 << 30}
-    kmeans = faiss.Kmeans(rows.shape[1], clusters, niter=rounds, seed=seed, **per_centroid)
+    kmeans = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=0, **per_centroid)
     kmeans.train(rows)
     return kmeans.index.search(rows, 1)[1][:, 0]  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
 
 
-def clustering_metrics(vectors: Vectors, codes: np.ndarray, seed: int = 0) -> dict[str, float]:
+def clustering_metrics(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
     """Mutual information of the classes (`codes`, int (N,)) and as many k-means clusters, as scikit-learn defines it:
     normalised (``nmi``, arithmetically) and adjusted for chance (``ami``; Vinh, Epps and Bailey, JMLR 2010)."""
-    clusters = cluster(vectors, len(np.unique(codes)), seed)
+    clusters = cluster(vectors, len(np.unique(codes)))
     scores = {"nmi": normalized_mutual_info_score, "ami": adjusted_mutual_info_score}
     return {name: float(score(codes, clusters)) for name, score in scores.items()}
 

@@ -35,11 +35,11 @@ def t_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
     return float(values.mean()), float(_t_factor(len(values), level) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def paired_t_test(first: Values, second: Values, level: float = 0.95) -> tuple[float, float, float]:
+def paired_t_test(first: Values, second: Values) -> tuple[float, float, float]:
     """Mean of paired differences (first less second), half width of its t-interval, and two-sided p-value of the paired
     t-test; both NaN for fewer than two pairs. Of differences that are all the same p is 0, or 1 where they are 0."""
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    mean, half = t_interval(differences, level)
+    mean, half = t_interval(differences)
     if len(differences) < 2:
         return mean, math.nan, math.nan
     if np.ptp(differences) <= 1e-12:

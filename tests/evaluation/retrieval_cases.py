@@ -91,10 +91,9 @@ def chunked(block: int, positives: int = 1 << 26, chunk: int | None = None) -> I
 def same(first: Evaluation, second: Evaluation) -> bool:
     """Equal to the last bit for every query; means up to the order of their sum."""
     curves = [np.empty(0) if one.curve is None else one.curve for one in (first, second)]
+    pairs = [(values, second.columns[name], name != "label") for name, values in first.columns.items()]
     alike = np.allclose(*curves, atol=1e-12) and first.metrics == pytest.approx(second.metrics, abs=1e-12)
-    return alike and all(
-        np.array_equal(first.columns[name], second.columns[name], equal_nan=name != "label") for name in first.columns
-    )
+    return alike and all(np.array_equal(one, other, equal_nan=numbers) for one, other, numbers in pairs)
 
 
 def clusters(

@@ -92,15 +92,6 @@ def blobs(classes: int, size: int, spread: float) -> tuple[np.ndarray, np.ndarra
     return np.eye(16)[codes % 16] + spread * np.random.default_rng(0).normal(size=(len(codes), 16)), codes
 
 
-@pytest.mark.parametrize("distance", get_args(Distance))
-def test_every_row_is_in_the_cluster_of_the_nearest_mean(distance: Distance) -> None:
-    vectors = vectors_of(blobs(5, 20, 0.4)[0], distance)
-    clusters, rows = cluster(vectors, 5, rounds=200), vectors.rows(slice(None))
-    means = np.stack([rows[clusters == c].mean(axis=0) for c in range(5)])
-    assert np.linalg.norm(rows[:, None] - means, axis=2).argmin(axis=1).tolist() == clusters.tolist()
-    assert clusters.tolist() != cluster(vectors, 5, seed=1).tolist()
-
-
 def test_nmi_is_mutual_information_over_the_mean_entropy() -> None:
     rows, codes = blobs(6, 12, 0.5)
     clusters, found = cluster(vectors_of(rows), 6), clustering_metrics(vectors_of(rows), codes)

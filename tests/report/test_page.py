@@ -14,8 +14,7 @@ import pytest
 from retrieval_bench.cli import main
 from retrieval_bench.details import write_details
 from retrieval_bench.records import ResultsFolder
-from retrieval_bench.report.gallery import gallery_of
-from retrieval_bench.report.page import write_report
+from retrieval_bench.report.page import gallery_of, write_report
 from retrieval_bench.report.verdict import verdict
 from tests.board_records import of, record, save
 from tests.report.conftest import HOSTILE, hand_made
@@ -48,9 +47,8 @@ class Outline(HTMLParser):
 def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
     elements = Outline(page).elements
     assert not {tag for tag, _ in elements} & {"link", "iframe", "object", "base"}
-    links = [
-        attrs[name] or "" for _, attrs in elements for name in ("src", "href", "xlink:href", "action") if name in attrs
-    ]
+    names = ("src", "href", "xlink:href", "action")
+    links = [attrs[name] or "" for _, attrs in elements for name in names if name in attrs]
     assert links
     assert all(link.startswith(("#", "data:image/")) for link in links)
     text = page.read_text(encoding="utf-8")

@@ -64,8 +64,12 @@ def compare(first: str, second: str, results: ResultsFolder) -> Comparison:
     )
     names = (one_name, other_name)
     one_choices, other_choices = unnest(left.config), unnest(right.config)
+
+    def text(choice: Any) -> str:
+        return "-" if choice is None else str(choice)
+
     changes = [
-        (name, _text(one_choices.get(name)), _text(other_choices.get(name)))
+        (name, text(one_choices.get(name)), text(other_choices.get(name)))
         for name in sorted({*one_choices, *other_choices} - {"seed"})
         if one_choices.get(name) != other_choices.get(name)
     ]
@@ -86,10 +90,6 @@ def _runs_by_seed(word: str, results: ResultsFolder) -> dict[int, Record]:
         kinds = " and ".join(kind for _, kind in rows)
         raise UserError(f"{word}: there are runs of it on {kinds}; name runs by their ids, which end in the device")
     return {record.seed: record for runs in rows.values() for record in runs}
-
-
-def _text(choice: Any) -> str:
-    return "-" if choice is None else str(choice)
 
 
 def _read_details(pairs: Sequence[Pair], folders: Sequence[ResultsFolder]) -> list[tuple[Details, Details]]:

@@ -112,8 +112,12 @@ def _digest(record: Record) -> str:
 def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
     """The record as one row: choices, labels, costs, metrics, and where it was made."""
     config, data = record.config, record.config["data"]
+
+    def scalar(value: Any) -> Any:
+        return json.dumps(value) if isinstance(value, list | dict) else value
+
     choices = {
-        name: _scalar(value)
+        name: scalar(value)
         for section, values in config.items()
         if section != "options" and isinstance(values, dict)
         for name, value in values.items()
@@ -138,13 +142,9 @@ def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
             **{name: record.cost.get(name) for name in RECORDED_COSTS},
             **{name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)},
             **{name: getattr(record, name) for name in ("seed", "kind", "device", "config_hash")},
-            "threads": _scalar(record.environment.get("threads")),
+            "threads": scalar(record.environment.get("threads")),
         }
     )
-
-
-def _scalar(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _means(grouped: Any) -> pd.DataFrame:

@@ -44,9 +44,6 @@ bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji: bench-%:
 bench-smoke: setup ## The same on drawn patterns: shows within a minute that everything works
 	$(BENCH) bench synthetic --results $(RESULTS) $(ARGS)
 
-bench-data: setup ## Time reading images beside a training step, on an idle machine (NAME=<data set>, DATA=<folder or archive>)
-	$(VENV)/bin/python -m benchmarks.data_speed $(NAME) $(ROOT) $(ARGS)
-
 bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (tens of minutes)
 	$(VENV)/bin/python -m benchmarks.eval_speed $(ARGS)
 
@@ -55,8 +52,10 @@ bench-pruning: setup ## Time pruned networks beside the whole one, on an idle ma
 bench-routing bench-pruning: bench-%:
 	$(VENV)/bin/python -m benchmarks.inference_speed $* $(ARGS)
 
+bench-data: setup ## Time reading images beside a training step, on an idle machine (NAME=<data set>, DATA=<folder or archive>)
 bench-train: setup ## Time training beside the bare step and another trainer, on an idle machine (NAME=<data set>, DATA, ARGS="--backbone resnet50")
-	$(VENV)/bin/python -m benchmarks.training_speed --dataset $(NAME) $(ROOT) $(ARGS)
+bench-data bench-train: bench-%:
+	$(VENV)/bin/python -m benchmarks.training_speed $* --dataset $(NAME) $(ROOT) $(ARGS)
 
 ablation-pruning: setup ## Regenerate the AutoLR paper's ablation of layer-wise pruning on CUB (PROFILE, DATA)
 figure-weight-variation: setup ## Its figure: weight variation, rates and passes, with one rate and with AutoLR (PROFILE, DATA)

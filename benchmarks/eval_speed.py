@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,16 +45,6 @@ def draw(rows: int, size: int, classes: int, noise: float = 2.2) -> tuple[np.nda
     return vectors, labels
 
 
-def ours(embeddings: np.ndarray, labels: np.ndarray) -> Found:
-    """Recall@K by the blocked engine."""
-    return evaluate(embeddings, labels, ks=KS, metrics=("recall",))
-
-
-def ours_map(embeddings: np.ndarray, labels: np.ndarray) -> Found:
-    """Recall@K and MAP@R together, by the blocked engine."""
-    return evaluate(embeddings, labels, ks=KS, metrics=("recall", "map_at_r"))
-
-
 def half_products(embeddings: np.ndarray, labels: np.ndarray) -> Found:
     """Nothing but the matrix products that exact self-retrieval cannot do without: one triangle."""
     rows = normalize(torch.from_numpy(embeddings))
@@ -72,8 +63,7 @@ def faiss_flat(embeddings: np.ndarray, labels: np.ndarray) -> Found:
 
 
 def similarity_matrix(embeddings: np.ndarray, labels: np.ndarray) -> Found:
-    """The best 1,000 of each row of the similarity matrix by topk, the query put last: AutoLR's way, in blocks that
-    fit."""
+    """The best 1,000 of each row of the similarity matrix by topk, the query put last: AutoLR's way, in blocks."""
     rows = normalize(torch.from_numpy(embeddings))
     depth = min(max(KS), len(rows) - 1)
     nearest = np.empty((len(rows), depth), dtype=np.int64)
@@ -100,8 +90,8 @@ def _recalls(nearest: np.ndarray, labels: np.ndarray, with_query: bool = False) 
 
 COMPETITORS: dict[str, Callable[[np.ndarray, np.ndarray], Found]] = {
     "half products (lower bound)": half_products,
-    "retrieval_bench, recall": ours,
-    "retrieval_bench, recall + MAP@R": ours_map,
+    "retrieval_bench, recall": partial(evaluate, ks=KS, metrics=("recall",)),
+    "retrieval_bench, recall + MAP@R": partial(evaluate, ks=KS, metrics=("recall", "map_at_r")),
     "FAISS flat, k=1001": faiss_flat,
     "similarity matrix + topk": similarity_matrix,
     "pytorch-metric-learning": pml,
@@ -140,9 +130,8 @@ def compare(shape: tuple[int, int, int], rounds: int) -> list[Found]:
             continue
         seconds = [run["seconds"] for run in done]
         times = {"seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
-        rows.append(
-            {"name": name, **times, "peak_mb": max(run["peak_mb"] for run in done), "result": done[0]["result"]}
-        )
+        peak = max(run["peak_mb"] for run in done)
+        rows.append({"name": name, **times, "peak_mb": peak, "result": done[0]["result"]})
     return rows
 
 
@@ -165,13 +154,7 @@ def main(
     only: Literal["medium", "sop", "growth", "million"] | None = None,
     output: Path = Path("results/local/eval_speed.json"),
 ) -> None:
-    """Times the evaluator beside its peers.
-
-    Args:
-        rounds: how often each competitor runs.
-        only: one part instead of all; results of earlier parts in the output are kept.
-        output: JSON file for the results.
-    """
+    """Times the evaluator beside its peers, each `rounds` times; `only` one part, and the others stay in the output."""
     kept: Found = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
     kept["environment"] = environment("cpu")
     for name in [only] if only else [*SIZES, "growth", "million"]:
@@ -191,10 +174,8 @@ def main(
             started = time.perf_counter()
             found = evaluate(embeddings, labels, ks=(1, 10), engine="ivf")
             kept[name] = {"seconds": time.perf_counter() - started, **found}
-            print(
-                "\n1,000,000 x 128, inverted file:",
-                ", ".join(f"{key} {value:.4g}" for key, value in kept[name].items()),
-            )
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in kept[name].items())
+            print(f"\n1,000,000 x 128, inverted file: {figures}")
         write_text(output, json.dumps(kept, indent=1) + "\n")
 
 

@@ -3,12 +3,9 @@
 Ways are timed in one process, in turn; ratios are to the first. Weights are untrained, which costs the same.
 
 ``routing``: the policy network and the plain backbone (what routing costs at least), each image through its own
-branches, and both branches for every image (as SpotTune's public code does). Decisions are drawn at random, so that
-every block has images on both sides.
-
+branches, and both branches for all (as SpotTune's public code does), by decisions drawn at random.
 ``pruning``: the whole backbone, and what uniform and global channel pruning leave of it at several budgets, with any
-widths and with multiples of 16 (the numbers of channels that vector units take at once); each as it is deployed, norms
-folded into convolutions.
+widths and with multiples of 16 (which vector units take at once); each as deployed, norms folded into convolutions.
 """
 
 from __future__ import annotations

@@ -1,26 +1,30 @@
-"""How fast training is: ``python -m benchmarks.training_speed --dataset cub --data-root DIR``, on an idle machine.
+"""How fast training is: ``python -m benchmarks.training_speed train --dataset cub --data-root DIR``, undisturbed.
 
-Three ways, timed in turn in one process, ratios to the first:
+Ways are timed in turn in one process, ratios are to the first: the bare step (forward, loss, backward and optimiser on
+a batch that is already there), than which no loop can be faster. ``train`` times beside it:
 
-- the bare step: forward, loss, backward and optimiser on a batch that is already there: what no loop can be faster
-than;
 - the package's own loop, with images from the decode-once cache, augmentation, schedule and strategy hooks;
 - the trainer of pytorch-metric-learning (``MetricLossOnly``) with a DataLoader that decodes with PIL and augments with
-torchvision, as
-  its examples do it: the same network, loss and optimiser, batches of the same size, in torch's own layout.
+  torchvision, as its examples do it: the same network, loss and optimiser, batches of the same size, in torch's layout.
+
+``data`` times reading the same images: by PIL in a DataLoader, and from the cache, without and with augmentation.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import tyro
 from PIL import Image
 from pytorch_metric_learning import trainers
 from torch import Tensor
@@ -31,7 +35,7 @@ from benchmarks.timing import command_line, report, timed
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.decode_cache import open_decode_cache
-from retrieval_bench.data.loading import Batches
+from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
@@ -76,15 +80,13 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return augmented, int(self.labels[index])
 
 
-def peer_epoch(
-    model: Embedder, config: RunConfig, classes: int, images: ImageFiles, workers: int
-) -> Callable[[], object]:
-    """One epoch of the trainer of pytorch-metric-learning."""
+def peer_trainer(model: Embedder, config: RunConfig, classes: int, images: ImageFiles, workers: int) -> Any:
+    """The trainer of pytorch-metric-learning."""
     logging.getLogger("PML").setLevel(logging.ERROR)
     device, train = next(model.parameters()).device, config.train
     loss = build_criterion(config.loss, classes, model.dim).loss.to(device)
     parameters = [*model.backbone.net.parameters(), *loss.parameters()]
-    trainer: Any = trainers.MetricLossOnly(
+    return trainers.MetricLossOnly(
         models={"trunk": model.backbone.net.train()},
         optimizers={"trunk_optimizer": torch.optim.AdamW(parameters, train.lr, weight_decay=train.weight_decay)},
         batch_size=train.batch_size,
@@ -95,10 +97,10 @@ def peer_epoch(
         dataloader_num_workers=workers,
         freeze_these=(),
     )
-    return lambda: trainer.train(num_epochs=1)
 
 
 def main(
+    what: tyro.conf.Positional[Literal["train", "data"]],
     dataset: str = "emoji_mini",
     data_root: Path | None = None,
     backbone: str = "mobilenetv2_100",
@@ -111,9 +113,11 @@ def main(
     precision: Literal["float32", "bf16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Times training beside the bare step and beside another trainer; `steps` steps a round."""
+    """Times training, or reading its images, beside the bare step; `steps` steps a round, `workers` -1 for as many as
+    fit."""
     torch.manual_seed(0)
     usual, where = RunConfig(model=ModelConfig(backbone=backbone, weights="none")), resolve_device(device)
+    workers = resolve_workers(workers, where)
     data = replace(usual.data, dataset=dataset, image_size=image_size, stored=stored, reader="cache")
     train = TrainConfig(
         batch_size=batch_size, precision=precision, freeze_bn=False, schedule="constant", epochs=1, optimizer="adamw"
@@ -124,7 +128,11 @@ def main(
         available = f"1 to {len(split.train)} images, which the training set has"
         raise UserError(f"--steps {steps} --batch-size {batch_size}: a round may have {available}")
     rows, labels = (each[: steps * batch_size] for each in (split.train, split.train_labels(table.labels)))
-    sampler, decoded = BatchSampler(labels, batch_size, config.samples_per_class), open_decode_cache(table, stored, 32)
+    open_decode_cache(table, stored, 32)  # decoded now, if it was not
+    started = time.perf_counter()
+    decoded = open_decode_cache(table, stored, 32)
+    opening = f"opening the cache of {len(table):,} images: {time.perf_counter() - started:.3f} s"
+    sampler = BatchSampler(labels, batch_size, config.samples_per_class)
     batches = Batches(table, rows, labels, data, workers, sampler, cache=decoded, device=where)
     model, classes = build_embedder(config.model, image_size).to(where), len(split.train_classes)
 
@@ -132,16 +140,25 @@ def main(
         criterion = lambda dim: build_criterion(config.loss, classes, dim)  # noqa: E731
         return Training(copy.deepcopy(model), criterion, batches, Strategy(), config)
 
-    step, loop = bare_step(training(), *next(iter(batches))), training()
-    files = ImageFiles([table.root / table.paths[row] for row in rows], labels, image_size, model)
-    ways = {
-        "bare step on a batch that is there": lambda: [step() for _ in range(steps)],
-        "retrieval_bench": lambda: loop.train_once(),
-        f"pytorch-metric-learning, {workers} workers": peer_epoch(
-            copy.deepcopy(model), config, classes, files, workers
-        ),
-    }
-    print(f"{backbone}, {image_size} px, batches of {batch_size}, {steps} steps a round, {precision}")
+    step, epoch = bare_step(training(), *next(iter(batches))), count()
+    ways: dict[str, Callable[[], object]] = {"bare step on a batch": lambda: [step() for _ in range(steps)]}
+    if what == "train":
+        loop = training()
+        files = ImageFiles([table.root / table.paths[row] for row in rows], labels, image_size, model)
+        peer = peer_trainer(copy.deepcopy(model), config, classes, files, workers)
+        ways["retrieval_bench"] = loop.train_once
+        ways[f"pytorch-metric-learning, {workers} workers"] = lambda: peer.train(num_epochs=1)
+    else:
+        pil = Batches(table, rows, labels, data, workers, sampler, device=where)
+
+        def read(source: Batches) -> None:
+            source.reseed(0, next(epoch))
+            deque(source, maxlen=0)
+
+        ways[f"PIL DataLoader ({workers} workers)"] = lambda: read(pil)
+        ways["cache, pixels only"] = lambda: [np.array(decoded[row]) for row in rows.tolist()]
+        ways["cache + augmentation"] = lambda: read(batches)
+    print(f"{backbone}, {image_size} px, batches of {batch_size}, {steps} steps a round, {precision}; {opening}")
     print(report(timed(ways, rounds, where, warm_up=1), where, steps * batch_size))
 
 

@@ -1,5 +1,4 @@
-"""Two runs, or two configurations over their seeds, side by side: what differs in them, in their metrics, and query by
-query."""
+"""Two runs, or two configurations over their seeds, side by side: choices, metrics, and query by query."""
 
 from __future__ import annotations
 
@@ -25,40 +24,30 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first side less the second.
-
-    Attributes:
-        names: of both sides.
-        changes: per choice in which the configurations differ its name and both values.
-        seeds: those that both sides have.
-        metrics: a row per metric: ``metric``, ``first`` and ``second`` (means over the common seeds), ``difference``;
-            over seeds ``seeds_half`` (half of the t-interval) and ``seeds_p`` (paired t-test), NaN for fewer than two
-            seeds; over the classes of the queries ``low``, ``high`` (bootstrap) and ``p`` (permutation test), NaN
-            without details of both sides.
-        won: number of queries with a positive at rank 1 on the first side and not on the second (with several seeds: in
-            fewer of them), with names of some; `lost`: the reverse.
-        queries: how many were compared; 0 without details.
-        reason: why queries were not compared.
-    """
+    """The first side less the second."""
 
     names: tuple[str, str]
     changes: list[tuple[str, str, str]]
+    """Choices in which the configurations differ, with both values."""
     seeds: list[int]
+    """Those that both sides have."""
     metrics: list[dict[str, Any]]
+    """A row per metric: ``metric``, ``first`` and ``second`` (means over the common seeds), ``difference``; over seeds
+    ``seeds_half`` (half of the t-interval) and ``seeds_p`` (paired t-test), NaN for fewer than two; over the classes of
+    the queries ``low``, ``high`` (bootstrap) and ``p`` (permutation test), NaN without details of both sides."""
     won: tuple[int, list[str]] = (0, [])
+    """Queries with a positive at rank 1 on the first side and not on the second (with several seeds: in fewer of them):
+    how many, and names of some; `lost`: the reverse."""
     lost: tuple[int, list[str]] = (0, [])
     queries: int = 0
+    """How many were compared; 0 without details, for a `reason`."""
     reason: str = ""
 
 
 def compare(first: str, second: str, results: ResultsFolder) -> Comparison:
     """Compares two sides: the id of a run (or the beginning of one, or its file) or the hash of a configuration, which
-    stands for all its seeds. With one run on a side, that run is compared with every run of the other of the same seed;
-    where there is none, run with run.
-
-    Raises:
-        UserError: a side that does not exist, or one and the same on both sides.
-    """
+    stands for all its seeds; runs of one seed with each other, and two single runs as they are. Raises
+    :class:`UserError` for a side that does not exist, or one and the same on both sides."""
     one, other = _runs_by_seed(first, results), _runs_by_seed(second, results)
     seeds = sorted(set(one) & set(other))
     pairs = [(one[seed], other[seed]) for seed in seeds]
@@ -69,15 +58,25 @@ def compare(first: str, second: str, results: ResultsFolder) -> Comparison:
     if all(left == right for left, right in pairs):
         raise UserError(f"{first} and {second} are the same; name two runs")
     left, right = pairs[0]
-    names = (_name(left, len(pairs)), _name(right, len(pairs)))
+    over = f"{len(pairs)} seeds" if len(pairs) > 1 else ""
+    one_name, other_name = (
+        f"{run.strategy} on {run.dataset} ({run.config_hash}, {over or f'seed {run.seed}'})" for run in (left, right)
+    )
+    names = (one_name, other_name)
     one_choices, other_choices = unnest(left.config), unnest(right.config)
+
+    def text(choice: Any) -> str:
+        return "-" if choice is None else str(choice)
+
     changes = [
-        (name, _text(one_choices.get(name)), _text(other_choices.get(name)))
+        (name, text(one_choices.get(name)), text(other_choices.get(name)))
         for name in sorted({*one_choices, *other_choices} - {"seed"})
         if one_choices.get(name) != other_choices.get(name)
     ]
+    files = [Path(word) for word in (first, second)]  # details lie beside a record that is named by its file
+    folders = [ResultsFolder(path.parent.parent) if path.suffix == ".json" else results for path in files]
     try:
-        details = _read_details(pairs, [_folder(word, results) for word in (first, second)])
+        details = _read_details(pairs, folders)
     except UserError as error:
         return Comparison(names, changes, seeds, _metric_rows(pairs, []), reason=str(error))
     won, lost = _won_and_lost(details)
@@ -93,21 +92,6 @@ def _runs_by_seed(word: str, results: ResultsFolder) -> dict[int, Record]:
     return {record.seed: record for runs in rows.values() for record in runs}
 
 
-def _folder(word: str, results: ResultsFolder) -> ResultsFolder:
-    """The folder with the details of a side: beside the record, if that is named by its file."""
-    path = Path(word)
-    return ResultsFolder(path.parent.parent) if path.suffix == ".json" else results
-
-
-def _text(choice: Any) -> str:
-    return "-" if choice is None else str(choice)
-
-
-def _name(record: Record, pairs: int) -> str:
-    over = f"{pairs} seeds" if pairs > 1 else f"seed {record.seed}"
-    return f"{record.strategy} on {record.dataset} ({record.config_hash}, {over})"
-
-
 def _read_details(pairs: Sequence[Pair], folders: Sequence[ResultsFolder]) -> list[tuple[Details, Details]]:
     """The details of all runs, which must be about the same queries among the same images."""
     read = [[read_details(folder.details(run.id)) for folder, run in zip(folders, pair, strict=True)] for pair in pairs]
@@ -120,7 +104,6 @@ def _read_details(pairs: Sequence[Pair], folders: Sequence[ResultsFolder]) -> li
 
 
 def _metric_rows(pairs: Sequence[Pair], details: list[tuple[Details, Details]]) -> list[dict[str, Any]]:
-    """The rows of :attr:`Comparison.metrics`."""
     rows = []
     for name in metric_names(pairs[0][0].metrics):
         values = np.array([[run.metrics.get(name) for run in pair] for pair in pairs], dtype=float)
@@ -151,8 +134,7 @@ def _over_classes(metric: str, details: list[tuple[Details, Details]]) -> dict[s
 
 
 def _won_and_lost(details: list[tuple[Details, Details]]) -> list[tuple[int, list[str]]]:
-    """Queries with a positive at rank 1 more often on one side than on the other: how many, and those that the other
-    ranks worst."""
+    """Queries with a positive at rank 1 more often on one side: how many, and those that the other ranks worst."""
     one, other = (np.mean([pair[side].first_rank == 1 for pair in details], axis=0) for side in (0, 1))
     ranks = [np.mean([pair[side].first_rank for pair in details], axis=0) for side in (0, 1)]
     first, sides = details[0][0], []
@@ -167,17 +149,15 @@ def _won_and_lost(details: list[tuple[Details, Details]]) -> list[tuple[int, lis
 def to_lines(comparison: Comparison) -> list[str]:
     """The comparison as lines of text."""
     lines = [f"first:  {comparison.names[0]}", f"second: {comparison.names[1]}", ""]
-    lines += [f"  {name}: {left} | {right}" for name, left, right in comparison.changes] or [
-        "  no difference in configuration"
-    ]
+    changes = [f"  {name}: {left} | {right}" for name, left, right in comparison.changes]
+    lines += changes or ["  no difference in configuration"]
     if any(name.startswith("data.") for name, *_ in comparison.changes):
         lines += ["", "the data or how it is shown differs: the metrics below do not compare strategies alone"]
     lines += ["", f"{'':10}{'first':>8}{'second':>8}{'diff':>8}   {'95 % over seeds':26}{'95 % over classes':24}"]
     for row in comparison.metrics:
         shown = column(row["metric"])
-        values = (
-            f"{shown.text(row['first']):>8}{shown.text(row['second']):>8}{shown.text(row['difference'], sign='+'):>8}"
-        )
+        values = "".join(f"{shown.text(row[side]):>8}" for side in ("first", "second"))
+        values += f"{shown.text(row['difference'], sign='+'):>8}"
         seeds, classes = "one seed", "-"
         if row["seeds_p"] == row["seeds_p"]:
             test = f"p {row['seeds_p']:.3f}" if len(comparison.seeds) >= SEEDS else "too few to test"

@@ -1,8 +1,7 @@
-"""What a run found image by image, in a file beside its record: ranks and neighbours of queries, a map of embeddings,
-thumbnails.
+"""A run image by image, in a file beside its record: ranks and neighbours, a map of embeddings, thumbnails.
 
 ``<results>/details/<id>.npz`` holds plain arrays (no pickles). A record is complete without; comparisons of queries,
-galleries and maps in the report are made from it, so that neither the images nor the network are needed again.
+galleries and maps are made from it, so that neither the images nor the network are needed again.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.evaluation.pca import principal_components
+from retrieval_bench.evaluation.embedding_stats import principal_components
 from retrieval_bench.files import atomic_path
 from retrieval_bench.seeding import derive
 
@@ -41,41 +40,22 @@ KEYS = {"neighbour_queries": "listed", "map_images": "mapped"}
 
 @dataclass(frozen=True)
 class Details:
-    """Arrays about T test images, Q queries and L of them whose neighbours are known. Images are numbered in the order
-    of the test.
+    """Arrays about T test images (numbered in the test's order), Q queries, and L of them with known neighbours."""
 
-    Attributes:
-        paths: (T,) names of the test images.
-        labels: int32 (T,), into `class_names`.
-        class_names: (C,).
-        queries: int32 (Q,), images that were searched with.
-        first_rank: int32 (Q,), rank of the best positive, 0 for a query without one.
-        map_at_r: float32 (Q,), NaN for a query without a positive.
-        neighbour_queries: int32 (L,), into `queries`.
-        neighbours: int32 (L, N), nearest images of the gallery first, the query itself left out; -1 where there are
-            fewer.
-        similarity: float16 (L, N), their cosine similarities.
-        map_images: int32 (M,), images on the map.
-        map: float32 (M, 2), the first two principal components of their embeddings.
-        thumbnails: int32 (P,), images that have one.
-        thumbnail_ends: int64 (P,), where each one's bytes end in `thumbnail_bytes`.
-        thumbnail_bytes: uint8, WebP files one after another.
-    """
-
-    paths: np.ndarray
-    labels: np.ndarray
-    class_names: np.ndarray
-    queries: np.ndarray
-    first_rank: np.ndarray
-    map_at_r: np.ndarray
-    neighbour_queries: np.ndarray
-    neighbours: np.ndarray
-    similarity: np.ndarray
-    map_images: np.ndarray
-    map: np.ndarray
-    thumbnails: np.ndarray
-    thumbnail_ends: np.ndarray
-    thumbnail_bytes: np.ndarray
+    paths: np.ndarray  # (T,) names of the test images
+    labels: np.ndarray  # int32 (T,), into class_names
+    class_names: np.ndarray  # (C,)
+    queries: np.ndarray  # int32 (Q,), images that were searched with
+    first_rank: np.ndarray  # int32 (Q,), rank of the best positive, 0 for a query without one
+    map_at_r: np.ndarray  # float32 (Q,), NaN for a query without a positive
+    neighbour_queries: np.ndarray  # int32 (L,), into queries
+    neighbours: np.ndarray  # int32 (L, N), nearest of the gallery first without the query, -1 where there are fewer
+    similarity: np.ndarray  # float16 (L, N), their cosine similarities
+    map_images: np.ndarray  # int32 (M,), images on the map
+    map: np.ndarray  # float32 (M, 2), the first two principal components of their embeddings
+    thumbnails: np.ndarray  # int32 (P,), images that have one
+    thumbnail_ends: np.ndarray  # int64 (P,), where each one's bytes end in thumbnail_bytes
+    thumbnail_bytes: np.ndarray  # uint8, WebP files one after another
 
     def pictures(self) -> dict[int, bytes]:
         """The thumbnails by image."""
@@ -96,38 +76,28 @@ class Details:
         return np.concatenate([np.array(worst, dtype=np.int64), right[_evenly(len(right), RIGHT)]])
 
     def confused_classes(self) -> list[tuple[int, int, int, int]]:
-        """The pairs of classes that are most often confused: (class of the query, class of its nearest image, how
-        often, an example's row in `neighbours`)."""
+        """Pairs of classes most often confused: the query's, its nearest image's, how often, a row of `neighbours`."""
         nearest_image = self.neighbours[:, 0]
         own = self.labels[self.queries[self.neighbour_queries]]
         other = np.where(nearest_image >= 0, self.labels[nearest_image], own)
         wrong = np.flatnonzero((own != other) & (self.first_rank[self.neighbour_queries] > 0))
-        pairs, first, counts = np.unique(
-            np.stack([own[wrong], other[wrong]], axis=1), axis=0, return_index=True, return_counts=True
-        )
+        both = np.stack([own[wrong], other[wrong]], axis=1)
+        pairs, first, counts = np.unique(both, axis=0, return_index=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:PAIRS]
         return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i]), int(wrong[first[i]])) for i in order]
 
 
 def describe(
-    vectors: np.ndarray,
-    columns: dict[str, np.ndarray],
-    table: ImageTable,
-    split: Split,
-    seed: int,
-    device: str,
+    vectors: np.ndarray, columns: dict[str, np.ndarray], table: ImageTable, split: Split, seed: int, device: str,
     thumbnails: bool,
-) -> Details:
-    """The details of a test.
+) -> Details:  # fmt: skip
+    """The details of a test; with `thumbnails` also small pictures of what galleries show.
 
     Args:
         vectors: float32 (T, D), unit embeddings of the rows ``split.test``.
         columns: per query of ``split.query``, from the evaluator (``Evaluation.columns``).
-        table: the data set.
-        split: of the run.
-        seed: of the run.
+        table: the data set; `split` and `seed` of the run.
         device: where similarities are computed.
-        thumbnails: keep small pictures of what galleries show.
     """
     gallery, queries = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
     ranks = columns["first_rank"]
@@ -168,17 +138,9 @@ def _evenly(count: int, most: int) -> np.ndarray:
 def nearest(
     vectors: np.ndarray, queries: np.ndarray, gallery: np.ndarray, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The :data:`NEIGHBOURS` nearest images of each query.
-
-    Args:
-        vectors: float32 (T, D), unit rows.
-        queries: int (L,), rows.
-        gallery: int (G,), rows that are searched; a query among them is not its own neighbour.
-        device: where products are computed.
-
-    Returns:
-        int64 (L, N) rows, -1 where the gallery has fewer, and float32 (L, N) cosine similarities, descending.
-    """
+    """The :data:`NEIGHBOURS` nearest of the rows `gallery` (int (G,)) of each of the rows `queries` (int (L,)), itself
+    left out: int64 (L, N) rows, -1 where there are fewer, and float32 (L, N) cosine similarities, descending, of unit
+    vectors (float32 (T, D))."""
     rows = torch.from_numpy(vectors).to(device)
     items = rows[torch.from_numpy(gallery).to(device)]
     in_gallery = np.full(len(vectors), -1)

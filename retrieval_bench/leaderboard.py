@@ -1,5 +1,4 @@
-"""Records to one table: a row per configuration, mean and 95 % interval over its seeds, and which rows are not
-significantly different from the best."""
+"""Records to one table: a row per configuration with means over seeds, and which rows do not differ from the best."""
 
 from __future__ import annotations
 
@@ -49,16 +48,15 @@ def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
     """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a protocol.
 
     Columns: those that people compare first, ``seeds`` (how many), for each metric its mean over seeds as a fraction
-    and ``<metric>_ci95`` (half width of the t-interval; empty for one seed), ``significance``, ``difference`` and
-    ``p_value`` (:func:`compare_with_best`), mean costs, then every other choice of the configuration, so that two rows
-    never look alike. Seconds, latency and memory are empty where runs of a row were made on different machines or
-    numbers of threads. Of several records of one configuration, device and seed the newest counts.
+    and ``<metric>_ci95`` (half width of the t-interval; empty for one seed), :data:`SIGNIFICANCE`
+    (:func:`compare_with_best`), mean costs (empty where they depend on the machine and a row's runs were made on
+    several), then every other choice of the configuration. Of several records of a row and seed the newest counts.
     """
     if not records:
         return pd.DataFrame()
     names = Counter(name for name, _ in {(record.labels.get("weights"), _digest(record)) for record in records})
-    rows = [_flat(record, names[record.labels.get("weights")] > 1) for record in _newest(records).values()]
-    runs: Any = pd.DataFrame(rows)
+    newest = _newest(records).values()
+    runs: Any = pd.DataFrame([_flat(record, names[record.labels.get("weights")] > 1) for record in newest])
     metrics = metric_names(runs)
     row_of_run = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
     grouped = runs.groupby(row_of_run)
@@ -87,7 +85,6 @@ def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _newest(records: Sequence[Record]) -> dict[tuple[str, str, int], Record]:
-    """By configuration, kind of device and seed."""
     by_time = sorted(records, key=lambda record: (str(record.finished), record.id))
     return {(record.config_hash, record.kind, record.seed): record for record in by_time}
 
@@ -115,8 +112,12 @@ def _digest(record: Record) -> str:
 def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
     """The record as one row: choices, labels, costs, metrics, and where it was made."""
     config, data = record.config, record.config["data"]
+
+    def scalar(value: Any) -> Any:
+        return json.dumps(value) if isinstance(value, list | dict) else value
+
     choices = {
-        name: _scalar(value)
+        name: scalar(value)
         for section, values in config.items()
         if section != "options" and isinstance(values, dict)
         for name, value in values.items()
@@ -140,17 +141,10 @@ def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
             "dim": record.labels.get("dim"),
             **{name: record.cost.get(name) for name in RECORDED_COSTS},
             **{name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)},
-            "seed": record.seed,
-            "kind": record.kind,
-            "device": record.device,
-            "threads": _scalar(record.environment.get("threads")),
-            "config_hash": record.config_hash,
+            **{name: getattr(record, name) for name in ("seed", "kind", "device", "config_hash")},
+            "threads": scalar(record.environment.get("threads")),
         }
     )
-
-
-def _scalar(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _means(grouped: Any) -> pd.DataFrame:
@@ -161,19 +155,13 @@ def _means(grouped: Any) -> pd.DataFrame:
 
 
 def compare_with_best(table: Any, runs: Any, row_of_run: Any, metric: str) -> pd.DataFrame:
-    """Which rows are the best of their protocol and which are not significantly different from it.
+    """Which rows of a table are the best of their protocol by a metric, and which are not significantly different.
 
     The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds:
     fewer never rank. Every other row is compared with it by a paired t-test over the seeds that both have (at least
     three); from p = 0.05 on the row is a ``tie``. So is one that is above the best over those seeds, which may be fewer
     than the best's own. The p-values are those of single tests, not adjusted for their number: with the few seeds that
-    people can afford, adjusted ones would call most rows ties.
-
-    Args:
-        table: a line per row.
-        runs: a line per run, with ``seed``.
-        row_of_run: for each run the row that it belongs to, a number from 0 on.
-        metric: what ranks.
+    people can afford, adjusted ones would call most rows ties. `row_of_run` numbers the row of each run, from 0 on.
 
     Returns:
         columns ``significance`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row
@@ -199,12 +187,8 @@ def compare_with_best(table: Any, runs: Any, row_of_run: Any, metric: str) -> pd
 
 
 def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:
-    """The runs of those rows whose columns have one of the given values, as text; a strategy is also found by its name
-    without options.
-
-    Raises:
-        UserError: no such column, or a value that no row has.
-    """
+    """The runs of those rows whose columns have one of the given values, as text (a strategy with or without options);
+    raises :class:`UserError` for no such column, or a value that no row has."""
     table: Any = leaderboard(records)
     is_selected = pd.Series(True, index=table.index)
     for name, values in conditions.items():
@@ -229,12 +213,8 @@ def plain_text(value: object) -> str:
 
 
 def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
-    """One row per value of the columns `by`, within the protocol columns that are not among them: means over
-    configurations.
-
-    Columns: the protocol's, `by`, ``configurations`` (how many), and for each metric the mean of the configurations'
-    means with half of the 95 % t-interval over configurations, and mean costs. Rows best first.
-    """
+    """One row per value of the columns `by` within each protocol, best first: ``configurations`` (how many), for each
+    metric the mean of their means with half of the 95 % t-interval over configurations, and mean costs."""
     by = list(dict.fromkeys(by))
     for name in by:
         if name not in table or _is_result(name):
@@ -245,12 +225,11 @@ def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
     costs.loc[(grouped[["device", "threads"]].nunique() > 1).any(axis=1), MACHINE_COSTS] = np.nan
     groups = pd.concat([grouped.size().rename("configurations"), _means(grouped[metrics]), costs], axis=1).reset_index()
     order = [*protocol, metrics[0], *by]
-    ascending = [name != metrics[0] for name in order]
 
     def sortable(values: pd.Series) -> pd.Series:
         return values.map(str) if values.dtype == object else values  # where texts and numbers are mixed
 
-    return groups.sort_values(order, ascending=ascending, ignore_index=True, key=sortable)
+    return groups.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True, key=sortable)
 
 
 def _is_result(name: str) -> bool:
@@ -259,8 +238,7 @@ def _is_result(name: str) -> bool:
 
 
 def protocols(table: Any, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
-    """Title and rows of each protocol, without the columns `by` in what makes a protocol. Titles that are equal but for
-    the images' files name those."""
+    """Title and rows of each protocol, which the columns `by` do not make; equal titles name the images' files."""
     keys = [name for name in PROTOCOL if name not in by and not (name == "files_fingerprint" and "dataset" in by)]
     groups = [rows for _, rows in table.groupby(keys, sort=False, dropna=False)] if keys else [table]
     titles = [_protocol_title(rows[keys].iloc[0]) for rows in groups]
@@ -284,8 +262,7 @@ def _protocol_title(shared: Any) -> str:
 
 
 def choice_columns(rows: Any) -> list[str]:
-    """The columns that hold choices of the configuration, beside the protocol's and those that the label of the
-    strategy shows."""
+    """The columns with choices of the configuration, beside the protocol's and those that a strategy's label shows."""
     others = (*PROTOCOL, *LAST_COLUMNS, "strategy", "options", "seeds")
     return [name for name in map(str, rows) if name not in others and not _is_result(name)]
 
@@ -312,8 +289,7 @@ def readable(rows: Any, by: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def distinct_labels(rows: Any) -> pd.Series:
-    """A label for each row of a protocol: the strategy, and after a comma the first choices that tell rows of one
-    strategy from each other."""
+    """A label for each row of a protocol: the strategy, and the first choices in which rows of one strategy differ."""
     labels = rows["strategy"].astype(str)
     for name in dict.fromkeys(["loss", "epochs", *choice_columns(rows), "device", "config_hash"]):
         form = {"loss": "{}", "epochs": "{} epochs", "device": "{}"}.get(name, f"{name} {{}}")
@@ -345,8 +321,8 @@ def reported_tables(datasets: Iterable[str]) -> list[TextTable]:
 
 
 def render(table: Any, form: Format, by: Sequence[str] = (), reported: bool = True) -> str:
-    """The table (grouped `by` columns) in one format: the readable ones with a table per protocol, CSV and JSON with
-    all columns. With `reported`, what papers report about its data sets follows, apart and marked."""
+    """The table (grouped `by` columns) in one format: CSV and JSON with all columns, the others with a readable table
+    per protocol. With `reported`, what papers report about its data sets follows, apart and marked."""
     datasets = list(table["dataset"].unique()) if reported and "dataset" in table else []
     if form == "csv":
         rows = reported_rows(datasets)

@@ -26,8 +26,7 @@ def _read() -> Any:
 
 
 def reported_values(table: str, row: str, dataset: str) -> dict[str, float]:
-    """The metrics (as fractions, by name) that an experiment's row has in its source; empty for a data set or row that
-    the source lacks."""
+    """The metrics (as fractions) of an experiment's row in its source; empty for a data set or row that it lacks."""
     rows = _read()
     rows = rows[(rows["table"] == table) & (rows["row"] == row) & (rows["dataset"] == dataset)]
     return rows[metric_names(rows)].iloc[0].dropna().to_dict() if len(rows) else {}
@@ -40,13 +39,9 @@ def reported_source(table: str) -> str:
 
 
 def reported_rows(datasets: Iterable[str]) -> pd.DataFrame:
-    """All rows about these data sets, as the leaderboard shows them.
-
-    Columns: ``dataset``, ``split``, ``backbone``, ``dim`` (empty where unknown), ``loss``, ``strategy`` (row of the
-    source), the metrics as fractions, and ``reported`` (the source).
-    """
+    """All rows about these data sets with the leaderboard's columns: ``strategy`` is the source's row, ``dim`` is empty
+    where it is unknown, metrics are fractions, ``reported`` is the source."""
     rows = _read()
     rows = rows[rows["dataset"].isin(list(datasets))].reset_index(drop=True)
-    names = {"row": "strategy", "source": "reported"}
     order = ["dataset", "split", "backbone", "dim", "loss", "row", *metric_names(rows), "source"]
-    return rows[order].rename(columns=names)
+    return rows[order].rename(columns={"row": "strategy", "source": "reported"})

@@ -26,17 +26,12 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table for people.
-
-    Attributes:
-        title: what its rows share.
-        cells: text.
-        significance: per row ``best``, ``tie`` or nothing, which marks the row's first Recall@K.
-    """
+    """A table for people: what its rows share, and cells of text."""
 
     title: str
     cells: pd.DataFrame
     significance: Sequence[str] = ()
+    """Per row ``best``, ``tie`` or nothing, which marks the row's first Recall@K."""
 
     @property
     def ranked(self) -> int:
@@ -49,11 +44,9 @@ class TextTable:
 
     def to_latex(self, caption: str = "") -> str:
         """Needs the LaTeX package booktabs. The caption is the title where none is given."""
-        cells = self.marked(escape_latex, r"\textbf{{{}}}", "{} $=$")
+        cells, caption = self.marked(escape_latex, r"\textbf{{{}}}", "{} $=$"), escape_latex(caption or self.title)
         columns = "l" + "r" * (len(cells.columns) - 1)
-        return cells.to_latex(
-            index=False, escape=False, column_format=columns, caption=escape_latex(caption or self.title)
-        )
+        return cells.to_latex(index=False, escape=False, column_format=columns, caption=caption)
 
     def to_html(self) -> str:
         cells = self.marked(lambda cell: html.escape(str(cell)), "<strong>{}</strong>", "{} =")
@@ -62,8 +55,7 @@ class TextTable:
         return f"<h2>{html.escape(self.title)}</h2>\n{text}\n"
 
     def marked(self, escape: Callable[[object], str], best: str, tie: str) -> pd.DataFrame:
-        """The cells, escaped, with those of the best row and of ties in the forms `best` and `tie` (``{}`` is the
-        cell)."""
+        """The cells, escaped, with those that rank the best row and ties in the forms `best` and `tie`."""
         cells = self.cells.astype(object).map(escape)
         cells.columns = [escape(name) for name in cells.columns]
         if self.significance:

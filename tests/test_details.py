@@ -21,9 +21,6 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.details import (
     NEIGHBOURS,
     PAIRS,
-    PER_CLASS,
-    SIDE,
-    WORST,
     Details,
     describe,
     nearest,
@@ -49,13 +46,6 @@ def unit_rows(seed: int, count: int, dim: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def same(one: Details, other: Details) -> bool:
-    """Whether every array is equal, its type too."""
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Details)]
-    equal = (np.array_equal(left, right, equal_nan=left.dtype.kind == "f") for left, right in pairs)
-    return all(left.dtype == right.dtype for left, right in pairs) and all(equal)
-
-
 @given(seed=st.integers(0, 999), count=st.integers(2, 12), data=st.data())
 @settings(deadline=None, derandomize=True, max_examples=60)
 def test_nearest_is_what_sorting_all_images_gives(seed: int, count: int, data: st.DataObject) -> None:
@@ -79,8 +69,8 @@ def test_the_gallery_shows_the_worst_two_of_a_class_and_some_that_are_right() ->
     assert rows[:4] == [0, 1, 8, 6], "not the third of class 0, nor a query without a positive"
     assert rows[4:] == [3, 7, 9, 11], "from all over those that are right"
     worst = details_of([5] * 40, list(range(40)))
-    assert worst.gallery_queries().tolist() == list(range(WORST)), "of equal ranks the first"
-    assert Counter(worst.labels[worst.gallery_queries()].tolist()).most_common(1)[0][1] <= PER_CLASS
+    assert worst.gallery_queries().tolist() == list(range(module.WORST)), "of equal ranks the first"
+    assert Counter(worst.labels[worst.gallery_queries()].tolist()).most_common(1)[0][1] <= module.PER_CLASS
     assert details_of([0, 0], [0, 1]).gallery_queries().tolist() == []
     assert details_of([1, 1, 1], [0, 0, 0]).gallery_queries().tolist() == [0, 1, 2]
 
@@ -100,13 +90,11 @@ def test_confused_classes_are_those_of_a_counter(rows: list[tuple[int, int, int]
         assert (labels[row], labels[nearest_images[row]]) == (own, other)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((300, 100), (72, 24)), ((20, 10), (20, 10)), ((72, 144), (36, 72))])
-def test_a_thumbnail_is_a_small_webp_and_never_larger_than_the_image(
-    tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "image.png")
-    with Image.open(io.BytesIO(thumbnail(tmp_path / "image.png"))) as image:
-        assert (image.format, image.size, max(expected) <= SIDE) == ("WEBP", expected, True)
+def test_a_thumbnail_is_a_small_webp_and_never_larger_than_the_image(tmp_path: Path) -> None:
+    for size, expected in (((300, 100), (72, 24)), ((20, 10), (20, 10)), ((72, 144), (36, 72))):
+        Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "image.png")
+        with Image.open(io.BytesIO(thumbnail(tmp_path / "image.png"))) as image:
+            assert (image.format, image.size) == ("WEBP", expected)
     assert thumbnail(tmp_path / "missing.png") == b""
 
 
@@ -136,7 +124,9 @@ def test_details_are_read_as_they_were_written_and_an_unreadable_image_has_no_pi
     path = ResultsFolder(tmp_path).details("some-run")
     write_details(details, path)
     assert files_below(tmp_path / "details") == ["some-run.npz"]
-    assert same(read_details(path), details)
+    again = read_details(path)
+    for field in fields(Details):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(details, field.name), strict=True)
     with np.load(path) as arrays:
         assert {"listed", "mapped"} <= set(arrays), "keys of the file do not change"
 
@@ -150,9 +140,7 @@ def test_queries_apart_from_the_gallery_are_numbered_within_the_test(tmp_path: P
     assert details.queries.tolist() == [0, 3]
     assert [sorted(row[:2].tolist()) for row in details.neighbours] == [[1, 2], [1, 2]]
     assert (details.neighbours[:, 2:] == -1).all()
-    assert details.class_names[details.labels].tolist() == [
-        table.class_names[table.labels[row]] for row in (2, 4, 5, 7)
-    ]
+    assert details.class_names[details.labels].tolist() == [f"class {row % 4}" for row in (2, 4, 5, 7)]
     assert np.isnan(details.map_at_r).all(), "MAP@R was not measured"
 
 

@@ -57,15 +57,12 @@ def test_a_row_per_configuration_best_first_in_files_that_do_not_change_when_reb
     assert "55.00 ± 63.53" in first["leaderboard.md"].decode()
 
 
-def test_no_records_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_records_is_no_error_and_of_processes_that_work_together_one_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     print_table(write_tables(save(tmp_path)))
     assert "make bench" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-def test_of_processes_that_work_together_one_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         print_table(leaderboard(of("standard", 0.5)))
@@ -146,12 +143,10 @@ def test_rows_of_different_protocols_are_not_compared(
 
 
 def test_weights_of_one_file_name_and_other_content_are_another_protocol() -> None:
-    records = [
-        record(
-            name, 0, 0.5, {"model.weights": f"sha256:{name * 64}"}, labels={"strategy": name, "weights": "model.pth"}
-        )
-        for name in "ab"
-    ]
+    records = of("a", 0.5, config={"model.weights": f"sha256:{'a' * 64}"})
+    records += of("b", 0.5, config={"model.weights": f"sha256:{'b' * 64}"})
+    for entry in records:
+        entry.labels["weights"] = "model.pth"
     assert leaderboard(records)["weights"].tolist() == ["model.pth aaaaaaaa", "model.pth bbbbbbbb"]
     assert leaderboard(records[:1])["weights"].tolist() == ["model.pth"]
 
@@ -198,23 +193,14 @@ def test_rows_are_compared_over_common_seeds_only() -> None:
     assert table.loc["few", "difference"] == pytest.approx(0.1)
 
 
-RUNS = st.lists(
-    st.tuples(
-        st.sampled_from(["frozen", "standard", "last_k(k=2)"]),
-        st.sampled_from([72, 96]),
-        st.integers(0, 3),
-        st.integers(0, 1000),
-    ),
-    min_size=1,
-    max_size=16,
-    unique_by=lambda run: run[:3],
-)
+STRATEGIES, SIZES = st.sampled_from(["frozen", "standard", "last_k(k=2)"]), st.sampled_from([72, 96])
+RUN = st.tuples(STRATEGIES, SIZES, st.integers(0, 3), st.integers(0, 1000))
+RUNS = st.lists(RUN, min_size=1, max_size=16, unique_by=lambda run: run[:3])
 
 
 def half_interval(values: list[float]) -> float:
-    if len(values) < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    count = len(values)
+    return float(stats.t.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count) if count > 1 else math.nan
 
 
 @given(rows=RUNS, shuffle=st.randoms())

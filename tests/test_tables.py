@@ -61,11 +61,9 @@ def fixed() -> list[Record]:
 @pytest.fixture
 def two_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two reported rows in place of the published ones, whose number grows."""
-    source = "dataset,split,backbone,dim,loss,strategy,recall_at_1,recall_at_2,reported\n"
-    source += (
-        "cub,zero_shot,ResNet-50,,softmax,one,0.7,,a paper\ncub,zero_shot,ResNet-50,512,softmax,two †,,0.9,a paper\n"
-    )
-    rows = pd.read_csv(io.StringIO(source))
+    rows = pd.DataFrame({"dataset": "cub", "split": "zero_shot", "backbone": "ResNet-50", "dim": [None, 512.0],
+                         "loss": "softmax", "strategy": ["one", "two †"], "recall_at_1": [0.7, None],
+                         "recall_at_2": [None, 0.9], "reported": "a paper"})  # fmt: skip
     module = sys.modules["retrieval_bench.leaderboard"]  # the package's attribute is the function
     monkeypatch.setattr(module, "reported_rows", lambda names: rows if "cub" in names else rows[:0])
 

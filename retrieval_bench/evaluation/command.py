@@ -67,15 +67,8 @@ class Evaluate:
         if len(set(tables)) < len(tables):
             raise UserError(f"{tables[0]}: two tables cannot be written to one file")
         metrics = self.metrics if self.curve is None or "curve" in self.metrics else (*self.metrics, "curve")
-        found = evaluate_in_detail(
-            **self._arrays(),
-            ks=self.k,
-            metrics=metrics,
-            distance=self.distance,
-            engine=self.engine,
-            device=self.device,
-            memory_gb=self.memory_gb,
-        )
+        choices = {name: getattr(self, name) for name in ("distance", "engine", "device", "memory_gb")}
+        found = evaluate_in_detail(**self._arrays(), ks=self.k, metrics=metrics, **choices)
         frames = {self.per_query: found.per_query, self.per_class: found.per_class, self.curve: found.curve_frame}
         for path in tables:
             write_frame(frames[path](), path)
@@ -96,8 +89,8 @@ class Evaluate:
         """The embeddings and labels, as arguments of the evaluator."""
         if self.file is not None:
             if self.query_labels or self.gallery_labels:
-                reason = "belong to --query and --gallery; the labels of a file are --labels"
-                raise UserError(f"--query-labels and --gallery-labels {reason}")
+                flags = "--query-labels and --gallery-labels"
+                raise UserError(f"{flags} belong to --query and --gallery; the labels of a file are --labels")
             if self.query or self.gallery:
                 raise UserError(f"{self.file}: give one file, or --query and --gallery, not both")
             return read_embeddings(self.file, self.labels)
@@ -107,9 +100,5 @@ class Evaluate:
             raise UserError("--labels belongs to a single file; use --query-labels and --gallery-labels")
         query = read_embeddings(self.query, self.query_labels)
         gallery = read_embeddings(self.gallery, self.gallery_labels)
-        return {
-            "embeddings": gallery["embeddings"],
-            "labels": gallery["labels"],
-            "query_embeddings": query["embeddings"],
-            "query_labels": query["labels"],
-        }
+        names = ("embeddings", "labels")
+        return {name: gallery[name] for name in names} | {f"query_{name}": query[name] for name in names}

@@ -1,5 +1,4 @@
-"""The state of an embedding space: how tight and how far apart classes are, how many directions are used, what k-means
-finds."""
+"""The state of an embedding space: how far apart classes are, which directions are used, what k-means finds."""
 
 from __future__ import annotations
 
@@ -7,26 +6,21 @@ import itertools
 
 import faiss
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from retrieval_bench.evaluation.vectors import Vectors, chunks
 
 
 def embedding_stats(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
-    """Figures of Roth et al., Revisiting Training Strategies and Generalization Performance in DML (ICML 2020), section
-    4.
+    """Figures of Roth et al., Revisiting Training Strategies and Generalization Performance in DML (ICML 2020), sec. 4.
 
-    Args:
-        vectors: N embeddings.
-        codes: int (N,) classes.
-
-    Returns:
-        ``intra_distance``: mean Euclidean distance of two rows of a class, averaged over classes with two rows or more;
-        ``inter_distance``: mean distance of two class means; ``density``: the first over the second (pi_density);
-        ``spectral_decay``: Kullback-Leibler divergence from the uniform distribution to the singular values of the
-            rows, scaled to sum
-        1 (rho): 0 when all directions are used alike, larger when few are (a share counts as 10^-6 at least). Distances
-        are those of unit rows, or of the embeddings themselves under ``l2``. NaN where there is nothing to measure.
+    ``intra_distance``: mean Euclidean distance of two rows of a class (`codes`, int (N,)), averaged over classes with
+    two rows or more; ``inter_distance``: mean distance of two class means; ``density``: the first over the second
+    (pi_density); ``spectral_decay`` (rho): Kullback-Leibler divergence from the uniform distribution to the singular
+    values of the rows, scaled to sum 1: 0 when all directions are used alike, larger when few are (a share counts as
+    10^-6 at least). Distances are those of unit rows, or of the embeddings themselves under ``l2``. NaN where there is
+    nothing to measure.
     """
     order = np.argsort(codes, kind="stable")
     edges = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
@@ -38,12 +32,22 @@ def embedding_stats(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
             within.append(_mean_distance(rows))
     inside = float(np.mean(within)) if within else float("nan")
     between = _mean_distance(np.array(means)) if len(means) > 1 else float("nan")
+    dimensions = vectors.raw.shape[1]
+    gram = np.zeros((dimensions, dimensions))
+    for part in chunks(*vectors.raw.shape):
+        rows = vectors.rows(part)
+        gram += rows.T @ rows
+    values = np.sqrt(np.linalg.eigvalsh(gram).clip(0))[-min(dimensions, len(vectors)) :]
+    decay = float("nan")
+    if values.sum() > 0:
+        shares = (values / values.sum()).clip(1e-6)
+        decay = max(0.0, float(-np.log(shares * len(shares)).mean()))
     unit = float(vectors.norm[0]) if vectors.distance == "l2" and len(vectors) else 1.0
     return {
         "intra_distance": unit * inside,
         "inter_distance": unit * between,
         "density": inside / between if between > 1e-7 else float("nan"),
-        "spectral_decay": _spectral_decay(vectors),
+        "spectral_decay": decay,
     }
 
 
@@ -57,41 +61,30 @@ def _mean_distance(rows: np.ndarray) -> float:
     return total / (len(rows) * (len(rows) - 1))
 
 
-def _spectral_decay(vectors: Vectors) -> float:
-    dimensions = vectors.raw.shape[1]
-    gram = np.zeros((dimensions, dimensions))
-    for part in chunks(*vectors.raw.shape):
-        rows = vectors.rows(part)
-        gram += rows.T @ rows
-    values = np.sqrt(np.linalg.eigvalsh(gram).clip(0))[-min(dimensions, len(vectors)) :]
-    if not values.sum() > 0:
-        return float("nan")
-    shares = (values / values.sum()).clip(1e-6)
-    return max(0.0, float(-np.log(shares * len(shares)).mean()))
-
-
-def cluster(vectors: Vectors, clusters: int, seed: int = 0, rounds: int = 20) -> np.ndarray:
+def cluster(vectors: Vectors, clusters: int) -> np.ndarray:
     """int64 (N,): the cluster of each row, by FAISS k-means (Lloyd) from seeded random rows."""
     rows = np.ascontiguousarray(vectors.rows(slice(None)), dtype=np.float32)
     per_centroid = {"min_points_per_centroid": 1, "max_points_per_centroid": 1 << 30}
-    kmeans = faiss.Kmeans(rows.shape[1], clusters, niter=rounds, seed=seed, **per_centroid)
+    kmeans = faiss.Kmeans(rows.shape[1], clusters, niter=20, seed=0, **per_centroid)
     kmeans.train(rows)
     return kmeans.index.search(rows, 1)[1][:, 0]  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
 
 
-def clustering_metrics(vectors: Vectors, codes: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """``nmi`` and ``ami`` (arithmetic normalisation) between the classes and as many k-means clusters.
+def clustering_metrics(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
+    """Mutual information of the classes (`codes`, int (N,)) and as many k-means clusters, as scikit-learn defines it:
+    normalised (``nmi``, arithmetically) and adjusted for chance (``ami``; Vinh, Epps and Bailey, JMLR 2010)."""
+    clusters = cluster(vectors, len(np.unique(codes)))
+    scores = {"nmi": normalized_mutual_info_score, "ami": adjusted_mutual_info_score}
+    return {name: float(score(codes, clusters)) for name, score in scores.items()}
 
-    Normalised mutual information as scikit-learn defines it, and adjusted for chance (Vinh, Epps and Bailey, JMLR
-    2010).
 
-    Args:
-        vectors: N embeddings.
-        codes: int (N,) classes.
-        seed: of k-means.
-    """
-    clusters = cluster(vectors, len(np.unique(codes)), seed)
-    return {
-        "nmi": float(normalized_mutual_info_score(codes, clusters)),
-        "ami": float(adjusted_mutual_info_score(codes, clusters)),
-    }
+def principal_components(vectors: np.ndarray) -> np.ndarray:
+    """float32 (N, 2): the first two principal components of (N, D) numbers, 0 where there are fewer; of each one's
+    weights the largest is positive, so that signs are fixed."""
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0)
+    count = min(2, *vectors.shape) if centred.any() else 0
+    found = np.zeros((len(vectors), 2), dtype=np.float32)
+    if count:
+        solver = "covariance_eigh" if len(vectors) > vectors.shape[1] else "full"
+        found[:, :count] = PCA(count, svd_solver=solver).fit_transform(centred)
+    return found

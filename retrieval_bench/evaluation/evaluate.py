@@ -13,16 +13,7 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation import fast_ranking, ranking
 from retrieval_bench.evaluation.embedding_stats import clustering_metrics, embedding_stats
 from retrieval_bench.evaluation.faiss_search import rank_approximately
-from retrieval_bench.evaluation.metrics import (
-    CURVE,
-    DEFAULT_METRICS,
-    METRICS,
-    MetricName,
-    Needs,
-    Ranking,
-    check_ks,
-    most,
-)
+from retrieval_bench.evaluation.metrics import CURVE, DEFAULT_METRICS, METRICS, MetricName, Ranking, check_ks, most
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask, retrieval_task
 from retrieval_bench.evaluation.vectors import Distance, as_vectors
 
@@ -34,22 +25,16 @@ POSITIVES = 1 << 26
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of an evaluation, and their values per query.
-
-    Attributes:
-        metrics: figures by name, as :func:`evaluate` returns them.
-        columns: per query, in the order given: ``query`` (row), ``label``, ``positives`` (0 for a query that is left
-            out), ``first_rank`` (of the best positive; 0 for none) and each metric's value (NaN for a query that is
-            left out).
-        curve: float64 (101, 2), recall and precision, if it was asked for.
-    """
+    """Metrics of an evaluation, as :func:`evaluate` returns them, and their values per query."""
 
     metrics: dict[str, float | int]
     columns: dict[str, np.ndarray]
+    """Per query, in the order given: ``query`` (row), ``label``, ``positives`` (0 for one that is left out),
+    ``first_rank`` (of the best positive; 0 for none) and each metric's value (NaN for one that is left out)."""
     curve: np.ndarray | None = None
+    """float64 (101, 2): recall and precision, if it was asked for."""
 
     def per_query(self) -> pd.DataFrame:
-        """A row per query."""
         return pd.DataFrame(self.columns)
 
     def per_class(self) -> pd.DataFrame:
@@ -65,7 +50,6 @@ class Evaluation:
         return pd.DataFrame({"label": names, "queries": queries, **means})
 
     def curve_frame(self) -> pd.DataFrame:
-        """The precision-recall curve, a row per recall."""
         return pd.DataFrame(self.curve, columns=["recall", "precision"])
 
 
@@ -88,9 +72,7 @@ def evaluate(
     Args:
         embeddings: (N, D) of any number type, not necessarily normalised, possibly memory-mapped; the gallery, and
             without queries also the queries.
-        labels: (N,) class of each row, numbers or strings.
-        query_embeddings: (Q, D), searched in the gallery; None searches each row among all the others.
-        query_labels: (Q,).
+        labels: (N,) class of each row, numbers or strings; `query_labels` (Q,) those of `query_embeddings` (Q, D).
         same_item: int (Q,), the row of `embeddings` that is the query itself and so not its neighbour, -1 for none;
             None if no query is in the gallery. Not given without queries.
         ks: the K of Recall@K and precision@K; a K beyond the gallery counts every query that has a positive.
@@ -113,19 +95,7 @@ def evaluate(
     Raises:
         UserError: shapes that do not fit, NaN, infinite or zero rows (with their number), or no query with a positive.
     """
-    return evaluate_in_detail(
-        embeddings,
-        labels,
-        query_embeddings,
-        query_labels,
-        same_item=same_item,
-        ks=ks,
-        metrics=metrics,
-        distance=distance,
-        engine=engine,
-        device=device,
-        memory_gb=memory_gb,
-    ).metrics
+    return evaluate_in_detail(**locals()).metrics  # the same arguments
 
 
 def evaluate_in_detail(
@@ -153,20 +123,27 @@ def evaluate_in_detail(
             if name not in known:
                 raise UserError(f"unknown {what} '{name}' (known: {', '.join(known)})")
     device = resolve_device(device)
-    task, asked, gallery_codes = _prepare(embeddings, labels, query_embeddings, query_labels, same_item, distance)
+    task, query_names, gallery_codes = _prepare(embeddings, labels, query_embeddings, query_labels, same_item, distance)
     chosen = {
         **{f"{name}_at_{k}": (METRICS[name], k) for k in ks for name in ("recall", "precision") if name in metrics},
         **{name: (metric, None) for name, metric in METRICS.items() if not metric.per_k and name in metrics},
     }
     curve = CURVE if "curve" in metrics else None
     needs = most(metric.needs for metric in (*(metric for metric, _ in chosen.values()), curve) if metric is not None)
-    columns = {"query": np.arange(len(asked)), "label": asked}
-    columns |= {name: np.zeros(len(asked), dtype=np.int64) for name in ("positives", "first_rank")}
-    columns |= {name: np.full(len(asked), np.nan) for name in chosen}
+    count = len(query_names)
+    columns = {"query": np.arange(count), "label": query_names}
+    columns |= {name: np.zeros(count, dtype=np.int64) for name in ("positives", "first_rank")}
+    columns |= {name: np.full(count, np.nan) for name in chosen}
     curves, qualities, weights = [], [], []
     depth = max(*ks, 2 * int(task.counts.max()))
     for part in task.portions(POSITIVES):
-        ranks, quality = _ranks(part, engine, needs, depth, device, memory_gb)
+        quality = {}
+        if engine in ("ivf", "hnsw"):
+            ranks, quality = rank_approximately(part, engine, depth)
+        elif engine in ("reference", "flat"):
+            ranks = ranking.to_ranks(part, ranking.count_negatives(part))
+        else:
+            ranks = ranking.to_ranks(part, fast_ranking.count_negatives(part, needs, device, memory_gb * 1e9))
         found = Ranking(part.query_order[part.counts > 0], part.counts[part.counts > 0], ranks, needs)
         columns["positives"][found.query], columns["first_rank"][found.query] = found.counts, ranks[found.starts]
         for name, (metric, k) in chosen.items():
@@ -177,23 +154,12 @@ def evaluate_in_detail(
     in_order = task.query_order[task.counts > 0]  # the sums of the committed records were added in this order
     figures: dict[str, float | int] = {name: float(columns[name][in_order].mean()) for name in chosen}
     figures |= {name: float(np.average([part[name] for part in qualities], weights=weights)) for name in qualities[0]}
-    figures |= {"queries": len(in_order), "queries_without_positive": len(asked) - len(in_order)}
+    figures |= {"queries": len(in_order), "queries_without_positive": count - len(in_order)}
     if "clustering" in metrics:
         figures |= clustering_metrics(task.gallery, gallery_codes)
     if "health" in metrics:
         figures |= embedding_stats(task.gallery, gallery_codes)
     return Evaluation(figures, columns, np.average(curves, axis=0, weights=weights) if curve else None)
-
-
-def _ranks(
-    task: RetrievalTask, engine: Engine, needs: Needs, depth: int, device: str, memory_gb: float
-) -> tuple[np.ndarray, dict[str, float]]:
-    """int64 (sum of R,): ranks of all positives, and what the engine reports about its own quality."""
-    if engine in ("ivf", "hnsw"):
-        return rank_approximately(task, engine, depth)
-    if engine in ("reference", "flat"):
-        return ranking.to_ranks(task, ranking.count_negatives(task)), {}
-    return ranking.to_ranks(task, fast_ranking.count_negatives(task, needs, device, memory_gb * 1e9)), {}
 
 
 def _prepare(

@@ -19,23 +19,25 @@ SAMPLE, SAMPLE_DEPTH = 1000, 10
 def rank_approximately(
     task: RetrievalTask, kind: Approximate, depth: int, probes: int = 32
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Ranks of the positives that an approximate index lists; the others rank behind the whole gallery.
-
-    Args:
-        task: queries and gallery.
-        kind: ``ivf`` (inverted file, 4 sqrt(G) cells) or ``hnsw`` (graph, 32 links).
-        depth: length of the lists.
-        probes: see :func:`index_of`.
+    """Ranks of the positives that an approximate index (:func:`index_of`) lists; the others rank behind the gallery.
 
     Returns:
-        int64 (sum of R,) ranks from 1, ascending per query; and ``index_recall_at_10``, the share of the 10 true
-        neighbours that the index finds, over 1,000 queries.
+        int64 (sum of R,) ranks from 1, ascending per query, from lists of `depth` neighbours; and
+        ``index_recall_at_10``, the share of the 10 true neighbours that the index finds, over 1,000 queries.
     """
-    index, size = _index(task, kind, probes), len(task.gallery_order)
+
+    def rows_of(items: Rows) -> np.ndarray:
+        return task.gallery.float32(task.gallery_order[items], "gallery")
+
+    def search(index: Any, rows: Rows, length: int) -> tuple[np.ndarray, np.ndarray]:
+        return index.search(task.queries.float32(task.query_order[rows], "query"), length)
+
+    size, width = len(task.gallery_order), task.gallery.width
+    index = index_of(rows_of, size, width, kind, probes)
     length = min(size, depth + 1)
     ranks = np.full(task.starts[-1], size + 1)
     for rows in chunks(len(task.counts), length):
-        similarity, item = _search(index, task, rows, length)
+        similarity, item = search(index, rows, length)
         similarity[(item == task.same_item[rows, None]) | (item < 0)] = -np.inf
         positive = (task.gallery_classes[item] == task.classes[rows, None]) & np.isfinite(similarity)
         order = np.lexsort((positive, -similarity), axis=1)  # of equal similarities negatives first
@@ -43,40 +45,22 @@ def rank_approximately(
         first = np.searchsorted(row, np.arange(rows.stop - rows.start))
         ranks[task.starts[rows.start + row] + np.arange(len(row)) - first[row]] = before + 1
     sample = np.unique(np.linspace(0, len(task.counts) - 1, min(SAMPLE, len(task.counts))).astype(np.int64))
-    exact = _index(task, "flat", probes)
-    near, nearest = (_search(each, task, sample, min(SAMPLE_DEPTH, size))[1] for each in (index, exact))
+    exact = index_of(rows_of, size, width, "flat")
+    near, nearest = (search(each, sample, min(SAMPLE_DEPTH, size))[1] for each in (index, exact))
     recall = (near[:, :, None] == nearest[:, None]).any(axis=1).mean()
     return ranks, {f"index_recall_at_{SAMPLE_DEPTH}": float(recall)}
 
 
-def _index(task: RetrievalTask, kind: Literal["flat", "ivf", "hnsw"], probes: int) -> Any:
-    """An index over the gallery, in the task's order."""
-
-    def rows(items: Rows) -> np.ndarray:
-        return task.gallery.float32(task.gallery_order[items], "gallery")
-
-    return index_of(rows, len(task.gallery_order), task.gallery.width, kind, probes)
-
-
-def _search(index: Any, task: RetrievalTask, rows: Rows, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inner products and items, (n, length) each, nearest first; -1 for no item."""
-    return index.search(task.queries.float32(task.query_order[rows], "query"), length)
-
-
 def index_of(
-    rows: Callable[[Rows], np.ndarray],
-    size: int,
-    dimension: int,
-    kind: Literal["flat", "ivf", "hnsw"],
-    probes: int = 32,
+    rows: Callable[[Rows], np.ndarray], size: int, dimension: int, kind: Approximate | Literal["flat"], probes: int = 32
 ) -> Any:
-    """A FAISS index of inner products.
+    """A FAISS index of inner products over `size` rows.
 
     Args:
         rows: gives the float32 rows (n, dimension) of some numbers; is called chunk by chunk.
         size: number of rows.
         dimension: of the rows.
-        kind: flat is exact; ivf (cells) and hnsw (a graph) are approximate.
+        kind: flat is exact; ivf (inverted file, 4 sqrt(size) cells) and hnsw (graph, 32 links) are approximate.
         probes: cells that are searched; a quarter of the breadth of the search in a graph.
     """
     cells = max(1, min(round(4 * size**0.5), size // 39))  # FAISS asks for 39 training points per cell

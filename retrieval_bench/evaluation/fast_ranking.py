@@ -1,21 +1,19 @@
 """The fast engine, with the reference engine's result: counts from blocks of the similarity matrix in float32.
 
 The number of negatives before each positive is all that any metric needs, so nothing is sorted. In self-retrieval one
-triangle of the matrix is computed and every block is read twice, by rows and by columns. A pair that float32 cannot
-decide (within the rounding bound of a positive) is decided in float64; nothing depends on the size of the blocks or the
-number of threads.
+triangle of the matrix is computed and every block is read by rows and by columns. A pair that float32 cannot decide
+(within the rounding bound of a positive) is decided in float64; nothing depends on blocks or threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from retrieval_bench.evaluation.histogram import Histogram, PairQueue
 from retrieval_bench.evaluation.metrics import Needs
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask
 from retrieval_bench.evaluation.vectors import Side, Vectors, chunks
@@ -26,6 +24,8 @@ STRETCH = 128
 """Neighbouring items of a block that are skipped together."""
 BEHIND = -8.0
 """Less than any inner product."""
+PAIRS = 1 << 18
+"""Pairs that are processed together."""
 
 
 def count_negatives(task: RetrievalTask, needs: Needs = "all", device: str = "cpu", memory: float = 1e9) -> np.ndarray:
@@ -55,11 +55,8 @@ def count_negatives(task: RetrievalTask, needs: Needs = "all", device: str = "cp
 
 
 class Counter:
-    """Adds up, block by block, how many negatives rank before the positives.
-
-    What ranks before the best positive is counted block by block; what falls between the others, where it is needed,
-    pair by pair in `between`. Only pairs above a query's `floor` matter there.
-    """
+    """How many negatives rank before the positives: before the best one, added up block by block; between the others,
+    where that is needed, pair by pair in `between`, where only pairs above a query's `floor` matter."""
 
     def __init__(self, task: RetrievalTask, needs: Needs, device: torch.device, memory: float):
         self.task, self.device = task, device
@@ -78,13 +75,13 @@ class Counter:
         self.floor = self.low.clone() if self.between is None else self._floor(self.between, slice(0, len(self.best)))
 
     def add(self, similarity: Tensor, queries: slice, items: slice) -> None:
-        """Counts a block of similarities (queries by items), with positives hidden.
-
-        Most stretches of a row have nothing that ranks before the query's positives, as their largest similarity tells.
-        """
+        """Counts a block of similarities (queries by items), with positives hidden. Most stretches of a row have
+        nothing that ranks before the query's positives, as their largest similarity tells."""
         wide = STRETCH if similarity.shape[1] % STRETCH == 0 else similarity.shape[1]
         stretches = similarity.unflatten(1, (-1, wide))
-        reached = largest(similarity, wide) >= torch.minimum(self.low[queries], self.floor[queries])[:, None]
+        by_memory = similarity.is_contiguous()  # a transposed block is read in the order of memory too
+        largest = stretches.amax(2) if by_memory else similarity.T.unflatten(0, (-1, wide)).amax(1).T
+        reached = largest >= torch.minimum(self.low[queries], self.floor[queries])[:, None]
         rows, parts = reached.nonzero(as_tuple=True)
         if not len(rows):
             return
@@ -146,9 +143,85 @@ class Counter:
         return torch.from_numpy(products).to(self.device)
 
 
+class Histogram:
+    """Negatives between a query's positives: element i counts those right before its positive i (0 the best); unless
+    `everything` is counted, a positive is given up once it cannot be among the first R any more."""
+
+    def __init__(self, task: RetrievalTask, everything: bool):
+        self.task, self.everything = task, everything
+        self.histogram = np.zeros(task.starts[-1], dtype=np.int64)
+        self.alive = task.counts.copy()  # how many of each query's positives are not given up; the best ones
+        self.steps = int(task.counts.max(initial=0)).bit_length() + 1
+        self.queue = PairQueue(self._sort_in)
+
+    def floor(self, queries: slice) -> np.ndarray:
+        """float64 (n,): the limit of each query's worst positive that still counts, inf for none; gives some up."""
+        self.queue.flush()
+        starts, counts = self.task.starts[queries], self.task.counts[queries]
+        if not self.everything:
+            possible = self._before(queries) + self.task.places(queries) < np.repeat(counts, counts)
+            query = np.repeat(np.arange(len(counts)), counts)
+            self.alive[queries] = np.minimum(self.alive[queries], np.bincount(query[possible], minlength=len(counts)))
+        alive = self.alive[queries]
+        floor = np.full(len(counts), np.inf)
+        floor[alive > 0] = self.task.limits[(starts + alive - 1)[alive > 0]]
+        return floor
+
+    def counts(self) -> np.ndarray:
+        """int64 (sum of R,): negatives before each positive; the whole gallery before one that was given up."""
+        self.queue.flush()
+        task, every = self.task, slice(0, len(self.task.counts))
+        alive = task.places(every) < np.repeat(self.alive, task.counts)
+        return np.where(alive, self._before(every), len(task.gallery_order))
+
+    def _before(self, queries: slice) -> np.ndarray:
+        """int64: negatives so far before each positive of consecutive queries."""
+        starts = self.task.starts[queries.start : queries.stop + 1]
+        summed = np.concatenate([[0], np.cumsum(self.histogram[starts[0] : starts[-1]])])
+        return summed[1:] - np.repeat(summed[starts[:-1] - starts[0]], np.diff(starts))
+
+    def _sort_in(self, query: np.ndarray, item: np.ndarray, product: np.ndarray) -> None:
+        """Counts negatives, given by their inner products; float64 decides where float32 cannot."""
+        similarity, error = product.astype(np.float64) - self.task.gallery.offset, self.task.gallery.error
+        place = self._place(query, similarity + error)
+        unsure = np.flatnonzero(place != self._place(query, similarity - error))
+        place[unsure] = self._place(query[unsure], self.task.similarity(query[unsure], item[unsure]))
+        inside = place < self.task.counts[query]
+        np.add.at(self.histogram, self.task.starts[query[inside]] + place[inside], 1)
+
+    def _place(self, query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+        """int64 (n,): the first of its query's positives that a negative ranks before, R for none, by binary search."""
+        starts, limits = self.task.starts[query], self.task.limits
+        low, high = np.zeros(len(query), dtype=np.int64), self.task.counts[query]
+        for _ in range(self.steps):
+            middle, is_open = (low + high) // 2, low < high
+            before = limits[np.where(is_open, starts + middle, 0)] <= similarity
+            high, low = np.where(is_open & before, middle, high), np.where(is_open & ~before, middle + 1, low)
+        return low
+
+
+class PairQueue:
+    """Collects pairs, as arrays of one length, and hands many at a time to `process`, since few cost as much."""
+
+    def __init__(self, process: Callable[..., None]):
+        self.process, self.size = process, 0
+        self.parts: list[tuple[np.ndarray, ...]] = []
+
+    def add(self, *arrays: np.ndarray) -> None:
+        self.parts.append(arrays)
+        self.size += len(arrays[0])
+        if self.size > PAIRS:
+            self.flush()
+
+    def flush(self) -> None:
+        parts, size = self.parts, self.size
+        self.parts, self.size = [], 0
+        if size:
+            self.process(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
 class Float32Rows:
-    """float32 (n, width) rows in a given order, by slice: converted once if all fit into `memory` bytes, else on every
-    call."""
+    """float32 (n, width) rows in an order, by slice: converted once if all fit into `memory` bytes, else every time."""
 
     def __init__(self, vectors: Vectors, order: np.ndarray, side: Side, device: torch.device, memory: float):
         self.convert = lambda rows: torch.from_numpy(vectors.float32(order[rows], side)).to(device)
@@ -174,13 +247,6 @@ def blocks(rows: int, columns: int, size: int, symmetric: bool) -> Iterator[tupl
                     yield strip, slice(strip.stop, here.stop)
         for left in range(top + size if symmetric else 0, columns, size):
             yield here, slice(left, min(left + size, columns))
-
-
-def largest(similarity: Tensor, wide: int) -> Tensor:
-    """(n, m / wide): the largest value of each stretch of `wide` entries of a row, read in the order of memory."""
-    if similarity.is_contiguous():
-        return similarity.unflatten(1, (-1, wide)).amax(2)
-    return similarity.T.unflatten(0, (-1, wide)).amax(1).T
 
 
 def count_at_least(similarity: Tensor, limits: Tensor) -> np.ndarray:

@@ -20,15 +20,12 @@ MISSING = {
 
 
 def read_embeddings(path: Path, labels: Path | None = None) -> dict[str, np.ndarray]:
-    """``embeddings`` (N, D) and ``labels`` (N,), and the ``query_embeddings`` and ``query_labels`` that an ``.npz``
-    file may hold.
+    """``embeddings`` (N, D) and ``labels`` (N,), and ``query_embeddings`` and ``query_labels`` where a file has them.
 
     Args:
         path: ``.npz`` with arrays of these names; ``.npy`` with (N, D) numbers, which is memory-mapped, not read; or
-            ``.parquet`` with a column ``label`` and either a column ``embedding`` of lists or a column of numbers per
-            dimension.
-        labels: ``.npy``, or text with a label per line; needed for ``.npy`` embeddings, in place of the file's own for
-            the others.
+            ``.parquet`` with a column ``label`` and a column ``embedding`` of lists or a column per dimension.
+        labels: ``.npy``, or text with a label per line; needed for ``.npy`` embeddings, instead of the others' own.
 
     Raises:
         UserError: a file is missing, damaged, holds pickled objects, or lacks an array or column.
@@ -67,7 +64,7 @@ def check_table_name(path: Path) -> None:
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Writes a table as ``.csv`` or ``.parquet``, atomically; raises :class:`UserError` for Parquet without pyarrow."""
+    """Writes a table as ``.csv`` or ``.parquet``, atomically; refuses Parquet without pyarrow."""
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
             frame.to_csv(temporary, index=False, lineterminator="\n")
@@ -104,7 +101,12 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a Parquet file ({first_line(error)})") from None
     arrays: dict[str, np.ndarray] = {}
     if "label" in frame:
-        arrays["labels"] = _parquet_labels(path, frame.pop("label"))
+        column = frame.pop("label")
+        if column.isna().any():
+            raise UserError(f"{path}: row {int(column.isna().to_numpy().argmax()) + 1} has no label")
+        if column.dtype == object and not all(isinstance(label, str) for label in column):
+            raise UserError(f"{path}: column 'label' holds something else than numbers or text")
+        arrays["labels"] = column.to_numpy(str if column.dtype == object else None)
     try:
         if "embedding" in frame:
             arrays["embeddings"] = np.stack([np.asarray(row, dtype=np.float64) for row in frame["embedding"]])
@@ -114,14 +116,3 @@ def _read_parquet(path: Path) -> dict[str, np.ndarray]:
         reason = f"column 'embedding' does not hold lists of numbers of one length ({first_line(error)})"
         raise UserError(f"{path}: {reason}") from None
     return arrays
-
-
-def _parquet_labels(path: Path, column: Any) -> np.ndarray:
-    if column.isna().any():
-        raise UserError(f"{path}: row {int(column.isna().to_numpy().argmax()) + 1} has no label")
-    labels = column.to_numpy()
-    if labels.dtype != object:
-        return labels
-    if not all(isinstance(label, str) for label in labels):
-        raise UserError(f"{path}: column 'label' holds something else than numbers or text")
-    return labels.astype(str)

@@ -17,25 +17,21 @@ from retrieval_bench.errors import UserError
 MetricName = Literal["recall", "mrr", "r_precision", "map_at_r", "precision", "map", "curve", "clustering", "health"]
 DEFAULT_METRICS: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r")
 Needs = Literal["first", "top", "all"]
-"""Which ranks are exact: of each query's best positive; also of every positive among the R nearest; of every
-positive."""
+"""Exact ranks: of each query's best positive; also of every positive among the R nearest; of every positive."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Ranks of the positives of Q queries that have at least one.
-
-    Attributes:
-        query: int64 (Q,), row number of each query.
-        counts: int64 (Q,), number of positives R, at least 1.
-        ranks: int64 (sum of R,), ranks of each query's positives from 1, ascending, query after query.
-        exact: which ranks are exact; any other rank is only known to be larger than R.
-    """
+    """Ranks of the positives of Q queries that have at least one."""
 
     query: np.ndarray
+    """int64 (Q,): row number of each query."""
     counts: np.ndarray
+    """int64 (Q,): number of positives R, at least 1."""
     ranks: np.ndarray
+    """int64 (sum of R,): ranks of each query's positives from 1, ascending, query after query."""
     exact: Needs = "all"
+    """Which ranks are exact; any other rank is only known to be larger than R."""
 
     @property
     def starts(self) -> np.ndarray:
@@ -44,8 +40,7 @@ class Ranking:
 
     @property
     def hits(self) -> np.ndarray:
-        """int64 (sum of R,): 1 for a query's best positive, 2 for the next, ...: how many positives are found at that
-        rank."""
+        """int64 (sum of R,): 1 for a query's best positive, 2 for the next, ...: positives found at that rank."""
         return np.arange(len(self.ranks)) - np.repeat(self.starts, self.counts) + 1
 
     def per_query(self, values: np.ndarray) -> np.ndarray:
@@ -54,8 +49,7 @@ class Ranking:
 
 
 def recall_at_k(ranking: Ranking, k: int) -> np.ndarray:
-    """float64 (Q,): 1 if any of the K nearest is a positive, else 0 (Jegou, Douze and Schmid, TPAMI 2011; Song et al.,
-    CVPR 2016)."""
+    """float64 (Q,): 1 if one of the K nearest is a positive (Jegou et al., TPAMI 2011; Song et al., CVPR 2016)."""
     return (ranking.ranks[ranking.starts] <= k).astype(np.float64)
 
 
@@ -70,8 +64,7 @@ def r_precision(ranking: Ranking) -> np.ndarray:
 
 
 def map_at_r(ranking: Ranking) -> np.ndarray:
-    """float64 (Q,): (1/R) times the sum, over positives among the R nearest, of the precision at their rank (same
-    source)."""
+    """float64 (Q,): 1/R times the sum, over positives among the R nearest, of the precision at their rank (ibid.)."""
     inside = ranking.ranks <= np.repeat(ranking.counts, ranking.counts)
     return ranking.per_query(inside * ranking.hits / ranking.ranks) / ranking.counts
 
@@ -87,14 +80,8 @@ def average_precision(ranking: Ranking) -> np.ndarray:
 
 
 def precision_recall_curve(ranking: Ranking, levels: int = 101) -> np.ndarray:
-    """Interpolated precision at evenly spaced recalls (Manning, Raghavan and Schütze, Introduction to Information
-    Retrieval, 2008, 8.4).
-
-    At recall r: the largest precision at any rank where the query's recall is at least r, averaged over queries.
-
-    Returns:
-        float64 (levels, 2): recall from 0 to 1, precision.
-    """
+    """float64 (levels, 2): recall from 0 to 1, and interpolated precision (Manning, Raghavan and Schütze, Introduction
+    to Information Retrieval, 2008, 8.4): the largest at any rank with that recall or more, averaged over queries."""
     precision, recalls, total = ranking.hits / ranking.ranks, np.linspace(0, 1, levels), np.zeros(levels)
     for start, count in zip(ranking.starts, ranking.counts, strict=True):
         best = np.maximum.accumulate(precision[start : start + count][::-1])[::-1]
@@ -104,11 +91,8 @@ def precision_recall_curve(ranking: Ranking, levels: int = 101) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of a :class:`Ranking`, and the ranks that it needs; called with a ranking that lacks them, it raises
-    ValueError.
-
-    With `per_k` the function also takes K, and the metric is named ``<name>_at_<K>``.
-    """
+    """A function of a :class:`Ranking` and the ranks that it needs (ValueError for a ranking that lacks them); with
+    `per_k` it also takes K, and the metric is named ``<name>_at_<K>``."""
 
     function: Callable[..., np.ndarray]
     needs: Needs
@@ -143,9 +127,3 @@ def check_ks(ks: tuple[int, ...]) -> None:
     """Raises :class:`UserError` unless `ks` are distinct whole numbers from 1 up."""
     if not ks or any(int(k) != k for k in ks) or min(ks) < 1 or len(set(ks)) < len(ks):
         raise UserError(f"--k {' '.join(map(str, ks))}: give distinct whole numbers from 1 up")
-
-
-def check_recall_at_1(ks: tuple[int, ...]) -> None:
-    """Raises :class:`UserError` unless 1 is among `ks`: choices on validation classes are made by Recall@1."""
-    if 1 not in ks:
-        raise UserError(f"--k {' '.join(map(str, ks))}: choices are made by Recall@1, so 1 must be among them")

@@ -1,12 +1,10 @@
 """The reference engine: one query at a time, every similarity in float64. It says what the faster engines must find.
 
-Engines share one contract: from a :class:`RetrievalTask` to the number of negatives before each positive. Three rules
-decide it:
+Engines go from a :class:`RetrievalTask` to the number of negatives before each positive. Three rules decide it:
 
 - Ties never flatter: a negative as similar as a positive ranks before it.
 - A query is never its own neighbour; it is left out by its number, not by its similarity, so that copies of it stay.
-- float64 decides: similarities are those of :func:`similarities`, and two that differ by less than :func:`tolerance`
-are equal.
+- float64 decides: two :func:`similarities` that differ by less than :func:`tolerance` are equal.
 """
 
 from __future__ import annotations
@@ -18,11 +16,8 @@ from retrieval_bench.evaluation.vectors import similarities, tolerance
 
 
 def count_negatives(task: RetrievalTask) -> np.ndarray:
-    """How many negatives rank before each positive.
-
-    Returns:
-        int64 (sum of R,): per query, in the order of ``task.query_order``, the counts of its R positives, ascending.
-    """
+    """int64 (sum of R,): how many negatives rank before each of a query's R positives, ascending, in the order of
+    ``task.query_order``."""
     gallery = task.gallery.rows(task.gallery_order)
     counts = []
     for query, itself in enumerate(task.same_item):
@@ -33,8 +28,7 @@ def count_negatives(task: RetrievalTask) -> np.ndarray:
         if itself >= 0:
             same_class[itself] = False
         positives = np.sort(similarity[same_class])[::-1]
-        less_similar = np.searchsorted(negatives, positives - tolerance(positives))
-        counts.append(len(negatives) - less_similar)
+        counts.append(len(negatives) - np.searchsorted(negatives, positives - tolerance(positives)))
     return np.concatenate(counts)
 
 

@@ -1,10 +1,9 @@
-"""Which item each query should find: queries and gallery sorted by class, and the similarities of each query's
-positives."""
+"""Which items each query should find: queries and gallery sorted by class, and the similarities of the positives."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,31 +16,25 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Some queries and a gallery, both sorted by class, so that each class is one range. Numbers of queries and items
-    count in that order.
-
-    Attributes:
-        queries: all queries' vectors.
-        gallery: the gallery's; the same object in self-retrieval.
-        query_order: int64 (Q,), which rows of `queries`, sorted by class.
-        gallery_order: int64 (G,), all rows of `gallery`, sorted by class.
-        query_starts: int64 (C + 1,), the first query of each class.
-        gallery_starts: int64 (C + 1,), the first item of each class.
-        same_item: int64 (Q,), the item that is the query itself, -1 for none.
-    """
+    """Some queries and a gallery (the same object in self-retrieval), both sorted by class, so that each class is one
+    range. Numbers of queries and items count in that order."""
 
     queries: Vectors
     gallery: Vectors
     query_order: np.ndarray
+    """int64 (Q,): which rows of `queries`, sorted by class."""
     gallery_order: np.ndarray
+    """int64 (G,): all rows of `gallery`, sorted by class."""
     query_starts: np.ndarray
+    """int64 (C + 1,): the first query of each class."""
     gallery_starts: np.ndarray
+    """int64 (C + 1,): the first item of each class."""
     same_item: np.ndarray
+    """int64 (Q,): the item that is the query itself, -1 for none."""
 
     @cached_property
     def symmetric(self) -> bool:
-        """Whether queries and gallery are the same rows, so that one triangle of the similarity matrix gives the
-        other."""
+        """Whether queries and gallery are the same rows, so that one triangle of similarities gives the other."""
         return self.queries is self.gallery and np.array_equal(self.query_order, self.gallery_order)
 
     @cached_property
@@ -71,8 +64,7 @@ class RetrievalTask:
 
     @cached_property
     def positives(self) -> np.ndarray:
-        """float64 (sum of R,): similarities of each query's positives, best first. Classes of one size are computed
-        together."""
+        """float64 (sum of R,): similarities of each query's positives, best first; classes of one size together."""
         flat = np.empty(self.starts[-1])
         sizes = np.stack([np.diff(self.query_starts), np.diff(self.gallery_starts)], axis=1)
         for queries, items in np.unique(sizes[(sizes > 0).all(axis=1)], axis=0).tolist():
@@ -105,8 +97,7 @@ class RetrievalTask:
         return self.positives - tolerance(self.positives)
 
     def similarity(self, query: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """float64 (n,): similarities of pairs of a query and an item; where most combinations are asked for, all are
-        computed."""
+        """float64 (n,): similarities of pairs; where most combinations of query and item are asked for, of all."""
         queries, row = np.unique(query, return_inverse=True)
         items, column = np.unique(item, return_inverse=True)
         found = np.empty(len(query))
@@ -127,13 +118,10 @@ class RetrievalTask:
         """The task of some of the queries, given by ascending numbers."""
         starts = np.searchsorted(queries, self.query_starts)
         order, same_item = self.query_order[queries], self.same_item[queries]
-        return RetrievalTask(
-            self.queries, self.gallery, order, self.gallery_order, starts, self.gallery_starts, same_item
-        )
+        return replace(self, query_order=order, query_starts=starts, same_item=same_item)
 
     def portions(self, limit: int) -> list[RetrievalTask]:
-        """The same task in portions of queries with about `limit` positives at most; a single portion keeps the
-        symmetry."""
+        """The task in portions of queries with about `limit` positives at most; a single one keeps the symmetry."""
         if self.counts.sum() <= limit:
             return [self]
         inner = np.searchsorted(self.starts, np.arange(limit, self.starts[-1], limit))
@@ -144,15 +132,8 @@ class RetrievalTask:
 def retrieval_task(
     queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_codes: np.ndarray, same_item: np.ndarray
 ) -> RetrievalTask:
-    """Sorts both sides by class.
-
-    Args:
-        queries: Q vectors.
-        query_codes: int (Q,), classes 0..C-1.
-        gallery: G vectors, the same object in self-retrieval.
-        gallery_codes: int (G,).
-        same_item: int (Q,), gallery row that is the query itself, -1 for none; of the query's class.
-    """
+    """Sorts both sides by class: codes are int (Q,) and (G,), 0..C-1; `same_item` is int (Q,), the row of the gallery
+    that is the query itself and so of its class, -1 for none."""
     classes = np.arange(int(max(query_codes.max(initial=-1), gallery_codes.max(initial=-1))) + 2)
     query_order, gallery_order = np.argsort(query_codes, kind="stable"), np.argsort(gallery_codes, kind="stable")
     number = np.full(len(gallery_order) + 1, -1)  # of each gallery row; the last one, which -1 selects, is none

@@ -1,7 +1,5 @@
-"""How sure a figure is: over queries and classes bootstrap intervals and a permutation test, over seeds Student's t.
-
-All are seeded and draw from generators of their own.
-"""
+"""How sure a figure is: over queries and classes seeded bootstrap intervals and permutation tests, over seeds
+Student's t."""
 
 from __future__ import annotations
 
@@ -19,16 +17,14 @@ Values = Sequence[float] | np.ndarray
 LEVEL = 0.05
 """p-value below which two rows differ significantly."""
 SEEDS = 3
-"""Fewest seeds of a row that is ranked, and of a pair of rows that is tested: differences of two seeds are often equal
-by chance."""
+"""Fewest seeds of a row that is ranked and of a pair that is tested: two differences are often equal by chance."""
 DRAWS = 1 << 22
 """Random numbers that are drawn at once, which bounds memory."""
 
 
 @cache
-def t_factor(count: int, level: float = 0.95) -> float:
-    """Half width of Student's t-interval of `count` values, in standard errors of the mean; NaN for fewer than two."""
-    return float(stats.t.ppf((1 + level) / 2, count - 1)) if count > 1 else math.nan
+def _t_factor(count: int, level: float) -> float:
+    return float(stats.t.ppf((1 + level) / 2, count - 1))
 
 
 def t_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
@@ -36,18 +32,14 @@ def t_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return float(values.mean()) if len(values) else math.nan, math.nan
-    return float(values.mean()), float(t_factor(len(values), level) * values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()), float(_t_factor(len(values), level) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def paired_t_test(first: Values, second: Values, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of paired differences (first less second), half width of its t-interval, two-sided p-value of the paired
-    t-test.
-
-    Differences that are all the same leave nothing to chance: p is 0, or 1 where they are 0. Both are NaN for fewer
-    than two pairs.
-    """
+def paired_t_test(first: Values, second: Values) -> tuple[float, float, float]:
+    """Mean of paired differences (first less second), half width of its t-interval, and two-sided p-value of the paired
+    t-test; both NaN for fewer than two pairs. Of differences that are all the same p is 0, or 1 where they are 0."""
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    mean, half = t_interval(differences, level)
+    mean, half = t_interval(differences)
     if len(differences) < 2:
         return mean, math.nan, math.nan
     if np.ptp(differences) <= 1e-12:
@@ -59,20 +51,16 @@ def paired_t_test(first: Values, second: Values, level: float = 0.95) -> tuple[f
 def bootstrap_interval(
     values: np.ndarray, groups: np.ndarray | None = None, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over queries (Efron and Tibshirani, An Introduction to the Bootstrap,
-    1993, 13.3).
+    """Ends of the percentile bootstrap interval of a mean over queries (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, 13.3); NaN without queries.
 
     Args:
         values: float (Q,), a metric's value for each query.
         groups: int or text (Q,), class of each query: whole classes are drawn in place of queries, since queries of a
-            class share their images and succeed or fail together. It is the wider and more honest interval for
-            statements about new classes.
+            class share their images and succeed or fail together; the wider and more honest interval for new classes.
         level: confidence.
         resamples: how many data sets are drawn.
         seed: of the draws.
-
-    Returns:
-        lower and upper end; NaN without queries.
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
@@ -88,11 +76,7 @@ def bootstrap_interval(
 
 
 def intervals(columns: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals of every metric: ``<metric>_over_queries`` and ``<metric>_over_classes``.
-
-    Args:
-        columns: :attr:`retrieval_bench.evaluation.evaluate.Evaluation.columns`.
-    """
+    """95 % bootstrap intervals of metrics in ``Evaluation.columns``: ``<metric>_over_queries``, ``_over_classes``."""
     kept = columns["positives"] > 0
     found: dict[str, tuple[float, float]] = {}
     for name in (name for name in columns if name not in ("query", "label", "positives", "first_rank")):
@@ -107,15 +91,13 @@ def paired_permutation_test(
     """Whether two runs differ on the same queries: the runs of each query (or whole class) are swapped at random.
 
     Args:
-        first: float (Q,), a metric's value for each query under one run.
-        second: float (Q,), under the other, in the same order.
+        first: float (Q,), a metric's value for each query under one run; `second` under the other.
         groups: int or text (Q,), class of each query, to swap classes in place of queries.
         resamples: number of random swaps; all 2^n of them if those are fewer.
         seed: of the draws.
 
     Returns:
-        difference of the means (first less second), and the two-sided p-value: (b + 1) / (m + 1) of Phipson and Smyth
-        (2010), or exact.
+        difference of means (first less second); two-sided p-value, exact or (b+1) / (m+1) of Phipson and Smyth (2010).
 
     Raises:
         UserError: not the same number of queries, or a query without a value.
@@ -155,11 +137,8 @@ def _codes(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being several (Holm, A simple sequentially rejective multiple test procedure, 1979).
-
-    The smallest of m is multiplied by m, the next by m - 1, ..., each at least the one before, at most 1. NaN is not
-    counted.
-    """
+    """P-values corrected for being several (Holm, A simple sequentially rejective multiple test procedure, 1979): the
+    smallest of m times m, the next times m - 1, ..., each at least the one before, at most 1. NaN is not counted."""
     order = [int(number) for number in np.argsort(p_values, kind="stable") if not math.isnan(p_values[number])]
     corrected, least = list(p_values), 0.0
     for done, number in enumerate(order):

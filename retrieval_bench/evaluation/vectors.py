@@ -1,5 +1,4 @@
-"""Embeddings as rows that are compared: by inner products in float32 for speed, by differences in float64 for
-decisions.
+"""Embeddings as rows that are compared: by products in float32 for speed, by differences in float64 for decisions.
 
 Rows are scaled to length 1 for the cosine, and centred with a largest norm of 1 for the Euclidean distance. Both then
 rank as ``-|a - b|^2 / 2`` does, which is the similarity in all decisions: differences of rows keep their precision
@@ -28,18 +27,14 @@ SMALLEST, LARGEST = 1e-140, 1e150
 
 @dataclass(frozen=True)
 class Vectors:
-    """N embeddings as given (any number type, possibly memory-mapped); rows are converted when they are asked for.
-
-    Attributes:
-        raw: (N, D).
-        centre: float64 (D,), subtracted from each row (0 for cosine).
-        norm: float64 (N,), what each row is divided by: its own norm for cosine, the largest norm of all for l2.
-        distance: ``cosine`` or ``l2``.
-    """
+    """N embeddings as given (any number type, possibly memory-mapped); rows are converted when they are asked for."""
 
     raw: np.ndarray
+    """(N, D)."""
     centre: np.ndarray
+    """float64 (D,): subtracted from each row (0 for cosine)."""
     norm: np.ndarray
+    """float64 (N,): what each row is divided by: its own norm for cosine, the largest norm of all for l2."""
     distance: Distance
 
     def __len__(self) -> int:
@@ -57,11 +52,8 @@ class Vectors:
 
     @property
     def error(self) -> float:
-        """Bound on what float32 (rounding rows, and summing products in any order) changes a similarity by.
-
-        ``(n + 2) u |a| |b|`` for n products (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section
-        3.1), with some room.
-        """
+        """Bound on what float32 (rounding rows, summing in any order) changes similarities by: ``(n + 2) u |a| |b|`` of
+        n products (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), with some room."""
         largest = 2.25 if self.distance == "l2" else 1.0
         return 1.01 * largest * (self.width + 6) * 2.0**-24
 
@@ -75,10 +67,7 @@ class Vectors:
 
     def float32(self, rows: Rows, side: Side) -> np.ndarray:
         """float32 (n, width): rows whose inner products, queries with gallery, are similarities plus :attr:`offset`.
-
-        Rows that come in half or single precision are scaled as they are: two roundings instead of one, which
-        :attr:`error` allows for.
-        """
+        Rows in half or single precision are scaled as they are: two roundings, which :attr:`error` allows for."""
         norm = self.norm[rows, None]
         if self.distance == "l2":
             converted = self.rows(rows)
@@ -99,11 +88,8 @@ def similarities(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def tolerance(similarity: np.ndarray) -> np.ndarray:
-    """What rounding in float64 may change similarities by, with some room: two that are closer are equal.
-
-    A part in 10^12, what errors of 10^-15 in the rows make of it, and the distance 10^-14 between rows that are the
-    same but for rounding.
-    """
+    """What rounding in float64 may change similarities by, with some room; two that are closer are equal: a part in
+    10^12, what errors of 10^-15 in the rows make of it, and a distance of 10^-14 of rows that are the same."""
     return 1e-12 * np.abs(similarity) + 1e-15 * np.sqrt(2 * np.abs(similarity)) + 1e-28
 
 
@@ -117,8 +103,7 @@ def as_vectors(given: dict[str, np.ndarray], distance: Distance = "cosine") -> l
     """Checks embeddings that are compared with each other, by name; under ``l2`` they share centre and scale.
 
     Raises:
-        UserError: another shape than (N, D), NaN, infinite or huge values, or (cosine) a zero row; the line names the
-            first such row.
+        UserError: no numbers (N, D), NaN, infinite or huge values, or (cosine) a zero row; with the first such row.
     """
     for name, values in given.items():
         if values.ndim != 2 or values.dtype.kind not in "fiu" or values.shape[1] == 0:

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.colors import to_rgb
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.pca import principal_components
+from retrieval_bench.evaluation.embedding_stats import principal_components
 from retrieval_bench.figures.style import STYLE, Plot, legend_below, new_figure, plain
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.strategies.base import Look, Strategy

@@ -123,9 +123,8 @@ class Report:
         counts = f"{made['configurations']} configurations, {made['figures']} figures, {made['galleries']} galleries"
         logger.info(f"{output}: {counts}, {made['bytes'] / 1e6:.1f} MB")
         if made["left_out"]:
-            logger.info(
-                f"{made['left_out']} figures or galleries did not fit and are left out; --megabytes raises the limit"
-            )
+            left_out = f"{made['left_out']} figures or galleries did not fit and are left out"
+            logger.info(f"{left_out}; --megabytes raises the limit")
 
 
 def open_results(folder: Path) -> ResultsFolder:

@@ -6,6 +6,7 @@ import base64
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from retrieval_bench.leaderboard import (
 )
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record, ResultsFolder
-from retrieval_bench.report.gallery import gallery_of
 from retrieval_bench.report.verdict import verdict
 from retrieval_bench.tables import TextTable
 
@@ -48,38 +48,27 @@ KINDS = {
 """Groups of figures, by the first word of their names."""
 
 
+@dataclass
 class Budget:
-    """Bytes that are still free on the page."""
+    """Bytes that are still free on the page, and how often something did not fit."""
 
-    def __init__(self, free: int):
-        self.free = free
-        self.refused = 0
+    free: int
+    refused: int = 0
 
     def take(self, size: int) -> bool:
-        """Whether so many bytes fit, which are then taken; refusals are counted."""
-        if size > self.free:
-            self.refused += 1
-            return False
-        self.free -= size
-        return True
+        """Whether so many bytes fit, which are then taken."""
+        fits = size <= self.free
+        self.free -= size if fits else 0
+        self.refused += not fits
+        return fits
 
 
 def write_report(results: ResultsFolder, output: Path, title: str, megabytes: float) -> dict[str, int]:
-    """Writes the page, atomically.
-
-    Args:
-        results: with records and, for galleries, details.
-        output: the file.
-        title: of the page.
-        megabytes: size that galleries (and figures of single runs) may fill the page up to, 10^6 bytes; best rows come
-            first.
+    """Writes the page, atomically, with figures and galleries of the best rows first as far as 10^6 `megabytes` bytes
+    go; raises :class:`UserError` without a record.
 
     Returns:
-        how many ``configurations``, ``figures``, ``galleries`` and ``left_out`` (of both, since they did not fit) there
-        are, and the page's ``bytes``.
-
-    Raises:
-        UserError: no record.
+        how many ``configurations``, ``figures``, ``galleries`` and ``left_out`` (of both) there are, and the ``bytes``.
     """
     records = results.require_records()
     table, runs = leaderboard(records), runs_by_row(records)
@@ -90,30 +79,22 @@ def write_report(results: ResultsFolder, output: Path, title: str, megabytes: fl
     parts = []
     for number, (name, rows) in enumerate(protocols(table), 1):
         budget.free -= ROW * len(rows)
-        labelled = rows.assign(strategy=distinct_labels(rows))
-        parts.append(
-            {
-                "id": f"protocol-{number}",
-                "verdict": verdict(labelled),
-                "table": TextTable(name, readable(rows), list(rows["significance"])),
-                "figures": _figures(figures[name], budget),
-                "runs": [
-                    _runs(runs[key], label) for key, label in zip(row_keys(rows), labelled["strategy"], strict=True)
-                ],
-            }
-        )
+        labels = distinct_labels(rows)
+        part = {
+            "id": f"protocol-{number}",
+            "verdict": verdict(rows.assign(strategy=labels)),
+            "table": TextTable(name, readable(rows), list(rows["significance"])),
+            "figures": _figures(figures[name], budget),
+            "runs": [_runs(runs[key], label) for key, label in zip(row_keys(rows), labels, strict=True)],
+        }
+        parts.append(part)
     pictures: dict[bytes, int] = {}
     for row in (row for part in parts for row in part["runs"]):
         row["gallery"] = _gallery(row["records"], row["label"], results, pictures, budget)
     here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, **blocks)
+    in_base64 = json.dumps([base64.b64encode(picture).decode("ascii") for picture in pictures], separators=(",", ":"))
     page = environment.get_template("page.html").render(
         title=title,
         legend=LEGEND,
@@ -121,7 +102,7 @@ def write_report(results: ResultsFolder, output: Path, title: str, megabytes: fl
         protocols=parts,
         reported=reported_tables(table["dataset"].unique()),
         kinds=KINDS,
-        thumbnails=_json([base64.b64encode(picture).decode("ascii") for picture in pictures]),
+        thumbnails=in_base64,
         style=(here / "page.css").read_text(encoding="utf-8"),
         script=(here / "page.js").read_text(encoding="utf-8"),
     )
@@ -157,11 +138,16 @@ def _gallery(
     records: Sequence[Record], label: str, results: ResultsFolder, pictures: dict[bytes, int], budget: Budget
 ) -> dict[str, Any] | None:
     """The gallery of a configuration's first run with readable details, and its map; None without details or where it
-    does not fit. Its pictures are added to those of the page."""
+    does not fit. Its pictures are added to those of the page; damaged details are named."""
+    details, run = None, ""
     for record in records:
-        if (details := _read(results.details(record.id))) is not None:
-            break
-    else:
+        try:
+            if (path := results.details(record.id)).exists():
+                details, run = read_details(path), record.id
+                break
+        except UserError as error:
+            logger.info(f"skipped {error}")
+    if details is None:
         return None
     some = slice(None, None, max(1, len(details.map_images) // MAP_POINTS))
     labels = details.labels[details.map_images[some]]
@@ -175,20 +161,39 @@ def _gallery(
     if not budget.take(added + len(plot) + len(json.dumps(gallery)) + IMAGE * images):
         return None
     pictures.update(with_new)
-    return gallery | {"run": record.id, "map": plot, "title": title}
+    return gallery | {"run": run, "map": plot, "title": title}
 
 
-def _read(path: Path) -> Details | None:
-    """The details, if they are there; damaged ones are named."""
-    if not path.exists():
-        return None
-    try:
-        return read_details(path)
-    except UserError as error:
-        logger.info(f"skipped {error}")
-        return None
+def gallery_of(details: Details, numbers: dict[bytes, int]) -> dict[str, Any]:
+    """What a page shows of a run, whose pictures are added to the page's `numbers` of pictures.
 
+    Returns:
+        ``queries``: each with ``image``, ``rank`` of its best positive and ``neighbours`` (images, with ``right`` and
+        ``similarity``); ``pairs``: each with ``query``, ``confused_with`` (images) and ``count``. An image is ``name``,
+        ``path`` and ``thumbnail``, a number or None.
+    """
+    pictures = details.pictures()
 
-def _json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    def image(row: int) -> dict[str, Any]:
+        picture = pictures.get(row)
+        number = numbers.setdefault(picture, len(numbers)) if picture else None
+        name = str(details.class_names[details.labels[row]])
+        return {"name": name, "path": str(details.paths[row]), "thumbnail": number}
+
+    def query(row: int) -> dict[str, Any]:
+        own = int(details.queries[details.neighbour_queries[row]])
+        neighbours = [
+            image(int(other))
+            | {"right": bool(details.labels[other] == details.labels[own]), "similarity": float(similarity)}
+            for other, similarity in zip(details.neighbours[row], details.similarity[row], strict=True)
+            if other >= 0
+        ]
+        rank = int(details.first_rank[details.neighbour_queries[row]])
+        return {"image": image(own), "rank": rank, "neighbours": neighbours}
+
+    def pair(row: int, count: int) -> dict[str, Any]:
+        own, other = details.queries[details.neighbour_queries[row]], details.neighbours[row, 0]
+        return {"query": image(int(own)), "confused_with": image(int(other)), "count": count}
+
+    pairs = [pair(row, count) for _, _, count, row in details.confused_classes()]
+    return {"queries": [query(int(row)) for row in details.gallery_queries()], "pairs": pairs}

@@ -16,9 +16,8 @@ NAMED = 4
 
 
 def verdict(rows: Any) -> list[str]:
-    """Sentences about the rows of one protocol of the leaderboard, best Recall@1 first: which leads, by how much over
-    the seeds that both have, how sure that is, and which of those that are not significantly different from it cost
-    less. The first sentence can stand alone."""
+    """Sentences about the rows of one protocol, best Recall@1 first: which leads, by how much over common seeds, how
+    sure that is, and which of its ties cost less. The first sentence can stand alone."""
     recall = column("recall_at_1")
     measured = rows[rows["recall_at_1"].notna()] if "recall_at_1" in rows else rows[:0]
     if not len(measured):
@@ -41,10 +40,8 @@ def verdict(rows: Any) -> list[str]:
             cheapest = known.loc[known[cost].astype(float).idxmin()]
             share = cheapest[cost] / leader[cost] if leader[cost] else 1
             if share < 0.99:
-                amount = f"{COLUMNS[cost].text(cheapest[cost])} {COLUMNS[cost].title}"
-                sentences.append(
-                    f"Of these, {cheapest['strategy']} {is_cheapest}: {amount}, {100 * share:.0f} % of the leader's."
-                )
+                amount = f"{COLUMNS[cost].text(cheapest[cost])} {COLUMNS[cost].title}, {100 * share:.0f} %"
+                sentences.append(f"Of these, {cheapest['strategy']} {is_cheapest}: {amount} of the leader's.")
     worse = measured[(measured["significance"] == "") & measured["p_value"].notna()]
     if len(worse):
         below = worse.iloc[0]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation import evaluate as evaluation
-from retrieval_bench.evaluation import fast_ranking, histogram, vectors
+from retrieval_bench.evaluation import fast_ranking, vectors
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail
 from retrieval_bench.evaluation.metrics import MetricName
 from retrieval_bench.evaluation.vectors import Distance
@@ -81,7 +81,7 @@ def chunked(block: int, positives: int = 1 << 26, chunk: int | None = None) -> I
     with ExitStack() as stack:
         stack.enter_context(patch.dict(fast_ranking.BLOCK, cpu=block))
         stack.enter_context(patch.object(vectors, "CHUNK", chunk or 4 * block))
-        stack.enter_context(patch.object(histogram, "PAIRS", 50))
+        stack.enter_context(patch.object(fast_ranking, "PAIRS", 50))
         stretch = min(2, block) if block < 10 else fast_ranking.STRETCH
         stack.enter_context(patch.object(fast_ranking, "STRETCH", stretch))
         stack.enter_context(patch.object(evaluation, "POSITIVES", positives))
@@ -91,18 +91,20 @@ def chunked(block: int, positives: int = 1 << 26, chunk: int | None = None) -> I
 def same(first: Evaluation, second: Evaluation) -> bool:
     """Equal to the last bit for every query; means up to the order of their sum."""
     curves = [np.empty(0) if one.curve is None else one.curve for one in (first, second)]
+    pairs = [(values, second.columns[name], name != "label") for name, values in first.columns.items()]
     alike = np.allclose(*curves, atol=1e-12) and first.metrics == pytest.approx(second.metrics, abs=1e-12)
-    return alike and all(
-        np.array_equal(first.columns[name], second.columns[name], equal_nan=name != "label") for name in first.columns
-    )
+    return alike and all(np.array_equal(one, other, equal_nan=numbers) for one, other, numbers in pairs)
 
 
-def clusters(rows: int = 300, classes: int = 30, seed: int = 0, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Overlapping classes, among them copies across classes."""
+def clusters(
+    rows: int = 300, classes: int = 30, seed: int = 0, dim: int = 6, copies: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping classes; with `copies` a tenth of the rows are those of other classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, rows)
     vectors = rng.normal(size=(classes, dim))[labels] + rng.normal(size=(rows, dim))
-    vectors[: rows // 10] = vectors[rows // 10 : 2 * (rows // 10)]
+    if copies:
+        vectors[: rows // 10] = vectors[rows // 10 : 2 * (rows // 10)]
     return vectors, labels
 
 

@@ -40,32 +40,27 @@ def npz(path: Path, **arrays: Any) -> Path:
     return path
 
 
-FORMS: dict[str, Callable[[Path, np.ndarray], tuple[Path, Path | None]]] = {
-    "npz": lambda folder, labels: (npz(folder / "e.npz", embeddings=ROWS, labels=labels), None),
-    "npy and npy": lambda folder, labels: (npy(folder / "e.npy", ROWS), npy(folder / "l.npy", labels)),
-    "npy and text": lambda folder, labels: (
-        npy(folder / "e.npy", ROWS),
-        text(folder / "l.txt", "".join(f"{label}\n" for label in labels)),
-    ),
-    "lists": lambda folder, labels: (table(folder / "e.parquet", label=labels, embedding=list(ROWS)), None),
-    "columns": lambda folder, labels: (
-        table(folder / "e.parquet", name=["x"] * 6, label=labels, **{f"d{i}": ROWS[:, i] for i in range(4)}),
-        None,
-    ),
-    "Parquet and npy": lambda folder, labels: (
-        table(folder / "e.parquet", embedding=list(ROWS)),
-        npy(folder / "l.npy", labels),
-    ),
-}
+def forms(folder: Path, labels: np.ndarray) -> dict[str, tuple[Path, Path | None]]:
+    """The same embeddings and labels in every accepted form."""
+    lines, numbers = text(folder / "l.txt", "".join(f"{label}\n" for label in labels)), npy(folder / "l.npy", labels)
+    columns = {"name": ["x"] * 6, "label": labels, **{f"d{i}": ROWS[:, i] for i in range(4)}}
+    return {
+        "npz": (npz(folder / "e.npz", embeddings=ROWS, labels=labels), None),
+        "npy and npy": (npy(folder / "e.npy", ROWS), numbers),
+        "npy and text": (npy(folder / "e.npy", ROWS), lines),
+        "lists": (table(folder / "lists.parquet", label=labels, embedding=list(ROWS)), None),
+        "columns": (table(folder / "columns.parquet", **columns), None),
+        "Parquet and npy": (table(folder / "alone.parquet", embedding=list(ROWS)), numbers),
+    }
 
 
 @pytest.mark.parametrize("labels", [LABELS, TEXT], ids=["numbers", "text"])
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_arrays(form: str, labels: np.ndarray, tmp_path: Path) -> None:
-    found = read_embeddings(*FORMS[form](tmp_path, labels))
-    assert np.array_equal(found["embeddings"], ROWS)
-    assert found["labels"].astype(labels.dtype).tolist() == labels.tolist()
-    assert isinstance(found["embeddings"], np.memmap) == form.startswith("npy"), "mapped, not read"
+def test_every_form_gives_the_same_arrays(labels: np.ndarray, tmp_path: Path) -> None:
+    for form, files in forms(tmp_path, labels).items():
+        found = read_embeddings(*files)
+        assert np.array_equal(found["embeddings"], ROWS), form
+        assert found["labels"].astype(labels.dtype).tolist() == labels.tolist(), form
+        assert isinstance(found["embeddings"], np.memmap) == form.startswith("npy"), "mapped, not read"
 
 
 @pytest.mark.parametrize("content", ["a\nb\nc d\n", "a\nb\nc d", "a\r\nb\r\nc d\r\n", b"\xef\xbb\xbfa\nb\nc d\n"])
@@ -84,15 +79,11 @@ def test_queries_of_an_npz_file_are_read_whatever_it_is_called(name: str, tmp_pa
     assert (again["labels"].tolist(), again["query_labels"].tolist()) == (TEXT.tolist(), [0, 0])
 
 
-def halved(path: Path) -> Path:
-    return text(path, path.read_bytes()[: path.stat().st_size // 2])
-
-
-def damaged(path: Path) -> Path:
-    """The same file with one byte of the first array's numbers turned around."""
+def damaged(path: Path, half: bool = False) -> Path:
+    """The same file with one byte of the first array's numbers turned around, or its first half."""
     content = bytearray(path.read_bytes())
     content[200] ^= 0xFF
-    return text(path, bytes(content))
+    return text(path, path.read_bytes()[: len(content) // 2] if half else bytes(content))
 
 
 def parquet(**columns: Any) -> Make:
@@ -105,15 +96,12 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "folder": (lambda folder: folder, "Is a directory"),
     "empty Parquet": (lambda folder: text(folder / "e.parquet", ""), "not a Parquet file"),
     "CSV": (lambda folder: text(folder / "e.csv", "label,d0\n1,2\n"), "not an .npz, .npy or .parquet file"),
-    "truncated npz": (lambda folder: halved(npz(folder / "e.npz", embeddings=ROWS, labels=LABELS)), "not an .npz"),
-    "truncated npy": (lambda folder: halved(npy(folder / "e.npy", ROWS)), "not an .npz"),
-    "truncated Parquet": (lambda folder: halved(parquet(embedding=list(ROWS))(folder)), "not a Parquet file"),
+    "truncated npz": (lambda folder: damaged(npz(folder / "e.npz", embeddings=ROWS, labels=[1]), True), "not an .npz"),
+    "truncated npy": (lambda folder: damaged(npy(folder / "e.npy", ROWS), True), "not an .npz"),
+    "truncated Parquet": (lambda folder: damaged(parquet(embedding=list(ROWS))(folder), True), "not a Parquet file"),
     "damaged npz": (lambda folder: damaged(npz(folder / "e.npz", embeddings=ROWS, labels=LABELS)), "not an .npz"),
     "objects": (lambda folder: npz(folder / "e.npz", embeddings=np.array([{}], object), labels=[1]), "Object arrays"),
-    "npz without labels": (
-        lambda folder: npz(folder / "e.npz", embeddings=ROWS),
-        "labels are missing (save with np.sav",
-    ),
+    "npz without labels": (lambda folder: npz(folder / "e.npz", embeddings=ROWS), "labels are missing (save with np"),
     "npz without embeddings": (lambda folder: npz(folder / "e.npz", labels=LABELS), "embeddings are missing"),
     "npy without labels": (lambda folder: npy(folder / "e.npy", ROWS), "labels are missing (give them with --labels"),
     "Parquet without labels": (parquet(embedding=list(ROWS)), "labels are missing (columns label and"),
@@ -133,23 +121,18 @@ def test_broken_embeddings_are_one_line(case: str, tmp_path: Path) -> None:
         read_embeddings(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("none.txt", None, "no such file"),
-        ("none.npy", None, "no such file"),
-        ("bytes.txt", b"\xff\xfe\x00", "not a text file with a label per line"),
-        ("empty.npy", b"", "not an .npz"),
-        ("zip.npz", b"PK\x03\x04\xff", "not a text file"),
-        (".", None, "not a text file"),
-    ],
-)
-def test_broken_labels_are_one_line(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    with refused(path, message):
-        read_labels(path)
+def test_broken_labels_are_one_line(tmp_path: Path) -> None:
+    text(tmp_path / "bytes.txt", b"\xff\xfe\x00")
+    text(tmp_path / "empty.npy", b"")
+    for name, message in (
+        ("none.txt", "no such file"),
+        ("none.npy", "no such file"),
+        ("bytes.txt", "not a text file with a label per line"),
+        ("empty.npy", "not an .npz"),
+        (".", "not a text file"),
+    ):
+        with refused(tmp_path / name, message):
+            read_labels(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -12,17 +12,11 @@ from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
 from retrieval_bench.evaluation.faiss_search import rank_approximately
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask, retrieval_task
 from retrieval_bench.evaluation.vectors import Distance, as_vectors
-from tests.evaluation.retrieval_cases import EVERY, TOP, Case, chunked, same
+from tests.evaluation.retrieval_cases import EVERY, TOP, Case, chunked, clusters, same
 
 Kind = Literal["ivf", "hnsw"]
 KINDS = pytest.mark.parametrize("kind", ["ivf", "hnsw"])
 DISTANCES = pytest.mark.parametrize("distance", ["cosine", "l2"])
-
-
-def drawn(rows: int = 600, classes: int = 80, dim: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, rows)
-    return rng.normal(size=(classes, dim))[labels] + rng.normal(size=(rows, dim)), labels
 
 
 def task_of(vectors: np.ndarray, labels: np.ndarray, distance: Distance = "cosine") -> RetrievalTask:
@@ -30,17 +24,12 @@ def task_of(vectors: np.ndarray, labels: np.ndarray, distance: Distance = "cosin
     return retrieval_task(one, labels, one, labels, np.arange(len(labels)))
 
 
-def lists(task: RetrievalTask, ranks: np.ndarray) -> list[np.ndarray]:
-    """Per query, the ranks of its positives."""
-    return np.split(ranks, task.starts[1:-1])
-
-
 @DISTANCES
 @KINDS
 @pytest.mark.parametrize("apart", [False, True])
 def test_an_index_that_finds_all_gives_the_exact_metrics(kind: Kind, distance: Distance, apart: bool) -> None:
     """600 rows make 15 cells, all of which are searched; the graph's search is as wide."""
-    vectors, labels = drawn(200 if kind == "hnsw" else 600, 30)
+    vectors, labels = clusters(200 if kind == "hnsw" else 600, 30, dim=8, copies=False)
     case = Case(vectors, labels, distance=distance)
     if apart:  # some queries in the gallery
         case = Case(vectors[25:], labels[25:], vectors[:50], labels[:50], np.arange(50).clip(24) - 25, distance)
@@ -53,7 +42,7 @@ def test_an_index_that_finds_all_gives_the_exact_metrics(kind: Kind, distance: D
 
 @DISTANCES
 def test_index_recall_is_one_when_all_cells_are_searched_and_falls_with_fewer(distance: Distance) -> None:
-    task = task_of(*drawn(), distance)
+    task = task_of(*clusters(600, 80, dim=8, copies=False), distance)
     shares = [rank_approximately(task, "ivf", 20, probes)[1]["index_recall_at_10"] for probes in (1, 3, 15, 99)]
     assert 0 <= shares[0] < shares[1] < shares[2] == shares[3] == 1.0
 
@@ -61,11 +50,11 @@ def test_index_recall_is_one_when_all_cells_are_searched_and_falls_with_fewer(di
 @KINDS
 def test_with_few_probes_ranks_are_those_of_a_shorter_list(kind: Kind) -> None:
     """What an index does not see cannot push a positive back: a listed one ranks no later than it should."""
-    task = task_of(*drawn())
+    task = task_of(*clusters(600, 80, dim=8, copies=False))
     ranks, quality = rank_approximately(task, kind, 40, probes=1)
     assert 0 < quality["index_recall_at_10"] < 1
     missing, true_ranks = 0, ranking.to_ranks(task, ranking.count_negatives(task))
-    for found, expected in zip(lists(task, ranks), lists(task, true_ranks), strict=True):
+    for found, expected in zip(*(np.split(each, task.starts[1:-1]) for each in (ranks, true_ranks)), strict=True):
         seen = found <= 600
         assert (np.diff(found[seen]) > 0).all(), "one positive per rank"
         assert (found[~seen] == 601).all()
@@ -95,9 +84,8 @@ def test_a_negative_as_near_as_a_positive_ranks_before_it(kind: Kind) -> None:
 
 @KINDS
 def test_portions_and_a_second_search_change_nothing(kind: Kind) -> None:
-    vectors, labels = drawn(300, 20)
-    whole = evaluate_in_detail(vectors, labels, engine=kind)
-    assert same(whole, evaluate_in_detail(vectors, labels, engine=kind))
-    if kind == "ivf":
-        with chunked(50, 700, chunk=500):
-            assert same(whole, evaluate_in_detail(vectors, labels, engine=kind))
+    drawn = clusters(300, 20, dim=8, copies=False)
+    whole = evaluate_in_detail(*drawn, engine=kind)
+    assert same(whole, evaluate_in_detail(*drawn, engine=kind))
+    with chunked(50, 700, chunk=500):
+        assert kind == "hnsw" or same(whole, evaluate_in_detail(*drawn, engine=kind))

@@ -57,12 +57,15 @@ def test_paired_t_test_is_scipys(pairs: list[tuple[float, float]]) -> None:
     assert p == paired_t_test(second, first)[2]
 
 
-def test_few_or_equal_runs() -> None:
+def test_few_or_equal_values() -> None:
     assert t_interval(np.array([1, 1, 1])) == (1.0, 0.0)
     assert t_interval([0.5])[0] == 0.5
     assert np.isnan([t_interval([0.5])[1], *t_interval([]), paired_t_test([0.5], [0.4])[2]]).all()
     assert paired_t_test([0.5, 0.6], [0.5, 0.6])[2] == 1
     assert paired_t_test([0.5, 0.6], [0.25, 0.35])[2] == 0
+    assert bootstrap_interval(np.full(30, 0.25)) == (0.25, 0.25)
+    assert bootstrap_interval(np.array([0.0, 1.0]), np.array([3, 3])) == (0.5, 0.5)
+    assert np.isnan(bootstrap_interval(np.array([]))).all()
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
@@ -105,12 +108,6 @@ def test_groups_are_drawn_whole_and_weigh_by_their_queries() -> None:
     values, groups = np.array([1.0] * 90 + [0.0] * 10), np.array(["big"] * 90 + ["small"] * 10)
     assert bootstrap_interval(values, groups) == (0.0, 1.0)
     assert bootstrap_interval(values, groups, level=0.4) == (0.9, 0.9)  # both classes, one of each: half of the draws
-
-
-def test_what_does_not_vary_has_an_interval_without_width() -> None:
-    assert bootstrap_interval(np.full(30, 0.25)) == (0.25, 0.25)
-    assert bootstrap_interval(np.array([0.0, 1.0]), np.array([3, 3])) == (0.5, 0.5)
-    assert all(math.isnan(end) for end in bootstrap_interval(np.array([])))
 
 
 def test_intervals_leave_out_queries_without_a_positive() -> None:

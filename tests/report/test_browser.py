@@ -11,7 +11,6 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-Opened = tuple[Any, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +23,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def opened(browser: Any, page: Path) -> Iterator[Opened]:
-    """The page in a window, and what went wrong in it: messages on the console, and requests for anything but the file
-    itself."""
+def tab(browser: Any, page: Path) -> Iterator[Any]:
+    """The page in a window, in which nothing goes wrong: no message on the console, no request but for the file."""
     context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
     tab, wrong = context.new_page(), []
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on(
-        "request",
-        lambda request: None if request.url.startswith(("data:", page.as_uri())) else wrong.append(request.url),
-    )
+    tab.on("request", lambda asked: asked.url.startswith(("data:", page.as_uri())) or wrong.append(asked.url))
     tab.goto(page.as_uri())
-    yield tab, wrong
+    yield tab
     context.close()
     assert wrong == []
 
@@ -56,8 +51,7 @@ def recalls(tab: Any) -> list[float]:
     return [float(cell.split()[0]) for cell in column(tab, "R@1")]
 
 
-def test_columns_sort_by_click_and_by_key(opened: Opened) -> None:
-    tab, _ = opened
+def test_columns_sort_by_click_and_by_key(tab: Any) -> None:
     head = tab.locator("table").first.locator("thead th")
     number = head.all_inner_texts().index(next(text for text in head.all_inner_texts() if text.startswith("R@1")))
     assert recalls(tab) == sorted(recalls(tab), reverse=True), "as it comes"
@@ -74,8 +68,7 @@ def test_columns_sort_by_click_and_by_key(opened: Opened) -> None:
     assert tab.locator("th[aria-sort]").count() == 1
 
 
-def test_rows_filter_by_words_and_protocol(opened: Opened) -> None:
-    tab, _ = opened
+def test_rows_filter_by_words_and_protocol(tab: Any) -> None:
     tab.get_by_label("Filter rows").fill("AutoLR")
     assert column(tab, "strategy")
     assert all("autolr" in name for name in column(tab, "strategy"))
@@ -90,25 +83,17 @@ def test_rows_filter_by_words_and_protocol(opened: Opened) -> None:
     assert tab.locator("section.protocol:visible").count() == 1
 
 
-def test_a_gallery_opens_and_shows_its_pictures(opened: Opened) -> None:
-    tab, _ = opened
+def test_a_gallery_opens_and_shows_its_pictures(tab: Any) -> None:
     gallery = tab.locator("details.gallery").first
     assert gallery.locator("img[src]").count() == 0, "nothing is decoded before it is looked at"
     gallery.locator("summary").click()
-    tab.wait_for_function(
-        "[...document.querySelector('details.gallery').querySelectorAll('img')].every(image => image.naturalWidth > 0)"
-    )
-    assert gallery.locator("figure.right img").count() > 0
-    assert gallery.locator("figure.wrong img").count() > 0
-    borders = [
-        gallery.locator(f"figure.{name} img").first.evaluate("e => getComputedStyle(e).borderStyle")
-        for name in ("right", "wrong")
-    ]
-    assert borders == ["solid", "dashed"], "distinct without colours"
+    tab.wait_for_function("[...document.querySelectorAll('details.gallery[open] img')].every(e => e.naturalWidth > 0)")
+    for name, border in (("right", "solid"), ("wrong", "dashed")):  # distinct without colours
+        image = gallery.locator(f"figure.{name} img").first
+        assert image.evaluate("e => getComputedStyle(e).borderStyle") == border
 
 
-def test_light_and_dark(opened: Opened) -> None:
-    tab, _ = opened
+def test_light_and_dark(tab: Any) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     assert tab.evaluate(paper) == "rgb(255, 255, 255)"
     tab.emulate_media(color_scheme="dark")
@@ -121,8 +106,7 @@ def test_light_and_dark(opened: Opened) -> None:
     assert tab.locator("#theme").inner_text() == "Theme: light"
 
 
-def test_a_phone_scrolls_tables_and_not_the_page_and_the_first_tab_leads_to_them(opened: Opened) -> None:
-    tab, _ = opened
+def test_a_phone_scrolls_tables_and_not_the_page_and_the_first_tab_leads_to_them(tab: Any) -> None:
     tab.set_viewport_size({"width": 390, "height": 800})
     tab.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390

@@ -14,8 +14,7 @@ import pytest
 from retrieval_bench.cli import main
 from retrieval_bench.details import write_details
 from retrieval_bench.records import ResultsFolder
-from retrieval_bench.report.gallery import gallery_of
-from retrieval_bench.report.page import write_report
+from retrieval_bench.report.page import gallery_of, write_report
 from retrieval_bench.report.verdict import verdict
 from tests.board_records import of, record, save
 from tests.report.conftest import HOSTILE, hand_made
@@ -48,9 +47,8 @@ class Outline(HTMLParser):
 def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
     elements = Outline(page).elements
     assert not {tag for tag, _ in elements} & {"link", "iframe", "object", "base"}
-    links = [
-        attrs[name] or "" for _, attrs in elements for name in ("src", "href", "xlink:href", "action") if name in attrs
-    ]
+    names = ("src", "href", "xlink:href", "action")
+    links = [attrs[name] or "" for _, attrs in elements for name in names if name in attrs]
     assert links
     assert all(link.startswith(("#", "data:image/")) for link in links)
     text = page.read_text(encoding="utf-8")
@@ -154,10 +152,9 @@ def test_the_gallery_marks_what_is_right_and_embeds_a_picture_once() -> None:
 
 
 def rows(*lines: tuple[str, float, int, str, float | None, float]) -> pd.DataFrame:
-    names = ["strategy", "recall_at_1", "seeds", "significance", "p_value", "macs"]
-    table = pd.DataFrame(list(lines), columns=names)
-    best = table["recall_at_1"].max()
-    return table.assign(recall_at_1_ci95=0.01, difference=table["recall_at_1"] - best, images_seen=1000)
+    table = pd.DataFrame(list(lines), columns="strategy recall_at_1 seeds significance p_value macs".split())
+    difference = table["recall_at_1"] - table["recall_at_1"].max()
+    return table.assign(recall_at_1_ci95=0.01, difference=difference, images_seen=1000)
 
 
 def test_the_verdict_names_leader_ties_the_cheapest_and_the_next() -> None:

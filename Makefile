@@ -54,8 +54,9 @@ bench-routing bench-pruning: bench-%:
 
 bench-data: setup ## Time reading images beside a training step, on an idle machine (NAME=<data set>, DATA=<folder or archive>)
 bench-train: setup ## Time training beside the bare step and another trainer, on an idle machine (NAME=<data set>, DATA, ARGS="--backbone resnet50")
+bench-data: SPEED = --batch-size 64 --steps 8 --workers -1
 bench-data bench-train: bench-%:
-	$(VENV)/bin/python -m benchmarks.training_speed $* --dataset $(NAME) $(ROOT) $(ARGS)
+	$(VENV)/bin/python -m benchmarks.training_speed $* $(SPEED) --dataset $(NAME) $(ROOT) $(ARGS)
 
 ablation-pruning: setup ## Regenerate the AutoLR paper's ablation of layer-wise pruning on CUB (PROFILE, DATA)
 figure-weight-variation: setup ## Its figure: weight variation, rates and passes, with one rate and with AutoLR (PROFILE, DATA)

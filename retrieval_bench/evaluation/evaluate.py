@@ -95,7 +95,19 @@ def evaluate(
     Raises:
         UserError: shapes that do not fit, NaN, infinite or zero rows (with their number), or no query with a positive.
     """
-    return evaluate_in_detail(**locals()).metrics  # the same arguments
+    return evaluate_in_detail(
+        embeddings,
+        labels,
+        query_embeddings,
+        query_labels,
+        same_item=same_item,
+        ks=ks,
+        metrics=metrics,
+        distance=distance,
+        engine=engine,
+        device=device,
+        memory_gb=memory_gb,
+    ).metrics
 
 
 def evaluate_in_detail(

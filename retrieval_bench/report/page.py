@@ -49,7 +49,7 @@ KINDS = {
 
 
 @dataclass
-class Budget:
+class PageBudget:
     """Bytes that are still free on the page, and how often something did not fit."""
 
     free: int
@@ -72,7 +72,7 @@ def write_report(results: ResultsFolder, output: Path, title: str, megabytes: fl
     """
     records = results.require_records()
     table, runs = leaderboard(records), runs_by_row(records)
-    budget = Budget(int(megabytes * 1e6) - FRAME)
+    budget = PageBudget(int(megabytes * 1e6) - FRAME)
     figures = defaultdict(list)
     for figure in figures_of(records):
         figures[figure.protocol].append(figure)
@@ -116,7 +116,7 @@ def write_report(results: ResultsFolder, output: Path, title: str, megabytes: fl
     }
 
 
-def _figures(figures: Iterable[NamedFigure], budget: Budget) -> dict[str, list[dict[str, str]]]:
+def _figures(figures: Iterable[NamedFigure], budget: PageBudget) -> dict[str, list[dict[str, str]]]:
     """The figures of a protocol that fit, by kind."""
     drawn: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
     for figure in figures:
@@ -135,7 +135,7 @@ def _runs(records: Sequence[Record], label: str) -> dict[str, Any]:
 
 
 def _gallery(
-    records: Sequence[Record], label: str, results: ResultsFolder, pictures: dict[bytes, int], budget: Budget
+    records: Sequence[Record], label: str, results: ResultsFolder, pictures: dict[bytes, int], budget: PageBudget
 ) -> dict[str, Any] | None:
     """The gallery of a configuration's first run with readable details, and its map; None without details or where it
     does not fit. Its pictures are added to those of the page; damaged details are named."""

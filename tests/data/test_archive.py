@@ -76,8 +76,7 @@ def test_kind_is_known_by_the_content(tmp_path: Path, empty_cache: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "share"),
-    [(name, share) for name in KINDS for share in (0.01, 0.5, 0.9, None) if share or name != "set.tar"],
+    ("name", "share"), [(name, share) for name in KINDS for share in (0.01, 0.9, None) if share or name != "set.tar"]
 )
 def test_damaged_archive_is_refused(name: str, share: float | None, tmp_path: Path, empty_cache: Path) -> None:
     """Truncated to this share, or with one other byte, which all formats but plain tars notice."""
@@ -87,17 +86,10 @@ def test_damaged_archive_is_refused(name: str, share: float | None, tmp_path: Pa
         content[len(content) * 3 // 4] ^= 0xFF
     else:
         del content[int(len(content) * share) :]
-    archive.write_bytes(content)
-    with refused(archive, "fetch it again"):
-        extracted(archive)
-    assert kept(empty_cache) == []
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", noise(5_000)], ids=["empty", "html", "noise"])
-def test_no_archive_is_refused(content: bytes, tmp_path: Path, empty_cache: Path) -> None:
-    (tmp_path / "set.tgz").write_bytes(content)
-    with refused(tmp_path / "set.tgz", "not a tar or zip archive"):
-        extracted(tmp_path / "set.tgz")
+    for damaged, problem in ((content, "fetch it again"), (b"<html>not found</html>", "not a tar or zip archive")):
+        archive.write_bytes(damaged)
+        with refused(archive, problem):
+            extracted(archive)
     assert kept(empty_cache) == []
 
 
@@ -212,20 +204,14 @@ def find(root: Path | None, *alternatives: tuple[str, ...]) -> list[Path]:
     return find_files(root, ARCHIVES, "My Set", *alternatives, below=("Img",))
 
 
-def write(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
-    return path
-
-
 def test_files_in_the_folder_come_first_and_no_archive_is_extracted_in_vain(tmp_path: Path, empty_cache: Path) -> None:
-    write(tmp_path / "images" / "1.jpg")
     write_archive(tmp_path / "images.tgz", {"images/1.jpg": b"x"})
+    (tmp_path / "images").mkdir()
     assert find(tmp_path, ("images", "set/images")) == [tmp_path / "images"]
-    write(tmp_path / "set" / "list.txt")
-    assert find(tmp_path, ("list.txt", "set/list.txt")) == [tmp_path / "set" / "list.txt"]
-    write(tmp_path / "list.txt")
-    assert find(tmp_path, ("list.txt", "set/list.txt")) == [tmp_path / "list.txt"]
+    (tmp_path / "set").mkdir()
+    for path in (tmp_path / "set" / "list.txt", tmp_path / "list.txt"):
+        path.touch()
+        assert find(tmp_path, ("list.txt", "set/list.txt")) == [path]
     assert kept(empty_cache) == []
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import files_below, refused
+from data_checks import files_below, refused, write_wheel
 from fake_cub import read_manifest
 from layouts import Miniature
 from PIL import Image
 from torchvision.datasets import CIFAR10
-from wheels import write_wheel
 
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.dataset import Counts

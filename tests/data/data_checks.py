@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,15 @@ from PIL import Image
 
 from retrieval_bench.data.download import Wheel
 from retrieval_bench.errors import UserError
+
+MANIFESTS = Path(__file__).parents[2] / "datasets"
+
+
+@cache
+def read_manifest(name: str) -> list[dict[str, str]]:
+    """The rows of ``datasets/<name>.csv``."""
+    with (MANIFESTS / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 @contextmanager

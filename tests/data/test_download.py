@@ -143,13 +143,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place where pip looks for wheels."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    for name, value in (
-        ("NO_INDEX", "1"),
-        ("FIND_LINKS", tmp_path),
-        ("CONFIG_FILE", os.devnull),
-        ("NO_CACHE_DIR", "1"),
-    ):
-        monkeypatch.setenv(f"PIP_{name}", str(value))
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
     return tmp_path
 
 

@@ -79,15 +79,6 @@ def test_rows_are_shown_in_order(workers: int, table: ImageTable) -> None:
     assert torch.equal(torch.cat(images), torch.stack(expected))
 
 
-def test_training_batch_pairs_images_with_their_labels(table: ImageTable) -> None:
-    config = replace(CONFIG, preprocessing="squash", flip=False, resize=24)
-    images, labels = one_pass(make_batches(table, training=False, config=config))
-    by_image = {image.numpy().tobytes(): label for image, label in zip(torch.cat(images), join(labels), strict=True)}
-    images, labels = one_pass(make_batches(table, config=config))
-    for image, label in zip(torch.cat(images), join(labels), strict=True):
-        assert by_image[image.numpy().tobytes()] == label
-
-
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("per_class", [0, 4])
 def test_a_pass_depends_on_seed_and_epoch_only(cached: bool, per_class: int, table: ImageTable) -> None:

@@ -76,6 +76,7 @@ def class_of(table: ImageTable) -> dict[str, str]:
     return {path: table.class_names[label] for path, label in zip(table.paths, table.labels.tolist(), strict=True)}
 
 
+SIDES = tuple(enumerate(("train", "test")))
 CARS = [(model, side) for model in range(196) for side in ("test", "train")]
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 MODELS = tuple(f"{number:03d} Maker C/V" for number in range(1, 197))
@@ -170,19 +171,20 @@ def inshop(root: Path, images: str = "Img", lists: str = "Eval", rows: Sequence[
     return root
 
 
-def cub(root: Path) -> Path:
-    rows = [(label, side) for label in range(200) for side in ("train", "test")]
-    names = [f"{label + 1:03d}.Bird/{row}.jpg" for row, (label, _) in enumerate(rows)]
+BIRDS = [(f"{label + 1:03d}.Bird/{2 * label + row}.jpg", label, side) for label in range(200) for row, side in SIDES]
+
+
+def cub(root: Path, images: Sequence[tuple[str, int, str]] = BIRDS, names: Sequence[str] = ()) -> Path:
     lists = {
-        "images.txt": names,
-        "image_class_labels.txt": [label + 1 for label, _ in rows],
-        "train_test_split.txt": [int(side == "train") for _, side in rows],
-        "classes.txt": [f"{label + 1:03d}.Bird" for label in range(200)],
+        "images.txt": [name for name, _, _ in images],
+        "image_class_labels.txt": [label + 1 for _, label, _ in images],
+        "train_test_split.txt": [int(side == "train") for _, _, side in images],
+        "classes.txt": names or [f"{label + 1:03d}.Bird" for label in range(200)],
     }
     for name, values in lists.items():
         lines = [f"{number} {value}\n" for number, value in enumerate(values, start=1)]
         touch(root, name, content="".join(reversed(lines)))  # rows follow the numbers, not the lines
-    for name, (label, side) in zip(names, rows, strict=True):
+    for name, label, side in images:
         touch(root / "images", name, content=f"{label} {side}")
     return root
 

@@ -9,7 +9,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from retrieval_bench.data.download import Archive, fetch_all
@@ -26,17 +26,13 @@ def find_files(
     archives: tuple[Archive, ...],
     title: str,
     *alternatives: tuple[str, ...],
-    below: tuple[str, ...] = (),
+    below: Sequence[str] = (),
 ) -> list[Path]:
-    """The files or folders that make up a data set: of each tuple of alternatives the first one that exists.
+    """The files or folders that make up a data set: of each tuple of `alternatives`, the first that exists.
 
-    Args:
-        root: an extracted folder, a folder with the archives, or one archive; None downloads the archives. One that is
-            given may be re-packed, so only a download is checked against its MD5.
-        archives: the archives, each extracted only if what is sought is not in `root` or those before it.
-        title: the data set's name, for messages.
-        alternatives: paths below the folder or inside the archive, the usual one first.
-        below: folders below `root` where the archives may be too.
+    `root` is an extracted folder, a folder with the `archives` (in it or `below` it), or one archive; None downloads
+    them. An archive that is given may be re-packed, so only a download is checked against its MD5; it is extracted only
+    if what is sought is not in `root` or the archives before it.
     """
     if root is None:
         fetch_all(archives)
@@ -66,10 +62,7 @@ def find_files(
 
 
 def extracted(archive: Path) -> Path:
-    """The folder with the contents of `archive` (see :func:`unpack`), extracted into the cache on the first call.
-
-    It appears under its name only when it is complete; a second process waits for the first.
-    """
+    """The folder with the contents of `archive`, extracted into the cache (by one process, whole) on the first call."""
     status = archive.stat()
     key = f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}"
     target = cache_dir() / "extracted" / f"{archive.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -83,15 +76,9 @@ def extracted(archive: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Extracts a tar (any compression) or zip into `folder`.
-
-    Raises:
-        UserError: not an archive, damaged, larger than the room on the disk, or with a member that would be outside the
-            folder.
-    """
-    with archive.open(
-        "rb"
-    ) as stream:  # by its first bytes: a tar may hold a zip, whose directory would be found at its end
+    """Extracts a tar (any compression) or zip into `folder`; refuses what is no archive, damaged, too large for the
+    disk, or has a member that would be outside the folder."""
+    with archive.open("rb") as stream:  # not zipfile.is_zipfile: it would find the directory of a zip inside a tar
         is_zip = stream.read(4) in (b"PK\3\4", b"PK\5\6")
     try:
         (_unzip if is_zip else _untar)(archive, folder)

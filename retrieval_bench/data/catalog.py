@@ -40,7 +40,7 @@ def open_table(name: str, root: Path | None) -> ImageTable:
     if root is not None and not root.exists():
         raise UserError(f"{root}: no such folder or archive (--data-root)")
     dataset = DATASETS[name]
-    images = pack.open_pack(root, name) if root is not None and pack.is_pack(root) else dataset.open(root)
+    images = pack.open_pack(root, name) if root is not None and (root / pack.INDEX).is_file() else dataset.open(root)
     dataset.check(images)
     _ = images.files  # every image is there and not empty
     return images

@@ -58,18 +58,14 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
     share: Callable[[int], range] = range
     seed: int = field(default=0, init=False)
 
-    def __post_init__(self) -> None:
-        self.labels = np.asarray(self.labels, dtype=np.int64)
-
     def __len__(self) -> int:
         return len(self.sampler) if self.sampler else -(-len(self.rows) // self.batch_size)
 
     @property
     def images(self) -> int:
         """Images in one pass."""
-        if self.sampler and self.sampler.per_class:
-            return len(self.sampler) * self.sampler.batch_size
-        return len(self.rows)
+        balanced = self.sampler and self.sampler.per_class
+        return len(self) * self.sampler.batch_size if self.sampler and balanced else len(self.rows)
 
     def subset(self, positions: np.ndarray, training: bool) -> Batches:
         """Batches of the rows at these positions only: drawn as these are, or in order and without augmentation."""

@@ -33,8 +33,7 @@ def is_image(path: Path, folder: Path) -> bool:
 def read_image(path: Path) -> Image.Image:
     """An RGB image, set upright as its EXIF data says, with transparency laid over white; whatever the file's mode.
 
-    Raises:
-        UserError: the file is missing, damaged or no image; the line names it.
+    A :class:`UserError` names a file that is missing, damaged or no image.
     """
     with _opened(path) as image:
         has_exif = "exif" in image.info  # in the head: Pillow would also turn an image by its XMP data

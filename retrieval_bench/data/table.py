@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.progress import logger
@@ -47,8 +48,7 @@ class ImageTable:
 
     @cached_property
     def files(self) -> tuple[tuple[int, int], ...]:
-        """(size in bytes, time of change in nanoseconds) of each image; a :class:`UserError` if it is missing or
-        empty."""
+        """(size in bytes, time of change in nanoseconds) of each; a :class:`UserError` if one is missing or empty."""
         return tuple(_file_status(self.root / path) for path in self.paths)
 
     def fingerprint(self) -> str:
@@ -65,17 +65,17 @@ class ImageTable:
 
 def numbered_table(
     root: Path,
-    paths: Sequence[str] | np.ndarray,
-    numbers: Sequence[int] | np.ndarray,
-    class_names: Sequence[str] | np.ndarray,
+    paths: Iterable[str],
+    numbers: npt.ArrayLike,
+    class_names: Iterable[str],
     zero_shot_classes: int,
     official_split: np.ndarray | None = None,
 ) -> ImageTable:
     """The table of images with class numbers from 1; raises :class:`UserError` for a number without a name."""
-    labels = np.asarray(numbers, dtype=np.int64) - 1
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+    labels, names = np.asarray(numbers, dtype=np.int64) - 1, tuple(map(str, class_names))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise UserError(f"{root}: class numbers in its lists do not fit the class names; fetch the data set again")
-    return ImageTable(root, tuple(paths), labels, tuple(map(str, class_names)), zero_shot_classes, official_split)
+    return ImageTable(root, tuple(paths), labels, names, zero_shot_classes, official_split)
 
 
 def named_table(root: Path, paths: Sequence[str], names: Sequence[str], split: Sequence[str] | None) -> ImageTable:
@@ -83,16 +83,15 @@ def named_table(root: Path, paths: Sequence[str], names: Sequence[str], split: S
 
     If both sides share classes, `split` is a closed set, and a zero-shot split trains on half of the classes.
     """
-    training = {name for name, side in zip(names, split or (), strict=bool(split)) if side == "train"}
-    tested = {name for name, side in zip(names, split or (), strict=bool(split)) if side not in ("train", "")}
-    if tested and not training:
-        logger.info(f"{root}: no image is marked as train, so zero_shot trains on half of the classes by name")
+    sides = list(zip(names, split or (), strict=bool(split)))
+    training = {name for name, side in sides if side == "train"}
+    tested = {name for name, side in sides if side not in ("train", "")}
     disjoint = bool(training) and training.isdisjoint(tested)
+    half = "zero_shot trains on half of the classes by name"
+    if tested and not training:
+        logger.info(f"{root}: no image is marked as train, so {half}")
     if training and not disjoint:
-        logger.info(
-            f"{root}: training and test images share classes: closed_set uses this split, zero_shot half of the "
-            "classes by name"
-        )
+        logger.info(f"{root}: training and test images share classes: closed_set uses this split, {half}")
     classes = sorted(set(names), key=lambda name: (disjoint and name not in training, name))
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[name] for name in names], dtype=np.int64)

@@ -76,8 +76,6 @@ CARS = Dataset(
     open=open_cars,
     archives=ARCHIVES,
     counts=Counts(
-        classes=196,
-        images=16_185,
-        splits={"zero_shot": {"train": 8_054, "test": 8_131}, "closed_set": {"train": 8_144, "test": 8_041}},
+        196, 16_185, {"zero_shot": {"train": 8_054, "test": 8_131}, "closed_set": {"train": 8_144, "test": 8_041}}
     ),
 )

@@ -51,9 +51,7 @@ CUB = Dataset(
     open=open_cub,
     archives=(ARCHIVE,),
     counts=Counts(
-        classes=200,
-        images=11_788,
-        splits={"zero_shot": {"train": 5_864, "test": 5_924}, "closed_set": {"train": 5_994, "test": 5_794}},
+        200, 11_788, {"zero_shot": {"train": 5_864, "test": 5_924}, "closed_set": {"train": 5_994, "test": 5_794}}
     ),
     manifests={
         "zero_shot": "486229dc9ff255c987c82041dd9210c23066f7b197edf5a1f5f0def66b4cbcc5",

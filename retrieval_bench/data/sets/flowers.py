@@ -47,8 +47,6 @@ FLOWERS = Dataset(
     open=open_flowers,
     archives=ARCHIVES,
     counts=Counts(
-        classes=102,
-        images=8_189,
-        splits={"closed_set": {"train": 2_040, "test": 6_149}, "zero_shot": {"train": 3_493, "test": 4_696}},
+        102, 8_189, {"closed_set": {"train": 2_040, "test": 6_149}, "zero_shot": {"train": 3_493, "test": 4_696}}
     ),
 )

@@ -58,9 +58,7 @@ class Fetch:
             logger.info(f"{path}: kept as {install(archives, path.expanduser()).path}")
         missing = [archive.name for archive in archives if not archive.urls and not archive.path.exists()]
         if self.from_archive and missing:
-            raise UserError(
-                f"{self.name} also needs {', '.join(missing)}: give it with --from-archive; nothing is lost"
-            )
+            raise UserError(f"{self.name} also needs {', '.join(missing)}: give it with --from-archive as well")
         describe(self.name, *open_dataset(self.name, self.data_root))
 
 
@@ -132,8 +130,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Pack:
-    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same
-    name."""
+    """Scale a data set down into tar shards that are opened on another machine by the same name."""
 
     name: Name
     output: Path
@@ -146,9 +143,7 @@ class Pack:
 
     def execute(self) -> None:
         if self.size < 8 or not self.max_shard_mb > 0:
-            raise UserError(
-                f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: give at least 8 pixels, and a size"
-            )
+            raise UserError(f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels, and a size")
         table = open_table(self.name, self.data_root)
         shards = write_pack(self.name, table, self.output.expanduser(), self.size, self.max_shard_mb)
         total = gigabytes(sum(path.stat().st_size for path in shards))
@@ -156,14 +151,7 @@ class Pack:
         print(f"{len(table):,} images in {len(shards)} shards, {total}; open with {where}")
 
 
-ACTIONS: dict[str, type] = {
-    "list": ListSets,
-    "fetch": Fetch,
-    "verify": Verify,
-    "show": Show,
-    "manifest": Manifest,
-    "pack": Pack,
-}
+ACTIONS = {"list": ListSets, "fetch": Fetch, "verify": Verify, "show": Show, "manifest": Manifest, "pack": Pack}
 
 
 def data(words: Sequence[str]) -> Any:

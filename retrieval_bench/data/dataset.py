@@ -68,5 +68,5 @@ class Dataset:
 def _compare(table: ImageTable, what: str, count: int, expected: int) -> None:
     if count != expected:
         raise UserError(
-            f"{table.root}: has {count:,} {what}, expected {expected:,}; the data set is incomplete or has foreign files"
+            f"{table.root}: has {count:,} {what}, expected {expected:,}; it is incomplete or has foreign files"
         )

@@ -86,9 +86,7 @@ def _scaled_bytes(path: Path, size: int) -> bytes:
     try:
         small.save(stream, "JPEG", quality=QUALITY)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be saved as JPEG at {small.width} x {small.height} pixels ({first_line(error)})"
-        ) from None
+        raise UserError(f"{path}: cannot be a JPEG of size {small.size} ({first_line(error)}); leave it out") from None
     return stream.getvalue()
 
 
@@ -104,9 +102,7 @@ def _write_shards(stem: Path, files: Iterable[tuple[str, bytes]], limit: int) ->
             member.size = len(content)
             needed = len(member.tobuf(tarfile.PAX_FORMAT)) + -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if needed > room:
-                raise UserError(
-                    f"{path}: takes {needed:,} bytes, more than --max-shard-mb allows; raise it or lower --size"
-                )
+                raise UserError(f"{path}: its {needed:,} bytes exceed --max-shard-mb; raise it or lower --size")
             if tar is None or tar.offset + needed > room:
                 stack.close()
                 shards.append(stem.with_name(f"{stem.name}-{len(shards):05d}.tar"))

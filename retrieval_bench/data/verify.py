@@ -17,7 +17,7 @@ SHOWN = 5
 
 
 def verify(table: ImageTable, split: Split) -> list[str]:
-    """Decodes every image; returns lines on sizes and equal pixels, or refuses with how many and which do not decode."""
+    """Decodes every image; returns lines on sizes and equal pixels, or refuses with how many do not decode."""
     sizes: list[tuple[int, int]] = []
     errors: list[str] = []
     copies: dict[bytes, list[int]] = {}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from retrieval_bench.data.lists import read_columns, read_matlab
+from retrieval_bench.data.archive import read_columns, read_matlab
 
 WORD = st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=8)
 

@@ -64,9 +64,7 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
     try:
         lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{root}: no extracted emoji here (classes.txt is missing); leave out --data-root to fetch them"
-        ) from None
+        raise UserError(f"{root}: no emoji here (no classes.txt); leave out --data-root to fetch them") from None
     classes = [line.split(" ") for line in lines]
     if mini:
         half = len(classes) // 2

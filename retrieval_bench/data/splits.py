@@ -65,8 +65,8 @@ def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4)
     """(N,) of :data:`SPLIT_NAMES`, for each image of the table.
 
     Two protocols validate on training classes of :func:`zero_shot`, drawn once for all runs, each image searched among
-    all the others: ``zero_shot_val`` on a fifth, ``kfold`` on fold `fold` of `folds`, with at most
-    one class more or less than another. Four folds are the protocol of Musgrave et al., A Metric Learning Reality Check (ECCV 2020), there unshuffled.
+    all the others: ``zero_shot_val`` on a fifth, ``kfold`` on fold `fold` of `folds` of nearly equal size. Four folds
+    are the protocol of Musgrave et al., A Metric Learning Reality Check (ECCV 2020), there unshuffled.
     """
     if protocol in ("zero_shot", "closed_set"):
         return (zero_shot if protocol == "zero_shot" else closed_set)(table)

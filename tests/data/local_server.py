@@ -43,8 +43,14 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             server.log.append((path, asked))
             html, content = path in server.html, server.files.get(path)
             start = int(asked.removeprefix("bytes=").split("-")[0]) if asked and not html else 0
-            if content is None or (start and start >= len(content)):
-                self.send_error(404 if content is None else 416)
+            if content is None:
+                self.send_error(404)
+                return
+            if start and start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(206 if start else 200)
             self.send_header("Content-Type", "text/html; charset=utf-8" if html else "application/octet-stream")

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -66,30 +65,13 @@ def test_dropped_connection_is_resumed(second: str, server: LocalServer, empty_c
     assert kept(empty_cache) == ["set.tgz"]
 
 
-@pytest.mark.parametrize("part", [CONTENT, b"x" * HALF], ids=["complete", "foreign"])
+@pytest.mark.parametrize("part", [CONTENT, b"x" * HALF, CONTENT + b"x"], ids=["complete", "foreign", "longer"])
 def test_part_is_used_only_if_it_fits(part: bytes, server: LocalServer, empty_cache: Path) -> None:
     """A complete one is left by a process killed before the rename; a server answers 416 to what is left."""
     server.files["set.tgz"] = CONTENT
     write_cached(empty_cache, "set.tgz.part", part)
     assert fetch(archive(server.url("set.tgz"), server.url("set.tgz"))).read_bytes() == CONTENT
     assert kept(empty_cache) == ["set.tgz"]
-
-
-def test_part_longer_than_the_file_is_removed_when_no_mirror_can_use_it(
-    server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def send_error(handler: BaseHTTPRequestHandler, code: int, *words: str) -> None:
-        handler.send_response(code)
-        handler.send_header("Content-Range", f"bytes */{len(CONTENT)}")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    monkeypatch.setattr(BaseHTTPRequestHandler, "send_error", send_error)
-    server.files["set.tgz"] = CONTENT
-    write_cached(empty_cache, "set.tgz.part", CONTENT + b"x")
-    with refused("shorter", "removed"):
-        fetch(archive(server.url("set.tgz")))
-    assert fetch(archive(server.url("set.tgz"))).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(

@@ -144,13 +144,12 @@ def test_processes_share_the_images_of_a_batch_and_see_all_labels(cached: bool, 
 
 
 def test_subset_trains_or_is_shown_in_order(table: ImageTable) -> None:
-    batches = make_batches(table, per_class=2)
-    positions = np.array([0, 1, 3, 4, 6, 7, 9, 10])
+    batches, positions = make_batches(table, per_class=2), np.array([0, 1, 3, 4, 6, 7, 9, 10])
     images, labels = one_pass(batches.subset(positions, training=False))
     assert join(labels) == table.labels[1 + positions].tolist()
     assert [len(batch) for batch in images] == [5, 3]
     part = batches.subset(positions, training=True)
-    assert part.sampler is not None
+    assert part.sampler
     assert (part.sampler.batch_size, part.sampler.per_class) == (8, 2)
     assert set(join(one_pass(part)[1])) == {0, 1, 2, 3}
 

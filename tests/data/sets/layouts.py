@@ -189,15 +189,17 @@ def cub(root: Path, images: Sequence[tuple[str, int, str]] = BIRDS, names: Seque
     return root
 
 
-def sides(train: int, test: int) -> dict[str, int]:
-    return {"train": train, "test": test}
+def counts(classes: int, *splits: tuple[int, int]) -> Counts:
+    """(train, test) images of the zero-shot split and of the closed set."""
+    sides = [{"train": train, "test": test} for train, test in splits]
+    return Counts(classes, sum(splits[0]), dict(zip(("zero_shot", "closed_set"), sides, strict=False)))
 
 
 COUNTS = {
-    "cub": Counts(200, 400, {"zero_shot": sides(200, 200), "closed_set": sides(200, 200)}),
-    "cars": Counts(196, 392, {"zero_shot": sides(196, 196), "closed_set": sides(196, 196)}),
-    "flowers": Counts(102, 306, {"zero_shot": sides(153, 153), "closed_set": sides(204, 102)}),
-    "sop": Counts(4, 12, {"zero_shot": sides(6, 6)}),
+    "cub": counts(200, (200, 200), (200, 200)),
+    "cars": counts(196, (196, 196), (196, 196)),
+    "flowers": counts(102, (153, 153), (204, 102)),
+    "sop": counts(4, (6, 6)),
     "inshop": Counts(6, 16, {"zero_shot": {"train": 9, "query": 3, "gallery": 4}}),
 }
 LAYOUTS: dict[tuple[str, str], Callable[[Path], Path]] = {

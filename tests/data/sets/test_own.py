@@ -42,35 +42,28 @@ def test_classes_and_images_are_ordered_by_name(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "words"),
+    ("paths", "message"),
     [
-        (["zebra/.keep"], ["zebra: class has 0 image(s)"]),
-        (["zebra/only.png"], ["zebra: class has 1 image(s)"]),
-        (["train/a/1.jpg", "test/a/1.jpg", "val/a/1.jpg"], ["test, train, val", "'train'"]),
-        (["train/a/1.jpg"], ["holds train", "'train'"]),
-        *(
-            [[f"c{number}/{image}.png" for number in range(count) for image in "ab"], [f"has {count} class"]]
-            for count in (0, 1, 3)
-        ),
+        (["zebra/.keep"], "zebra: class has 0 image(s)"),
+        (["zebra/only.png"], "zebra: class has 1 image(s)"),
+        (["train/a/1.jpg", "test/a/1.jpg", "val/a/1.jpg"], "holds test, train, val"),
+        (["train/a/1.jpg"], "holds train"),
+        ([], "has 0 class"),
+        ([f"c{number}/{image}.png" for number in range(3) for image in "ab"], "has 3 class"),
     ],
 )
-def test_folders_that_cannot_be_split_are_refused(
-    paths: list[str], words: list[str], root: Path, tmp_path: Path
-) -> None:
-    folder = root if paths and paths[0].startswith("zebra") else tmp_path / "other"
-    folder.mkdir(exist_ok=True)
-    with refused(touch(folder, *paths), *words):
+def test_folders_that_cannot_be_split_are_refused(paths: list[str], message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with refused(touch(folder, *paths), message):
         open_dataset("folder", folder)
 
 
 def test_a_folder_is_needed(root: Path) -> None:
     with refused("--data-root FOLDER"):
         open_dataset("folder", None)
-    touch(root, "images.zip", "wren/2.jpg", content="")
-    with refused(root / "images.zip", "not a folder"):
+    with refused(touch(root, "images.zip") / "images.zip", "not a folder"):
         open_dataset("folder", root / "images.zip")
-    with refused(root / "wren" / "2.jpg", "is empty"):
-        open_dataset("folder", root)
 
 
 def write_sides(root: Path, train: str, tested: str, test: str = "test") -> Path:

@@ -205,26 +205,18 @@ def test_files_given_once_need_no_folder(tmp_path: Path, empty_cache: Path, monk
         open_table("sop", None)
 
 
-@pytest.mark.usefixtures("small")
-def test_copies_without_official_lists_have_no_closed_set(tmp_path: Path) -> None:
-    root = cars_per_model(tmp_path / "data", split=False)
-    assert len(open_dataset("cars", root)[1].train) == 196
-    with refused(root, "no official training and test images"):
-        open_dataset("cars", root, "closed_set")
-
-
-@pytest.mark.usefixtures("small")
-def test_validation_inside_the_training_items_searches_all_among_all(tmp_path: Path) -> None:
-    table, split = open_dataset("inshop", inshop(tmp_path), "kfold", 1, 2)
-    assert split.query.tolist() == split.gallery.tolist()
-    used = {*paths_of(table, split.train), *paths_of(table, split.test)}
-    assert used == {path for path, _, side in INSHOP if side == "train"}
-
-
-def test_class_names(tmp_path: Path, small: None) -> None:
+def test_class_names_and_copies_without_official_lists(tmp_path: Path, small: None) -> None:
     assert open_table("sop", sop(tmp_path / "sop")).class_names == ("bicycle_1", "chair_2", "bicycle_3", "chair_4")
     assert open_table("cars", cars(tmp_path / "cars")).class_names == MODELS
     assert open_table("flowers", flowers(tmp_path / "flowers")).class_names[::101] == ("001", "102")
+    table, split = open_dataset("inshop", inshop(tmp_path / "inshop"), "kfold", 1, 2)
+    assert split.query.tolist() == split.gallery.tolist()
+    used = {*paths_of(table, split.train), *paths_of(table, split.test)}
+    assert used == {path for path, _, side in INSHOP if side == "train"}
+    root = cars_per_model(tmp_path / "models", split=False)
+    assert len(open_dataset("cars", root)[1].train) == 196
+    with refused(root, "no official training and test images"):
+        open_dataset("cars", root, "closed_set")
 
 
 def official_cub() -> tuple[list[tuple[str, int, str]], list[str]]:

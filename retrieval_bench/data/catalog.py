@@ -29,10 +29,9 @@ DATASETS: dict[str, Dataset] = {
 
 
 def open_table(name: str, root: Path | None) -> ImageTable:
-    """Opens a data set and checks its counts.
+    """Opens a data set and checks its counts and files.
 
     `root` is an extracted folder, an archive, or a pack of the data set; without one it is downloaded into the cache.
-    Raises :class:`UserError` for an unknown name, missing or damaged files, or counts other than the published ones.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)

@@ -63,12 +63,17 @@ class Fetch:
 
 
 @dataclass(frozen=True)
-class Verify:
-    """Check counts, decode every image, and report sizes and copies, also across the two sides of a split."""
+class OfSplit:
+    """What the actions on a split have in common."""
 
     name: Name
     data_root: Root = None
     split: Protocol = "zero_shot"
+
+
+@dataclass(frozen=True)
+class Verify(OfSplit):
+    """Check counts, decode every image, and report sizes and copies, also across the two sides of a split."""
 
     def execute(self) -> None:
         table, split = open_dataset(self.name, self.data_root, self.split)
@@ -78,12 +83,9 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Show:
+class Show(OfSplit):
     """Draw a contact sheet of classes of both sides of the split (PNG)."""
 
-    name: Name
-    data_root: Root = None
-    split: Protocol = "zero_shot"
     classes: int = 8
     """classes of each side"""
     images: int = 6
@@ -102,12 +104,9 @@ class Show:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(OfSplit):
     """Write the split as CSV (path, class, split) and print its SHA-256."""
 
-    name: Name
-    data_root: Root = None
-    split: Protocol = "zero_shot"
     fold: int = 0
     """kfold: which fold validates, from 0"""
     folds: int = 4

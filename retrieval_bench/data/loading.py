@@ -34,13 +34,10 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
     """Batches of (uint8 (B, 3, S, S), int64 (B,)) of some rows of a table.
 
     Attributes:
-        table: the data set.
         rows: int64 (N,), rows to read.
         labels: int64 (N,), label of each row.
-        config: how images are shown.
         workers: processes that decode; without effect on a cache.
         sampler: draws training batches; None reads the rows in order, `batch_size` at a time, without augmentation.
-        batch_size: images per batch when there is no sampler.
         cache: the decoded images of the table; None reads and decodes the files.
         device: where images from the cache are cropped and delivered.
         share: from the number of images in a batch to those that this process sees; labels are those of all.

@@ -45,8 +45,7 @@ def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_
     """Writes a pack of the data set `name` into the new folder `target`, whole or not at all; returns its shards.
 
     Images are scaled down to a shorter side of `size` pixels, shards are at most `max_shard_mb` * 2^20 bytes. The same
-    images give the same bytes. Raises :class:`UserError` if the folder exists, or an image cannot be decoded or is
-    larger than a shard may be.
+    images give the same bytes.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; remove it or choose another folder with --output")
@@ -112,10 +111,7 @@ def _write_shards(stem: Path, files: Iterable[tuple[str, bytes]], limit: int) ->
 
 
 def open_pack(root: Path, name: str) -> ImageTable:
-    """Opens a pack as the data set `name`; its shards are checked and extracted into the cache on the first call.
-
-    Raises :class:`UserError` if the pack is of another data set, damaged, or lacks a shard.
-    """
+    """Opens a pack as the data set `name`; its shards are checked and extracted into the cache on the first call."""
     try:
         index = json.loads((root / INDEX).read_text(encoding="utf-8"))
         if index["format"] != FORMAT:

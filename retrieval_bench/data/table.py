@@ -49,7 +49,19 @@ class ImageTable:
     @cached_property
     def files(self) -> tuple[tuple[int, int], ...]:
         """(size in bytes, time of change in nanoseconds) of each; a :class:`UserError` if one is missing or empty."""
-        return tuple(_file_status(self.root / path) for path in self.paths)
+        result = []
+        for path in (self.root / path for path in self.paths):
+            if not str(path).isprintable() and str(path) != str(path).encode(errors="replace").decode():
+                raise UserError(f"{str(path)!a}: the file's name is not UTF-8 text; rename it")
+            try:
+                status = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                missing = f"{path}: image" if path.parent.is_dir() else f"{path.parent}: folder"
+                raise UserError(f"{missing} is missing; restore it or fetch the data set again") from None
+            if status.st_size == 0:
+                raise UserError(f"{path}: image file is empty; restore it or fetch the data set again")
+            result.append((status.st_size, status.st_mtime_ns))
+        return tuple(result)
 
     def fingerprint(self) -> str:
         """SHA-256 over name, class and size in bytes of every image, so that scaled or re-compressed copies differ."""
@@ -97,16 +109,3 @@ def named_table(root: Path, paths: Sequence[str], names: Sequence[str], split: S
     labels = np.array([number[name] for name in names], dtype=np.int64)
     official_split = None if split is None else np.array(split)
     return ImageTable(root, tuple(paths), labels, tuple(classes), len(training) if disjoint else 0, official_split)
-
-
-def _file_status(path: Path) -> tuple[int, int]:
-    if not str(path).isprintable() and str(path) != str(path).encode(errors="replace").decode():
-        raise UserError(f"{str(path)!a}: the file's name is not UTF-8 text; rename it")
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        missing = f"{path}: image" if path.parent.is_dir() else f"{path.parent}: folder"
-        raise UserError(f"{missing} is missing; restore it or fetch the data set again") from None
-    if status.st_size == 0:
-        raise UserError(f"{path}: image file is empty; restore it or fetch the data set again")
-    return status.st_size, status.st_mtime_ns

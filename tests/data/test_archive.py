@@ -1,5 +1,4 @@
-"""Archives of every kind are extracted whole and once, or refused in one line; the files of a data set are found in any
-of their places."""
+"""Archives are extracted whole and once, or refused in one line; files are found wherever a data set has them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Every kind of broken input ends with exit code 2 and one line that names it; files fetched by hand are checked and
-kept."""
+"""Every broken input ends with exit code 2 and one line that names it; files fetched by hand are checked and kept."""
 
 from __future__ import annotations
 

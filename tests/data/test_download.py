@@ -90,12 +90,6 @@ def test_bad_mirror_is_named_and_the_next_one_is_tried(
     assert fetch(archive(url, server.url("set.tgz"))).read_bytes() == CONTENT
 
 
-def test_damaged_file_in_the_cache_is_refused(empty_cache: Path) -> None:
-    write_cached(empty_cache, "set.tgz", CONTENT[:-1])
-    with refused(empty_cache / "downloads" / "set.tgz", "md5", "delete the file"):
-        fetch(archive())
-
-
 def test_only_what_is_missing_must_fit_on_the_disk(
     server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,4 @@
-"""Batches: in order, repeatable, the same from the files and from the cache, and with one line for an image that cannot
-be read."""
+"""Batches: in order, repeatable, the same from files and cache; one line for an image that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Packs: what goes in comes out, in shards that are never too large; damaged and foreign ones are refused in one
-line."""
+"""Packs: what goes in comes out, in shards that are never too large; damaged and foreign ones are refused."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import shutil
 from collections import Counter
@@ -181,13 +180,6 @@ def test_folds_are_checked() -> None:
     for bad in (("kfold", 0, 1), ("kfold", 4, 4), ("kfold", -1, 4), ("zero_shot", 1, 4), ("zero_shot", 0, 5)):
         with refused("--fold"):
             check_fold(*bad)
-
-
-def test_manifest_has_path_class_and_split_of_each_image() -> None:
-    table = ImageTable(Path(), ("a/1.png", "b/1.png", "a/2, small.png"), np.array([0, 1, 0]), ("wren", "robin"), 1)
-    text = manifest(table, np.array(["", "query", "train"]))
-    assert text == 'path,class,split\na/1.png,wren,\nb/1.png,robin,query\n"a/2, small.png",wren,train\n'
-    assert [row["split"] for row in csv.DictReader(text.splitlines())] == ["", "query", "train"]
 
 
 @pytest.fixture

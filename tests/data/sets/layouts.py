@@ -1,5 +1,4 @@
-"""Data sets in miniature, in their true layouts. The content of an image file is its class number (from 0) and its
-official split."""
+"""Data sets in miniature, in their true layouts. An image file holds its class number (from 0) and official split."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Data sets that are written into the cache: synthetic patterns, emoji from a wheel, CIFAR-10 from torchvision's
-files."""
+"""Data sets written into the cache: synthetic patterns, emoji from a wheel, CIFAR-10 from torchvision's files."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from data_checks import files_below, noise, refused
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.data.archive import extracted, find_files
 from retrieval_bench.data.download import Archive
 from retrieval_bench.errors import UserError
+from tests.data.data_checks import files_below, noise, refused
 
 CONTENT = noise(200_000)
 COMPRESSIONS = {"set.tgz": "w:gz", "set.tar.xz": "w:xz", "set.tar.bz2": "w:bz2"}

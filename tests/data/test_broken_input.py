@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from data_checks import files_below, random_image, refused
-from local_server import LocalServer
 
 from retrieval_bench.cli import main
 from retrieval_bench.data.archive import extracted, find_files
@@ -20,6 +18,8 @@ from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive, fetch, install
 from retrieval_bench.data.table import ImageTable, named_table
+from tests.data.data_checks import files_below, random_image, refused
+from tests.data.local_server import LocalServer
 
 NAMES = tuple(f"{label}/{row}.jpg" for label in "abcd" for row in range(2))
 SUMMARY = "8 images of 4 classes; 4 to train on, 4 to test on\n"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import MANIFESTS, read_manifest, refused
 
 from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.splits import manifest, split_names
 from retrieval_bench.data.table import ImageTable
+from tests.data.data_checks import MANIFESTS, read_manifest, refused
 
 PUBLISHED = {name: dataset.counts for name, dataset in DATASETS.items() if dataset.counts}
 

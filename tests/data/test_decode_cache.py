@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import files_below, random_image, refused
 from PIL import Image
 
 from retrieval_bench.data import decode_cache
@@ -16,6 +15,7 @@ from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.reading import read_image, shrink
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
+from tests.data.data_checks import files_below, random_image, refused
 
 NAMES = ("a/0.png", "a/1.jpg", "b/2.png", "b/3.png", "b/4.png")
 

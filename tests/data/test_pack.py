@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_checks import files_below, random_image, refused
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from retrieval_bench.data.catalog import open_table
 from retrieval_bench.data.pack import write_pack
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.table import ImageTable
+from tests.data.data_checks import files_below, random_image, refused
 
 NAMES = ("NA", "Ärmel, lang", '"quoted"', "007")
 """Class names that a careless CSV reader turns into something else."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_checks import noise, random_image, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from retrieval_bench.data.reading import in_threads, read_image, read_size, shrink, shrunk_size
 from retrieval_bench.errors import UserError
+from tests.data.data_checks import noise, random_image, refused
 
 
 def read(image: Image.Image, path: Path, **options: Any) -> np.ndarray:

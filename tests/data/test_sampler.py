@@ -4,11 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from data_checks import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_bench.data.sampler import BatchSampler
+from tests.data.data_checks import refused
 
 
 def labels_of(sizes: list[int]) -> np.ndarray:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import MANIFESTS, read_manifest, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.data.splits import check_fold, make_split, manifest, split_names
 from retrieval_bench.data.table import SPLIT_NAMES, ImageTable
+from tests.data.data_checks import MANIFESTS, read_manifest, refused
 
 DISJOINT = ("zero_shot", "zero_shot_val", "kfold")
 

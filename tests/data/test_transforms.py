@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from data_checks import random_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +28,7 @@ from retrieval_bench.data.transforms import (
     train_crop,
 )
 from retrieval_bench.sections import DataConfig
+from tests.data.data_checks import random_image
 from tests.oracles.resize import resize_weights
 
 CPU = torch.device("cpu")

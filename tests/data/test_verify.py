@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import files_below, random_image, refused
 from PIL import Image
 
 from retrieval_bench.data.sheet import CAPTION, GAP, HEADING, THUMBNAIL, Tile, draw_rows, draw_sheet, write_sheet
 from retrieval_bench.data.splits import Split, make_split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.data.verify import SHOWN, verify
+from tests.data.data_checks import files_below, random_image, refused
 
 SIZES = [(20, 30), (20, 31), (20, 36), (25, 33), (50, 40), (20, 30), (20, 30), (22, 60)]
 

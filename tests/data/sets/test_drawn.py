@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import files_below, read_manifest, refused, write_wheel
-from layouts import Miniature
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
@@ -19,6 +17,8 @@ from retrieval_bench.data.dataset import Counts
 from retrieval_bench.data.sets import emoji
 from retrieval_bench.data.sets.cifar10 import open_cifar10
 from retrieval_bench.data.sets.synthetic import draw
+from tests.data.data_checks import files_below, read_manifest, refused, write_wheel
+from tests.data.sets.layouts import Miniature
 
 
 def nearest_is_of_the_same_class(similarity: np.ndarray) -> float:

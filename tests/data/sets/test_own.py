@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from data_checks import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import Miniature, class_of, paths_of, touch
 
 from retrieval_bench.data.catalog import open_dataset, open_table
 from retrieval_bench.data.dataset import Counts
 from retrieval_bench.data.sets.table import open_image_list
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
+from tests.data.data_checks import refused
+from tests.data.sets.layouts import Miniature, class_of, paths_of, touch
 
 
 @pytest.fixture

@@ -11,8 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_checks import MANIFESTS, files_below, read_manifest, refused
-from layouts import (
+
+from retrieval_bench.data.catalog import DATASETS, open_dataset, open_table
+from retrieval_bench.data.download import install
+from retrieval_bench.data.sets import sop as sop_module
+from retrieval_bench.data.splits import manifest, split_names
+from retrieval_bench.files import digest
+from tests.data.data_checks import MANIFESTS, files_below, read_manifest, refused
+from tests.data.sets.layouts import (
     BOX,
     CARS,
     COUNTS,
@@ -32,14 +38,8 @@ from layouts import (
     sop,
     structs,
 )
-from layouts import cars_original as cars
-from layouts import cars_torchvision as torchvision
-
-from retrieval_bench.data.catalog import DATASETS, open_dataset, open_table
-from retrieval_bench.data.download import install
-from retrieval_bench.data.sets import sop as sop_module
-from retrieval_bench.data.splits import manifest, split_names
-from retrieval_bench.files import digest
+from tests.data.sets.layouts import cars_original as cars
+from tests.data.sets.layouts import cars_torchvision as torchvision
 
 
 @pytest.fixture

@@ -29,10 +29,9 @@ DATASETS: dict[str, Dataset] = {
 
 
 def open_table(name: str, root: Path | None) -> ImageTable:
-    """Opens a data set and checks its counts.
+    """Opens a data set and checks its counts and files.
 
     `root` is an extracted folder, an archive, or a pack of the data set; without one it is downloaded into the cache.
-    Raises :class:`UserError` for an unknown name, missing or damaged files, or counts other than the published ones.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -40,7 +39,7 @@ def open_table(name: str, root: Path | None) -> ImageTable:
     if root is not None and not root.exists():
         raise UserError(f"{root}: no such folder or archive (--data-root)")
     dataset = DATASETS[name]
-    images = pack.open_pack(root, name) if root is not None and pack.is_pack(root) else dataset.open(root)
+    images = pack.open_pack(root, name) if root is not None and (root / pack.INDEX).is_file() else dataset.open(root)
     dataset.check(images)
     _ = images.files  # every image is there and not empty
     return images

@@ -58,19 +58,22 @@ class Fetch:
             logger.info(f"{path}: kept as {install(archives, path.expanduser()).path}")
         missing = [archive.name for archive in archives if not archive.urls and not archive.path.exists()]
         if self.from_archive and missing:
-            raise UserError(
-                f"{self.name} also needs {', '.join(missing)}: give it with --from-archive; nothing is lost"
-            )
+            raise UserError(f"{self.name} also needs {', '.join(missing)}: give it with --from-archive as well")
         describe(self.name, *open_dataset(self.name, self.data_root))
 
 
 @dataclass(frozen=True)
-class Verify:
-    """Check counts, decode every image, and report sizes and copies, also across the two sides of a split."""
+class OfSplit:
+    """What the actions on a split have in common."""
 
     name: Name
     data_root: Root = None
     split: Protocol = "zero_shot"
+
+
+@dataclass(frozen=True)
+class Verify(OfSplit):
+    """Check counts, decode every image, and report sizes and copies, also across the two sides of a split."""
 
     def execute(self) -> None:
         table, split = open_dataset(self.name, self.data_root, self.split)
@@ -80,12 +83,9 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Show:
+class Show(OfSplit):
     """Draw a contact sheet of classes of both sides of the split (PNG)."""
 
-    name: Name
-    data_root: Root = None
-    split: Protocol = "zero_shot"
     classes: int = 8
     """classes of each side"""
     images: int = 6
@@ -104,12 +104,9 @@ class Show:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(OfSplit):
     """Write the split as CSV (path, class, split) and print its SHA-256."""
 
-    name: Name
-    data_root: Root = None
-    split: Protocol = "zero_shot"
     fold: int = 0
     """kfold: which fold validates, from 0"""
     folds: int = 4
@@ -132,8 +129,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Pack:
-    """Scale a data set down into tar shards that can be carried to another machine and opened there by the same
-    name."""
+    """Scale a data set down into tar shards that are opened on another machine by the same name."""
 
     name: Name
     output: Path
@@ -146,9 +142,7 @@ class Pack:
 
     def execute(self) -> None:
         if self.size < 8 or not self.max_shard_mb > 0:
-            raise UserError(
-                f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: give at least 8 pixels, and a size"
-            )
+            raise UserError(f"--size {self.size} --max-shard-mb {self.max_shard_mb:g}: at least 8 pixels, and a size")
         table = open_table(self.name, self.data_root)
         shards = write_pack(self.name, table, self.output.expanduser(), self.size, self.max_shard_mb)
         total = gigabytes(sum(path.stat().st_size for path in shards))
@@ -156,14 +150,7 @@ class Pack:
         print(f"{len(table):,} images in {len(shards)} shards, {total}; open with {where}")
 
 
-ACTIONS: dict[str, type] = {
-    "list": ListSets,
-    "fetch": Fetch,
-    "verify": Verify,
-    "show": Show,
-    "manifest": Manifest,
-    "pack": Pack,
-}
+ACTIONS = {"list": ListSets, "fetch": Fetch, "verify": Verify, "show": Show, "manifest": Manifest, "pack": Pack}
 
 
 def data(words: Sequence[str]) -> Any:

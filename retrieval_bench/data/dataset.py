@@ -50,12 +50,13 @@ class Dataset:
         """
         if self.counts is None:
             return
-        expected = {"images": self.counts.images, "classes": self.counts.classes}
-        _compare(table, expected, {"images": len(table), "classes": len(table.class_names)})
+        _compare(table, "images", len(table), self.counts.images)
+        _compare(table, "classes", len(table.class_names), self.counts.classes)
         for protocol, sides in self.counts.splits.items():
             if protocol != "closed_set" or table.official_split is not None:
-                counted = Counter(f"{side} images ({protocol})" for side in split_names(protocol, table).tolist())
-                _compare(table, {f"{side} images ({protocol})": count for side, count in sides.items()}, counted)
+                counted = Counter(split_names(protocol, table).tolist())
+                for side, expected in sides.items():
+                    _compare(table, f"{side} images ({protocol})", counted[side], expected)
         for protocol, digest in self.manifests.items():
             if hashlib.sha256(manifest(table, split_names(protocol, table)).encode()).hexdigest() != digest:
                 raise UserError(
@@ -64,10 +65,8 @@ class Dataset:
                 )
 
 
-def _compare(table: ImageTable, expected: Mapping[str, int], counts: Mapping[str, int]) -> None:
-    for what, count in expected.items():
-        if counts[what] != count:
-            raise UserError(
-                f"{table.root}: has {counts[what]:,} {what}, expected {count:,}; the data set is incomplete or has "
-                "foreign files"
-            )
+def _compare(table: ImageTable, what: str, count: int, expected: int) -> None:
+    if count != expected:
+        raise UserError(
+            f"{table.root}: has {count:,} {what}, expected {expected:,}; it is incomplete or has foreign files"
+        )

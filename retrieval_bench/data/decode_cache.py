@@ -47,13 +47,9 @@ class DecodeCache:
 def open_decode_cache(table: ImageTable, side: int, limit_gb: float) -> DecodeCache:
     """Opens the cache of a table, building it first (in threads, with a bar) if there is none.
 
-    A cache belongs to the names, sizes and times of change of all image files and to `side`; it appears under its name
-    only when it is complete. A second process waits for the first.
-
-    Args:
-        table: the images.
-        side: shorter side that images are scaled down to, pixels; 0 keeps them as they are.
-        limit_gb: room that all caches together may take, 10^9 bytes; no cache is built beyond it or beyond the disk.
+    A cache belongs to the names, sizes and times of change of all image files and to `side`, the shorter side in pixels
+    that images are scaled down to (0: not at all). None is built if all caches together would take more than `limit_gb`
+    10^9 bytes, or more than the disk has.
     """
     sha = hashlib.sha256(f"{VERSION} {side} {table.root.resolve()}\n".encode())
     for path, (size, changed) in zip(table.paths, table.files, strict=True):
@@ -73,7 +69,16 @@ def _build(table: ImageTable, side: int, limit_gb: float, folder: Path) -> None:
     files = [table.root / path for path in table.paths]
     heads = in_threads(read_size, files, "reading sizes", len(files))
     total = sum(3 * height * width for height, width in (shrunk_size(*head, side) for head in heads))
-    _check_limit(total, limit_gb, folder.parent, side)
+    others = sum(path.stat().st_size for path in folder.parent.glob(f"[!.]*/{PIXELS}"))
+    if not total + others <= limit_gb * 1e9:
+        beside = f", beside {gigabytes(others)} of other caches in {folder.parent}," if others else ""
+        smaller = f"--stored below {side}" if side else "--stored 256"
+        raise UserError(
+            f"the decoded images would take {gigabytes(total)}{beside} and --cache-limit-gb is {limit_gb:g}: "
+            f"raise it, scale the images down with {smaller}, {'delete other caches, ' if others else ''}or read with "
+            "--reader pil"
+        )
+    check_space(folder.parent, total, "the cache of decoded images")
     logger.info(f"decoding {len(files):,} images once into {folder} ({gigabytes(total)})")
     sizes = []
     with whole_folder(folder) as temporary:
@@ -85,17 +90,3 @@ def _build(table: ImageTable, side: int, limit_gb: float, folder: Path) -> None:
                 stream.write(image.tobytes())
                 sizes.append((image.height, image.width))
         np.save(temporary / SIZES, np.array(sizes, dtype=np.int64).reshape(-1, 2))
-
-
-def _check_limit(needed: int, limit_gb: float, folder: Path, side: int) -> None:
-    """Raises :class:`UserError` if a cache of `needed` bytes would not fit under the limit or on the disk."""
-    others = sum(path.stat().st_size for path in folder.glob(f"[!.]*/{PIXELS}"))
-    if not needed + others <= limit_gb * 1e9:
-        beside = f", beside {gigabytes(others)} of other caches in {folder}," if others else ""
-        smaller = f"--stored below {side}" if side else "--stored 256"
-        raise UserError(
-            f"the decoded images would take {gigabytes(needed)}{beside} and --cache-limit-gb is {limit_gb:g}: "
-            f"raise it, scale the images down with {smaller}, {'delete other caches, ' if others else ''}or read with "
-            "--reader pil"
-        )
-    check_space(folder, needed, "the cache of decoded images")

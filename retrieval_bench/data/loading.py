@@ -34,13 +34,10 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
     """Batches of (uint8 (B, 3, S, S), int64 (B,)) of some rows of a table.
 
     Attributes:
-        table: the data set.
         rows: int64 (N,), rows to read.
         labels: int64 (N,), label of each row.
-        config: how images are shown.
         workers: processes that decode; without effect on a cache.
         sampler: draws training batches; None reads the rows in order, `batch_size` at a time, without augmentation.
-        batch_size: images per batch when there is no sampler.
         cache: the decoded images of the table; None reads and decodes the files.
         device: where images from the cache are cropped and delivered.
         share: from the number of images in a batch to those that this process sees; labels are those of all.
@@ -58,18 +55,14 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
     share: Callable[[int], range] = range
     seed: int = field(default=0, init=False)
 
-    def __post_init__(self) -> None:
-        self.labels = np.asarray(self.labels, dtype=np.int64)
-
     def __len__(self) -> int:
         return len(self.sampler) if self.sampler else -(-len(self.rows) // self.batch_size)
 
     @property
     def images(self) -> int:
         """Images in one pass."""
-        if self.sampler and self.sampler.per_class:
-            return len(self.sampler) * self.sampler.batch_size
-        return len(self.rows)
+        balanced = self.sampler and self.sampler.per_class
+        return len(self) * self.sampler.batch_size if self.sampler and balanced else len(self.rows)
 
     def subset(self, positions: np.ndarray, training: bool) -> Batches:
         """Batches of the rows at these positions only: drawn as these are, or in order and without augmentation."""

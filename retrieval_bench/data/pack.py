@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,11 @@ INDEX = "pack.json"
 INDEX_TYPES = {"name": str, "images": int, "zero_shot_classes": int, "class_names": list, "sha256": dict}
 
 
-def is_pack(root: Path) -> bool:
-    """Whether `root` is a pack's folder."""
-    return (root / INDEX).is_file()
-
-
 def write_pack(name: str, table: ImageTable, target: Path, size: int, max_shard_mb: float) -> list[Path]:
     """Writes a pack of the data set `name` into the new folder `target`, whole or not at all; returns its shards.
 
     Images are scaled down to a shorter side of `size` pixels, shards are at most `max_shard_mb` * 2^20 bytes. The same
-    images give the same bytes. Raises :class:`UserError` if the folder exists, or an image cannot be decoded or is
-    larger than a shard may be.
+    images give the same bytes.
     """
     if target.exists():
         raise UserError(f"{target}: exists already; remove it or choose another folder with --output")
@@ -91,52 +85,44 @@ def _scaled_bytes(path: Path, size: int) -> bytes:
     try:
         small.save(stream, "JPEG", quality=QUALITY)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be saved as JPEG at {small.width} x {small.height} pixels ({first_line(error)})"
-        ) from None
+        raise UserError(f"{path}: cannot be a JPEG of size {small.size} ({first_line(error)}); leave it out") from None
     return stream.getvalue()
 
 
 def _write_shards(stem: Path, files: Iterable[tuple[str, bytes]], limit: int) -> list[Path]:
     """Writes tars ``<stem>-00000.tar``... of at most `limit` bytes, in which headers and padding count."""
+    # Two empty blocks end a tar, and it is filled up to a whole record.
+    room = limit // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 2 * tarfile.BLOCKSIZE
     shards: list[Path] = []
-    tar: tarfile.TarFile | None = None
-    try:
+    with ExitStack() as stack:
+        tar = None
         for path, content in files:
             member = tarfile.TarInfo(path)
             member.size = len(content)
-            needed = len(member.tobuf(tarfile.PAX_FORMAT)) + _rounded(len(content), tarfile.BLOCKSIZE)
-            if _tar_size(needed) > limit:
-                raise UserError(
-                    f"{path}: takes {needed:,} bytes, more than --max-shard-mb allows; raise it or lower --size"
-                )
-            if tar is None or _tar_size(tar.offset + needed) > limit:
-                if tar is not None:
-                    tar.close()
+            needed = len(member.tobuf(tarfile.PAX_FORMAT)) + -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if needed > room:
+                raise UserError(f"{path}: its {needed:,} bytes exceed --max-shard-mb; raise it or lower --size")
+            if tar is None or tar.offset + needed > room:
+                stack.close()
                 shards.append(stem.with_name(f"{stem.name}-{len(shards):05d}.tar"))
-                tar = tarfile.open(shards[-1], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+                tar = stack.enter_context(tarfile.open(shards[-1], "w", format=tarfile.PAX_FORMAT))
             tar.addfile(member, io.BytesIO(content))
-    finally:
-        if tar is not None:
-            tar.close()
     return shards
 
 
-def _tar_size(used: int) -> int:
-    """Bytes of a tar whose members take `used`: two empty blocks end it, and it is filled up to a whole record."""
-    return _rounded(used + 2 * tarfile.BLOCKSIZE, tarfile.RECORDSIZE)
-
-
-def _rounded(count: int, unit: int) -> int:
-    return -(-count // unit) * unit
-
-
 def open_pack(root: Path, name: str) -> ImageTable:
-    """Opens a pack as the data set `name`; its shards are checked and extracted into the cache on the first call.
-
-    Raises :class:`UserError` if the pack is of another data set, damaged, or lacks a shard.
-    """
-    index = _read_index(root / INDEX)
+    """Opens a pack as the data set `name`; its shards are checked and extracted into the cache on the first call."""
+    try:
+        index = json.loads((root / INDEX).read_text(encoding="utf-8"))
+        if index["format"] != FORMAT:
+            raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
+        for key, kind in INDEX_TYPES.items():
+            if not isinstance(index[key], kind):
+                raise ValueError(f"'{key}' is no {kind.__name__}")
+        if index["zero_shot_classes"] < 0 or "manifest.csv" not in index["sha256"]:
+            raise ValueError("'zero_shot_classes' is negative, or it has no digest of manifest.csv")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{root / INDEX}: not the index of a pack ({first_line(error)}); copy the pack again") from None
     if index["name"] != name:
         raise UserError(f"{root}: a pack of '{index['name']}', not of '{name}' (--dataset {index['name']})")
     digests: dict[str, str] = index["sha256"]
@@ -147,21 +133,6 @@ def open_pack(root: Path, name: str) -> ImageTable:
                 _extract(root, digests, target)
     check_digest(root / "manifest.csv", digests["manifest.csv"], "sha256")
     return _read_manifest(root / "manifest.csv", index, target)
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if index["format"] != FORMAT:
-            raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
-        for key, kind in INDEX_TYPES.items():
-            if not isinstance(index[key], kind):
-                raise ValueError(f"'{key}' is no {kind.__name__}")
-        if index["zero_shot_classes"] < 0 or "manifest.csv" not in index["sha256"]:
-            raise ValueError("'zero_shot_classes' is negative, or it has no digest of manifest.csv")
-        return index
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the index of a pack ({first_line(error)}); copy the pack again") from None
 
 
 def _extract(root: Path, digests: dict[str, str], target: Path) -> None:

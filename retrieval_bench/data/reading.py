@@ -33,8 +33,7 @@ def is_image(path: Path, folder: Path) -> bool:
 def read_image(path: Path) -> Image.Image:
     """An RGB image, set upright as its EXIF data says, with transparency laid over white; whatever the file's mode.
 
-    Raises:
-        UserError: the file is missing, damaged or no image; the line names it.
+    A :class:`UserError` names a file that is missing, damaged or no image.
     """
     with _opened(path) as image:
         has_exif = "exif" in image.info  # in the head: Pillow would also turn an image by its XMP data
@@ -88,10 +87,9 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], what: str, total: int
 ) -> Generator[Result, None, None]:
-    """Yields ``work(item)`` for each item in order, with a bar; after an exception no further item is begun.
+    """Yields ``work(item)`` of each of `total` items in order, with a bar; after an exception no further item is begun.
 
-    `work` is called in as many threads as there are cores (PIL and file reads release Python's lock); `items`, of which
-    there are `total`, are taken a few ahead of what has been yielded.
+    As many threads as there are cores work (PIL and file reads release Python's lock), a few items ahead.
     """
     threads = os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads)

@@ -20,13 +20,8 @@ class BatchSampler(Sampler[list[int]]):
     batch_size`` such batches, at least one. With m = 0 the rows are shuffled and split into batches, the last one
     smaller; a last batch of a single image joins the one before it.
 
-    Args:
-        labels: int64 (N,) class of each row.
-        batch_size: images per batch, a multiple of `per_class`.
-        per_class: m, or 0.
-
-    Raises:
-        UserError: fewer classes than one batch needs.
+    `labels` are int64 (N,), `batch_size` is a multiple of `per_class`. Raises :class:`UserError` if there are fewer
+    classes than one batch needs.
     """
 
     def __init__(self, labels: np.ndarray, batch_size: int, per_class: int):
@@ -68,9 +63,7 @@ class BatchSampler(Sampler[list[int]]):
             for index in classes:
                 taken: list[int] = []
                 while len(taken) < self.per_class:
-                    if not images[
-                        index
-                    ]:  # the end is taken first: no image twice in a batch where the class has enough
+                    if not images[index]:  # the end is taken first: no repeats in a batch if the class has enough
                         shuffled = self.rows[index][self._permutation(len(self.rows[index]))].tolist()
                         images[index] = sorted(shuffled, key=lambda row: row not in taken)
                     taken.append(images[index].pop())

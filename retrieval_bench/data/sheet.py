@@ -32,7 +32,11 @@ def draw_sheet(table: ImageTable, split: Split, title: str, classes: int = 8, im
     Training classes are on the left, test classes on the right; in a closed set the same classes are on both.
     """
     sides = [("train", split.train), ("test", split.test)]
-    labels = [_spaced(np.unique(table.labels[rows]), classes) for _, rows in sides]
+    labels = []
+    for _, rows in sides:  # evenly spaced, the first and the last among them
+        values = np.unique(table.labels[rows])
+        spaced = np.linspace(0, len(values) - 1, min(classes, len(values))).round().astype(int)
+        labels.append(values[np.unique(spaced)])
     width, height = images * (THUMBNAIL + GAP) + 3 * GAP, THUMBNAIL + CAPTION + GAP
     sheet = Image.new("RGB", (2 * width + GAP, 2 * HEADING + max(map(len, labels)) * height + GAP), "white")
     pen = ImageDraw.Draw(sheet)
@@ -69,11 +73,6 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
     """Writes the sheet as PNG, atomically."""
     with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG", optimize=True)
-
-
-def _spaced(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the values, evenly spaced, the first and the last among them."""
-    return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
 
 
 def _write(

@@ -1,5 +1,4 @@
-"""Split protocols: pure functions from a table to one of :data:`SPLIT_NAMES` per image; and the row numbers of a
-split."""
+"""Split protocols: pure functions from a table to one of :data:`SPLIT_NAMES` per image; and a split's row numbers."""
 
 from __future__ import annotations
 
@@ -50,27 +49,10 @@ def zero_shot(table: ImageTable) -> np.ndarray:
     return np.where(official == "", "", inside)
 
 
-def zero_shot_val(table: ImageTable) -> np.ndarray:
-    """A fifth of the training classes of :func:`zero_shot`, the same for all runs, validates; the others train."""
-    shuffled = _shuffled_train_classes(table)
-    return _validate_on(table, shuffled[: max(1, round(0.2 * len(shuffled)))])
-
-
-def kfold(table: ImageTable, fold: int, folds: int) -> np.ndarray:
-    """Fold `fold` of `folds` of the training classes of :func:`zero_shot` validates, the others train.
-
-    The folds differ by one class at most and together hold every training class once. Four folds of the first half of
-    the classes are the protocol of Musgrave et al., A Metric Learning Reality Check (ECCV 2020), there unshuffled.
-    """
-    return _validate_on(table, _shuffled_train_classes(table)[fold::folds])
-
-
 def closed_set(table: ImageTable) -> np.ndarray:
     """The official split into training and test images of the same classes; a :class:`UserError` if there is none."""
     if table.official_split is None:
-        raise UserError(
-            f"{table.root}: this data set has no official training and test images, which --split closed_set needs"
-        )
+        raise UserError(f"{table.root}: has no official training and test images, which --split closed_set needs")
     names = _official_split(table)
     unseen = np.setdiff1d(table.labels[~np.isin(names, ("train", ""))], table.labels[names == "train"])
     if len(unseen):
@@ -80,11 +62,17 @@ def closed_set(table: ImageTable) -> np.ndarray:
 
 
 def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4) -> np.ndarray:
-    """(N,) of :data:`SPLIT_NAMES`, for each image of the table; fold `fold` of `folds` is for the protocol
-    ``kfold``."""
-    if protocol == "kfold":
-        return kfold(table, fold, folds)
-    return {"zero_shot": zero_shot, "zero_shot_val": zero_shot_val, "closed_set": closed_set}[protocol](table)
+    """(N,) of :data:`SPLIT_NAMES`, for each image of the table.
+
+    Two protocols validate on training classes of :func:`zero_shot`, drawn once for all runs, each image searched among
+    all the others: ``zero_shot_val`` on a fifth, ``kfold`` on fold `fold` of `folds` of nearly equal size. Four folds
+    are the protocol of Musgrave et al., A Metric Learning Reality Check (ECCV 2020), there unshuffled.
+    """
+    if protocol in ("zero_shot", "closed_set"):
+        return (zero_shot if protocol == "zero_shot" else closed_set)(table)
+    shuffled = np.random.Generator(np.random.PCG64(derive(0, "validation classes"))).permutation(table.train_classes)
+    held_out = shuffled[fold::folds] if protocol == "kfold" else shuffled[: max(1, round(0.2 * len(shuffled)))]
+    return np.where(zero_shot(table) == "train", np.where(np.isin(table.labels, held_out), "test", "train"), "")
 
 
 def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, classes: int = 0) -> Split:
@@ -105,20 +93,18 @@ def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, 
     if not len(train) or not len(query) or not len(gallery):
         sizes = f"{len(train)} training images, {len(query)} queries, {len(gallery)} gallery images"
         raise UserError(f"{table.root}: split {protocol} needs images on all sides, it has {sizes}")
-    return _first_classes(split, table.labels, classes) if classes and not inside_training else split
-
-
-def _first_classes(split: Split, labels: np.ndarray, count: int) -> Split:
-    tested = np.unique(labels[split.test])
+    if not classes or inside_training:
+        return split
+    labels, tested = table.labels, np.unique(table.labels[split.test])
     for side, present in (("training", split.train_classes), ("test", tested)):
-        if count > len(present):
-            raise UserError(f"--classes {count}: the split has {len(present)} {side} classes")
+        if classes > len(present):
+            raise UserError(f"--classes {classes}: the split has {len(present)} {side} classes")
     closed = np.isin(tested, split.train_classes).all()
-    train_classes = tested[:count] if closed else split.train_classes[:count]
-    query, gallery = (rows[np.isin(labels[rows], tested[:count])] for rows in (split.query, split.gallery))
+    train_classes = (tested if closed else split.train_classes)[:classes]
+    query, gallery = (rows[np.isin(labels[rows], tested[:classes])] for rows in (query, gallery))
     if not len(query) or not len(gallery):
-        raise UserError(f"--classes {count}: leaves {len(query)} queries, {len(gallery)} gallery images; use more")
-    return Split(split.train[np.isin(labels[split.train], train_classes)], query, gallery, train_classes)
+        raise UserError(f"--classes {classes}: leaves {len(query)} queries, {len(gallery)} gallery images; use more")
+    return Split(train[np.isin(labels[train], train_classes)], query, gallery, train_classes)
 
 
 def check_fold(protocol: str, fold: int, folds: int) -> None:
@@ -134,20 +120,10 @@ def check_fold(protocol: str, fold: int, folds: int) -> None:
 def manifest(table: ImageTable, names: np.ndarray) -> str:
     """A split as CSV text, ``path,class,split`` with a row per image, as committed under ``datasets/``."""
     classes = np.array(table.class_names, dtype=object)[table.labels]
-    return pd.DataFrame({"path": table.paths, "class": classes, "split": names}).to_csv(
-        index=False, lineterminator="\n"
-    )
+    frame = pd.DataFrame({"path": table.paths, "class": classes, "split": names})
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def _official_split(table: ImageTable) -> np.ndarray:
     """What the data set's lists say of each image; without lists all are test images."""
     return np.full(len(table), "test", "U7") if table.official_split is None else table.official_split.astype("U7")
-
-
-def _shuffled_train_classes(table: ImageTable) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64(derive(0, "validation classes"))).permutation(table.train_classes)
-
-
-def _validate_on(table: ImageTable, classes: np.ndarray) -> np.ndarray:
-    """The training images of :func:`zero_shot`; those of `classes` are tested, each against all the others."""
-    return np.where(zero_shot(table) == "train", np.where(np.isin(table.labels, classes), "test", "train"), "")

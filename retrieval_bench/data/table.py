@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.progress import logger
@@ -47,9 +48,20 @@ class ImageTable:
 
     @cached_property
     def files(self) -> tuple[tuple[int, int], ...]:
-        """(size in bytes, time of change in nanoseconds) of each image; a :class:`UserError` if it is missing or
-        empty."""
-        return tuple(_file_status(self.root / path) for path in self.paths)
+        """(size in bytes, time of change in nanoseconds) of each; a :class:`UserError` if one is missing or empty."""
+        result = []
+        for path in (self.root / path for path in self.paths):
+            if not str(path).isprintable() and str(path) != str(path).encode(errors="replace").decode():
+                raise UserError(f"{str(path)!a}: the file's name is not UTF-8 text; rename it")
+            try:
+                status = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                missing = f"{path}: image" if path.parent.is_dir() else f"{path.parent}: folder"
+                raise UserError(f"{missing} is missing; restore it or fetch the data set again") from None
+            if status.st_size == 0:
+                raise UserError(f"{path}: image file is empty; restore it or fetch the data set again")
+            result.append((status.st_size, status.st_mtime_ns))
+        return tuple(result)
 
     def fingerprint(self) -> str:
         """SHA-256 over name, class and size in bytes of every image, so that scaled or re-compressed copies differ."""
@@ -65,17 +77,17 @@ class ImageTable:
 
 def numbered_table(
     root: Path,
-    paths: Sequence[str] | np.ndarray,
-    numbers: Sequence[int] | np.ndarray,
-    class_names: Sequence[str] | np.ndarray,
+    paths: Iterable[str],
+    numbers: npt.ArrayLike,
+    class_names: Iterable[str],
     zero_shot_classes: int,
     official_split: np.ndarray | None = None,
 ) -> ImageTable:
     """The table of images with class numbers from 1; raises :class:`UserError` for a number without a name."""
-    labels = np.asarray(numbers, dtype=np.int64) - 1
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
+    labels, names = np.asarray(numbers, dtype=np.int64) - 1, tuple(map(str, class_names))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise UserError(f"{root}: class numbers in its lists do not fit the class names; fetch the data set again")
-    return ImageTable(root, tuple(paths), labels, tuple(map(str, class_names)), zero_shot_classes, official_split)
+    return ImageTable(root, tuple(paths), labels, names, zero_shot_classes, official_split)
 
 
 def named_table(root: Path, paths: Sequence[str], names: Sequence[str], split: Sequence[str] | None) -> ImageTable:
@@ -83,31 +95,17 @@ def named_table(root: Path, paths: Sequence[str], names: Sequence[str], split: S
 
     If both sides share classes, `split` is a closed set, and a zero-shot split trains on half of the classes.
     """
-    training = {name for name, side in zip(names, split or (), strict=bool(split)) if side == "train"}
-    tested = {name for name, side in zip(names, split or (), strict=bool(split)) if side not in ("train", "")}
-    if tested and not training:
-        logger.info(f"{root}: no image is marked as train, so zero_shot trains on half of the classes by name")
+    sides = list(zip(names, split or (), strict=bool(split)))
+    training = {name for name, side in sides if side == "train"}
+    tested = {name for name, side in sides if side not in ("train", "")}
     disjoint = bool(training) and training.isdisjoint(tested)
+    half = "zero_shot trains on half of the classes by name"
+    if tested and not training:
+        logger.info(f"{root}: no image is marked as train, so {half}")
     if training and not disjoint:
-        logger.info(
-            f"{root}: training and test images share classes: closed_set uses this split, zero_shot half of the "
-            "classes by name"
-        )
+        logger.info(f"{root}: training and test images share classes: closed_set uses this split, {half}")
     classes = sorted(set(names), key=lambda name: (disjoint and name not in training, name))
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[name] for name in names], dtype=np.int64)
     official_split = None if split is None else np.array(split)
     return ImageTable(root, tuple(paths), labels, tuple(classes), len(training) if disjoint else 0, official_split)
-
-
-def _file_status(path: Path) -> tuple[int, int]:
-    if not str(path).isprintable() and str(path) != str(path).encode(errors="replace").decode():
-        raise UserError(f"{str(path)!a}: the file's name is not UTF-8 text; rename it")
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        missing = f"{path}: image" if path.parent.is_dir() else f"{path.parent}: folder"
-        raise UserError(f"{missing} is missing; restore it or fetch the data set again") from None
-    if status.st_size == 0:
-        raise UserError(f"{path}: image file is empty; restore it or fetch the data set again")
-    return status.st_size, status.st_mtime_ns

@@ -38,9 +38,8 @@ class Crop(NamedTuple):
     columns: int
     """width that the box is resized to"""
     first_row: int
-    """of the resized box that is in the square"""
+    """of the resized box that is in the square, like the next"""
     first_column: int
-    """of the resized box that is in the square"""
     mirrored: bool
 
 
@@ -104,11 +103,11 @@ def resize_one_by_one(
     boxes: Sequence[np.ndarray], crops: Sequence[Crop], config: DataConfig, device: torch.device
 ) -> Tensor:
     """:func:`crop_arrays` of the boxes, one resize each."""
-    square, bicubic = config.image_size, config.preprocessing == "squash"
+    square = config.image_size
     squares = torch.empty(len(boxes), 3, square, square, dtype=torch.uint8)
     for target, box, crop in zip(squares, boxes, crops, strict=True):
         pixels = torch.from_numpy(box).permute(2, 0, 1)[None]
-        if bicubic:
+        if config.preprocessing == "squash":
             for size in ((crop.height, crop.columns), (crop.rows, crop.columns)):
                 pixels = interpolate(pixels, size, mode="bicubic", antialias=True)
         elif box.shape[:2] != (crop.rows, crop.columns):
@@ -148,18 +147,8 @@ def resize_matrix(length: Tensor, target: Tensor, first: Tensor, count: int, pad
 
     Output i is centred on input position ``(i + 0.5) * length / target`` and weighs inputs with a triangle of
     half-width 1 (Keys' cubic with a = -0.5 and half-width 2 if `bicubic`), stretched by the scale when shrinking; the
-    weights sum to 1.
-
-    Args:
-        length: float (B,) number of input samples.
-        target: float (B,) number of output samples.
-        first: float (B,) first output that is computed.
-        count: outputs that are computed, S.
-        padded: columns of the result, at least the largest length; those beyond an image's length are 0.
-        bicubic: which of the two filters.
-
-    Returns:
-        float (B, count, padded).
+    weights sum to 1. `length`, `target`, `first` are float (B,); the result is float (B, count, padded), 0 in columns
+    beyond an image's length.
     """
     scale = (length / target)[:, None, None]
     inputs = torch.arange(padded, device=length.device)

@@ -17,10 +17,7 @@ SHOWN = 5
 
 
 def verify(table: ImageTable, split: Split) -> list[str]:
-    """Decodes every image; returns a line each on sizes and on images with equal pixels.
-
-    Raises :class:`UserError` with the number of images that cannot be decoded, and the first with its reason.
-    """
+    """Decodes every image; returns lines on sizes and equal pixels, or refuses with how many do not decode."""
     sizes: list[tuple[int, int]] = []
     errors: list[str] = []
     copies: dict[bytes, list[int]] = {}
@@ -34,12 +31,24 @@ def verify(table: ImageTable, split: Split) -> list[str]:
     if errors:
         count = f"{len(errors):,} of {len(table):,} images cannot be read; first: " if len(errors) > 1 else ""
         raise UserError(count + errors[0])
+    groups = [rows for rows in copies.values() if len(rows) > 1]
+    train, test = set(split.train.tolist()), set(split.test.tolist())
+    across = [rows for rows in groups if train.intersection(rows) and test.intersection(rows)]
+    mixed = [rows for rows in groups if len(np.unique(table.labels[rows])) > 1]
+    named = [*across, *(rows for rows in mixed if rows not in across)][:SHOWN]
+    summary = "no image is a copy of another"
+    if groups:
+        summary = (
+            f"{sum(map(len, groups)):,} images with equal pixels in {len(groups):,} group(s): "
+            f"{len(across):,} across training and test, {len(mixed):,} across classes"
+        )
     low, middle, high = (np.percentile(sizes, share, axis=0).astype(int) for share in (0, 50, 100))
     return [
         f"all {len(table):,} images decode",
         f"width {low[0]} to {high[0]}, median {middle[0]}; height {low[1]} to {high[1]}, median {middle[1]}; "
         f"shorter side at least {np.min(sizes)} pixels",
-        *_describe_copies(table, split, [rows for rows in copies.values() if len(rows) > 1]),
+        summary,
+        *("  equal: " + ", ".join(table.paths[row] for row in rows) for rows in named),
     ]
 
 
@@ -51,17 +60,3 @@ def _decode(path: Path) -> tuple[int, int, bytes] | str:
         return str(error)
     pixels = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16)
     return image.width, image.height, pixels.digest()
-
-
-def _describe_copies(table: ImageTable, split: Split, groups: list[list[int]]) -> list[str]:
-    if not groups:
-        return ["no image is a copy of another"]
-    train, test = set(split.train.tolist()), set(split.test.tolist())
-    across = [rows for rows in groups if train.intersection(rows) and test.intersection(rows)]
-    mixed = [rows for rows in groups if len(np.unique(table.labels[rows])) > 1]
-    named = [*across, *(rows for rows in mixed if rows not in across)][:SHOWN]
-    return [
-        f"{sum(map(len, groups)):,} images with equal pixels in {len(groups):,} group(s): "
-        f"{len(across):,} across training and test, {len(mixed):,} across classes",
-        *("  equal: " + ", ".join(table.paths[row] for row in rows) for rows in named),
-    ]

@@ -1,12 +1,10 @@
-"""A web server on 127.0.0.1 that knows ``Range``, can drop a connection midway, and keeps a log of what it was
-asked."""
+"""A web server on 127.0.0.1 that knows ``Range``, can drop a connection midway, and keeps a log of requests."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 
 
 @dataclass
@@ -30,16 +28,12 @@ class LocalServer:
 
     def __enter__(self) -> LocalServer:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self.thread.start()
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.http.shutdown()
         self.http.server_close()
-        self.thread.join()
 
 
 def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
@@ -47,22 +41,21 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path, asked = self.path.strip("/"), self.headers.get("Range")
             server.log.append((path, asked))
-            if path in server.html:
-                asked = None
-            if path not in server.files:
+            html, content = path in server.html, server.files.get(path)
+            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked and not html else 0
+            if content is None:
                 self.send_error(404)
                 return
-            content = server.files[path]
-            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
             if start and start >= len(content):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
-            self.send_response(206 if asked else 200)
-            self.send_header(
-                "Content-Type", "text/html; charset=utf-8" if path in server.html else "application/octet-stream"
-            )
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Type", "text/html; charset=utf-8" if html else "application/octet-stream")
             self.send_header("Content-Length", str(len(content) - start))
-            if asked:
+            if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()
             self.wfile.write(content[start : server.drop_after.pop(path, len(content))])

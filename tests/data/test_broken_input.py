@@ -1,5 +1,4 @@
-"""Every kind of broken input ends with exit code 2 and one line that names it; files fetched by hand are checked and
-kept."""
+"""Every broken input ends with exit code 2 and one line that names it; files fetched by hand are checked and kept."""
 
 from __future__ import annotations
 
@@ -12,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from data_checks import files_below, random_image, refused
-from local_server import LocalServer
 
 from retrieval_bench.cli import main
 from retrieval_bench.data.archive import extracted, find_files
@@ -21,10 +18,12 @@ from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive, fetch, install
 from retrieval_bench.data.table import ImageTable, named_table
+from tests.data.data_checks import files_below, random_image, refused
+from tests.data.local_server import LocalServer
 
 NAMES = tuple(f"{label}/{row}.jpg" for label in "abcd" for row in range(2))
 SUMMARY = "8 images of 4 classes; 4 to train on, 4 to test on\n"
-COUNTS = Counts(4, 8, {"zero_shot": {"train": 4, "test": 4}})
+PAGE = b"\n <!DOCTYPE html><html>log in</html>"
 
 
 @dataclass
@@ -36,186 +35,103 @@ class World:
     server: LocalServer
     monkeypatch: pytest.MonkeyPatch
 
-    @property
-    def images(self) -> Path:
-        return self.folder / "images"
+    def __post_init__(self) -> None:
+        self.images, self.archive = self.folder / "images", self.folder / "tiny.tgz"
+        for row, name in enumerate(NAMES):
+            (self.images / name).parent.mkdir(parents=True, exist_ok=True)
+            random_image(20, 20, row).save(self.images / name)
+        self.write_list(*NAMES)
+        with tarfile.open(self.archive, "w:gz") as tar:
+            tar.add(self.images, "images")
+        content = self.archive.read_bytes()
+        self.server.files = {"tiny.tgz": content, "page": PAGE, "other": content[:-1] + b"x"}
+        self.server.html = {"page"}
+        self.register("tiny.tgz")
 
-    @property
-    def archive(self) -> Path:
-        return self.folder / "tiny.tgz"
+    def write_list(self, *names: str) -> None:
+        (self.images / "list.txt").write_text("\n".join(names))
 
     def register(self, path: str) -> None:
         """Makes the data set ``tiny`` known, with a mirror that answers as the server does for `path`."""
         md5 = hashlib.md5(self.server.files["tiny.tgz"]).hexdigest()
-        archives = (Archive("tiny.tgz", md5, (self.server.url(path),)),)
+        self.add("tiny", (Archive("tiny.tgz", md5, (self.server.url(path),)),), ("list.txt", "images/list.txt"))
 
-        def open_tiny(root: Path | None) -> ImageTable:
-            (lists,) = find_files(root, archives, "Tiny", ("list.txt", "images/list.txt"))
+    def add(self, name: str, archives: tuple[Archive, ...], *alternatives: tuple[str, ...]) -> None:
+        def open_set(root: Path | None) -> ImageTable:
+            lists, *images = find_files(root, archives, name, *alternatives)
             names = lists.read_text().split()
-            return named_table(lists.parent, names, [name[0] for name in names], None)
+            return named_table(images[0] if images else lists.parent, names, [name[0] for name in names], None)
 
-        self.monkeypatch.setitem(DATASETS, "tiny", Dataset("eight images", open_tiny, archives, COUNTS))
+        counts = Counts(4, 8, {"zero_shot": {"train": 4, "test": 4}})
+        self.monkeypatch.setitem(DATASETS, name, Dataset("eight images", open_set, archives, counts))
+
+    def set_cache(self, path: Path) -> None:
+        self.monkeypatch.setenv("RETRIEVAL_BENCH_CACHE", str(path / "cache"))
 
 
 @pytest.fixture
 def world(tmp_path: Path, server: LocalServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    made = World(tmp_path, server, monkeypatch)
-    for row, name in enumerate(NAMES):
-        (made.images / name).parent.mkdir(parents=True, exist_ok=True)
-        random_image(20, 20, row).save(made.images / name)
-    (made.images / "list.txt").write_text("\n".join(NAMES))
-    with tarfile.open(made.archive, "w:gz") as tar:
-        tar.add(made.images, "images")
-    content = made.archive.read_bytes()
-    server.files = {"tiny.tgz": content, "page": b"<html>log in</html>" * 9, "other": content[:-1] + b"x"}
-    server.html = {"page"}
-    made.register("tiny.tgz")
-    return made
+    return World(tmp_path, server, monkeypatch)
 
 
-def own(action: str, name: str, root: Path) -> list[str]:
-    return ["data", action, name, "--data-root", str(root)]
-
-
-def truncated_archive(world: World) -> tuple[list[str], str]:
-    world.archive.write_bytes(world.archive.read_bytes()[:-500])
-    return own("fetch", "tiny", world.archive), str(world.archive)
-
-
-def wrong_checksum(world: World) -> tuple[list[str], str]:
-    world.register("other")
-    return ["data", "fetch", "tiny"], f"{world.server.url('other')}: wrong checksum"
-
-
-def wrong_checksum_by_hand(world: World) -> tuple[list[str], str]:
-    world.archive.write_bytes(world.server.files["other"])
-    return ["data", "fetch", "tiny", "--from-archive", str(world.archive)], f"{world.archive}: md5 is"
-
-
-def page_by_hand(world: World) -> tuple[list[str], str]:
-    world.archive.write_bytes(b"\n <!DOCTYPE html><html>log in</html>")
-    return ["data", "fetch", "tiny", "--from-archive", str(world.archive)], f"{world.archive}: an HTML page"
-
-
-def page_from_the_mirror(world: World) -> tuple[list[str], str]:
-    world.register("page")
-    return ["data", "fetch", "tiny"], f"{world.server.url('page')}: the server answered with an HTML page"
-
-
-def page_as_archive(world: World) -> tuple[list[str], str]:
-    world.archive.write_bytes(world.server.files["page"])
-    return own("fetch", "tiny", world.archive), str(world.archive)
-
-
-def missing_class_folder(world: World) -> tuple[list[str], str]:
-    shutil.rmtree(world.images / "c")
-    return own("fetch", "tiny", world.images), str(world.images / "c")
-
-
-def one_image_less(world: World) -> tuple[list[str], str]:
-    (world.images / "list.txt").write_text("\n".join(NAMES[1:]))
-    return own("fetch", "tiny", world.images), f"{world.images}: has 7 images, expected 8"
-
-
-def one_image_more(world: World) -> tuple[list[str], str]:
-    random_image(20, 20, 9).save(world.images / "a" / "2.jpg")
-    (world.images / "list.txt").write_text("\n".join([*NAMES, "a/2.jpg"]))
-    return own("fetch", "tiny", world.images), f"{world.images}: has 9 images, expected 8"
-
-
-def damaged_jpeg(world: World) -> tuple[list[str], str]:
-    path = world.images / NAMES[3]
-    path.write_bytes(path.read_bytes()[:400])
-    return own("verify", "folder", world.images), str(path)
-
-
-def text_named_jpeg(world: World) -> tuple[list[str], str]:
-    (world.images / NAMES[3]).write_text("not a picture")
-    return own("verify", "tiny", world.images), str(world.images / NAMES[3])
-
-
-def empty_file(world: World) -> tuple[list[str], str]:
-    (world.images / NAMES[6]).write_bytes(b"")
-    return own("fetch", "folder", world.images), str(world.images / NAMES[6])
-
-
-def cache_below_a_file(world: World) -> tuple[list[str], str]:
-    world.monkeypatch.setenv("RETRIEVAL_BENCH_CACHE", str(world.archive / "cache"))
-    return ["data", "fetch", "tiny"], str(world.archive / "cache")
-
-
-def cache_below_a_file_for_an_archive_of_ones_own(world: World) -> tuple[list[str], str]:
-    world.monkeypatch.setenv("RETRIEVAL_BENCH_CACHE", str(world.images / "list.txt"))
-    return own("fetch", "tiny", world.archive), str(world.images / "list.txt")
-
-
-def cache_below_a_file_for_drawn_images(world: World) -> tuple[list[str], str]:
-    world.monkeypatch.setenv("RETRIEVAL_BENCH_CACHE", str(world.archive / "cache"))
-    return ["data", "fetch", "synthetic"], str(world.archive / "cache")
-
-
-def table_that_names_a_missing_file(world: World) -> tuple[list[str], str]:
+def table_with_a_missing_file(world: World) -> None:
     rows = [f"{name},{name[0]}\n" for name in [*NAMES, "d/9.jpg"]]
     (world.images / "table.csv").write_text("path,label\n" + "".join(rows))
-    return own("fetch", "table", world.images / "table.csv"), str(world.images / "d" / "9.jpg")
 
 
-def list_that_names_a_missing_file(world: World) -> tuple[list[str], str]:
-    (world.images / NAMES[7]).unlink()
-    return own("fetch", "tiny", world.images), str(world.images / NAMES[7])
-
-
-def pack_without_a_shard(world: World) -> tuple[list[str], str]:
+def pack_without_a_shard(world: World) -> None:
     pack = world.folder / "pack"
-    assert main([*own("pack", "folder", world.images), "--output", str(pack)]) == 0
+    assert main(["data", "pack", "folder", "--data-root", str(world.images), "--output", str(pack)]) == 0
     (pack / "folder-00000.tar").unlink()
-    return own("fetch", "folder", pack), str(pack / "folder-00000.tar")
 
 
-def output_that_cannot_be_written(world: World) -> tuple[list[str], str]:
-    return [*own("pack", "folder", world.images), "--output", str(world.archive / "pack")], str(world.archive)
-
-
-def name_that_is_not_text(world: World) -> tuple[list[str], str]:
+def name_that_is_not_text(world: World) -> None:
     os.rename(world.images / NAMES[0], os.fsencode(world.images / "a") + b"/caf\xe9.jpg")
-    return [*own("pack", "folder", world.images), "--output", str(world.folder / "pack")], "caf"
+
+
+IMAGES, TAR, BY_HAND = "--data-root {0}/images", "--data-root {0}/tiny.tgz", "--from-archive {0}/tiny.tgz"
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "words", "culprit"),
     [
-        *(
-            truncated_archive,
-            wrong_checksum,
-            wrong_checksum_by_hand,
-            page_by_hand,
-            page_from_the_mirror,
-            page_as_archive,
-        ),
-        *(missing_class_folder, one_image_less, one_image_more, damaged_jpeg, text_named_jpeg, empty_file),
-        *(cache_below_a_file, cache_below_a_file_for_an_archive_of_ones_own, cache_below_a_file_for_drawn_images),
-        *(table_that_names_a_missing_file, list_that_names_a_missing_file, pack_without_a_shard),
-        *(output_that_cannot_be_written, name_that_is_not_text),
+        (lambda w: w.archive.write_bytes(w.archive.read_bytes()[:-500]), f"fetch tiny {TAR}", "{0}/tiny.tgz"),
+        (lambda w: w.archive.write_bytes(PAGE), f"fetch tiny {TAR}", "{0}/tiny.tgz"),
+        (lambda w: w.archive.write_bytes(PAGE), f"fetch tiny {BY_HAND}", "{0}/tiny.tgz: an HTML page"),
+        (lambda w: w.archive.write_bytes(b"other"), f"fetch tiny {BY_HAND}", "{0}/tiny.tgz: md5 is"),
+        (lambda w: w.register("other"), "fetch tiny", "/other: wrong checksum"),
+        (lambda w: w.register("page"), "fetch tiny", "/page: the server answered with an HTML page"),
+        (lambda w: shutil.rmtree(w.images / "c"), f"fetch tiny {IMAGES}", "{0}/images/c"),
+        (lambda w: w.write_list(*NAMES[1:]), f"fetch tiny {IMAGES}", "{0}/images: has 7 images, expected 8"),
+        (lambda w: (w.images / "a/1.jpg").write_text("no picture"), f"verify tiny {IMAGES}", "{0}/images/a/1.jpg"),
+        (lambda w: (w.images / "a/1.jpg").write_bytes(b""), f"fetch folder {IMAGES}", "{0}/images/a/1.jpg"),
+        (lambda w: w.set_cache(w.archive), "fetch tiny", "{0}/tiny.tgz/cache"),
+        (lambda w: w.set_cache(w.images / "list.txt"), f"fetch tiny {TAR}", "{0}/images/list.txt"),
+        (lambda w: w.set_cache(w.archive), "fetch synthetic", "{0}/tiny.tgz/cache"),
+        (table_with_a_missing_file, f"fetch table {IMAGES}/table.csv", "{0}/images/d/9.jpg"),
+        (pack_without_a_shard, "fetch folder --data-root {0}/pack", "{0}/pack/folder-00000.tar"),
+        (lambda w: None, f"pack folder {IMAGES} --output {{0}}/tiny.tgz/pack", "{0}/tiny.tgz"),
+        (name_that_is_not_text, f"pack folder {IMAGES} --output {{0}}/pack", "caf"),
     ],
 )
 def test_broken_input_gives_one_line_that_names_it(
-    damage: Callable[[World], tuple[list[str], str]], world: World, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[World], object], words: str, culprit: str, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, culprit = damage(world)
+    damage(world)
     capsys.readouterr()
-    assert main(words) == 2
+    assert main(["data", *words.format(world.folder).split()]) == 2
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    assert culprit in lines[-1]
+    assert culprit.format(world.folder) in lines[-1]
     assert printed.out == ""
     assert not [name for name in files_below(world.folder) if "partial-" in name]
 
 
 def test_the_same_input_unbroken_is_accepted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, root in [("tiny", None), ("tiny", world.archive), ("tiny", world.images), ("folder", world.images)]:
-        assert main(["data", "fetch", name] if root is None else own("fetch", name, root)) == 0
-        assert capsys.readouterr().out == f"{name}: {SUMMARY}"
+    for words in ("tiny", f"tiny {TAR}", f"tiny {IMAGES}", f"folder {IMAGES}"):
+        assert main(["data", "fetch", *words.format(world.folder).split()]) == 0
+        assert capsys.readouterr().out == f"{words.split()[0]}: {SUMMARY}"
 
 
 @pytest.fixture
@@ -223,13 +139,7 @@ def by_hand(world: World) -> tuple[Archive, Archive]:
     """The data set ``hand``: a list without an MD5 and an archive with one; neither can be downloaded."""
     md5 = hashlib.md5(world.archive.read_bytes()).hexdigest()
     archives = (Archive("list.txt", by_hand="from its web page"), Archive("images.tgz", md5, by_hand="by mail"))
-
-    def open_hand(root: Path | None) -> ImageTable:
-        lists, images = find_files(root, archives, "Hand", ("list.txt",), ("images",))
-        names = lists.read_text().split()
-        return named_table(images, names, [name[0] for name in names], None)
-
-    world.monkeypatch.setitem(DATASETS, "hand", Dataset("eight images", open_hand, archives, COUNTS))
+    world.add("hand", archives, ("list.txt",), ("images",))
     return archives
 
 

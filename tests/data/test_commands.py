@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,6 @@ def test_show_writes_a_png(output: str | None, capsys: Printed) -> None:
     [
         ("", "synthetic.csv", {"train": 64, "test": 64}),
         ("--split closed_set", "synthetic.closed_set.csv", {"train": 64, "test": 64}),
-        ("--split zero_shot_val", "synthetic.zero_shot_val.csv", {"train": 48, "test": 16, "": 64}),
         ("--split kfold --fold 1", "synthetic.fold_1_of_4.csv", {"train": 48, "test": 16, "": 64}),
         ("--split kfold --folds 8 --output sub/my.csv", "sub/my.csv", {"train": 56, "test": 8, "": 64}),
     ],
@@ -91,8 +91,7 @@ def test_manifest_writes_the_split_and_prints_its_digest(
     printed = run(capsys, "manifest", "synthetic", *words.split())
     content = Path(name).read_bytes()
     rows = list(csv.DictReader(content.decode().splitlines()))
-    assert len(rows) == 128
-    assert {side: sum(row["split"] == side for row in rows) for side in sides} == sides
+    assert Counter(row["split"] for row in rows) == sides
     assert printed.startswith(f"{name}: ")
     assert printed.endswith(f"sha256 {hashlib.sha256(content).hexdigest()}\n")
     assert all(f"{count} {side or 'left out'}" in printed for side, count in sides.items())

@@ -1,5 +1,4 @@
-"""Packs: what goes in comes out, in shards that are never too large; damaged and foreign ones are refused in one
-line."""
+"""Packs: what goes in comes out, in shards that are never too large; damaged and foreign ones are refused."""
 
 from __future__ import annotations
 
@@ -13,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_checks import files_below, random_image, refused
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from retrieval_bench.data.catalog import open_table
 from retrieval_bench.data.pack import write_pack
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.table import ImageTable
+from tests.data.data_checks import files_below, random_image, refused
 
 NAMES = ("NA", "Ärmel, lang", '"quoted"', "007")
 """Class names that a careless CSV reader turns into something else."""
@@ -71,11 +69,6 @@ def test_larger_images_are_scaled_and_look_as_before(tmp_path: Path, empty_cache
         assert np.abs(np.asarray(small, dtype=int) - np.asarray(random_image(1, 1, row), dtype=int)).max() <= 4
 
 
-def members(shard: Path) -> list[str]:
-    with tarfile.open(shard) as tar:
-        return tar.getnames()
-
-
 LONG = st.builds(
     lambda letter, length: "/".join([letter * 70] * (length // 70) + [letter * (length % 70 + 1)]),
     st.sampled_from(["a", "é", "字"]),
@@ -106,58 +99,31 @@ def test_no_shard_is_larger_than_allowed(
     total = sum((table.root / path).stat().st_size + 8_192 for path in paths)
     assert len(shards) <= 1 + 2 * total / limit, "shards are filled"
     assert max(shard.stat().st_size for shard in shards) <= limit
-    assert [name for shard in shards for name in members(shard)] == list(paths)
+    members = []
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            members += tar.getnames()
+    assert members == list(paths)
 
 
-def too_large(table: ImageTable) -> str:
-    random_image(128, 128).save(table.root / table.paths[-1])
-    return table.paths[-1]
-
-
-def no_image(table: ImageTable) -> str:
-    (table.root / table.paths[9]).write_bytes(b"no image")
-    return str(table.root / table.paths[9])
-
-
-def too_long_for_a_jpeg(table: ImageTable) -> str:
-    Image.new("RGB", (70_000, 21)).save(table.root / table.paths[2])
-    return str(table.root / table.paths[2])
-
-
-@pytest.mark.parametrize("damage", [too_large, no_image, too_long_for_a_jpeg])
-def test_bad_image_is_named_and_nothing_is_left(damage: Callable[[ImageTable], str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "size"), [("too large", 128), ("no image", 20), ("too long for a JPEG", 20)])
+def test_bad_image_is_named_and_nothing_is_left(kind: str, size: int, tmp_path: Path) -> None:
     table = write_images(tmp_path / "images", [(20, 20)] * 16)
-    with refused(damage(table)):
-        write_pack("folder", table, tmp_path / "pack", 128 if damage is too_large else 20, 0.04)
+    if kind == "no image":
+        (table.root / table.paths[9]).write_bytes(b"no image")
+    else:
+        random_image(128 if kind == "too large" else 21, 128 if kind == "too large" else 70_000).save(
+            table.root / table.paths[9]
+        )
+    with refused(table.paths[9]):
+        write_pack("folder", table, tmp_path / "pack", size, 0.04)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_interrupted_packing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: tarfile.TarFile, *words: object) -> None:
-        raise KeyboardInterrupt
-
-    table = write_images(tmp_path / "images", [(20, 20)] * 16)
-    with monkeypatch.context() as patched:
-        patched.setattr(tarfile.TarFile, "addfile", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            write_pack("folder", table, tmp_path / "pack", 20, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
-    write_pack("folder", table, tmp_path / "pack", 20, 1)
-    with refused(tmp_path / "pack", "exists already"):
-        write_pack("folder", table, tmp_path / "pack", 20, 1)
-
-
-@pytest.mark.parametrize("outside", ["..", "absolute"])
-def test_image_outside_the_folder_is_refused_when_packing(outside: str, tmp_path: Path, empty_cache: Path) -> None:
-    (tmp_path / "lists").mkdir()
-    for name in "abcdefgh":
-        random_image(9, 9, ord(name)).save(tmp_path / f"{name}.png")
-    base = ".." if outside == ".." else str(tmp_path)
-    rows = [f"{base}/{name}.png,{number // 2}\n" for number, name in enumerate("abcdefgh")]
-    (tmp_path / "lists" / "table.csv").write_text("path,label\n" + "".join(rows))
-    table = open_table("table", tmp_path / "lists" / "table.csv")
+@pytest.mark.parametrize("path", ["../a.png", "/a.png"])
+def test_image_outside_the_folder_is_refused_when_packing(path: str, tmp_path: Path) -> None:
     with refused("a.png", "outside"):
-        write_pack("table", table, tmp_path / "pack", 64, 1)
+        write_pack("table", ImageTable(tmp_path, (path,), np.array([0]), ("a",)), tmp_path / "pack", 64, 1)
     assert not (tmp_path / "pack").exists()
 
 
@@ -169,49 +135,31 @@ def pack(tmp_path: Path, empty_cache: Path) -> Path:
     return tmp_path / "pack"
 
 
+def edit(pack: Path, name: str, change: Callable[[bytes], bytes], sealed: bool = True) -> None:
+    """Changes a file of the pack and, if `sealed`, its digest in the index."""
+    content = change((pack / name).read_bytes())
+    (pack / name).write_bytes(content)
+    if sealed and name != "pack.json":
+        change_index(pack, lambda index: index["sha256"].update({name: hashlib.sha256(content).hexdigest()}))
+
+
 def change_index(pack: Path, change: Callable[[dict[str, Any]], object]) -> None:
     index = json.loads((pack / "pack.json").read_text())
     change(index)
     (pack / "pack.json").write_text(json.dumps(index))
 
 
-def change_manifest(pack: Path, old: str, new: str) -> None:
-    """With the digest of the changed file in the index."""
-    text = (pack / "manifest.csv").read_text(encoding="utf-8")
-    assert old in text
-    (pack / "manifest.csv").write_text(text.replace(old, new), encoding="utf-8")
-    reseal(pack, "manifest.csv")
-
-
-def reseal(pack: Path, name: str) -> None:
-    sha256 = hashlib.sha256((pack / name).read_bytes()).hexdigest()
-    change_index(pack, lambda index: index["sha256"].update({name: sha256}))
-
-
 def flip_a_bit(pack: Path, name: str) -> None:
-    content = bytearray((pack / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (pack / name).write_bytes(content)
+    edit(pack, name, lambda content: bytes([content[0] ^ 1]) + content[1:], sealed=False)
 
 
 def unsafe_member(pack: Path) -> None:
     with tarfile.open(pack / "folder-00000.tar", "a") as tar:
         tar.addfile(tarfile.TarInfo("../escaped.txt"), io.BytesIO())
-    reseal(pack, "folder-00000.tar")
+    edit(pack, "folder-00000.tar", bytes)
 
 
-FOREIGN = [
-    b"",
-    b"{",
-    b"[]",
-    b"null",
-    b'"pack"',
-    b"{}",
-    b'{"format": 1}',
-    b'{"format": 2}',
-    b'{"name": "npm"}',
-    b"\xff\xfe\x00",
-]
+FOREIGN = [b"", b"{", b"[]", b"null", b'"pack"', b"{}", b'{"format": 1}', b'{"format": 2}', b"\xff\xfe\x00"]
 INDEX_CHANGES: list[Callable[[dict[str, Any]], object]] = [
     lambda index: index.update(sha256={}),
     lambda index: index["sha256"].pop("manifest.csv"),
@@ -221,6 +169,8 @@ INDEX_CHANGES: list[Callable[[dict[str, Any]], object]] = [
     lambda index: index.update(zero_shot_classes=-1),
     lambda index: index.update(images=15),
 ]
+MANIFEST_CHANGES = [("NA/1.png", path) for path in ("../outside.png", "0/../../outside.png", "/etc/passwd")]
+MANIFEST_CHANGES += [("path,", "file,"), ("label", "number"), (",0\n", ",zero\n")]
 
 
 @pytest.mark.parametrize(
@@ -230,18 +180,17 @@ INDEX_CHANGES: list[Callable[[dict[str, Any]], object]] = [
         (lambda pack: flip_a_bit(pack, "folder-00001.tar"), ["folder-00001.tar", "sha256"]),
         (lambda pack: flip_a_bit(pack, "manifest.csv"), ["manifest.csv", "sha256"]),
         (unsafe_member, ["folder-00000.tar", "refused"]),
-        *(
-            (lambda pack, c=content: (pack / "pack.json").write_bytes(c), ["pack.json", "not the index"])
-            for content in FOREIGN
-        ),
+        *((lambda pack, c=c: edit(pack, "pack.json", lambda _: c), ["pack.json", "not the index"]) for c in FOREIGN),
         *((lambda pack, c=change: change_index(pack, c), ["pack"]) for change in INDEX_CHANGES),
         *(
-            (lambda pack, p=path: change_manifest(pack, "NA/1.png", p), ["manifest.csv", "not the manifest of a pack"])
-            for path in ("../outside.png", "0/../../outside.png", "/etc/passwd")
+            (
+                lambda pack, old=old, new=new: edit(
+                    pack, "manifest.csv", lambda text: text.replace(old.encode(), new.encode())
+                ),
+                ["manifest.csv", "not the manifest of a pack"],
+            )
+            for old, new in MANIFEST_CHANGES
         ),
-        (lambda pack: change_manifest(pack, "path,", "file,"), ["manifest.csv"]),
-        (lambda pack: change_manifest(pack, "label", "number"), ["manifest.csv"]),
-        (lambda pack: change_manifest(pack, ",0\n", ",zero\n"), ["manifest.csv"]),
     ],
 )
 def test_damaged_pack_is_refused(

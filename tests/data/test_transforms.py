@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from data_checks import random_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +28,7 @@ from retrieval_bench.data.transforms import (
     train_crop,
 )
 from retrieval_bench.sections import DataConfig
+from tests.data.data_checks import random_image
 from tests.oracles.resize import resize_weights
 
 CPU = torch.device("cpu")
@@ -59,34 +59,25 @@ def test_box_lies_inside_and_is_large_enough(height: int, width: int, smallest: 
     assert (box_width - 0.5) / (box_height + 0.5) <= 4 / 3
 
 
-def share_and_ratio(boxes: list[tuple[int, int, int, int]], area: int) -> tuple[float, float]:
-    """Mean share of the area, and mean size of the log aspect ratio."""
-    shares = [height * width / area for _, _, height, width in boxes]
-    ratios = [abs(math.log(width / height)) for _, _, height, width in boxes]
-    return sum(shares) / len(shares), sum(ratios) / len(ratios)
-
-
 def test_boxes_are_distributed_as_those_of_torchvision_and_reach_every_border() -> None:
-    generator = seeded(0)
-    boxes = [random_box(200, 240, 0.2, generator) for _ in range(3_000)]
-    reference = v2.RandomResizedCrop(8, scale=(0.2, 1))
+    generator, reference = seeded(0), v2.RandomResizedCrop(8, scale=(0.2, 1))
+    boxes = np.array([random_box(200, 240, 0.2, generator) for _ in range(3_000)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = [reference.make_params([torch.empty(3, 200, 240)]) for _ in range(3_000)]
-    theirs = [(box["top"], box["left"], box["height"], box["width"]) for box in drawn]
-    assert share_and_ratio(boxes, 200 * 240) == pytest.approx(share_and_ratio(theirs, 200 * 240), abs=0.015)
-    boxes = [random_box(20, 30, 0.2, seeded(seed)) for seed in range(500)]
-    tops, lefts, heights, widths = np.array(boxes).T
+    theirs = np.array([(box["top"], box["left"], box["height"], box["width"]) for box in drawn])
+    means = [
+        (np.mean(height * width) / (200 * 240), np.mean(np.abs(np.log(width / height))))
+        for _, _, height, width in (boxes.T, theirs.T)
+    ]
+    assert means[0] == pytest.approx(means[1], abs=0.015)
+    tops, lefts, heights, widths = np.array([random_box(20, 30, 0.2, seeded(seed)) for seed in range(500)]).T
     assert (tops.min(), lefts.min(), (tops + heights).max(), (lefts + widths).max()) == (0, 0, 20, 30)
 
 
 def test_boxes_of_a_seed_never_change() -> None:
     """Records of different dates are compared; after ten boxes that do not fit it is the centred square."""
-    assert [random_box(60, 90, 0.2, seeded(seed)) for seed in range(3)] == [
-        (0, 3, 53, 61),
-        (0, 27, 50, 57),
-        (0, 28, 59, 60),
-    ]
+    assert [random_box(60, 90, 0.2, seeded(seed)) for seed in (0, 1)] == [(0, 3, 53, 61), (0, 27, 50, 57)]
     assert random_box(10, 1_000, 1.0, seeded(0)) == (0, 495, 10, 10)
 
 
@@ -142,26 +133,18 @@ def test_eval_view_is_torchvisions_resize_and_centre_crop(
     assert torch.equal(result, v2.functional.pil_to_tensor(v2.CenterCrop(56)(image)))
 
 
-def test_train_view_shows_the_drawn_box() -> None:
-    image, config = random_image(60, 90), DataConfig(image_size=32, flip=False, crop_scale=0.3)
-    top, left, height, width = random_box(60, 90, 0.3, seeded(7))
-    expected = v2.functional.resized_crop(image, top, left, height, width, [32, 32], BILINEAR)  # pyright: ignore[reportArgumentType]
-    assert torch.equal(train_view(image, config, 7), v2.functional.pil_to_tensor(expected))
-    assert len({train_view(image, config, seed).numpy().tobytes() for seed in range(20)}) == 20
-
-
-@pytest.mark.parametrize(("flip", "low", "high"), [(True, 160, 240), (False, 0, 0)])
-def test_half_of_the_views_are_mirrored(flip: bool, low: int, high: int) -> None:
-    """Of 400, within four standard deviations; the others are the whole image."""
-    image = random_image(50, 70)
-    config = DataConfig(image_size=16, preprocessing="squash", flip=flip)
-    whole = v2.functional.pil_to_tensor(v2.Resize([16, 16], BICUBIC)(image))
+def test_train_view_shows_the_drawn_box_half_of_the_time_mirrored() -> None:
+    image, config = random_image(60, 90), DataConfig(image_size=16, crop_scale=0.3)
     mirrored = 0
     for seed in range(400):
+        top, left, height, width = random_box(60, 90, 0.3, seeded(seed))
+        expected = v2.functional.resized_crop(image, top, left, height, width, [16, 16], BILINEAR)  # pyright: ignore[reportArgumentType]
+        box = v2.functional.pil_to_tensor(expected)
+        assert torch.equal(train_view(image, replace(config, flip=False), seed), box)
         view = train_view(image, config, seed)
-        assert torch.equal(view, whole) or torch.equal(view, whole.flip(-1))
-        mirrored += torch.equal(view, whole.flip(-1))
-    assert low <= mirrored <= high
+        assert torch.equal(view, box) or torch.equal(view, box.flip(-1))
+        mirrored += torch.equal(view, box.flip(-1))
+    assert 160 <= mirrored <= 240, "within four standard deviations"
 
 
 @settings(max_examples=60)

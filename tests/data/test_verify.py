@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_checks import files_below, random_image, refused
 from PIL import Image
 
 from retrieval_bench.data.sheet import CAPTION, GAP, HEADING, THUMBNAIL, Tile, draw_rows, draw_sheet, write_sheet
 from retrieval_bench.data.splits import Split, make_split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.data.verify import SHOWN, verify
+from tests.data.data_checks import files_below, random_image, refused
 
 SIZES = [(20, 30), (20, 31), (20, 36), (25, 33), (50, 40), (20, 30), (20, 30), (22, 60)]
 
@@ -40,13 +40,11 @@ def test_sizes_are_reported_and_there_is_no_copy(images: ImageTable) -> None:
 
 
 def test_corrupt_images_are_counted_and_the_first_is_named(images: ImageTable) -> None:
-    (images.root / "5.png").write_text("no image")
-    with refused(images.root / "5.png", "not an image"):
-        findings(images)
-    for name in ("6.png", "3.png", "7.png"):
-        (images.root / name).write_text("no image")
-    with refused("4 of 8 images cannot be read", f"first: {images.root / '3.png'}"):
-        findings(images)
+    for bad, words in ((["5.png"], ["not an image"]), (["6.png", "3.png", "7.png"], ["4 of 8 images", "first: "])):
+        for name in bad:
+            (images.root / name).write_text("no image")
+        with refused(images.root / sorted(bad)[0], *words):
+            findings(images)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +131,13 @@ def test_sheet_shows_spaced_classes_of_both_sides(
     assert files_below(plain.root / "out") == ["sheet.jpg"]
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "W" * 40, "名前" * 60, "", "a b\tc\nd"])
-@pytest.mark.parametrize("images", [1, 2])
-def test_strange_names_stay_in_their_column(name: str, images: int, plain: ImageTable) -> None:
+@pytest.mark.parametrize("name", ["x" * 300, "名前" * 60, "", "a b\tc\nd"])
+def test_strange_names_stay_in_their_column(name: str, plain: ImageTable) -> None:
     split = make_split("zero_shot", plain)
     usual, strange = (
-        draw_sheet(replace(plain, class_names=(first, *"bcdef")), split, "birds", 3, images) for first in ("a", name)
+        draw_sheet(replace(plain, class_names=(first, *"bcdef")), split, "birds", 3, 1) for first in ("a", name)
     )
-    right = (images * STEP + 3 * GAP, 0, usual.width, usual.height)
+    right = (STEP + 3 * GAP, 0, usual.width, usual.height)
     assert strange.crop(right).tobytes() == usual.crop(right).tobytes()
 
 
@@ -148,9 +145,7 @@ def test_rows_show_whole_images(plain: ImageTable) -> None:
     tiles = [Tile(plain.root / f"{index}.png", f"{index} " + "x" * 80, "second") for index in range(5)]
     sheet = draw_rows([tiles[:3], tiles[3:]])
     assert sheet.size == (3 * STEP + 7 * GAP, 2 * (THUMBNAIL + 2 * CAPTION) + 2 * GAP)
-    middle = [
-        (2 * GAP + THUMBNAIL // 2 + n * STEP + (4 * GAP if n else 0), GAP + 2 * CAPTION - 2 * GAP + THUMBNAIL // 2)
-        for n in range(3)
-    ]
+    left, top = 2 * GAP + THUMBNAIL // 2, 2 * CAPTION - GAP + THUMBNAIL // 2
+    middle = [(left, top), (left + STEP + 4 * GAP, top), (left + 2 * STEP + 4 * GAP, top)]
     assert [sheet.getpixel(position) for position in middle] == [colour(index) for index in range(3)]
     assert sheet.getpixel((middle[2][0], middle[2][1] + THUMBNAIL + 2 * CAPTION)) == (255, 255, 255)

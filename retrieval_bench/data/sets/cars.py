@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_bench.data.archive import find_files
+from retrieval_bench.data.archive import find_files, read_matlab
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.lists import read_matlab
 from retrieval_bench.data.sets.folder import class_folders, open_folder
 from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
@@ -40,18 +39,12 @@ def open_cars(root: Path | None) -> ImageTable:
                 return _open_torchvision(folder)
             if folder.is_dir() and len(list((folder / class_folders(folder)["test"]).glob("*/"))) > 98:
                 return replace(open_folder(folder), zero_shot_classes=98)
-    lists, images = find_files(
-        root,
-        ARCHIVES,
-        "Cars-196",
-        ("cars_annos.mat", "stanford_cars/cars_annos.mat"),
-        ("car_ims", "stanford_cars/car_ims"),
-        below=("stanford_cars",),
-    )
+    names = [(name, f"stanford_cars/{name}") for name in ("cars_annos.mat", "car_ims")]
+    lists, images = find_files(root, ARCHIVES, "Cars-196", *names, below=("stanford_cars",))
     fields = ("class_names", "annotations.relative_im_path", "annotations.class", "annotations.test")
-    names, paths, numbers, test = read_matlab(lists, *fields)
-    split = np.where(test.astype(bool), "test", "train")
-    return numbered_table(images.parent, [f"car_ims/{Path(path).name}" for path in paths], numbers, names, 98, split)
+    class_names, paths, numbers, test = read_matlab(lists, *fields)
+    paths, split = [f"car_ims/{Path(path).name}" for path in paths], np.where(test.astype(bool), "test", "train")
+    return numbered_table(images.parent, paths, numbers, class_names, 98, split)
 
 
 def _open_torchvision(folder: Path) -> ImageTable:
@@ -76,8 +69,6 @@ CARS = Dataset(
     open=open_cars,
     archives=ARCHIVES,
     counts=Counts(
-        classes=196,
-        images=16_185,
-        splits={"zero_shot": {"train": 8_054, "test": 8_131}, "closed_set": {"train": 8_144, "test": 8_041}},
+        196, 16_185, {"zero_shot": {"train": 8_054, "test": 8_131}, "closed_set": {"train": 8_144, "test": 8_041}}
     ),
 )

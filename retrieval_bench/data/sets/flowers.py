@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_bench.data.archive import find_files
+from retrieval_bench.data.archive import find_files, read_matlab
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.lists import read_matlab
 from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
 
@@ -47,8 +46,6 @@ FLOWERS = Dataset(
     open=open_flowers,
     archives=ARCHIVES,
     counts=Counts(
-        classes=102,
-        images=8_189,
-        splits={"closed_set": {"train": 2_040, "test": 6_149}, "zero_shot": {"train": 3_493, "test": 4_696}},
+        102, 8_189, {"closed_set": {"train": 2_040, "test": 6_149}, "zero_shot": {"train": 3_493, "test": 4_696}}
     ),
 )

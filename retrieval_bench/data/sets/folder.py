@@ -30,31 +30,23 @@ def open_folder(root: Path | None) -> ImageTable:
         for folder in sorted(_visible_folders(root / below)):
             images = sorted(path for path in folder.rglob("*") if is_image(path, folder))
             if len(images) < 3 - len(sides):
-                raise UserError(
-                    f"{folder}: class has {len(images)} image(s); add images or remove the folder (retrieval needs 2 "
-                    "per class)"
-                )
+                raise UserError(f"{folder}: class has {len(images)} image(s), retrieval needs 2; add some or remove it")
             paths += [path.relative_to(root).as_posix() for path in images]
             names += [folder.name] * len(images)
             split += [side] * len(images)
     if len(set(names)) < 4:
-        raise UserError(
-            f"{root}: has {len(set(names))} class folders; at least 4 are needed, two to train on and two to test on"
-        )
+        raise UserError(f"{root}: has {len(set(names))} class folders; at least 4 are needed, half of them to test on")
     return named_table(root, paths, names, split if len(sides) > 1 else None)
 
 
 def class_folders(root: Path) -> dict[str, str]:
-    """The folders that hold classes, by side: ``train`` and one of ``test``, ``val``..., or `root` itself as
-    ``test``."""
+    """The folders with classes by side: ``train`` and one of ``test``, ``val``..., or `root` itself as ``test``."""
     test = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     folders = {folder.name for folder in _visible_folders(root)}
     if test and folders == {"train", test}:
         return {"train": "train", "test": test}
     if "train" in folders and folders <= {"train", *TEST_FOLDERS}:
-        raise UserError(
-            f"{root}: holds {', '.join(sorted(folders))}; give a folder with 'train' and the one that is to be tested"
-        )
+        raise UserError(f"{root}: holds {', '.join(sorted(folders))}; give one with 'train' and a single test folder")
     return {"test": "."}
 
 

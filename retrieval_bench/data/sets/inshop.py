@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_bench.data.archive import find_files
+from retrieval_bench.data.archive import find_files, read_columns
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.lists import read_columns
 from retrieval_bench.data.table import ImageTable, named_table
 from retrieval_bench.errors import UserError
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retrieval_bench.data.archive import find_files
+from retrieval_bench.data.archive import find_files, read_columns
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
-from retrieval_bench.data.lists import read_columns
 from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
 
@@ -27,23 +26,20 @@ ARCHIVE = Archive(
 
 def open_sop(root: Path | None) -> ImageTable:
     """Opens the zip, the folder ``Stanford_Online_Products``, or a folder that holds either; None downloads the zip."""
-    alternatives = ("Ebay_train.txt", "Stanford_Online_Products/Ebay_train.txt")
-    (train_list,) = find_files(root, (ARCHIVE,), "Stanford Online Products", alternatives)
+    names = ("Ebay_train.txt", "Stanford_Online_Products/Ebay_train.txt")
+    (train_list,) = find_files(root, (ARCHIVE,), "Stanford Online Products", names)
     folder = train_list.parent
     train, test = (read_columns(folder / f"Ebay_{side}.txt", int, int, int, str, skip=1) for side in ("train", "test"))
     rows = train + test
-    names: dict[int, str] = {}
+    classes: dict[int, str] = {}
     for _, product, _, path in rows:
-        names.setdefault(product, f"{path.split('/')[0].removesuffix('_final')}_{product}")
+        classes.setdefault(product, f"{path.split('/')[0].removesuffix('_final')}_{product}")
     train_classes = max((product for _, product, *_ in train), default=0)
     first_test = min((product for _, product, *_ in test), default=0)
-    if not train or sorted(names) != list(range(1, len(names) + 1)) or train_classes >= first_test:
-        raise UserError(
-            f"{folder}: class numbers of Ebay_train.txt and Ebay_test.txt are not the official ones; fetch the data "
-            "set again"
-        )
+    if not train or sorted(classes) != list(range(1, len(classes) + 1)) or train_classes >= first_test:
+        raise UserError(f"{folder}: class numbers of Ebay_*.txt are not the official ones; fetch the data set again")
     numbers, paths = [row[1] for row in rows], [row[3] for row in rows]
-    return numbered_table(folder, paths, numbers, [names[number] for number in sorted(names)], train_classes)
+    return numbered_table(folder, paths, numbers, [classes[number] for number in sorted(classes)], train_classes)
 
 
 SOP = Dataset(

@@ -25,9 +25,7 @@ YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 def open_image_list(root: Path | None) -> ImageTable:
     """Opens the images that the table at `root` names; a value that is not understood is refused with its row."""
     if root is None or not root.is_file():
-        raise UserError(
-            "data set 'table' is your own images: give --data-root FILE, a CSV or Parquet file with columns path,label"
-        )
+        raise UserError("data set 'table' needs --data-root FILE, a CSV or Parquet file with columns path,label")
     frame = _read(root)
     for name in ("path", "label"):
         _refuse(root, frame[name] == "", f"has no {name}")
@@ -48,9 +46,7 @@ def _read(path: Path) -> Any:
         else:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
     except ImportError:
-        raise UserError(
-            f"{path}: reading Parquet needs the package pyarrow (pip install pyarrow); CSV needs nothing"
-        ) from None
+        raise UserError(f"{path}: reading Parquet needs pyarrow (pip install pyarrow); CSV needs nothing") from None
     except (ValueError, OSError) as error:  # pandas and pyarrow raise kinds of both
         raise UserError(f"{path}: not a CSV or Parquet table ({first_line(error)})") from None
     for name in ("path", "label"):
@@ -70,10 +66,7 @@ def _split(path: Path, frame: Any) -> list[str] | None:
     flags = [name for name in ("query", "gallery") if name in frame]
     if "split" not in frame:
         if flags:
-            raise UserError(
-                f"{path}: column '{flags[0]}' needs a column 'split' beside it that says which rows are train and "
-                "which test"
-            )
+            raise UserError(f"{path}: column '{flags[0]}' needs a column 'split' that tells train from test")
         return None
     split = frame["split"].str.lower()
     _refuse(path, ~split.isin(SPLIT_NAMES), "has split '{}': use train, test, or leave it empty", frame["split"])
@@ -82,9 +75,8 @@ def _split(path: Path, frame: Any) -> list[str] | None:
         values = frame[name].str.lower() if name in flags else pd.Series("1", frame.index)
         _refuse(path, ~values.isin(YES + NO), f"has {name} '{{}}': use 0 or 1", frame.get(name))
         roles[name] = values.isin(YES)
-    role = np.select(
-        [roles["query"] & roles["gallery"], roles["query"], roles["gallery"]], ["test", "query", "gallery"], ""
-    )
+    query, gallery = roles["query"], roles["gallery"]
+    role = np.select([query & gallery, query, gallery], ["test", "query", "gallery"], "")
     return np.where(split == "test", role, split).tolist()
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from layouts import Miniature
 
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.dataset import Counts
+from tests.data.sets.layouts import Miniature
 
 
 @pytest.fixture

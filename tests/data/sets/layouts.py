@@ -1,5 +1,4 @@
-"""Data sets in miniature, in their true layouts. The content of an image file is its class number (from 0) and its
-official split."""
+"""Data sets in miniature, in their true layouts. An image file holds its class number (from 0) and official split."""
 
 from __future__ import annotations
 
@@ -76,6 +75,7 @@ def class_of(table: ImageTable) -> dict[str, str]:
     return {path: table.class_names[label] for path, label in zip(table.paths, table.labels.tolist(), strict=True)}
 
 
+SIDES = tuple(enumerate(("train", "test")))
 CARS = [(model, side) for model in range(196) for side in ("test", "train")]
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 MODELS = tuple(f"{number:03d} Maker C/V" for number in range(1, 197))
@@ -170,32 +170,35 @@ def inshop(root: Path, images: str = "Img", lists: str = "Eval", rows: Sequence[
     return root
 
 
-def cub(root: Path) -> Path:
-    rows = [(label, side) for label in range(200) for side in ("train", "test")]
-    names = [f"{label + 1:03d}.Bird/{row}.jpg" for row, (label, _) in enumerate(rows)]
+BIRDS = [(f"{label + 1:03d}.Bird/{2 * label + row}.jpg", label, side) for label in range(200) for row, side in SIDES]
+
+
+def cub(root: Path, images: Sequence[tuple[str, int, str]] = BIRDS, names: Sequence[str] = ()) -> Path:
     lists = {
-        "images.txt": names,
-        "image_class_labels.txt": [label + 1 for label, _ in rows],
-        "train_test_split.txt": [int(side == "train") for _, side in rows],
-        "classes.txt": [f"{label + 1:03d}.Bird" for label in range(200)],
+        "images.txt": [name for name, _, _ in images],
+        "image_class_labels.txt": [label + 1 for _, label, _ in images],
+        "train_test_split.txt": [int(side == "train") for _, _, side in images],
+        "classes.txt": names or [f"{label + 1:03d}.Bird" for label in range(200)],
     }
     for name, values in lists.items():
         lines = [f"{number} {value}\n" for number, value in enumerate(values, start=1)]
         touch(root, name, content="".join(reversed(lines)))  # rows follow the numbers, not the lines
-    for name, (label, side) in zip(names, rows, strict=True):
+    for name, label, side in images:
         touch(root / "images", name, content=f"{label} {side}")
     return root
 
 
-def sides(train: int, test: int) -> dict[str, int]:
-    return {"train": train, "test": test}
+def counts(classes: int, *splits: tuple[int, int]) -> Counts:
+    """(train, test) images of the zero-shot split and of the closed set."""
+    sides = [{"train": train, "test": test} for train, test in splits]
+    return Counts(classes, sum(splits[0]), dict(zip(("zero_shot", "closed_set"), sides, strict=False)))
 
 
 COUNTS = {
-    "cub": Counts(200, 400, {"zero_shot": sides(200, 200), "closed_set": sides(200, 200)}),
-    "cars": Counts(196, 392, {"zero_shot": sides(196, 196), "closed_set": sides(196, 196)}),
-    "flowers": Counts(102, 306, {"zero_shot": sides(153, 153), "closed_set": sides(204, 102)}),
-    "sop": Counts(4, 12, {"zero_shot": sides(6, 6)}),
+    "cub": counts(200, (200, 200), (200, 200)),
+    "cars": counts(196, (196, 196), (196, 196)),
+    "flowers": counts(102, (153, 153), (204, 102)),
+    "sop": counts(4, (6, 6)),
     "inshop": Counts(6, 16, {"zero_shot": {"train": 9, "query": 3, "gallery": 4}}),
 }
 LAYOUTS: dict[tuple[str, str], Callable[[Path], Path]] = {

@@ -83,11 +83,8 @@ def test_inner_widths_of_bottlenecks_are_free_and_nothing_else() -> None:
     assert len(widths) == 32
     assert {width.name.rpartition(".")[2] for width in widths} == {"conv1", "conv2"}
     assert widths[0] == Width("layer1.0.conv1", 64, ("layer1.0.bn1",))
-
-
-def test_depthwise_convolutions_follow_their_expansion() -> None:
-    widths = {width.name: width for width in find_channels(lively("mobilenetv2_100"), 64).widths}
-    assert widths["blocks.2.1.conv_pw"].norms == ("blocks.2.1.bn1", "blocks.2.1.bn2")
+    depthwise = {width.name: width.norms for width in find_channels(lively("mobilenetv2_100"), 64).widths}
+    assert depthwise["blocks.2.1.conv_pw"] == ("blocks.2.1.bn1", "blocks.2.1.bn2"), "follow their expansion"
 
 
 class AppliedTwice(nn.Module):
@@ -183,13 +180,6 @@ def test_smallest_widths_multiples_and_units() -> None:
     assert of_another.widths == choose_channels(channels, random_scores(channels), 0.5).widths
 
 
-@pytest.mark.parametrize("share", [0.01, 1.5])
-def test_a_budget_that_cannot_be_met_is_refused_with_the_range(share: float) -> None:
-    channels = toy(8, 8)
-    with pytest.raises(UserError, match=r"cannot be met: 0\.\d+ to 1 can"):
-        choose_channels(channels, random_scores(channels), share)
-
-
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "efficientnet_b0"])
 @pytest.mark.parametrize("factor", [0.5, 1.25])
 def test_widths_can_be_set_to_any_size_and_back(name: str, factor: float) -> None:
@@ -229,6 +219,9 @@ def test_what_was_frozen_stays_frozen() -> None:
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:
+    for share in (0.01, 1.5):
+        with pytest.raises(UserError, match=r"cannot be met: 0\.\d+ to 1 can"):
+            choose_channels(toy(8, 8), random_scores(toy(8, 8)), share)
     with pytest.raises(UserError, match="no channels that can be pruned"):
         find_channels(build_backbone(ModelConfig(backbone="vit_tiny_patch16_224", weights="none"), 32), 32)
     with pytest.raises(UserError, match="no such channels"):

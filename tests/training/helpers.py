@@ -17,13 +17,22 @@ from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import DataConfig, LossConfig, TrainConfig
-from retrieval_bench.strategies import Strategy
+from retrieval_bench.strategies import Strategy, StrategyOptions
 from retrieval_bench.strategies.chain import Chain
+from retrieval_bench.strategies.channel_gates import ChannelGates
+from retrieval_bench.strategies.channel_pruning import ChannelPruning
+from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.loop import Training
 
 Data = tuple[ImageTable, Split]
 SIDE = 32
+OPTIONS = StrategyOptions(
+    channel_gates=ChannelGates.Options(budget=0.9, search_epochs=2, held_out=0.25),
+    channel_pruning=ChannelPruning.Options(budget=0.9),
+    network_slimming=NetworkSlimming.Options(budget=0.9),
+)
+"""Defaults, but for what the tiny network cannot do: most of its cost is in the stem."""
 
 
 def tiny_embedder(dim: int = 0, seed: int = 0) -> Embedder:

@@ -16,14 +16,8 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class Embedder(nn.Module):
-    """Backbone and optional linear layer: images to vectors, not normalised.
-
-    Losses and the evaluator normalise the vectors themselves, so that a classifier can use their length.
-
-    Args:
-        backbone: images to (B, F).
-        dim: size D of the linear layer, 0 for none (then D = F).
-    """
+    """Backbone and optional linear layer to size `dim`: images to vectors, not normalised. Losses and the evaluator
+    normalise the vectors themselves, so that a classifier can use their length."""
 
     def __init__(self, backbone: Backbone, dim: int = 0):
         super().__init__()

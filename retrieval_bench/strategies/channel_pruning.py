@@ -8,7 +8,7 @@ Scores per channel, the highest stay, with one threshold for all layers unless s
   its training);
 - ``uniform``: by magnitude within each layer, the same share of every layer.
 
-Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.channels``).
+Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.pruning``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from retrieval_bench.models.backbone import Backbone
-from retrieval_bench.models.budget import Budget, choose_channels
-from retrieval_bench.models.channels import Channels, Keep, find_channels, remove_channels
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.pruning import Budget, Channels, Keep, choose_channels, find_channels, remove_channels
 from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 SCORES = ("magnitude", "bn_scale", "uniform")

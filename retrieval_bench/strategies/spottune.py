@@ -11,7 +11,7 @@ Policy and copies are trained together by the task's loss, the policy at its own
 
 Defaults: temperature 5 and weight decay 1e-3 of the policy as in the public code, which has 0.1 for the network's rate
 and 0.01 for the policy's (SGD). ``policy_lr`` 1e-3 suits AdamW. The policy network is a small ResNet whose width
-follows the backbone's cost (``retrieval_bench.models.routers.policy_network``); ``policy`` takes any backbone in its
+follows the backbone's cost (``retrieval_bench.models.routing.policy_network``); ``policy`` takes any backbone in its
 place, such as torchvision/resnet34, which the paper, as far as we know, uses beside ResNet-50.
 
 Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem;
@@ -35,8 +35,7 @@ from retrieval_bench import cost
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.models.routers import LearnedRouter, policy_network
-from retrieval_bench.models.routing import refuse_other_blocks, route
+from retrieval_bench.models.routing import LearnedRouter, policy_network, refuse_other_blocks, route
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, Strategy, block_names, option
 

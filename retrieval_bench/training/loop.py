@@ -108,9 +108,8 @@ class Training:
         """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no
         image seen; but in a closed set its loss's classifier is trained.
 
-        Raises:
-            Diverged: the loss became non-finite (and the strategy did not reject the pass).
-            UserError: memory does not suffice.
+        Raises :class:`Diverged` if the loss became non-finite (and the strategy did not reject the pass),
+        :class:`UserError` if memory does not suffice.
         """
         if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
             self._train()
@@ -249,10 +248,7 @@ class Training:
     @contextmanager
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:
         """A block whose passes leave out this share of the training classes; yields Recall@1 on them, as a function.
-
-        Raises:
-            UserError: fewer than two classes on a side, or too few for a batch.
-        """
+        Raises :class:`UserError` for fewer than two classes on a side, or too few for a batch."""
         batches = self.batches
         classes = np.unique(batches.labels)
         count = round(share * len(classes))

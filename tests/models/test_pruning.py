@@ -17,11 +17,19 @@ from torch import Tensor, nn
 from retrieval_bench import cost
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone, Block
-from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.build import build_backbone
-from retrieval_bench.models.channels import Channels, Layer, Width, find_channels, remove_channels, set_widths
 from retrieval_bench.models.embedder import BatchNorm
-from retrieval_bench.models.surgery import fold_norms
+from retrieval_bench.models.pruning import (
+    Budget,
+    Channels,
+    Layer,
+    Width,
+    choose_channels,
+    find_channels,
+    fold_norms,
+    remove_channels,
+    set_widths,
+)
 from retrieval_bench.sections import ModelConfig
 from tests.training.helpers import random_images, tiny_embedder
 

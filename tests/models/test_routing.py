@@ -17,8 +17,15 @@ from torch import Tensor, nn
 from retrieval_bench import cost
 from retrieval_bench.models.backbone import STEM, Backbone, Block
 from retrieval_bench.models.embedder import Embedder, set_training_mode
-from retrieval_bench.models.routers import LearnedRouter, policy_network
-from retrieval_bench.models.routing import RoutedBackbone, describe_routes, recorded_decisions, route, unroute
+from retrieval_bench.models.routing import (
+    LearnedRouter,
+    RoutedBackbone,
+    describe_routes,
+    policy_network,
+    recorded_decisions,
+    route,
+    unroute,
+)
 from tests.training.helpers import random_images, tiny_embedder
 
 BLOCKS = 8

@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.build import build_backbone
-from retrieval_bench.models.weights import load_in_order, load_weights, read_weights
+from retrieval_bench.models.build import build_backbone, load_in_order, load_weights, read_weights
 from retrieval_bench.sections import ModelConfig
 
 

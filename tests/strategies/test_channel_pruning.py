@@ -11,8 +11,8 @@ import torch
 
 from retrieval_bench import cost
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.channels import find_channels
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.pruning import find_channels
 from retrieval_bench.strategies.base import Strategy, check_options
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, ChannelPruning, channel_scores

@@ -56,10 +56,8 @@ class Layer:
 
     def sizes(self, widths: Widths) -> tuple[int, int]:
         """Numbers of inputs and outputs."""
-        return (
-            widths[self.inputs] if isinstance(self.inputs, str) else self.inputs,
-            widths[self.outputs] if isinstance(self.outputs, str) else self.outputs,
-        )
+        inputs, outputs = (widths[side] if isinstance(side, str) else side for side in (self.inputs, self.outputs))
+        return inputs, outputs
 
     def weights(self, widths: Widths) -> int:
         """Number of weights, without bias."""
@@ -266,7 +264,7 @@ def choose_channels(
             widths[width.name] = min(size, width.channels)
         return widths
 
-    def reached_by(widths: Mapping[str, int]) -> float:
+    def reached_by(widths: Widths) -> float:
         return count_cost(widths) / full_cost
 
     low, high = 0, len(ranking)

@@ -114,12 +114,7 @@ class ChannelGates(BudgetedPruning):
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if self._gates is None:
             return groups
-        gates: ParameterGroup = {
-            "name": "gates",
-            "params": list(self._gates),
-            "lr": self.options.gate_lr,
-            "weight_decay": 0.0,
-        }
+        gates = ParameterGroup(name="gates", params=list(self._gates), lr=self.options.gate_lr, weight_decay=0.0)
         return [gates, *(group for group in groups if group["name"] == "loss")]
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:

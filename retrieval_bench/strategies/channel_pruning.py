@@ -118,9 +118,7 @@ def channel_scores(backbone: Backbone, channels: Channels, criterion: str) -> Sc
         conv: Any = backbone.net.get_submodule(width.name)
         lengths = conv.weight.detach().flatten(1).norm(dim=1)
         values = norm.weight.abs() if criterion == "bn_scale" else lengths / lengths.mean().clamp(min=1e-12)
-        if (
-            criterion == "uniform"
-        ):  # the rank within the layer, from 0 to 1, so that one threshold takes one share of each
+        if criterion == "uniform":  # the rank within the layer: one threshold takes one share of each
             values = values.argsort().argsort().double() / len(values)
         scores[width.name] = values.detach().tolist()
     return scores

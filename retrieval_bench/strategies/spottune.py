@@ -99,19 +99,13 @@ class LearnedRouting(Strategy):
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         policy = [parameter for parameter in self.router.parameters() if parameter.requires_grad]
         own = {id(parameter) for parameter in policy}
-        rest: list[ParameterGroup] = [
+        rates = {"lr": self.options.policy_lr, "weight_decay": self.options.policy_weight_decay}
+        edited: list[ParameterGroup] = [
             {**group, "params": [parameter for parameter in group["params"] if id(parameter) not in own]}
             for group in groups
         ]
-        rest.append(
-            {
-                "name": "policy",
-                "params": policy,
-                "lr": self.options.policy_lr,
-                "weight_decay": self.options.policy_weight_decay,
-            }
-        )
-        return [group for group in rest if group["params"]]
+        edited.append({"name": "policy", "params": policy, **rates})
+        return [group for group in edited if group["params"]]
 
     def end_epoch(self, state: EpochState) -> None:
         for name, values in self.router.statistics().items():
@@ -182,10 +176,6 @@ class SpotTune(LearnedRouting):
         """Routes images by `policy` from now on."""
         blocks = len(self.blocks)
         rates = self.history["argmax_rate"][-1] if self.history else [0.0] * blocks
-        fixed = {
-            "all_tuned": (True,) * blocks,
-            "all_frozen": (False,) * blocks,
-            "majority": tuple(rate > 0.5 for rate in rates),
-        }
-        self.router.fixed = fixed.get(policy)
+        fixed = {"all_tuned": (True,) * blocks, "all_frozen": (False,) * blocks}
+        self.router.fixed = tuple(rate > 0.5 for rate in rates) if policy == "majority" else fixed.get(policy)
         self.router.draw = draw if policy == "sample" else None

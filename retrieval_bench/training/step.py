@@ -64,20 +64,13 @@ class Step:
     """Forward and backward pass of a batch: ``step(images, labels)`` adds to what is in ``.grad`` and returns the loss.
 
     The loss sees the embeddings of the whole batch, those of other processes included. Weights and losses are float32,
-    also with bfloat16 passes. Where ``torch.compile`` fails, a line says why and the network is run as it is.
+    also with bfloat16 passes. The model is put into channels-last layout, which convolutions are fastest in. Where
+    ``torch.compile`` fails, a line says why and the network is run as it is.
 
     With ``--micro-batch`` no more images than that pass through the network at a time: once without a graph, for the
     embeddings, and once more for the gradients (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory
     Limited Setup, RepL4NLP 2021). The result is that of the whole batch, but for batch norms that are trained, which
     see the chunks, and for Global-k's regularization, which is that of each chunk.
-
-    Args:
-        model: the embedder; is put into channels-last layout, which convolutions are fastest in.
-        criterion: the loss.
-        strategy: may add regularization.
-        train: precision, compilation and micro-batch size.
-        group: the processes that share a batch.
-        watch: measures the parts.
     """
 
     def __init__(
@@ -96,15 +89,8 @@ class Step:
         self.micro_batch_size = train.micro_batch
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar without a graph.
-
-        Args:
-            images: uint8 (B', 3, H, W) of this process.
-            labels: int64 (B,) of the whole batch.
-
-        Raises:
-            UserError: memory does not suffice.
-        """
+        """The loss, a scalar without a graph, of this process's uint8 images (B', 3, H, W) and the int64 labels (B,) of
+        the whole batch. Raises :class:`UserError` if memory does not suffice."""
         size = min(self.micro_batch_size or len(images), len(images))
         try:
             return self._whole(images, labels) if size == len(images) else self._chunked(images, labels)

@@ -81,14 +81,6 @@ def test_a_block_owns_what_surgery_leaves_and_what_it_adds() -> None:
     assert len(backbone.block_parameters(last)) == count + 1
 
 
-def test_kernels_are_the_trainable_matrices_of_the_main_path() -> None:
-    backbone = build_backbone(ModelConfig(backbone="resnet10t", weights="none"), 32)
-    names = ["layer2.0.conv1.weight", "layer2.0.conv2.weight"]
-    assert list(backbone.kernels(backbone.blocks[2])) == names
-    backbone.net.get_parameter(names[0]).requires_grad_(False)
-    assert list(backbone.kernels(backbone.blocks[2])) == names[1:]
-
-
 class Opaque(nn.Module):
     """A network whose matcher names no blocks (as hrnet's and poolformer's) or is a function (as inception_v3's)."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -107,21 +106,14 @@ def test_the_pass_with_the_best_recall_on_held_out_classes_gives_the_gates(
     """Scores are given here, and the gates of each pass noted: those of the best pass give the widths."""
     strategy = ChannelGates(ChannelGates.Options(budget=0.9, search_epochs=3, held_out=0.25, gate_lr=0.1))
     training = make_training(synthetic, strategy, run_config(epochs=0))
-    recalls = iter([0.5, 0.75, 0.75])
-    hold_out, choose = training.holding_out, strategy.choose
+    recalls, choose, noted = iter([0.5, 0.75, 0.75]), strategy.choose, []
 
-    @contextmanager
-    def holding_out(share: float) -> Iterator[Any]:
-        def recall_at_1() -> float:
-            gates: Any = training.model.backbone.gates
-            assert any((gate == 0).any() for gate in gates), "scored as it will be pruned"
-            return next(recalls)
+    def recall_at_1() -> float:
+        gates: Any = training.model.backbone.gates
+        assert any((gate == 0).any() for gate in gates), "scored as it will be pruned"
+        return next(recalls)
 
-        with hold_out(share):
-            yield recall_at_1
-
-    noted: list[Any] = []
-    monkeypatch.setattr(training, "holding_out", holding_out)
+    monkeypatch.setattr(training, "holding_out", lambda share: nullcontext(recall_at_1))
     monkeypatch.setattr(strategy, "choose", lambda channels, scores: noted.append(scores) or choose(channels, scores))
     training.fit()
     assert noted[3] == noted[1] != noted[2], "the first of the best"

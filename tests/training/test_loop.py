@@ -76,33 +76,28 @@ def test_learning_rates_of_groups(synthetic: Data) -> None:
     assert moved == {f"0.{name}" for name, _ in net.named_parameters() if name.startswith("layer3.1.")}
 
 
-def crops(synthetic: Data, epoch: int = 0, attempt: int = 0, seed: int = 0) -> Tensor:
-    recorder = Recorder()
-    training = make_training(synthetic, recorder, run_config(seed=seed))
+def drawn(synthetic: Data, epoch: int = 0, attempt: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The crops of a pass and what its dropout left out."""
+    recorder, masks = Recorder(), []
+    training = make_training(synthetic, recorder, run_config("softmax", head="autolr", seed=seed))
+    dropout = next(module for module in training.criterion.modules() if isinstance(module, nn.Dropout))
+    dropout.register_forward_hook(lambda module, inputs, output: masks.append(output.eq(0)))
     training.epoch = epoch
+    torch.manual_seed(99 + epoch + attempt)
     training.train_once(attempt)
-    return torch.cat(recorder.images)
+    return torch.cat(recorder.images), torch.cat(masks)
 
 
 def test_pass_is_fixed_by_seed_epoch_and_attempt(synthetic: Data) -> None:
-    first = crops(synthetic, epoch=1, attempt=1)
-    torch.manual_seed(99)
-    assert torch.equal(first, crops(synthetic, epoch=1, attempt=1))
-    for other in ({"epoch": 1}, {"attempt": 1}, {"seed": 1}):
-        assert not torch.equal(first, crops(synthetic, **other)), other
-
-
-def test_dropout_is_fixed_by_the_attempt(synthetic: Data) -> None:
-    training = make_training(synthetic, config=run_config("softmax", head="autolr"))
-    masks: list[Tensor] = []
-    dropout = next(module for module in training.criterion.modules() if isinstance(module, nn.Dropout))
-    dropout.register_forward_hook(lambda module, inputs, output: masks.append(output.eq(0)))
-    for attempt in (0, 1, 0):
-        training.train_once(attempt)
-    first, other, again = masks[0:4], masks[4:8], masks[8:12]
-    assert 0.4 < first[0].float().mean() < 0.6
-    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
-    assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
+    crops, masks = drawn(synthetic, epoch=1, attempt=1)
+    again = drawn(synthetic, epoch=1, attempt=1)
+    assert torch.equal(crops, again[0])
+    assert torch.equal(masks, again[1])
+    assert 0.4 < masks.float().mean() < 0.6
+    for other in ({"epoch": 1}, {"attempt": 1}, {"epoch": 1, "attempt": 1, "seed": 1}):
+        others = drawn(synthetic, **other)
+        assert not torch.equal(crops, others[0]), other
+        assert not torch.equal(masks, others[1]), other
 
 
 class Attempts(Strategy):

@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.models.backbone import TAIL, Backbone, observe
-from retrieval_bench.models.embedder import BatchNorm
+from retrieval_bench.models.embedder import BatchNorm, batch_norm_momentum
 
 Keep = dict[str, list[int]]
 """Indices of the channels that stay, ascending, by the name of the convolution that makes them; convolutions that keep
@@ -368,13 +368,8 @@ def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None
             module.reset_parameters()
     if example_images is None:
         return
-    momentum = {norm: norm.momentum for norm in backbone.modules() if isinstance(norm, BatchNorm)}
-    for norm in momentum:
-        norm.momentum = None  # the average of all images
-    with torch.no_grad():
+    with batch_norm_momentum(backbone, None), torch.no_grad():
         backbone.train()(example_images)
-    for norm, value in momentum.items():
-        norm.momentum = value
     backbone.eval()
 
 

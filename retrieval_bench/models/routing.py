@@ -256,7 +256,11 @@ class LearnedRouter(nn.Module):
         if self.training:
             soft = gumbel_softmax(logits, tau=self.temperature, dim=-1)[..., 1]
             hard = (soft > 0.5).to(soft.dtype)
-            self._count(hard, margin.sigmoid())
+            p = margin.sigmoid()
+            entropy = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
+            with torch.no_grad():
+                self.totals += torch.stack([hard.sum(0), (p > 0.5).sum(0), entropy.sum(0)])
+                self.seen += len(hard)
             return hard + (soft - soft.detach())  # the bracket is exactly 0
         if self.draw is None:
             return (margin > 0).to(margin.dtype)
@@ -266,12 +270,6 @@ class LearnedRouter(nn.Module):
     def draws(self) -> bool:
         """Whether eval mode draws blocks by the pixels of each image."""
         return self.fixed is None and self.draw is not None
-
-    @torch.no_grad()
-    def _count(self, drawn: Tensor, probability: Tensor) -> None:
-        entropy = -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability)) / math.log(2)
-        self.totals += torch.stack([drawn.sum(0), (probability > 0.5).sum(0), entropy.sum(0)])
-        self.seen += len(drawn)
 
     def statistics(self) -> dict[str, list[float]]:
         """Per block, over the training passes since :meth:`reset_statistics`: ``rate`` of tuned blocks as drawn,

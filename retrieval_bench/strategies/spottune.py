@@ -99,12 +99,12 @@ class LearnedRouting(Strategy):
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         policy = [parameter for parameter in self.router.parameters() if parameter.requires_grad]
         own = {id(parameter) for parameter in policy}
-        rates = {"lr": self.options.policy_lr, "weight_decay": self.options.policy_weight_decay}
+        lr, weight_decay = self.options.policy_lr, self.options.policy_weight_decay
         edited: list[ParameterGroup] = [
             {**group, "params": [parameter for parameter in group["params"] if id(parameter) not in own]}
             for group in groups
         ]
-        edited.append({"name": "policy", "params": policy, **rates})
+        edited.append(ParameterGroup(name="policy", params=policy, lr=lr, weight_decay=weight_decay))
         return [group for group in edited if group["params"]]
 
     def end_epoch(self, state: EpochState) -> None:

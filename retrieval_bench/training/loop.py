@@ -23,8 +23,7 @@ from retrieval_bench.seeding import derive, generator
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
-from retrieval_bench.training.optim import build_optimizer, parameter_groups, schedule_factor
-from retrieval_bench.training.step import Step, Stopwatch
+from retrieval_bench.training.step import Step, Stopwatch, build_optimizer, parameter_groups, schedule_factor
 
 CHECKED_EVERY = 10
 """Steps between checks of the loss on a GPU, each of which has to wait for the GPU."""

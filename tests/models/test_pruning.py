@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from retrieval_bench import cost
 from retrieval_bench.errors import UserError
@@ -31,7 +31,7 @@ from retrieval_bench.models.pruning import (
     set_widths,
 )
 from retrieval_bench.sections import ModelConfig
-from tests.training.helpers import random_images, tiny_embedder
+from tests.training.helpers import assert_near, random_images, tiny_embedder
 
 NETWORKS = dict.fromkeys(["resnet18", "resnet50", "mobilenetv2_100", "efficientnet_lite0", "efficientnet_b0"], 64)
 NETWORKS["torchvision/vgg16_bn"] = 32
@@ -53,10 +53,6 @@ def lively(name: str, size: int = 64) -> Backbone:
 def random_scores(channels: Channels) -> Scores:
     drawn = np.random.default_rng(1)
     return {width.name: drawn.random(width.channels).tolist() for width in channels.widths}
-
-
-def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert ((actual - expected).norm(dim=1) <= tolerance * expected.norm(dim=1)).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

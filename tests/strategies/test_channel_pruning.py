@@ -12,11 +12,20 @@ from retrieval_bench import cost
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import find_channels
-from retrieval_bench.strategies.base import Strategy, check_options
+from retrieval_bench.strategies.base import check_options
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, ChannelPruning, channel_scores
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
-from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
+from tests.training.helpers import (
+    Data,
+    assert_near,
+    differing,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
+)
 
 IMAGES = random_images(5, seed=3)
 WIDTHS = find_channels(tiny_embedder().backbone, 32)
@@ -81,7 +90,7 @@ def test_inherit_gives_what_the_gated_network_gives_where_only_closed_channels_a
         strategy.prune_by(model, strategy._channels, gates.scores())
         actual = model.eval()(IMAGES)
     assert strategy.info()["widths"] == open_gates
-    assert ((actual - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
+    assert_near(actual, expected)
     plain = {name for name, _ in tiny_embedder().named_parameters()}
     assert {name for name, _ in model.named_parameters()} == plain, "a plain network is left"
 
@@ -177,8 +186,6 @@ def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) 
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (ChannelPruning, {"budget": 0.1}, "cannot be met"),
-        (ChannelGates, {"budget": 0.1}, "cannot be met"),
         (ChannelPruning, {"budget": 0.0}, "above 0"),
         (ChannelPruning, {"scores": "taylor"}, "taylor"),
         (ChannelGates, {"held_out": 0.2}, "at least two"),
@@ -186,17 +193,5 @@ def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) 
     ],
 )
 def test_options_that_cannot_work(kind: type[BudgetedPruning], options: dict[str, Any], message: str) -> None:
-    def prepare() -> None:
-        check_options("channel_gates", kind.Options(**options))
-        kind(kind.Options(**options)).prepare(tiny_embedder(), IMAGES)
-
     with pytest.raises(UserError, match=message):
-        prepare()
-
-
-@pytest.mark.parametrize(
-    "strategy", [ChannelGates(ChannelGates.Options(budget=0.9, regime="from_scratch")), NetworkSlimming()]
-)
-def test_batch_norms_must_train(strategy: Strategy, synthetic: Data) -> None:
-    with pytest.raises(UserError, match="add --no-freeze-bn"):
-        make_training(synthetic, strategy, run_config(freeze_bn=True))
+        check_options("channel_gates", kind.Options(**options))

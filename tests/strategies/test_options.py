@@ -231,3 +231,24 @@ def test_names_that_cannot_be_used(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         split_names(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("last_k", {"k": 9}, "^--last-k.k 9: the backbone has 8 blocks; 1 to 8"),
+        ("global_k", {"k": 9}, "the backbone has 8 blocks; choose 1 to 8"),
+        ("random_policy", {"last": 8}, "the backbone has 8 blocks; 0 to 7"),
+        ("channel_pruning", {"budget": 0.1}, "cannot be met"),
+        ("channel_gates", {"budget": 0.1}, "cannot be met"),
+        ("channel_gates", {"regime": "from_scratch"}, "add --no-freeze-bn"),
+        ("network_slimming", {}, "add --no-freeze-bn"),
+        ("spottune", {"code_compat": True}, "add --no-freeze-bn"),
+        ("spottune", {"policy": "resnet5"}, "unknown backbone 'resnet5'"),
+    ],
+)
+def test_what_the_network_cannot_do(name: str, options: dict[str, Any], message: str, synthetic: Data) -> None:
+    """Eight blocks, batch norms frozen."""
+    strategy = STRATEGIES[name](STRATEGIES[name].Options(**options))
+    with pytest.raises(UserError, match=message):
+        make_training(synthetic, strategy, run_config(freeze_bn=True))

@@ -25,7 +25,16 @@ from retrieval_bench.strategies.random_policy import RandomPolicy, RandomRouter
 from retrieval_bench.strategies.spottune import DRAWS, EVAL_POLICIES, SpotTune
 from retrieval_bench.strategies.stochastic import Stochastic
 from retrieval_bench.training.loop import Training
-from tests.training.helpers import OPTIONS, Data, make_training, random_images, run_config, state_of, tiny_embedder
+from tests.training.helpers import (
+    OPTIONS,
+    Data,
+    assert_near,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
+)
 
 IMAGES = random_images(6, seed=3)
 
@@ -50,7 +59,7 @@ def test_before_training_every_route_gives_what_the_pretrained_network_gives(nam
         routed = strategy.finalize(strategy.prepare(model, images[:2])).eval()
         assert strategy.blocks == [block.name for block in routed.backbone.body] == list(strategy.backbone.routed)
         for _, mode in strategy.eval_modes(routed):
-            assert ((mode.eval()(images) - expected).norm(dim=1) <= 1e-4 * expected.norm(dim=1)).all()
+            assert_near(mode.eval()(images), expected, 1e-4)
 
 
 def test_all_frozen_is_the_pretrained_network_bit_for_bit_also_after_training(synthetic: Data) -> None:
@@ -114,21 +123,11 @@ def test_routing_and_pruning_compose(strategy: str, synthetic: Data) -> None:
         ({"eval_policy": "sample,argmax"}, "one draw says little"),
         ({"temperature": 0.0}, "temperature 0.0: must be above 0"),
         ({"policy_weights": "policy.safetensors"}, "policy-weights policy.safetensors: the policy auto starts from"),
-        ({"policy": "resnet5"}, "unknown backbone 'resnet5'"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    def prepare() -> None:
-        check_options("spottune", SpotTune.Options(**options))
-        SpotTune(SpotTune.Options(**options)).prepare(tiny_embedder(), IMAGES)
-
     with pytest.raises(UserError, match=message):
-        prepare()
-
-
-def test_code_compat_needs_batch_norms_that_train(synthetic: Data) -> None:
-    with pytest.raises(UserError, match="add --no-freeze-bn"):
-        make_training(synthetic, SpotTune(SpotTune.Options(code_compat=True)), run_config(freeze_bn=True))
+        check_options("spottune", SpotTune.Options(**options))
 
 
 def test_any_backbone_can_be_the_policy() -> None:
@@ -219,14 +218,6 @@ def test_progressive_carries_the_features_of_the_frozen_column_over() -> None:
         assert not torch.allclose(model(IMAGES), before)
 
 
-def test_what_cannot_work_is_refused() -> None:
-    with pytest.raises(UserError, match="the backbone has 8 blocks; 0 to 7"):
-        RandomPolicy(RandomPolicy.Options(last=8)).prepare(tiny_embedder(), IMAGES)
-    model = build_embedder(ModelConfig(backbone="vit_tiny_patch16_224", weights="none"), 32)
-    with pytest.raises(UserError, match="feature maps"):
-        Progressive().prepare(model, IMAGES)
-
-
 @pytest.mark.parametrize(("k", "decide_at"), [(1, 0.0), (3, 0.5), (8, 0.5), (3, 1.0)])
 def test_k_blocks_are_tuned_and_the_rest_is_the_pretrained_network(k: int, decide_at: float, synthetic: Data) -> None:
     strategy = GlobalK(GlobalK.Options(k=k, decide_at=decide_at))
@@ -281,14 +272,3 @@ def test_penalties_drive_the_count_towards_k(k: int, synthetic: Data) -> None:
     strategy = GlobalK(options)
     make_training(synthetic, strategy, run_config(lr=0.0, epochs=8)).fit()
     assert abs(sum(strategy.info()["rate_per_epoch"][-1]) - k) < 0.8
-
-
-def test_ties_go_to_later_blocks_and_no_training_still_gives_k() -> None:
-    strategy = GlobalK(GlobalK.Options(k=2))
-    strategy.finalize(strategy.prepare(tiny_embedder(), random_images(2)))
-    assert strategy.info()["tuned_blocks"] == strategy.blocks[-2:]
-
-
-def test_more_blocks_than_there_are_are_refused() -> None:
-    with pytest.raises(UserError, match="the backbone has 8 blocks; choose 1 to 8"):
-        GlobalK(GlobalK.Options(k=9)).prepare(tiny_embedder(), random_images(2))

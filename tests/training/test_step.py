@@ -16,7 +16,7 @@ from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import ParameterGroup, freeze
 from retrieval_bench.training.loop import Training
-from retrieval_bench.training.optim import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.step import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
 from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
 
 

@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from retrieval_bench import cost
-from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import find_channels
-from retrieval_bench.strategies.base import check_options
 from retrieval_bench.strategies.channel_gates import ChannelGates
-from retrieval_bench.strategies.channel_pruning import BudgetedPruning, ChannelPruning, channel_scores
+from retrieval_bench.strategies.channel_pruning import ChannelPruning, channel_scores
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from tests.training.helpers import (
     Data,
@@ -181,17 +179,3 @@ def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) 
     assert strong_scale < weak_scale
     assert abs(strong["error"]) < 0.01
     assert strong["widths"] != weak["widths"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
-        (ChannelPruning, {"budget": 0.0}, "above 0"),
-        (ChannelPruning, {"scores": "taylor"}, "taylor"),
-        (ChannelGates, {"held_out": 0.2}, "at least two"),
-        (ChannelGates, {"expansion": 2.0}, "must be 1 with --channel-gates.regime inherit"),
-    ],
-)
-def test_options_that_cannot_work(kind: type[BudgetedPruning], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_options("channel_gates", kind.Options(**options))

@@ -108,12 +108,22 @@ def test_options_of_each_strategy(name: str) -> None:
         ("rollback", {"periods": 1}, "--rollback.periods 1: must be at least 2"),
         ("rollback", {"periods": 11}, "--epochs 10: rollback needs at least 11"),
         ("random_policy", {"last": -1}, "--random-policy.last -1: must be at least 0"),
+        ("channel_pruning", {"budget": 0.0}, "--channel-pruning.budget 0.0: must be above 0"),
+        ("channel_pruning", {"scores": "taylor"}, "unknown value of --channel-pruning.scores 'taylor'"),
+        ("channel_gates", {"held_out": 0.2}, "--channel-gates.held-out 0.2: needs at least two"),
+        ("channel_gates", {"expansion": 2.0}, "--channel-gates.expansion 2.0: must be 1 with"),
+        ("spottune", {"eval_policy": "best"}, "--spottune.eval-policy best: choose from argmax"),
+        ("spottune", {"eval_policy": "argmax,"}, "--spottune.eval-policy argmax,: choose from argmax"),
+        ("spottune", {"eval_policy": "argmax,majority,majority"}, ".*, each once"),
+        ("spottune", {"eval_policy": "sample,argmax"}, ".* one draw says little"),
+        ("spottune", {"temperature": 0.0}, "--spottune.temperature 0.0: must be above 0"),
+        ("spottune", {"policy_weights": "p.pth"}, "--policy-weights p.pth: the policy auto starts from"),
     ],
 )
 def test_options_that_cannot_work(strategy: str, values: dict[str, Any], message: str) -> None:
     options = StrategyOptions(**{strategy: STRATEGIES[strategy].Options(**values)})
     with pytest.raises(UserError, match=f"^{message}"):
-        validate_options(f"standard+{strategy}", options, 10)
+        validate_options(f"{strategy}+standard", options, 10)
     validate_options("standard", options, 10)
 
 

@@ -18,7 +18,6 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routing import RoutedBackbone
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
-from retrieval_bench.strategies.base import check_options
 from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.progressive import Progressive
 from retrieval_bench.strategies.random_policy import RandomPolicy, RandomRouter
@@ -114,22 +113,6 @@ def test_routing_and_pruning_compose(strategy: str, synthetic: Data) -> None:
     assert built.info().keys() >= set(strategy.split("+")) - {"last_k"}
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"eval_policy": "best"}, "eval-policy best: choose from argmax"),
-        ({"eval_policy": "argmax,"}, "choose from argmax"),
-        ({"eval_policy": "argmax,majority,majority"}, "each once"),
-        ({"eval_policy": "sample,argmax"}, "one draw says little"),
-        ({"temperature": 0.0}, "temperature 0.0: must be above 0"),
-        ({"policy_weights": "policy.safetensors"}, "policy-weights policy.safetensors: the policy auto starts from"),
-    ],
-)
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_options("spottune", SpotTune.Options(**options))
-
-
 def test_any_backbone_can_be_the_policy() -> None:
     strategy = SpotTune(SpotTune.Options(policy="resnet10t", policy_weights="none"))
     assert strategy.prepare(tiny_embedder(), IMAGES).eval()(IMAGES).shape == (6, 64)
@@ -156,9 +139,6 @@ def test_blocks_that_map_no_tensor_to_a_tensor_are_refused(name: str, strategy: 
         return
     with pytest.raises(UserError, match=r"blocks that (map one tensor to another|give feature maps)"):
         built.prepare(model, random_images(2, side=64))
-
-
-IMAGES = random_images(6, seed=3)
 
 
 def test_stochastic_trains_a_share_of_the_blocks_that_the_seed_draws(synthetic: Data) -> None:

@@ -64,7 +64,7 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
     runtime = runtime or RuntimeConfig()
     validate(config)
     device = resolve_device(runtime.device, runtime.deterministic)
-    group = join(device)
+    group, workers = join(device), resolve_workers(runtime.workers, device)
     table, split = open_images(config.data, runtime.data_root)
     identity = identify(config, table)
     run_id = name_run(identity, device)
@@ -78,7 +78,7 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
         logger.info(f"{run_id}: {config.strategy_label} on {config.data.dataset}, seed {config.seed}, {device}")
         checkpoints = open_checkpoints(run_id, identity, runtime, group)
         chosen, selection, searched = choose(config, runtime)
-        batches = image_reader(table, config, runtime, device)
+        batches = image_reader(table, config, runtime, workers, device)
         tracked = runtime.track if group.is_main_process else ()
         with closing(Trackers(tracked, run_id, identity, runtime.results)) as trackers:
             training = train(chosen, table, split, device, batches, checkpoints, group, runtime.profile, trackers)
@@ -100,9 +100,11 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
     return record
 
 
-def image_reader(table: ImageTable, config: RunConfig, runtime: RuntimeConfig, device: str) -> partial[Batches]:
+def image_reader(
+    table: ImageTable, config: RunConfig, runtime: RuntimeConfig, workers: int, device: str
+) -> partial[Batches]:
     """What makes batches of given rows and labels, with either reader."""
-    data, workers = config.data, resolve_workers(runtime.workers, device)
+    data = config.data
     cache = open_decode_cache(table, data.stored, runtime.cache_limit_gb) if data.reader == "cache" else None
     return partial(Batches, table, config=data, workers=workers, cache=cache, device=device)
 

@@ -75,7 +75,7 @@ class ManyRuns:
         if records and is_main_process():
             write_tables(self.results)
             print_table(leaderboard([record for several in records.values() for record in several]))
-        logger.info(f"look closer: python -m retrieval_bench report --results {self.runtime.results}")
+            logger.info(f"look closer: python -m retrieval_bench report --results {self.runtime.results}")
 
     def exit_code(self, made: Sequence[JobResult]) -> int:
         """1 if any run failed; lists those that did."""

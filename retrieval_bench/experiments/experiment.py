@@ -221,10 +221,12 @@ def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> None:
     backbone, on a batch of zeros. Raises :class:`UserError`."""
     for entry in rows:
         validate(entry.config)
-    models = {}
+    splits, models = {}, {}
     for entry in rows:
         config, size = entry.config, entry.config.data.image_size
-        table, split = open_images(config.data, runtime.data_root)
+        if config.data not in splits:
+            splits[config.data] = open_images(config.data, runtime.data_root)
+        table, split = splits[config.data]
         BatchSampler(split.train_labels(table.labels), config.train.batch_size, config.samples_per_class)
         if (config.model, size) not in models:
             models[config.model, size] = build_embedder(config.model, size)

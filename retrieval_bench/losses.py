@@ -19,14 +19,8 @@ from retrieval_bench.sections import LossConfig
 
 
 class SoftmaxLoss(nn.Module):
-    """Plain softmax cross-entropy of a classifier on the embedding; the classifier is not part of the embedder.
-
-    Args:
-        num_classes: number of training classes C.
-        embedding_size: size D.
-        head: ``linear`` (D -> C) or ``autolr`` (see :func:`autolr_head`).
-        label_smoothing: as in :class:`torch.nn.CrossEntropyLoss`.
-    """
+    """Plain softmax cross-entropy of a classifier on the embedding, ``linear`` or ``autolr`` (see :func:`autolr_head`);
+    the classifier is not part of the embedder."""
 
     def __init__(self, num_classes: int, embedding_size: int, head: str = "linear", label_smoothing: float = 0.0):
         super().__init__()
@@ -122,10 +116,7 @@ class Criterion(nn.Module):
 
 def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:
     """The criterion for `classes` training classes and embeddings of size `dim`; draws from torch's global generator.
-
-    Raises:
-        UserError: an option that the loss does not know.
-    """
+    Raises :class:`UserError` for an option that the loss does not know."""
     spec, options = LOSSES[config.loss], dict[str, Any](config.loss_options)
     sizes = {} if spec.needs_pairs else {"num_classes": classes, "embedding_size": dim}
     head = {"head": config.head} if config.loss == "softmax" else {}

@@ -3,97 +3,73 @@ alone is complete."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from retrieval_bench.errors import first_line
 from retrieval_bench.progress import logger
 
+Log = Callable[[Mapping[str, float], int], object]
+Close = Callable[[], object]
 
-class TensorBoard:
+
+def _tensorboard(run_id: str, config: Mapping[str, Any], results: Path) -> tuple[Log, Close]:
     """Event files in a folder (``tensorboard --logdir <results>/tensorboard``)."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, run_id: str, config: Mapping[str, Any], results: Path):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(results / "tensorboard" / run_id))
-        self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config.items()))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.writer.close()
+    writer = SummaryWriter(str(results / "tensorboard" / run_id))
+    writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config.items()))
+    return lambda values, step: [writer.add_scalar(name, value, step) for name, value in values.items()], writer.close
 
 
-class WandB:
+def _wandb(run_id: str, config: Mapping[str, Any], results: Path) -> tuple[Log, Close]:
     """A run of the project ``retrieval_bench`` at Weights & Biases, with the user's own login and settings."""
+    import wandb  # pyright: ignore[reportMissingImports]
 
-    def __init__(self, run_id: str, config: Mapping[str, Any], results: Path):
-        import wandb  # pyright: ignore[reportMissingImports]
-
-        self.run = wandb.init(project="retrieval_bench", name=run_id, config=dict(config), dir=str(results))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self.run.finish()
+    run = wandb.init(project="retrieval_bench", name=run_id, config=dict(config), dir=str(results))
+    return lambda values, step: run.log(dict(values), step=step), run.finish
 
 
-class MLflow:
+def _mlflow(run_id: str, config: Mapping[str, Any], results: Path) -> tuple[Log, Close]:
     """A run of the experiment ``retrieval_bench`` where MLflow's own settings say."""
+    import mlflow  # pyright: ignore[reportMissingImports]
 
-    def __init__(self, run_id: str, config: Mapping[str, Any], results: Path):
-        import mlflow  # pyright: ignore[reportMissingImports]
-
-        self.mlflow = mlflow
-        mlflow.set_experiment("retrieval_bench")
-        mlflow.start_run(run_name=run_id)
-        mlflow.log_params(dict(config))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self.mlflow.log_metrics(dict(values), step=step)
-
-    def close(self) -> None:
-        self.mlflow.end_run()
+    mlflow.set_experiment("retrieval_bench")
+    mlflow.start_run(run_name=run_id)
+    mlflow.log_params(dict(config))
+    return lambda values, step: mlflow.log_metrics(dict(values), step=step), mlflow.end_run
 
 
-TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
 
 
 class Trackers:
-    """Several trackers as one; a tracker that fails says so once and is left out from then on.
-
-    Args:
-        names: keys of :data:`TRACKERS`.
-        run_id: names the run there too.
-        config: the flat configuration.
-        results: folder for what trackers keep on this machine.
-    """
+    """Several trackers, keys of :data:`TRACKERS`, as one; one that fails says so once and is left out from then on."""
 
     def __init__(self, names: Iterable[str], run_id: str, config: Mapping[str, Any], results: Path):
-        self.running: dict[str, TensorBoard | WandB | MLflow] = {}
+        self.running: dict[str, tuple[Log, Close]] = {}
         for name in names:
-            try:
+            with self._tolerated(name, "not tracked"):
                 self.running[name] = TRACKERS[name](run_id, config, results)
-            except Exception as error:  # whatever another program does must not cost the run
-                logger.info(f"not tracked with {name}: {first_line(error)}")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers after `step` epochs."""
-        self._call("log", values, step)
+        for name, (log, _) in list(self.running.items()):
+            with self._tolerated(name, "no longer tracked"):
+                log(values, step)
 
     def close(self) -> None:
         """The run has ended, in whatever way."""
-        self._call("close")
+        for name, (_, close) in list(self.running.items()):
+            with self._tolerated(name, "no longer tracked"):
+                close()
 
-    def _call(self, method: str, *args: Any) -> None:
-        for name, tracker in list(self.running.items()):
-            try:
-                getattr(tracker, method)(*args)
-            except Exception as error:
-                logger.info(f"no longer tracked with {name}: {first_line(error)}")
-                del self.running[name]
+    @contextmanager
+    def _tolerated(self, name: str, problem: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever another program does must not cost the run
+            logger.info(f"{problem} with {name}: {first_line(error)}")
+            self.running.pop(name, None)

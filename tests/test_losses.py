@@ -65,12 +65,6 @@ def test_options_reach_the_loss_and_default_margins_hold() -> None:
     assert default(*batch()) == usual(*batch()) < wide(*batch())
 
 
-@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_pairs])
-def test_length_of_embeddings_does_not_matter_to_losses_of_pairs(name: str) -> None:
-    loss, (embeddings, labels) = criterion(name, "none"), batch()
-    torch.testing.assert_close(loss(embeddings * 7, labels), loss(embeddings, labels))
-
-
 @pytest.mark.parametrize("name", MINERS)
 def test_miner_chooses_triplets_and_reads_only_torch_s_generator(name: str) -> None:
     values = []

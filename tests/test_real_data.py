@@ -18,9 +18,8 @@ import torch
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.data.catalog import open_dataset
 from retrieval_bench.data.loading import Batches
-from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.build import build_embedder, efficientnet_lite0_weights
 from retrieval_bench.models.embedder import embed, unit
-from retrieval_bench.models.weights import efficientnet_lite0_weights
 from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, ModelConfig
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, call
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -31,53 +31,33 @@ def test_tensorboard_has_the_losses_and_metrics_of_the_record(tmp_path: Path) ->
     assert events.Scalars("rate/layer1.0")[0].value == pytest.approx(3e-4)
 
 
-def fake_wandb(calls: list[Any], error: Exception | None = None) -> types.ModuleType:
-    def log(values: Any, step: int) -> None:
-        calls.append((values, step))
-        if error:
-            raise error
-
-    module: Any = types.ModuleType("wandb")
-    run = types.SimpleNamespace(log=log, finish=lambda: calls.append("finish"))
-    module.init = lambda **settings: calls.append((settings["name"], settings["config"])) or run
-    return module
-
-
-def fake_mlflow(calls: list[Any]) -> types.ModuleType:
-    module = types.ModuleType("mlflow")
-    for name in ("set_experiment", "start_run", "log_params", "log_metrics", "end_run"):
-        setattr(module, name, lambda *args, name=name, **named: calls.append((name, args, named)))
-    return module
+def trackers(monkeypatch: pytest.MonkeyPatch, results: Path, **modules: Any) -> Trackers:
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return Trackers(modules, "run-1", CONFIG, results)
 
 
 def test_wandb_and_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wandb: list[Any] = []
-    mlflow: list[Any] = []
-    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(wandb))
-    monkeypatch.setitem(sys.modules, "mlflow", fake_mlflow(mlflow))
-    trackers = Trackers(("wandb", "mlflow"), "run-1", CONFIG, tmp_path)
-    trackers.log({"loss": 1.0}, 1)
-    trackers.close()
-    assert wandb == [("run-1", CONFIG), ({"loss": 1.0}, 1), "finish"]
-    assert mlflow[1:] == [
-        ("start_run", (), {"run_name": "run-1"}),
-        ("log_params", (CONFIG,), {}),
-        ("log_metrics", ({"loss": 1.0},), {"step": 1}),
-        ("end_run", (), {}),
-    ]
+    wandb, mlflow = MagicMock(), MagicMock()
+    both = trackers(monkeypatch, tmp_path, wandb=wandb, mlflow=mlflow)
+    both.log({"loss": 1.0}, 1)
+    both.close()
+    started = call.init(project="retrieval_bench", name="run-1", config=CONFIG, dir=str(tmp_path))
+    assert wandb.mock_calls == [started, call.init().log({"loss": 1.0}, step=1), call.init().finish()]
+    started = [call.set_experiment("retrieval_bench"), call.start_run(run_name="run-1"), call.log_params(CONFIG)]
+    assert mlflow.mock_calls == [*started, call.log_metrics({"loss": 1.0}, step=1), call.end_run()]
 
 
 def test_a_tracker_that_fails_costs_a_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls: list[Any] = []
-    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls, ConnectionError("no network")))
-    monkeypatch.setitem(sys.modules, "mlflow", None)  # not installed
-    trackers = Trackers(("wandb", "mlflow"), "run-1", CONFIG, tmp_path)
+    wandb = MagicMock()
+    wandb.init.return_value.log.side_effect = ConnectionError("no network")
+    failing = trackers(monkeypatch, tmp_path, wandb=wandb, mlflow=None)  # None: not installed
     for epoch in (1, 2):
-        trackers.log({"loss": 1.0}, epoch)
-    trackers.close()
+        failing.log({"loss": 1.0}, epoch)
+    failing.close()
     printed = capsys.readouterr().err
     assert printed.count("no longer tracked with wandb: no network") == 1
     assert printed.count("not tracked with mlflow") == 1
-    assert len(calls) == 2
+    assert len(wandb.mock_calls) == 2

@@ -13,7 +13,7 @@ from retrieval_bench.deploy.saved import NAME, Recipe, data_config, files_of, re
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import check_writable, whole_folder, write_text
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.routers import LearnedRouter
+from retrieval_bench.models.routing import LearnedRouter
 from retrieval_bench.records import Record
 
 

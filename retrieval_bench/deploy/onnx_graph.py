@@ -19,8 +19,7 @@ from torch.nn.functional import normalize
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.routers import LearnedRouter
-from retrieval_bench.models.routing import RoutedBackbone, unroute
+from retrieval_bench.models.routing import LearnedRouter, RoutedBackbone, unroute
 from retrieval_bench.progress import logger
 from retrieval_bench.seeding import generator
 

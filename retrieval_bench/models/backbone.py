@@ -21,13 +21,9 @@ SHORTCUTS = {"downsample", "shortcut"}
 
 @dataclass(frozen=True)
 class Block:
-    """A unit that strategies freeze, tune, drop or copy.
-
-    Attributes:
-        name: module path (``layer1.0``, ``blocks.3.2``); ``stem`` for what comes before the blocks, ``tail`` for what
-            follows them.
-        owns: paths in the network of its modules and single parameters, with all that a strategy puts below them.
-    """
+    """A unit that strategies freeze, tune, drop or copy. `name` is its module path (``layer1.0``), ``stem`` for what
+    comes before the blocks, ``tail`` for what follows them; it `owns` these paths of modules and single parameters,
+    with all that a strategy puts below them."""
 
     name: str
     owns: tuple[str, ...]
@@ -39,15 +35,9 @@ class Block:
 
 
 class Backbone(nn.Module):
-    """A network that maps images to one pooled feature vector.
-
-    Args:
-        net: module from normalised float images (B, 3, H, W) to (B, D).
-        blocks: its blocks in order; every parameter of `net` in exactly one.
-        mean: per channel, of inputs in 0..1; belongs to the weights.
-        std: per channel, likewise.
-        feature_dim: D.
-    """
+    """A network `net` from normalised float images (B, 3, H, W) to one pooled feature vector (B, `feature_dim`), its
+    `blocks` in order, every parameter in exactly one, and `mean` and `std` per channel of inputs in 0..1, which belong
+    to the weights."""
 
     mean: Tensor
     std: Tensor

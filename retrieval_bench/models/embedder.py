@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,14 +19,8 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class Embedder(nn.Module):
-    """Backbone and optional linear layer: images to vectors, not normalised.
-
-    Losses and the evaluator normalise the vectors themselves, so that a classifier can use their length.
-
-    Args:
-        backbone: images to (B, F).
-        dim: size D of the linear layer, 0 for none (then D = F).
-    """
+    """Backbone and optional linear layer to size `dim`: images to vectors, not normalised. Losses and the evaluator
+    normalise the vectors themselves, so that a classifier can use their length."""
 
     def __init__(self, backbone: Backbone, dim: int = 0):
         super().__init__()
@@ -74,6 +71,20 @@ def trains_batch_norms(model: nn.Module) -> bool:
 def _batch_norm_parameters(model: nn.Module) -> list[nn.Parameter]:
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
+
+
+@contextmanager
+def batch_norm_momentum(model: nn.Module, momentum: float | None) -> Iterator[None]:
+    """A block in which batch norms have this momentum: 0 leaves their statistics alone, None averages the batches."""
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = momentum
+    try:
+        yield
+    finally:
+        for norm, value in zip(norms, before, strict=True):
+            norm.momentum = value
 
 
 @torch.inference_mode()

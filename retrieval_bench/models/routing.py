@@ -1,12 +1,14 @@
 """A backbone whose blocks come in pairs, frozen and tuned, and that decides for each image which of the two it takes.
 
 Equation 2 of SpotTune (Guo et al., CVPR 2019, arXiv 1811.08737): block l gives ``I_l(x) tuned_l(x) + (1 - I_l(x))
-frozen_l(x)``, with decisions I_l(x) in {0, 1} from a router (``retrieval_bench.models.routers``) that sees the image.
+frozen_l(x)``, with decisions I_l(x) in {0, 1} from a router that sees the image.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
+from torch.nn.functional import gumbel_softmax
 
+from retrieval_bench import cost
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.models.backbone import STEM, Backbone
+from retrieval_bench.models.backbone import STEM, Backbone, Block
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.seeding import generator
 
 Decisions = Tensor | tuple[bool, ...]
 """What a router gives: 0 or 1 per image and block (B, L), 1 for the tuned block; or one decision per block for all
@@ -28,12 +34,9 @@ Rows = tuple[Tensor, Tensor]
 
 
 class RoutedBlock(nn.Module):
-    """A frozen block and its trainable copy.
-
-    Attributes:
-        route: set by :class:`RoutedBackbone` before each pass: one branch for all images, rows per branch, or float
-            (B,) decisions, for which both branches are computed, since the gradient of a decision needs both.
-    """
+    """A frozen block and its trainable copy. :class:`RoutedBackbone` sets `route` before each pass: one branch for all
+    images, rows per branch, or float (B,) decisions, for which both branches are computed, since the gradient of a
+    decision needs both."""
 
     route: bool | Rows | Tensor
 
@@ -70,18 +73,12 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 class RoutedBackbone(Backbone):
-    """A backbone with :class:`RoutedBlock` in place of some of its blocks.
+    """A backbone with :class:`RoutedBlock` in place of some of its blocks; `router` maps images (B, 3, H, W) to
+    :data:`Decisions` on them in order.
 
     In training both branches are computed; in eval mode each image runs through the branches that it takes only, so
-    that the cost is that of one backbone and the router.
-
-    Args:
-        backbone: with routed blocks already in its network.
-        router: images (B, 3, H, W) as the backbone takes them to :data:`Decisions` on the routed blocks in order.
-
-    Attributes:
-        decisions: (B, L) of the last pass, with its graph in training; None before the first.
-        both_branches: compute both branches in eval mode too: the slow way, to compare with.
+    that the cost is that of one backbone and the router (unless `both_branches` asks for the slow way). `decisions` are
+    those of the last pass, (B, L), with their graph in training.
     """
 
     decisions: Tensor | None
@@ -129,16 +126,11 @@ class RoutedBackbone(Backbone):
 
 
 def route(model: Embedder, router: nn.Module, names: Collection[str], code_compat: bool = False) -> RoutedBackbone:
-    """Pairs each named block with a copy that is trained in its place; returns the backbone that `model` has then.
+    """Pairs each named body block with a copy that is trained in its place; returns the backbone that `model` has then.
 
     The blocks themselves and the stem are frozen: no gradient, batch norms in eval mode; so is what a block owns beside
-    its module, such as the downsampling before a stage of ConvNeXt, of which there is one for both.
-
-    Args:
-        model: is changed.
-        router: decides on the named blocks.
-        names: of body blocks.
-        code_compat: freeze the kernels of the blocks only, as SpotTune's public code does: norms and the stem train.
+    its module, such as the downsampling before a stage of ConvNeXt, of which there is one for both. With `code_compat`
+    only the kernels of the blocks are, as in SpotTune's public code: norms and the stem train.
     """
     backbone = model.backbone
     for block in backbone.blocks:
@@ -204,17 +196,9 @@ def describe_routes(
 ) -> dict[str, Any]:
     """Statistics of the routes of N images, as JSON types; a route is written as a digit per block, 1 for tuned.
 
-    Args:
-        decisions: bool (N, L), True for the tuned block.
-        labels: int64 (N,), into `class_names`.
-        class_names: of the data set.
-        paths: of the N images.
-        examples: how many images have their route shown.
-
-    Returns:
-        ``rate`` of tuned images per block; ``rate_by_class`` of the first 200 classes; ``distinct`` routes, the entropy
-        of their distribution in bits, the ``commonest`` with their counts; ``examples``: images with few, some and many
-        tuned blocks.
+    ``rate`` of tuned images per block; ``rate_by_class`` of the first 200 classes; ``distinct`` routes, the entropy of
+    their distribution in bits, the ``commonest`` with their counts; and the routes of `examples` images with few, some
+    and many tuned blocks. `decisions` are bool (N, L), `labels` int64 (N,) into `class_names`.
     """
 
     def rates(rows: np.ndarray) -> list[float]:
@@ -234,3 +218,96 @@ def describe_routes(
         "commonest": dict(counts.most_common(5)),
         "examples": {paths[row]: routes[row] for row in by_tuned_blocks[spread].tolist()},
     }
+
+
+class LearnedRouter(nn.Module):
+    """SpotTune's policy: two logits per block, with Gumbel noise in training (Guo et al. 2019, equation 3).
+
+    `features` maps images to (B, F); `temperature` scales gradients and changes no probability. `fixed` are decisions
+    for all images, in place of the policy's own. Eval mode takes the more probable blocks, or draws with the policy's
+    probabilities if `draw` is a number: the same blocks for an image whenever `seed` and number are the same.
+    """
+
+    totals: Tensor
+    seen: Tensor
+
+    def __init__(self, features: Backbone, blocks: int, temperature: float, seed: int):
+        super().__init__()
+        self.features = features
+        self.head = nn.Linear(features.feature_dim, 2 * blocks)
+        self.temperature = temperature
+        self.seed = seed
+        self.fixed: tuple[bool, ...] | None = None
+        self.draw: int | None = None
+        # buffers, so that a pass that is undone leaves no trace
+        self.register_buffer("totals", torch.zeros(3, blocks))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Float32 (B, L, 2), under autocast too; index 1 is the tuned block."""
+        return self.head(self.features(images)).float().unflatten(1, (-1, 2))
+
+    def forward(self, images: Tensor) -> Decisions:
+        """`fixed`, or float (B, L): in training exactly 0 or 1, with the gradient of the soft decisions."""
+        if self.fixed is not None:
+            return self.fixed
+        logits = self.logits(images)
+        margin = (logits[..., 1] - logits[..., 0]).detach()
+        if self.training:
+            soft = gumbel_softmax(logits, tau=self.temperature, dim=-1)[..., 1]
+            hard = (soft > 0.5).to(soft.dtype)
+            p = margin.sigmoid()
+            entropy = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
+            with torch.no_grad():
+                self.totals += torch.stack([hard.sum(0), (p > 0.5).sum(0), entropy.sum(0)])
+                self.seen += len(hard)
+            return hard + (soft - soft.detach())  # the bracket is exactly 0
+        if self.draw is None:
+            return (margin > 0).to(margin.dtype)
+        return (pixel_noise(images, margin.shape[1], self.seed, self.draw) < margin.sigmoid()).to(margin.dtype)
+
+    @property
+    def draws(self) -> bool:
+        """Whether eval mode draws blocks by the pixels of each image."""
+        return self.fixed is None and self.draw is not None
+
+    def statistics(self) -> dict[str, list[float]]:
+        """Per block, over the training passes since :meth:`reset_statistics`: ``rate`` of tuned blocks as drawn,
+        ``argmax_rate`` without noise, and ``entropy`` of the decision in bits. The policy was in training mode, its
+        batch norms with the statistics of each batch."""
+        means = (self.totals / self.seen.clamp(min=1)).tolist()
+        return dict(zip(("rate", "argmax_rate", "entropy"), means, strict=True))
+
+    def reset_statistics(self) -> None:
+        """Starts :meth:`statistics` afresh."""
+        self.totals.zero_()
+        self.seen.zero_()
+
+
+def pixel_noise(images: Tensor, count: int, seed: int, *purpose: int) -> Tensor:
+    """Float (B, count) in [0, 1), decided by each image's pixels (uint8, or float in 0..1, which is rounded to uint8),
+    the seed and the purpose alone, whatever else is in the batch."""
+    pixels = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+    rows = pixels.contiguous().cpu().numpy()
+    draws = [torch.rand(count, generator=generator(seed, zlib.crc32(row.tobytes()), *purpose)) for row in rows]
+    return torch.stack(draws).to(images.device)
+
+
+def policy_network(backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:
+    """A small ResNet for the policy on `backbone`, random weights, and its ``width``, ``parameters`` and ``macs``.
+
+    Four basic blocks of widths w, 2w, 4w and 8w after three 3x3 convolutions; w is the largest of 64, 32, 16 and 8 for
+    which it costs at most a sixth of the backbone's multiply-accumulates at this size (8 if none does). Weights are
+    drawn from torch's global generator.
+    """
+    limit = cost.macs(backbone, image_size) / 6
+    block: Any = BasicBlock  # timm annotates the class as an instance
+    width = 64
+    while True:
+        channels = (width, 2 * width, 4 * width, 8 * width)
+        net = ResNet(block, (1, 1, 1, 1), num_classes=0, channels=channels, stem_type="deep", stem_width=width // 2)
+        network = Backbone(net, (Block(STEM, ("",)),), *backbone.normalisation, 8 * width)
+        macs = cost.macs(network, image_size)
+        if macs <= limit or width == 8:
+            return network, {"width": width, "parameters": cost.parameters(network), "macs": macs}
+        width //= 2

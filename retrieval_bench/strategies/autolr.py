@@ -179,12 +179,8 @@ class AutoLR(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         bounds = {name: int(count) for name, count in self._bounds.items()}
-        return {
-            "epochs": self._history.epochs,
-            "initial_lrs": self._initial_lrs,
-            "rejected": self._rejected,
-            "bounds": bounds,
-        }
+        rejected = {"rejected": self._rejected, "bounds": bounds}
+        return {"epochs": self._history.epochs, "initial_lrs": self._initial_lrs, **rejected}
 
     def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
         self._history.epochs = state["epochs"]

@@ -95,16 +95,9 @@ def target_rates(
     highest: np.ndarray | float,
     ratio: float,
 ) -> tuple[np.ndarray, int]:
-    """``rate * target / v`` (equation 15, since v is proportional to the rate), and how many rates a bound changed.
-
-    Args:
-        rates: the rates that gave `variation`.
-        variation: all positive.
-        target: all positive.
-        lowest: bounds on the rates, one or K.
-        highest: likewise.
-        ratio: bound on the factor by which, or by whose inverse, a rate changes.
-    """
+    """``rate * target / v`` (equation 15, since v is proportional to the rate), and how many rates a bound changed:
+    `lowest` and `highest` (one or K), and `ratio`, the most by which a rate is multiplied or divided. Variations and
+    targets are positive."""
     exact = rates * target / variation
     bounded = np.clip(np.clip(exact, rates / ratio, rates * ratio), lowest, highest)
     return bounded, int((bounded != exact).sum())

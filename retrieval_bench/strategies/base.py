@@ -8,6 +8,7 @@ A strategy never sees the test set.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
@@ -73,12 +74,7 @@ class Categorical:
         return ", ".join(map(str, self.values))
 
 
-BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
-    "at least": lambda value, bound: value >= bound,
-    "above": lambda value, bound: value > bound,
-    "at most": lambda value, bound: value <= bound,
-    "below": lambda value, bound: value < bound,
-}
+BOUNDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
 def option(
@@ -95,14 +91,10 @@ def option(
 ) -> Any:
     """A field of a strategy's ``Options``: one line declares the flag, its help, its bounds and what a search tries.
 
-    Args:
-        default: never changes, since runs are named by what differs from it.
-        help: of the flag.
-        low, high: bounds that are allowed themselves.
-        above, below: bounds that are not.
-        choices: the allowed words.
-        search: what a search tries; nothing that sets the size of the network or the length of the training.
-        shown: whether it is part of the strategy's label in tables even at its default.
+    The `default` never changes, since runs are named by what differs from it. `low` and `high` are allowed themselves,
+    `above` and `below` are not; `choices` are the allowed words. `search` is nothing that sets the size of the network
+    or the length of the training. An option that is `shown` is part of the strategy's label in tables even at its
+    default.
     """
     bounds = {"at least": low, "above": above, "at most": high, "below": below}
     given = {words: bound for words, bound in bounds.items() if bound is not None}
@@ -135,7 +127,7 @@ class EpochState(Protocol):
         ...
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Puts a snapshot back, bit for bit, learning rates included; it may be restored any number of times."""
+        """Puts a snapshot back, bit for bit, learning rates included, any number of times."""
 
     def lrs(self) -> dict[str, float]:
         """Learning rate by group name, before the schedule's factor."""
@@ -203,12 +195,8 @@ class Strategy:
         self.options = self.Options() if options is None else options
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        """Edits the network before the optimiser sees it: freeze, drop blocks, add gates, twin blocks.
-
-        Args:
-            model: the embedder with its pretrained weights.
-            example_images: a few training images, uint8 (B, 3, H, W), for shapes and statistics.
-        """
+        """Edits the network before the optimiser sees it: freeze, drop blocks, add gates, twin blocks. `example_images`
+        are a few training images, uint8 (B, 3, H, W), for shapes and statistics."""
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
@@ -303,3 +291,75 @@ def freeze_other_blocks(model: Embedder, tuned: Collection[str]) -> None:
 def scale_lrs(groups: Iterable[ParameterGroup], factors: Mapping[str, float]) -> list[ParameterGroup]:
     """`groups` with the learning rates of those that `factors` names multiplied."""
     return [{**group, "lr": group["lr"] * factors.get(group["name"], 1.0)} for group in groups]
+
+
+def refuse_clashes(parts: Mapping[str, type[Strategy]]) -> None:
+    """Raises :class:`UserError` if strategies cannot be combined in this order: only one may decide when an epoch is
+    accepted, only one may rebuild blocks, and blocks and channels are removed before anything else."""
+    owners = [name for name, kind in parts.items() if kind.run_epoch is not Strategy.run_epoch]
+    rebuilding = [name for name, kind in parts.items() if kind.rebuilds_blocks]
+    for what, names in {"decide how an epoch is run": owners, "rebuild the blocks": rebuilding}.items():
+        if len(names) > 1:
+            raise UserError(f"strategies {' and '.join(names)} both {what} and cannot be combined; keep one of them")
+    first = [name for name, kind in parts.items() if kind.prunes]
+    if list(parts)[: len(first)] != first:
+        others = [name for name in parts if name not in first]
+        raise UserError(f"{' and '.join(first)} must come first: --strategy {'+'.join([*first, *others])}")
+
+
+class Chain(Strategy):
+    """Runs its parts in order: edits follow one another, regularization is added up, info is filed by part's name."""
+
+    def __init__(self, parts: dict[str, Strategy]):
+        super().__init__()
+        refuse_clashes({name: type(part) for name, part in parts.items()})
+        self.parts = parts
+
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+        for part in self.parts.values():
+            model = part.prepare(model, example_images)
+        return model
+
+    def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        for part in self.parts.values():
+            groups = part.parameter_groups(model, groups)
+        return groups
+
+    def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        for part in self.parts.values():
+            part.before_training(train_once, state)
+
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]
+        return owners[0].run_epoch(train_once, state) if owners else train_once()
+
+    def end_epoch(self, state: EpochState) -> None:
+        for part in self.parts.values():
+            part.end_epoch(state)
+
+    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
+        terms = [term for part in self.parts.values() if (term := part.regularization(model, images)) is not None]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def after_step(self, model: Embedder) -> None:
+        for part in self.parts.values():
+            part.after_step(model)
+
+    def finalize(self, model: Embedder) -> Embedder:
+        for part in self.parts.values():
+            model = part.finalize(model)
+        return model
+
+    def eval_modes(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
+        for part in self.parts.values():
+            yield from part.eval_modes(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name], model)
+
+    def info(self) -> dict[str, Any]:
+        return {name: info for name, part in self.parts.items() if (info := part.info())}

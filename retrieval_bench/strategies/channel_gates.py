@@ -20,7 +20,7 @@ the optimiser is the run's own; batch norms use fixed statistics in the search (
 those of a few training images), where the code lets them move; the code takes the gates with the best accuracy on
 held-out images among those of which at most r are not zero, here ``held_out`` takes those whose network, pruned to the
 budget, has the best Recall@1 on held-out classes (off by default: the last gates are taken); channels of inner widths
-only, the same in every kind of network (``retrieval_bench.models.channels``); of equal gates those of earlier layers
+only, the same in every kind of network (``retrieval_bench.models.pruning``); of equal gates those of earlier layers
 stay.
 """
 
@@ -32,9 +32,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.channels import Keep, find_channels, set_widths
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.models.gates import Gates, initialise
+from retrieval_bench.models.pruning import Gates, Keep, find_channels, initialise, set_widths
 from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, TrainOnce, freeze, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning
 
@@ -115,12 +114,7 @@ class ChannelGates(BudgetedPruning):
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if self._gates is None:
             return groups
-        gates: ParameterGroup = {
-            "name": "gates",
-            "params": list(self._gates),
-            "lr": self.options.gate_lr,
-            "weight_decay": 0.0,
-        }
+        gates = ParameterGroup(name="gates", params=list(self._gates), lr=self.options.gate_lr, weight_decay=0.0)
         return [gates, *(group for group in groups if group["name"] == "loss")]
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:

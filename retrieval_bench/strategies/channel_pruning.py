@@ -8,7 +8,7 @@ Scores per channel, the highest stay, with one threshold for all layers unless s
   its training);
 - ``uniform``: by magnitude within each layer, the same share of every layer.
 
-Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.channels``).
+Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.pruning``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from retrieval_bench.models.backbone import Backbone
-from retrieval_bench.models.budget import Budget, choose_channels
-from retrieval_bench.models.channels import Channels, Keep, find_channels, remove_channels
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.pruning import Budget, Channels, Keep, choose_channels, find_channels, remove_channels
 from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 SCORES = ("magnitude", "bn_scale", "uniform")
@@ -119,9 +118,7 @@ def channel_scores(backbone: Backbone, channels: Channels, criterion: str) -> Sc
         conv: Any = backbone.net.get_submodule(width.name)
         lengths = conv.weight.detach().flatten(1).norm(dim=1)
         values = norm.weight.abs() if criterion == "bn_scale" else lengths / lengths.mean().clamp(min=1e-12)
-        if (
-            criterion == "uniform"
-        ):  # the rank within the layer, from 0 to 1, so that one threshold takes one share of each
+        if criterion == "uniform":  # the rank within the layer: one threshold takes one share of each
             values = values.argsort().argsort().double() / len(values)
         scores[width.name] = values.detach().tolist()
     return scores

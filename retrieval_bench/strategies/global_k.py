@@ -27,6 +27,8 @@ from retrieval_bench.progress import logger
 from retrieval_bench.strategies.base import EpochState, Look, Range, option
 from retrieval_bench.strategies.spottune import LearnedRouting
 
+WEIGHTS = Range(0.01, 1.0, log=True)
+
 
 class GlobalK(LearnedRouting):
     """All images take one route with k tuned blocks. Raises :class:`UserError` if the backbone has fewer than k."""
@@ -37,16 +39,10 @@ class GlobalK(LearnedRouting):
     class Options(LearnedRouting.Options):
         k: int = option(3, "number of tuned blocks", low=1, search=Range(1, 6, blocks=True), shown=True)
         count_weight: float = option(
-            0.1,
-            "weight of the penalty on another number of tuned blocks than k",
-            low=0,
-            search=Range(0.01, 1.0, log=True),
+            0.1, "weight of the penalty on another number of tuned blocks than k", low=0, search=WEIGHTS
         )
         entropy_weight: float = option(
-            0.1,
-            "weight of the penalty on blocks that are tuned for some images only",
-            low=0,
-            search=Range(0.01, 1.0, log=True),
+            0.1, "weight of the penalty on blocks that are tuned for some images only", low=0, search=WEIGHTS
         )
         decide_at: float = option(
             0.5,

@@ -10,7 +10,7 @@ is fine-tuned for ``--epochs`` with the weights it has. With ``--epochs 0`` only
 similarity experiment of Pruning from Scratch (Wang et al., AAAI 2020), which prunes after several lengths of training.
 
 Defaults: strength 1e-4 as in the paper. Deviations: a budget of the cost in place of a share of the channels; inner
-widths only (``retrieval_bench.models.channels``), scored by the scale of the first norm behind them.
+widths only (``retrieval_bench.models.pruning``), scored by the scale of the first norm behind them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.channels import Keep
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
+from retrieval_bench.models.pruning import Keep
 from retrieval_bench.strategies.base import EpochState, Look, Range, TrainOnce, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, channel_scores
 

@@ -69,17 +69,11 @@ class Progressive(Strategy):
 
 
 class ColumnBlock(nn.Module):
-    """A block of both columns and the adapter from the frozen to the new one.
+    """A block of both columns, whose outputs have `channels` channels, and the adapter of `width` channels from the
+    frozen to the new one.
 
-    Between blocks both columns travel as one batch, first the frozen one's rows, then the new one's.
-
-    Args:
-        frozen: block of the first column.
-        new: block of the second column.
-        channels: C of their outputs (B, C, H, W).
-        width: channels inside the adapter.
-        is_first: takes one input for both columns.
-        is_last: gives the new column only.
+    Between blocks both columns travel as one batch, first the frozen one's rows, then the new one's: the first block
+    takes one input for both, the last gives the new column only.
     """
 
     def __init__(self, frozen: nn.Module, new: nn.Module, channels: int, width: int, is_first: bool, is_last: bool):

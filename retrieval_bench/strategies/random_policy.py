@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.routers import pixel_noise
-from retrieval_bench.models.routing import refuse_other_blocks, route
+from retrieval_bench.models.routing import pixel_noise, refuse_other_blocks, route
 from retrieval_bench.strategies.base import Look, Range, Strategy, block_names, option
 
 
@@ -56,12 +55,8 @@ class RandomPolicy(Strategy):
 
 
 class RandomRouter(nn.Module):
-    """Tuned or frozen with equal probability: drawn anew at every training step, fixed for each image in eval mode.
-
-    Args:
-        blocks: number L of blocks that are decided on.
-        seed: of the decisions in eval mode.
-    """
+    """Tuned or frozen with equal probability: drawn anew at every training step, in eval mode decided by image and
+    seed."""
 
     draws = True
 

@@ -11,7 +11,7 @@ Policy and copies are trained together by the task's loss, the policy at its own
 
 Defaults: temperature 5 and weight decay 1e-3 of the policy as in the public code, which has 0.1 for the network's rate
 and 0.01 for the policy's (SGD). ``policy_lr`` 1e-3 suits AdamW. The policy network is a small ResNet whose width
-follows the backbone's cost (``retrieval_bench.models.routers.policy_network``); ``policy`` takes any backbone in its
+follows the backbone's cost (``retrieval_bench.models.routing.policy_network``); ``policy`` takes any backbone in its
 place, such as torchvision/resnet34, which the paper, as far as we know, uses beside ResNet-50.
 
 Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem;
@@ -35,8 +35,7 @@ from retrieval_bench import cost
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.models.routers import LearnedRouter, policy_network
-from retrieval_bench.models.routing import refuse_other_blocks, route
+from retrieval_bench.models.routing import LearnedRouter, policy_network, refuse_other_blocks, route
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, Strategy, block_names, option
 
@@ -100,19 +99,13 @@ class LearnedRouting(Strategy):
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         policy = [parameter for parameter in self.router.parameters() if parameter.requires_grad]
         own = {id(parameter) for parameter in policy}
-        rest: list[ParameterGroup] = [
+        lr, weight_decay = self.options.policy_lr, self.options.policy_weight_decay
+        edited: list[ParameterGroup] = [
             {**group, "params": [parameter for parameter in group["params"] if id(parameter) not in own]}
             for group in groups
         ]
-        rest.append(
-            {
-                "name": "policy",
-                "params": policy,
-                "lr": self.options.policy_lr,
-                "weight_decay": self.options.policy_weight_decay,
-            }
-        )
-        return [group for group in rest if group["params"]]
+        edited.append(ParameterGroup(name="policy", params=policy, lr=lr, weight_decay=weight_decay))
+        return [group for group in edited if group["params"]]
 
     def end_epoch(self, state: EpochState) -> None:
         for name, values in self.router.statistics().items():
@@ -183,10 +176,6 @@ class SpotTune(LearnedRouting):
         """Routes images by `policy` from now on."""
         blocks = len(self.blocks)
         rates = self.history["argmax_rate"][-1] if self.history else [0.0] * blocks
-        fixed = {
-            "all_tuned": (True,) * blocks,
-            "all_frozen": (False,) * blocks,
-            "majority": tuple(rate > 0.5 for rate in rates),
-        }
-        self.router.fixed = fixed.get(policy)
+        fixed = {"all_tuned": (True,) * blocks, "all_frozen": (False,) * blocks}
+        self.router.fixed = tuple(rate > 0.5 for rate in rates) if policy == "majority" else fixed.get(policy)
         self.router.draw = draw if policy == "sample" else None

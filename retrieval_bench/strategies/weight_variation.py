@@ -33,13 +33,10 @@ NORMALIZER_HELP = "a block's change is divided by: n, its number of weights (pap
 
 
 def weight_variation(before: Mapping[str, Tensor], model: Embedder, normalizer: Normalizer = "n") -> dict[str, float]:
-    """How far each block's kernels are from where they were, by block name, in the order of the blocks.
+    """How far each block's kernels are from where they were in the state dictionary `before`, by block name, in order.
 
-    Args:
-        before: state dictionary of the model at the beginning of the epoch.
-        model: the model now. Blocks without a trained kernel are left out.
-        normalizer: ``n`` divides the Euclidean distance by the number of weights (the paper), ``sqrt_n`` by its root,
-            ``relative`` by the norm of the weights before.
+    ``n`` divides the Euclidean distance by the number of weights (the paper), ``sqrt_n`` by its root, ``relative`` by
+    the norm of the weights before. Blocks without a trained kernel are left out.
     """
 
     def squared_norm(values: Tensor) -> float:
@@ -74,11 +71,7 @@ def sorting_quality(variation: Sequence[float] | np.ndarray) -> float:
 
 
 class History:
-    """Variations and rates epoch by epoch, from which the figure of AutoLR is drawn.
-
-    Args:
-        normalizer: what the variations are divided by.
-    """
+    """Variations and rates epoch by epoch, from which the figure of AutoLR is drawn."""
 
     def __init__(self, normalizer: Normalizer = "n") -> None:
         self.normalizer = normalizer

@@ -18,15 +18,12 @@ FORMAT = 2
 
 
 class Checkpoints:
-    """The checkpoints of one run: a file per epoch, written whole or not at all, the last two kept.
+    """The checkpoints of one run: a file per `every` epochs (0 for none), written whole or not at all, the last two
+    kept.
 
-    Random states need no file: every pass draws its random numbers from the run's seed, the epoch and the attempt.
-
-    Args:
-        folder: of this run; made when the first epoch ends.
-        identity: the flat configuration of the run; a checkpoint of another one is refused.
-        every: epochs between checkpoints, 0 for none.
-        source: folder to resume from in place of `folder`, which must then hold a checkpoint.
+    Random states need no file: every pass draws its random numbers from the run's seed, the epoch and the attempt. A
+    checkpoint of another `identity`, the flat configuration, is refused. A `source` is a folder to resume from in place
+    of `folder`, which must then hold a checkpoint.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], every: int = 1, source: Path | None = None):
@@ -36,10 +33,8 @@ class Checkpoints:
         self.source = source
 
     def save(self, epoch: int, state: Mapping[str, Any]) -> None:
-        """Keeps the state after `epoch` epochs (tensors, numbers, strings, lists and dictionaries of them).
-
-        A checkpoint that cannot be written does not stop the training: a line says so.
-        """
+        """Keeps the state after `epoch` epochs (tensors, numbers, strings, lists and dictionaries of them). A
+        checkpoint that cannot be written does not stop the training: a line says so."""
         if not self.every or epoch % self.every:
             return
         try:
@@ -51,11 +46,8 @@ class Checkpoints:
             logger.info(f"no checkpoint after epoch {epoch}: {first_line(error)}; training continues")
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that can be read, on the CPU; None if there is none.
-
-        Raises:
-            UserError: a checkpoint of another configuration, with the difference; or a `source` without any.
-        """
+        """The newest state that can be read, on the CPU; None if there is none. Raises :class:`UserError` for a
+        checkpoint of another configuration, with the difference, and for a `source` without any."""
         for path in _newest_first(self.source or self.folder):
             try:
                 checkpoint = torch.load(path, "cpu", weights_only=True)

@@ -23,8 +23,7 @@ from retrieval_bench.seeding import derive, generator
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
-from retrieval_bench.training.optim import build_optimizer, parameter_groups, schedule_factor
-from retrieval_bench.training.step import Step, Stopwatch
+from retrieval_bench.training.step import Step, Stopwatch, build_optimizer, parameter_groups, schedule_factor
 
 CHECKED_EVERY = 10
 """Steps between checks of the loss on a GPU, each of which has to wait for the GPU."""
@@ -35,22 +34,14 @@ COUNTS = ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "ski
 class Training:
     """One run's training state: what strategies see as an :class:`~retrieval_bench.strategies.base.EpochState`.
 
-    Args:
-        model: the embedder on its device, not yet prepared by the strategy.
-        make_criterion: the loss for embeddings of a given size, known once the strategy has prepared the model.
-        batches: training batches.
-        strategy: decides what is tuned and how.
-        config: the run's configuration.
-        checkpoints: where the state is kept after each epoch, and resumed from.
-        group: the processes that train it together.
-        profile: whether to print where the time went.
-        log: called with loss and learning rates after each epoch, and the number of epochs.
+    `model` is on its device and not yet prepared by the strategy, `make_criterion` gives the loss for embeddings of a
+    size that is known only then. `log` is called with loss and learning rates after each epoch, and the number of
+    epochs.
 
     Attributes:
         embedder: the finished model, once :meth:`fit` has returned.
         images_seen: training images passed through the network, rejected attempts included.
-        seconds: wall time of all passes.
-        strategy_seconds: time of the strategy beside its passes, for snapshots, measures and decisions.
+        seconds: wall time of all passes; `strategy_seconds` that of the strategy beside them.
         history: mean loss of each epoch's accepted pass.
         skipped: (epoch, step) of batches that were left out, from 0; those of rejected passes are taken back with them.
         resumed: the epochs after which the training was resumed from a checkpoint.
@@ -70,22 +61,15 @@ class Training:
         profile: bool = False,
         log: Callable[[Mapping[str, float], int], None] = lambda values, epochs: None,
     ):
-        self.batches = batches
-        self.strategy = strategy
-        self.config = config
-        self.epoch = 0
-        self.epochs = config.train.epochs
-        self.images_seen = 0
-        self.seconds = 0.0
-        self.strategy_seconds = 0.0
+        self.batches, self.strategy, self.config = batches, strategy, config
+        self.make_criterion, self.checkpoints, self.group, self.log = make_criterion, checkpoints, group, log
+        self.watch = Stopwatch(profile)
+        self.epoch, self.epochs, self.images_seen = 0, config.train.epochs, 0
+        self.seconds = self.strategy_seconds = 0.0
         self.started = time.perf_counter()
         self.history: list[float] = []
         self.resumed: list[int] = []
         self.skipped: list[list[int]] = []
-        self.checkpoints = checkpoints
-        self.group = group
-        self.watch = Stopwatch(profile)
-        self.log = log
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
@@ -93,7 +77,6 @@ class Training:
         example_images = next(iter(batches))[0].to(self.device)
         torch.manual_seed(derive(config.seed, "prepare"))
         self.model = strategy.prepare(model, example_images)
-        self.make_criterion = make_criterion
         self.rebuild()
 
     def rebuild(self) -> None:
@@ -108,9 +91,8 @@ class Training:
         """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no
         image seen; but in a closed set its loss's classifier is trained.
 
-        Raises:
-            Diverged: the loss became non-finite (and the strategy did not reject the pass).
-            UserError: memory does not suffice.
+        Raises :class:`Diverged` if the loss became non-finite (and the strategy did not reject the pass),
+        :class:`UserError` if memory does not suffice.
         """
         if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
             self._train()
@@ -225,34 +207,26 @@ class Training:
         self.resumed = [*state["resumed"], len(self.history)]
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy of weights, buffers and optimiser state of model and loss, and the batches that were left out."""
         states = {name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer")}
         return copy.deepcopy({**states, "skipped": self.skipped})
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Puts a snapshot back, bit for bit."""
         self.skipped = copy.deepcopy(snapshot["skipped"])
         for name in ("model", "criterion"):
             getattr(self, name).load_state_dict(snapshot[name])
         self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
 
     def lrs(self) -> dict[str, float]:
-        """Learning rate per group name, before the schedule's factor."""
         return {group["name"]: group["initial_lr"] for group in self.optimizer.param_groups}
 
     def set_lrs(self, rates: dict[str, float]) -> None:
-        """Sets the rates of the named groups, before the schedule's factor; an unknown name is a KeyError."""
         groups = {group["name"]: group for group in self.optimizer.param_groups}
         for name, rate in rates.items():
             groups[name]["initial_lr"] = rate
 
     @contextmanager
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:
-        """A block whose passes leave out this share of the training classes; yields Recall@1 on them, as a function.
-
-        Raises:
-            UserError: fewer than two classes on a side, or too few for a batch.
-        """
+        """Raises :class:`UserError` for fewer than two classes on a side, or too few for a batch."""
         batches = self.batches
         classes = np.unique(batches.labels)
         count = round(share * len(classes))

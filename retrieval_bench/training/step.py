@@ -1,23 +1,25 @@
-"""The gradients of one batch: forward, loss, backward, in the precision and the chunks that memory allows."""
+"""One step: the gradients of a batch in the precision and chunks that memory allows, the optimiser, the schedule."""
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder, batch_norm_momentum
 from retrieval_bench.progress import logger
-from retrieval_bench.sections import TrainConfig
+from retrieval_bench.sections import LossConfig, TrainConfig
 from retrieval_bench.seeding import random_states, set_random_states
-from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.base import ParameterGroup, Strategy
 from retrieval_bench.training.distributed import ProcessGroup
 
 T = TypeVar("T")
@@ -64,20 +66,13 @@ class Step:
     """Forward and backward pass of a batch: ``step(images, labels)`` adds to what is in ``.grad`` and returns the loss.
 
     The loss sees the embeddings of the whole batch, those of other processes included. Weights and losses are float32,
-    also with bfloat16 passes. Where ``torch.compile`` fails, a line says why and the network is run as it is.
+    also with bfloat16 passes. The model is put into channels-last layout, which convolutions are fastest in. Where
+    ``torch.compile`` fails, a line says why and the network is run as it is.
 
     With ``--micro-batch`` no more images than that pass through the network at a time: once without a graph, for the
     embeddings, and once more for the gradients (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory
     Limited Setup, RepL4NLP 2021). The result is that of the whole batch, but for batch norms that are trained, which
     see the chunks, and for Global-k's regularization, which is that of each chunk.
-
-    Args:
-        model: the embedder; is put into channels-last layout, which convolutions are fastest in.
-        criterion: the loss.
-        strategy: may add regularization.
-        train: precision, compilation and micro-batch size.
-        group: the processes that share a batch.
-        watch: measures the parts.
     """
 
     def __init__(
@@ -96,15 +91,8 @@ class Step:
         self.micro_batch_size = train.micro_batch
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar without a graph.
-
-        Args:
-            images: uint8 (B', 3, H, W) of this process.
-            labels: int64 (B,) of the whole batch.
-
-        Raises:
-            UserError: memory does not suffice.
-        """
+        """The loss, a scalar without a graph, of this process's uint8 images (B', 3, H, W) and the int64 labels (B,) of
+        the whole batch. Raises :class:`UserError` if memory does not suffice."""
         size = min(self.micro_batch_size or len(images), len(images))
         try:
             return self._whole(images, labels) if size == len(images) else self._chunked(images, labels)
@@ -132,7 +120,7 @@ class Step:
         # even chunks, since batch norms that are trained refuse a rest of a single image
         chunks = images.tensor_split(-(-len(images) // self.micro_batch_size))
         states, parts = [], []
-        with self.watch("forward"), torch.no_grad(), frozen_statistics(self.model):
+        with self.watch("forward"), torch.no_grad(), batch_norm_momentum(self.model, 0.0):
             for chunk in chunks:
                 states.append(random_states())
                 parts.append(self.forward(chunk))
@@ -181,15 +169,61 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(error)))
 
 
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """A block in which passes leave the statistics of batch norms as they are."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+OPTIMIZERS = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
+
+
+def parameter_groups(
+    model: Embedder, criterion: nn.Module, train: TrainConfig, loss: LossConfig
+) -> list[ParameterGroup]:
+    """One group per block, then ``embedding`` (whatever of the model is in no block), then ``loss``; frozen parameters
+    and empty groups are left out, every trainable parameter is in exactly one group."""
+    seen: set[nn.Parameter] = set()
+
+    def group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> ParameterGroup:
+        new = [parameter for parameter in parameters if parameter.requires_grad and parameter not in seen]
+        seen.update(new)
+        return {"name": name, "params": new, "lr": lr, "weight_decay": weight_decay}
+
+    parts = [(block.name, model.backbone.block_parameters(block)) for block in model.backbone.blocks]
+    parts.append(("embedding", list(model.parameters())))
+    groups = [group(name, parameters, train.lr, train.weight_decay) for name, parameters in parts]
+    groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, loss.loss_weight_decay))
+    return [entry for entry in groups if entry["params"]]
+
+
+def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
+    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept as ``initial_lr``.
+
+    On a GPU all parameters are updated in one kernel.
+    """
+    based: list[dict[str, Any]] = [{**group, "initial_lr": group["lr"]} for group in groups]
+    fused = bool(groups) and all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return OPTIMIZERS[name](based or [{"params": []}], lr=0.0, fused=fused or None)
+
+
+def schedule_factor(train: TrainConfig, progress: float) -> float:
+    """Factor on every learning rate at `progress` in 0..1 of the training.
+
+    ``constant`` 1; ``cosine`` half a cosine from 1 to 0; ``step`` 1, then ``decay_factor``, then its square;
+    ``warm_restarts`` (Loshchilov and Hutter, SGDR, ICLR 2017, equation 5) one half cosine per cycle; ``triangular``
+    (Smith, Cyclical Learning Rates, WACV 2017) up and down once per cycle, from ``low_rate`` to 1 and back. Cycles are
+    of equal length.
+    """
+    cycle = progress * train.cycles % 1
+    span = 1 - train.low_rate
+    match train.schedule:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        case "step":
+            decays = sum(progress >= start - 1e-9 for start in (train.decay_at, train.second_decay_at))
+            return train.decay_factor**decays
+        case "warm_restarts":
+            return train.low_rate + span * 0.5 * (1 + math.cos(math.pi * cycle))
+        case "triangular":
+            return train.low_rate + span * (1 - abs(2 * cycle - 1))
+        case _:
+            return 1.0

@@ -21,12 +21,11 @@ from retrieval_bench.deploy.saved import (
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.routers import LearnedRouter
-from retrieval_bench.models.routing import RoutedBackbone
+from retrieval_bench.models.routing import LearnedRouter, RoutedBackbone
 from retrieval_bench.run import run
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
-from retrieval_bench.strategies.chain import Chain
+from retrieval_bench.strategies.base import Chain
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.spottune import SpotTune

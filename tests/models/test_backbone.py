@@ -1,4 +1,4 @@
-"""Backbones by name: their blocks, input statistics and pooling, and one line for names that cannot be built."""
+"""Backbones by name, their blocks, statistics and pooling, what of an embedder trains, and names that are refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone, name_blocks
-from retrieval_bench.models.build import build_backbone, full_name
+from retrieval_bench.models.build import build_backbone, build_embedder, full_name
+from retrieval_bench.models.embedder import freeze_batch_norms, set_training_mode, trains_batch_norms
 from retrieval_bench.sections import ModelConfig
-from tests.training.helpers import random_images
+from tests.training.helpers import differing, random_images, state_of, tiny_embedder
 
 IMAGES = random_images(1, side=64, seed=1)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,14 +81,6 @@ def test_a_block_owns_what_surgery_leaves_and_what_it_adds() -> None:
     assert len(backbone.block_parameters(last)) == count + 1
 
 
-def test_kernels_are_the_trainable_matrices_of_the_main_path() -> None:
-    backbone = build_backbone(ModelConfig(backbone="resnet10t", weights="none"), 32)
-    names = ["layer2.0.conv1.weight", "layer2.0.conv2.weight"]
-    assert list(backbone.kernels(backbone.blocks[2])) == names
-    backbone.net.get_parameter(names[0]).requires_grad_(False)
-    assert list(backbone.kernels(backbone.blocks[2])) == names[1:]
-
-
 class Opaque(nn.Module):
     """A network whose matcher names no blocks (as hrnet's and poolformer's) or is a function (as inception_v3's)."""
 
@@ -99,14 +92,10 @@ class Opaque(nn.Module):
         return self.matcher
 
 
-@pytest.mark.parametrize("matcher", [{"stem": "^first"}, {"stem": "^first|second", "blocks": r"^stages\.(\d+)"}])
-def test_network_without_nameable_blocks_is_all_stem(matcher: dict[str, object]) -> None:
-    (block,) = name_blocks(Opaque(matcher))
-    assert not block.is_body
-    assert block.owns == ("first", "second")
-
-
-def test_groups_given_by_a_function_are_named_by_their_module() -> None:
+def test_network_without_nameable_blocks_is_all_stem_and_a_function_s_groups_are_named_by_their_module() -> None:
+    for matcher in ({"stem": "^first"}, {"stem": "^first|second", "blocks": r"^stages\.(\d+)"}):
+        (block,) = name_blocks(Opaque(matcher))
+        assert (block.is_body, block.owns) == (False, ("first", "second"))
     blocks = name_blocks(Opaque(lambda name: ("first", "second").index(name.split(".")[0])))
     assert [block.name for block in blocks] == ["stem", "second"]
 
@@ -173,15 +162,66 @@ def test_what_cannot_be_built_gives_one_line(name: str, options: dict[str, Any],
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize(
-    ("name", "weights", "full"),
-    [
-        ("resnet50", "imagenet", "resnet50.a1_in1k"),
-        ("resnet50", "none", "resnet50"),
-        ("resnet50.tv_in1k", "imagenet", "resnet50.tv_in1k"),
-        ("efficientnet_lite0", "imagenet", "efficientnet_lite0"),
-        ("torchvision/resnet50", "imagenet", "torchvision/resnet50"),
-    ],
-)
-def test_full_name_says_which_weights_timm_takes(name: str, weights: str, full: str) -> None:
-    assert full_name(ModelConfig(backbone=name, weights=weights)) == full
+def test_full_name_says_which_weights_timm_takes() -> None:
+    with_weights = {"resnet50": "resnet50.a1_in1k"}
+    for name in ("resnet50", "resnet50.tv_in1k", "efficientnet_lite0", "torchvision/resnet50"):
+        assert full_name(ModelConfig(backbone=name, weights="imagenet")) == with_weights.get(name, name)
+        assert full_name(ModelConfig(backbone=name, weights="none")) == name
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+
+@pytest.mark.parametrize("dim", [0, 1, 24])
+def test_embedding_dim(dim: int) -> None:
+    model = build_embedder(ModelConfig(backbone="resnet10t", weights="none", embedding_dim=dim), 32)
+    assert model.dim == (dim or model.backbone.feature_dim)
+    with torch.no_grad():
+        vectors = model(random_images(3))
+    assert vectors.shape == (3, model.dim)
+    assert (vectors.norm(dim=1) - 1).abs().min() > 1e-3, "not normalised"
+    assert len(list(model.embedding.parameters())) == (2 if dim else 0)
+
+
+def test_frozen_blocks_stay_in_eval_mode() -> None:
+    model = tiny_embedder()
+    names = [block.name for block in model.backbone.blocks]
+    for block in model.backbone.blocks[:4]:
+        for parameter in model.backbone.block_parameters(block):
+            parameter.requires_grad_(False)
+    model.backbone.net.get_submodule(names[1]).add_module("drop", nn.Dropout(0.5))
+    set_training_mode(model)
+    before = state_of(model)
+    model(random_images(8, seed=5))
+    moved = {name for name in differing(before, state_of(model)) if name.endswith("running_mean")}
+    assert moved == {
+        f"0.{name}.running_mean" for name in batch_norms(model) if any(f".{block}." in name for block in names[4:])
+    }
+    assert not model.backbone.net.get_submodule(f"{names[1]}.drop").training
+    assert model.backbone.net.get_submodule(names[-1]).training
+
+
+def test_frozen_batch_norms_stay_and_added_ones_train() -> None:
+    model = tiny_embedder(dim=5)
+    assert trains_batch_norms(model)
+    freeze_batch_norms(model)
+    assert not trains_batch_norms(model)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {f"{name}.{kind}" for name in batch_norms(model) for kind in ("weight", "bias")}
+    model.add_module("policy", nn.BatchNorm1d(5))
+    set_training_mode(model)
+    norms = nn.modules.batchnorm._BatchNorm
+    assert [name for name, norm in model.named_modules() if isinstance(norm, norms) and norm.training] == ["policy"]
+    assert model.embedding.training
+
+
+def test_batch_norms_with_an_activation_inside_can_be_frozen() -> None:
+    """EfficientNet's and MobileNet's batch norms in timm are subclasses of torch's."""
+    model = build_embedder(ModelConfig(backbone="mobilenetv2_050", weights="none"), 32)
+    freeze_batch_norms(model)
+    set_training_mode(model)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(random_images(4))
+    assert len(before) > 100
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())

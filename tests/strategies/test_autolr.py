@@ -2,22 +2,89 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from retrieval_bench.errors import Diverged, UserError
+from retrieval_bench.models.backbone import Backbone, Block
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.autolr import BOUNDS, AutoLR
 from retrieval_bench.strategies.autolr_rules import initial_target
 from retrieval_bench.strategies.weight_variation import WeightVariation, sorting_quality
-from retrieval_bench.training.optim import schedule_factor
-from tests.strategies.linear_state import LinearState
+from retrieval_bench.training.step import schedule_factor
 from tests.training.helpers import Data, differing, make_training, run_config, state_of, tiny_embedder
+
+Gradients = Callable[[int, int], Sequence[float]]
+"""From (epoch, number of the pass) to what block k moves by per unit of its rate; NaN for a pass that diverges."""
+
+
+class LinearState:
+    """In a pass, the only weight of block k moves by its rate times a given number."""
+
+    def __init__(self, gradients: Gradients, count: int, rate: float = 0.001):
+        net = nn.Sequential(nn.Conv2d(1, 1, 1), *(nn.Conv2d(1, 1, 1, bias=False) for _ in range(count + 1))).double()
+        body = (Block(str(index), (str(index),)) for index in range(1, count + 1))
+        blocks = (Block("stem", ("0",)), *body, Block("tail", (str(count + 1),)))
+        self.model = Embedder(Backbone(net, blocks, (0.5,), (0.5,), 1))
+        self.criterion: nn.Module = nn.Linear(1, 1)
+        groups = [{"params": self.model.backbone.block_parameters(block), "name": block.name} for block in blocks]
+        groups.append({"params": list(self.criterion.parameters()), "name": "loss"})
+        self.optimizer: Any = torch.optim.SGD(groups, lr=0.0)
+        self.rate = {group["name"]: rate for group in groups}
+        self.gradients = gradients
+        self.epoch = 0
+        self.epochs = 1
+        self.attempts: list[list[int]] = []
+        self.passes = 0
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"model": copy.deepcopy(self.model.state_dict()), "rates": dict(self.rate)}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        self.model.load_state_dict(snapshot["model"])
+        self.rate = dict(snapshot["rates"])
+
+    def rebuild(self) -> None:
+        raise NotImplementedError
+
+    def holding_out(self, share: float) -> Any:
+        raise NotImplementedError
+
+    def lrs(self) -> dict[str, float]:
+        return dict(self.rate)
+
+    def set_lrs(self, rates: dict[str, float]) -> None:
+        assert rates.keys() <= self.rate.keys()
+        self.rate |= rates
+
+    def train_once(self, attempt: int = 0) -> float:
+        self.attempts[-1].append(attempt)
+        moves = self.gradients(self.epoch, self.passes)
+        self.passes += 1
+        if any(math.isnan(move) for move in moves):
+            raise Diverged("the loss became nan")
+        with torch.no_grad():
+            for block, move in zip(self.model.backbone.body, moves, strict=True):
+                for parameter in self.model.backbone.block_parameters(block):
+                    parameter += self.rate[block.name] * move
+        return 1.0
+
+    def run(self, strategy: AutoLR, epochs: int) -> dict[str, Any]:
+        strategy.prepare(self.model, torch.zeros(1))
+        for self.epoch in range(epochs):
+            self.attempts.append([])
+            strategy.run_epoch(self.train_once, self)
+        return strategy.info()
 
 
 def autolr(**options: Any) -> AutoLR:
@@ -44,15 +111,10 @@ def test_two_epochs_worked_out_by_hand() -> None:
     assert state.attempts == [[0, 1], [0, 1]], "each pass draws its own order"
 
 
-def test_a_sorted_first_pass_is_kept_as_it_is() -> None:
-    info = LinearState(lambda *_: (1, 2, 3), 3).run(autolr(), 1)
-    assert (info["passes"], info["rates"]["stem"], info["target"]) == ([1], [0.001], [[None] * 3])
-
-
 def by_pass(*variations: tuple[float, ...]) -> LinearState:
     """A state whose pass number n has the n-th of the given variations, whatever the rates are."""
-    rates = lambda: np.array([state.rate[str(block + 1)] for block in range(len(variations[0]))])  # noqa: E731
-    state = LinearState(lambda _, number: (np.array(variations[number]) / rates()).tolist(), len(variations[0]))
+    count = len(variations[0])
+    state = LinearState(lambda _, n: [v / state.rate[str(k + 1)] for k, v in enumerate(variations[n])], count)
     return state
 
 
@@ -65,12 +127,9 @@ def test_after_the_last_trial_the_best_is_repeated_and_kept() -> None:
     assert info["rejected"] == 3
     assert state.attempts == [[0, 1, 2, 1]]
     assert info["variation"] == [pytest.approx([2, 1, 4, 3])]
-
-
-def test_the_best_pass_is_not_repeated_if_it_is_the_last() -> None:
     state = by_pass((9, 3, 2, 1), (2, 1, 4, 3))
     info = state.run(autolr(max_trials=2), 1)
-    assert (state.attempts, info["passes"], info["converged"]) == ([[0, 1]], [2], [False])
+    assert (state.attempts, info["passes"], info["converged"]) == ([[0, 1]], [2], [False]), "the last is the best"
 
 
 def test_rejected_passes_are_limited_in_all() -> None:
@@ -110,16 +169,17 @@ def test_rates_are_bounded(options: dict[str, float], rates: list[float], bounde
     assert info["passes"] == [2]
 
 
-def test_a_repeated_pass_that_goes_wrong_ends_the_run() -> None:
-    state = by_pass((1, 4, 3, 2), (4, 3, 2, 1), (math.nan,) * 4)
-    with pytest.raises(Diverged, match="did not give the same result"):
-        state.run(autolr(max_trials=2, threshold=1.0), 1)
-
-
-def test_non_finite_weights_count_as_diverged() -> None:
-    info = LinearState(lambda _, number: (math.inf, 1, 1) if number == 0 else (1, 2, 3), 3).run(autolr(), 1)
-    assert info["bounds"]["diverged"] == 1
-    assert info["qualities"] == [[None, 1]]
+@pytest.mark.parametrize(
+    ("state", "trials", "error", "message"),
+    [
+        (by_pass((1, 4, 3, 2), (4, 3, 2, 1), (math.nan,) * 4), 2, Diverged, "did not give the same result"),
+        (LinearState(lambda *_: (math.nan,) * 3, 3), 4, Diverged, "all 4 passes"),
+        (LinearState(lambda *_: (1,), 1), 4, UserError, "two or more blocks"),
+    ],
+)
+def test_what_ends_the_run(state: LinearState, trials: int, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        state.run(autolr(max_trials=trials, threshold=1.0), 1)
 
 
 def test_a_pass_that_diverged_is_undone_and_all_rates_halved() -> None:
@@ -128,8 +188,8 @@ def test_a_pass_that_diverged_is_undone_and_all_rates_halved() -> None:
     assert info["bounds"]["diverged"] == 2
     assert info["qualities"] == [[None, None, 1]]
     assert {name: rate[0] for name, rate in info["rates"].items()} == dict.fromkeys(state.rate, 0.00025)
-    with pytest.raises(Diverged, match="all 4 passes"):
-        LinearState(lambda *_: (math.nan,) * 3, 3).run(autolr(max_trials=4), 1)
+    info = LinearState(lambda _, number: (math.inf, 1, 1) if number == 0 else (1, 2, 3), 3).run(autolr(), 1)
+    assert (info["bounds"]["diverged"], info["qualities"]) == (1, [[None, 1]]), "non-finite weights"
 
 
 def test_blocks_that_do_not_move_keep_their_rates() -> None:
@@ -161,15 +221,9 @@ def test_rates_stay_positive_and_bounded_and_trials_are_limited(moves: list[list
     assert all(passes <= trials + 1 for passes, trials in zip(info["passes"], info["trials"], strict=True))
 
 
-def test_needs_two_blocks() -> None:
-    with pytest.raises(UserError, match="two or more blocks"):
-        LinearState(lambda *_: (1,), 1).run(autolr(), 1)
-
-
-@pytest.mark.parametrize("schedule", ["step", "cosine"])
-def test_composes_with_schedules(synthetic: Data, schedule: str) -> None:
+def test_composes_with_schedules(synthetic: Data) -> None:
     """Rates are tuned as they are before the schedule's factor, which multiplies all of them."""
-    config, strategy = run_config("softmax", optimizer="sgd", lr=0.01, epochs=2, schedule=schedule), autolr()
+    config, strategy = run_config("softmax", optimizer="sgd", lr=0.01, epochs=2, schedule="cosine"), autolr()
     training = make_training(synthetic, strategy, config)
     training.fit()
     rates = {name: values[-1] for name, values in strategy.info()["rates"].items()}

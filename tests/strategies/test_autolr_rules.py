@@ -1,4 +1,4 @@
-"""AutoLR's arithmetic: golden vectors worked out by hand, and the laws that hold for all numbers."""
+"""AutoLR's arithmetic and the variation it acts on: golden vectors worked out by hand, laws, counted weights."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval_bench.models.build import build_backbone
+from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.autolr_rules import (
     initial_target,
     is_sorted_enough,
@@ -17,8 +20,9 @@ from retrieval_bench.strategies.autolr_rules import (
     target_rates,
     threshold_at,
 )
-from retrieval_bench.strategies.weight_variation import sorting_quality
+from retrieval_bench.strategies.weight_variation import Normalizer, WeightVariation, sorting_quality, weight_variation
 from tests.oracles import autolr as oracle
+from tests.training.helpers import Data, make_training, run_config, state_of, tiny_embedder
 
 VARIATION = [9, 8.5, 8, 7, 6.5, 6, 5.5, 4, 3.5, 3, 2.5, 2, 1.5, 1]
 RATES = [0.000222, 0.000250, 0.000281, 0.000338, 0.000383, 0.000436, 0.000498]
@@ -35,28 +39,14 @@ def unbounded_rates(variation: list[float], target: np.ndarray) -> list[float]:
     return target_rates(np.full(len(v), 0.001), v, target, 0.0, 1e9, 1e9)[0].tolist()
 
 
-@pytest.mark.parametrize(
-    ("values", "quality"),
-    [
-        ([1, 3, 2, 4], 0.75),
-        ([3, 1, 2, 4], 0.5),
-        ([4, 3, 2, 1], 0),
-        ([5, 4, 3, 2, 1], 0.04),
-        ([7] * 14, 1),
-        ([1, 2, 6, 3, 2, 4], 2 / 3),
-        ([], 1),
-    ],
-)
-def test_sorting_quality(values: list[float], quality: float) -> None:
-    assert sorting_quality(values) == pytest.approx(quality)
-
-
-@pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_non_finite_variation_is_never_sorted_enough(broken: float) -> None:
-    quality = sorting_quality([1, broken, 3])
-    assert math.isnan(quality)
-    assert not is_sorted_enough(quality, 0.0)
-    assert not is_sorted_enough(quality, 0.0, "paper")
+def test_sorting_quality() -> None:
+    by_hand: list[list[float]] = [[1, 3, 2, 4], [3, 1, 2, 4], [4, 3, 2, 1], [5, 4, 3, 2, 1], [1, 2, 6, 3, 2, 4], []]
+    assert [sorting_quality(values) for values in by_hand] == pytest.approx([0.75, 0.5, 0, 0.04, 2 / 3, 1])
+    for broken in (math.nan, math.inf):
+        quality = sorting_quality([1, broken, 3])
+        assert math.isnan(quality)
+        assert not is_sorted_enough(quality, 0.0)
+        assert not is_sorted_enough(quality, 0.0, "paper")
 
 
 @given(finite, st.sampled_from([0.25, 2.0, 1024.0]))
@@ -70,13 +60,10 @@ def test_sorting_quality_is_that_of_the_oracle_and_1_only_for_ascending_values(
     assert sorting_quality([factor * value for value in values]) == quality
 
 
-def test_thresholds_of_the_code() -> None:
+def test_thresholds_of_the_code_and_when_a_pass_is_kept() -> None:
+    """The code rounds to three decimals and keeps what reaches the threshold; the paper asks for more than that."""
     assert [threshold_at(epoch) for epoch in range(19)] == pytest.approx(THRESHOLDS, abs=5e-5)
     assert threshold_at(1, 0.8, 0.5, 0.8) == 0.8, "lowered only above the floor"
-
-
-def test_when_a_pass_is_kept() -> None:
-    """The code rounds to three decimals and keeps what reaches the threshold; the paper asks for more than that."""
     assert is_sorted_enough(0.9396, 0.94)
     assert not is_sorted_enough(0.9388, 0.94)
     assert not is_sorted_enough(0.94, 0.94, "paper")
@@ -101,14 +88,11 @@ def test_a_first_line_that_would_not_ascend_is_replaced(variation: list[float]) 
     assert target.tolist() == pytest.approx(np.linspace(min(variation), max(variation), len(variation)))
 
 
-def test_later_target_and_rates() -> None:
-    variation = [1.0, 2, 6, 3, 2, 4]
-    target = later_target(np.array(variation))
+def test_later_target_and_rates_and_what_falls_below_zero_is_raised() -> None:
+    target = later_target(np.array([1.0, 2, 6, 3, 2, 4]))
     assert target.tolist() == [1, 2, 2, 3, 4, 4]
-    assert unbounded_rates(variation, target) == pytest.approx([0.001, 0.001, 0.000333, 0.001, 0.002, 0.001], abs=5e-7)
-
-
-def test_later_target_that_falls_below_zero_is_raised() -> None:
+    rates = unbounded_rates([1.0, 2, 6, 3, 2, 4], target)
+    assert rates == pytest.approx([0.001, 0.001, 0.000333, 0.001, 0.002, 0.001], abs=5e-7)
     variation = np.array([10.0, 9, 8, 1, 7, 6, 5])
     target = later_target(variation)
     assert target.tolist() == [-3.5, -2, -0.5, 1, 7, 8.5, 10]
@@ -139,3 +123,54 @@ def test_rates_within_each_bound() -> None:
     assert (bounded.tolist(), count) == (pytest.approx([0.2, 0.1, 5.0, 0.4]), 2)
     assert target_rates(rates, variation, target, 0.3, 9.0, 100.0)[0].tolist() == pytest.approx([0.3, 0.3, 9.0, 0.4])
     assert target_rates(rates, variation, target, 0.0, 99.0, 10.0)[0].tolist() == pytest.approx([0.2, 0.1, 10.0, 0.4])
+
+
+COUNTED = [57_344, *[69_632] * 2, 245_760, *[278_528] * 3, 983_040, *[1_114_112] * 5, 3_932_160, *[4_456_448] * 2]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "torchvision/resnet50"])
+def test_counted_weights_of_resnet50_are_those_of_the_paper_s_code(name: str) -> None:
+    """Three kernels a block; no projection, norm or bias."""
+    backbone = build_backbone(ModelConfig(backbone=name, weights="none"), 32)
+    kernels = [backbone.kernels(block) for block in backbone.body]
+    assert [sum(kernel.numel() for kernel in block.values()) for block in kernels] == COUNTED
+    assert all(len(block) == 3 for block in kernels)
+
+
+@pytest.mark.parametrize("normalizer", ["n", "sqrt_n", "relative"])
+def test_variation_is_the_distance_over_the_normaliser(normalizer: Normalizer) -> None:
+    model = tiny_embedder()
+    before = {name[2:]: value for name, value in state_of(model).items()}
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    variation = weight_variation(before, model, normalizer)
+    assert list(variation) == [block.name for block in model.backbone.body]
+    for block, value in variation.items():
+        names = [f"backbone.net.{block}.conv{index}.weight" for index in (1, 2)]
+        old = torch.cat([before[name].flatten() for name in names]).double()
+        new = torch.cat([model.get_parameter(name).detach().flatten() for name in names]).double()
+        divisor = {"n": len(old), "sqrt_n": len(old) ** 0.5, "relative": float(old.norm())}[normalizer]
+        assert value == pytest.approx(float((new - old).norm()) / divisor, rel=1e-6)
+
+
+def test_a_convnext_s_downsampling_is_on_its_main_path() -> None:
+    """It stands before the stage's first block, which owns it; in a ResNet it is a shortcut inside the block."""
+    backbone = build_backbone(ModelConfig(backbone="test_convnext", weights="none"), 32)
+    names = [name for block in backbone.body for name in backbone.kernels(block)]
+    assert any("downsample" in name for name in names)
+
+
+def test_measuring_changes_nothing(synthetic: Data) -> None:
+    config = run_config(epochs=2)
+    strategy = WeightVariation()
+    watched, plain = make_training(synthetic, strategy, config), make_training(synthetic, config=config)
+    watched.fit()
+    plain.fit()
+    assert watched.history == plain.history
+    info = strategy.info()
+    assert len(info["variation"]) == len(info["quality"]) == 2
+    assert info["rates"]["layer1.0"] == [0.001, 0.001]
+    assert info["normalizer"] == "n"
+    assert all(value > 0 for epoch in info["variation"] for value in epoch)

@@ -1,21 +1,21 @@
-"""Strategies that choose which blocks train, how fast, and what holds them: last_k, layerwise_decay, low_high, l2sp."""
+"""Strategies that choose which blocks train, how fast, and what holds them or puts them back."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.sections import ModelConfig
-from retrieval_bench.strategies import StrategyOptions, build_strategy
-from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
 from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
-from tests.training.helpers import Data, differing, flatten, make_training, random_images, run_config, state_of
+from retrieval_bench.strategies.rollback import Rollback
+from tests.training.helpers import Data, flatten, make_training, random_images, run_config, state_of, tiny_embedder
 from tests.training.helpers import tiny_embedder as tiny
 
 
@@ -43,17 +43,6 @@ def test_last_k_trains_the_last_k_blocks_and_the_tail(name: str, k: int, expecte
     assert trainable_blocks(strategy.prepare(model, random_images(2))) == expected
     assert strategy.info() == {"tuned_blocks": [block for block in expected if block != "tail"]}
     assert all(parameter.requires_grad for parameter in model.embedding.parameters())
-    with pytest.raises(UserError, match=r"^--last-k.k 99: the backbone has \d+ blocks; 1 to"):
-        LastK(LastK.Options(k=99)).prepare(model, random_images(2))
-
-
-def test_last_k_moves_those_blocks_and_their_statistics_only(synthetic: Data) -> None:
-    model = tiny()
-    before = state_of(model.backbone.net)
-    make_training(synthetic, LastK(), run_config(epochs=1), model).fit()
-    tuned = ("layer3.1.", "layer4.0.", "layer4.1.")
-    moved = {name.removeprefix("0.") for name in differing(before, state_of(model.backbone.net))}
-    assert moved == {name for name in model.backbone.net.state_dict() if name.startswith(tuned)}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +88,35 @@ def test_l2sp_holds_the_network_near_its_start_in_place_of_weight_decay(syntheti
     assert 0 < distances[1] < 0.5 * distances[0]
 
 
-def test_l2sp_composes_with_pruning_and_autolr(synthetic: Data) -> None:
-    strategy = build_strategy("layer_pruning+l2sp+autolr", StrategyOptions())
-    make_training(synthetic, strategy, run_config("softmax", optimizer="sgd", lr=0.01)).fit()
-    info = strategy.info()
-    assert info["l2sp"]["distance_to_start"] > 0
-    assert len(info["autolr"]["blocks"]) == 6
+class Watched(Rollback):
+    """Keeps the network's state, the rates and the size of the optimiser's state when each pass starts."""
+
+    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
+        self.seen: list[tuple[dict[str, Tensor], dict[str, float], int]] = getattr(self, "seen", [])
+
+        def watched(attempt: int = 0) -> float:
+            self.seen.append((state_of(state.model), state.lrs(), len(state.optimizer.state)))
+            return train_once(attempt)
+
+        return super().run_epoch(watched, state)
+
+
+def test_rollback_returns_the_higher_blocks_to_their_start(synthetic: Data) -> None:
+    """Eight blocks in four periods of two epochs: kept are the stem, then two blocks more in each period."""
+    strategy = Watched()
+    training = make_training(synthetic, strategy, run_config(epochs=8, lr=0.01, optimizer="sgd"), tiny_embedder(4))
+    names = [block.name for block in training.model.backbone.body]
+    training.fit()
+    assert len(strategy.seen) == 8
+    start, lrs, _ = strategy.seen[0]
+    for epoch, kept in ((2, 0), (4, 2), (6, 4)):
+        state, now, remembered = strategy.seen[epoch]
+        before = strategy.seen[epoch - 1][0]
+        same = {name for name in names if all(state[key].equal(start[key]) for key in state if f".{name}." in key)}
+        assert same == set(names[kept:])
+        assert not state["0.backbone.net.conv1.weight"].equal(start["0.backbone.net.conv1.weight"])
+        assert not state["0.embedding.weight"].equal(start["0.embedding.weight"])
+        assert now == {name: lr * (0.1 if name in ("stem", *names[:kept]) else 1) for name, lr in lrs.items()}
+        assert remembered == 0, "momentum starts at zero"
+        assert any(not before[key].equal(start[key]) for key in before), "it had moved"
+    assert [entry["epoch"] for entry in strategy.info()["periods"]] == [2, 4, 6]

@@ -38,11 +38,8 @@ def test_resnet50_without_15_and_16_costs_what_the_paper_s_network_costs(backbon
     assert info["parameters_saved"] == 23_508_032 - 14_582_848
     assert info["macs_saved"] == 4_087_136_256 - cost.macs(model, 224)
     assert model.dim == info["feature_dim"] == 2048
-
-
-def test_parameters_and_width_of_a_shorter_resnet() -> None:
-    model, _ = pruned("resnet50", "14,15,16")
-    assert (cost.parameters(model), model.dim) == (8_543_296, 1024)
+    shorter, _ = pruned(backbone, "14,15,16")
+    assert (cost.parameters(shorter), shorter.dim) == (8_543_296, 1024)
 
 
 def test_what_stays_computes_what_it_computed_before() -> None:
@@ -84,67 +81,39 @@ def test_the_tail_goes_where_it_does_not_fit() -> None:
     assert pruned("efficientnet_lite0", "blocks.5.3", side=64)[0].dim == 1280, "here it fits"
 
 
-def test_a_block_in_the_middle_can_go_if_the_others_fit() -> None:
+@pytest.mark.parametrize(("name", "drop"), [("densenet121", "last:3"), ("dla34", "last:3"), ("resnet18", "layer2.0")])
+def test_blocks_that_the_others_need_are_refused_in_one_line(name: str, drop: str) -> None:
+    with pytest.raises(UserError, match=r"^without .* the other blocks do not fit each other .*: drop the last ones$"):
+        pruned(name, drop, side=64)
     assert [block.name for block in pruned("resnet18", "layer2.1")[0].backbone.body][2:4] == ["layer2.0", "layer3.0"]
-    with pytest.raises(UserError, match=r"without layer2.0 .* do not fit"):
-        pruned("resnet18", "layer2.0")
-
-
-@pytest.mark.parametrize("name", ["densenet121", "dla34"])
-def test_networks_that_are_no_sequence_of_blocks_are_refused_in_one_line(name: str) -> None:
-    with pytest.raises(UserError, match="do not fit each other"):
-        pruned(name, "last:3", side=64)
 
 
 NAMES = ["a.0", "a.1", "b.0", "b.1"]
 
 
-@pytest.mark.parametrize(
-    ("drop", "expected"),
-    [
-        ("last:0", []),
-        ("last:2", ["b.0", "b.1"]),
-        ("4,3", ["b.0", "b.1"]),
-        (" a.1 , 4", ["a.1", "b.1"]),
-        ("2,2", ["a.1"]),
-    ],
-)
-def test_what_drop_means(drop: str, expected: list[str]) -> None:
-    assert blocks_to_drop(drop, NAMES) == expected
+def test_what_drop_means() -> None:
+    last = ["b.0", "b.1"]
+    meanings = {"last:0": [], "last:2": last, "4,3": last, " a.1 , 4": ["a.1", "b.1"], "2,2": ["a.1"]}
+    assert {drop: blocks_to_drop(drop, NAMES) for drop in meanings} == meanings
 
 
-@pytest.mark.parametrize(
-    ("drop", "message"),
-    [
-        ("last:4", "4 blocks; last:0 to last:3"),
-        ("last:x", "last:0 to last:3"),
-        ("0", "numbered from 1 to 4"),
-        ("5", "numbered from 1 to 4"),
-        ("a.2", "did you mean 'a."),
-        ("1,2,3,4", "not all"),
-        ("", "not none"),
-    ],
-)
-def test_what_drop_cannot_mean(drop: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        blocks_to_drop(drop, NAMES)
-
-
-def test_a_backbone_without_blocks_is_refused() -> None:
+def test_what_drop_cannot_mean() -> None:
+    messages = {"last:4": "4 blocks; last:0 to last:3", "last:x": "last:0 to last:3", "a.2": "did you mean 'a."}
+    messages |= {"0": "numbered from 1 to 4", "5": "numbered from 1 to 4", "1,2,3,4": "not all", "": "not none"}
+    for drop, message in messages.items():
+        with pytest.raises(UserError, match=message):
+            blocks_to_drop(drop, NAMES)
     with pytest.raises(UserError, match="names its blocks"):
         blocks_to_drop("last:1", [])
 
 
 def test_candidates() -> None:
-    def drops(drop: str) -> list[str]:
-        return [option.drop for option in LayerPruning.Options(drop=drop).candidates()]
-
-    assert drops("16") == ["16"]
-    assert drops("auto:2") == ["last:2", "last:1", "last:0"], "the smaller network first, so that it wins a draw"
-    assert len(drops("auto")) == 4
-    assert drops("auto:0") == ["last:0"]
+    smaller_first = ["last:3", "last:2", "last:1", "last:0"]  # so that it wins a draw
+    choices = {"16": ["16"], "auto:2": smaller_first[1:], "auto": smaller_first, "auto:0": ["last:0"]}
+    for drop, expected in choices.items():
+        assert [option.drop for option in LayerPruning.Options(drop=drop).candidates()] == expected
     with pytest.raises(UserError, match="auto:3"):
-        drops("auto:x")
+        LayerPruning.Options(drop="auto:x").candidates()
 
 
 def options(drop: str) -> Any:

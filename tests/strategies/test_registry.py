@@ -14,19 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.strategies import STRATEGIES, Strategy, StrategyOptions, build_strategy
-from retrieval_bench.strategies.channel_gates import ChannelGates
-from retrieval_bench.strategies.channel_pruning import ChannelPruning
-from retrieval_bench.strategies.network_slimming import NetworkSlimming
+from retrieval_bench.strategies import STRATEGIES, Strategy, build_strategy
 from retrieval_bench.training.loop import Training
-from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
-
-OPTIONS = StrategyOptions(
-    channel_gates=ChannelGates.Options(budget=0.9, search_epochs=2),
-    channel_pruning=ChannelPruning.Options(budget=0.9),
-    network_slimming=NetworkSlimming.Options(budget=0.9),
+from tests.training.helpers import (
+    OPTIONS,
+    Data,
+    differing,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
 )
-"""Defaults, but for what the tiny network cannot do: most of its cost is in the stem."""
 
 pytestmark = pytest.mark.parametrize("name", STRATEGIES)
 

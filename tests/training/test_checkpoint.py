@@ -12,26 +12,12 @@ import pytest
 import torch
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strategy
-from retrieval_bench.strategies.channel_gates import ChannelGates
-from retrieval_bench.strategies.channel_pruning import ChannelPruning
-from retrieval_bench.strategies.network_slimming import NetworkSlimming
+from retrieval_bench.strategies import STRATEGIES, build_strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.loop import Training
-from tests.training.helpers import Data, differing, make_training, run_config, state_of
+from tests.training.helpers import OPTIONS, Data, differing, make_training, run_config, state_of
 
-OPTIONS = StrategyOptions(
-    channel_gates=ChannelGates.Options(budget=0.9, search_epochs=2, held_out=0.25),
-    channel_pruning=ChannelPruning.Options(budget=0.9),
-    network_slimming=NetworkSlimming.Options(budget=0.9),
-)
-CHAINS = [
-    "layer_pruning+channel_gates",
-    "channel_gates+l2sp",
-    "channel_gates+autolr",
-    "channel_pruning+spottune",
-    "rollback+l2sp",
-]
+CHAINS = "layer_pruning+channel_gates channel_gates+l2sp channel_gates+autolr channel_pruning+spottune rollback+l2sp"
 EPOCHS = 4
 IDENTITY = {"seed": 0, "train.lr": 0.001}
 
@@ -69,7 +55,7 @@ def outcome(training: Training) -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("strategy", "loss"),
     [
-        *((name, "softmax") for name in [*STRATEGIES, *CHAINS] if name != "frozen"),
+        *((name, "softmax") for name in [*STRATEGIES, *CHAINS.split()] if name != "frozen"),
         *(("standard", loss) for loss in ("triplet", "proxy_anchor", "multi_similarity")),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup, join
+from retrieval_bench.training.distributed import SINGLE_PROCESS, join
 
 FLAGS = "--dataset synthetic --backbone resnet10t --weights none --image-size 32 --epochs 2 --lr 1e-4"
 
@@ -48,12 +48,6 @@ def test_two_processes_train_as_one(words: str, tmp_path: Path) -> None:
     assert (one["environment"].get("processes"), two["environment"]["processes"]) == (None, 2)
     assert printed.count("epoch 1/2: loss") == 1, "only the main process logs"
     assert two["id"] == one["id"], "the number of processes is no part of the configuration"
-
-
-def test_shares_cover_a_batch_once() -> None:
-    for count in range(9):
-        shares = [list(ProcessGroup(rank, 4).share(count)) for rank in range(4)]
-        assert sorted(index for share in shares for index in share) == list(range(count))
 
 
 def test_a_single_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

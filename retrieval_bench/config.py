@@ -239,7 +239,7 @@ def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]
 
 
 def runtime_command(runtime: RuntimeConfig) -> list[str]:
-    """The ``run`` arguments that give `runtime`; ``run`` keeps embedders unless told otherwise."""
+    """The ``run`` arguments that give `runtime`; ``run`` keeps embedders by default."""
     return [word for words in changed_flags(runtime, RuntimeConfig(keep_new=True)) for word in words]
 
 

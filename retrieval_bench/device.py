@@ -22,7 +22,7 @@ def resolve_device(device: str, deterministic: bool = False) -> str:
     """``cpu`` or ``cuda`` for ``auto``; raises :class:`UserError` for another name, or if a GPU is asked for and there
     is none.
 
-    With `deterministic`, torch is told for the whole process to use operations that give the same bits each time, where
+    With `deterministic`, torch uses operations that give the same bits each time, where
     it has them.
     """
     if device not in ("auto", "cpu", "cuda"):

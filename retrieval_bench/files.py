@@ -110,7 +110,7 @@ def locked(path: Path, what: str, setting: str = "RETRIEVAL_BENCH_CACHE", wait: 
     """Holds the lock file beside `path` (``.<name>.lock``), so that two processes do not do the same work at the same
     time.
 
-    A second process logs that it waits, and goes on when the first has ended, however that ended.
+    A second process logs that it waits, and continues when the first has ended.
 
     Args:
         path: what is made; the lock lies beside it.

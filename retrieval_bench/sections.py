@@ -120,11 +120,11 @@ class TrainConfig:
     precision: Literal["float32", "bf16"] = "float32"
     """of the network's passes in training (bf16: autocast, for GPUs); weights, losses and evaluation stay float32"""
     compile: bool = False
-    """compile the network with torch.compile; where that fails, a line says why and training goes on without"""
+    """compile the network with torch.compile; where that fails, a line says why and training continues without it"""
     micro_batch: int = 0
     """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at once"""
     skip_batches: int = 0
-    """batches of the whole training whose loss may be no number; they are left out (recorded); not with trained batch
+    """batches of the whole training whose loss may be non-finite; they are skipped (recorded); not with trained batch
     norms, whose statistics would be spoilt"""
 
 

@@ -121,7 +121,7 @@ def run_all(
         runtime: where data and results are, and how runs are made.
         workers: what makes them.
         retries: how often a run that failed is tried again. Bad input, or a non-finite loss, would only fail again.
-        isolate: make runs in processes of their own, with logs, even where one goes on at a time.
+        isolate: make runs in processes of their own, with logs, even if there is one at a time.
 
     Returns:
         The result of each configuration, in their order.
@@ -175,7 +175,7 @@ def _by_processes(
     retries: int,
     shared: Path,
 ) -> Made:
-    """A worker per environment. One that dies is replaced; whoever stops listening stops them all, so that runs keep
+    """A worker per environment. One that dies is replaced; closing the generator stops them all, so that runs keep
     their checkpoints."""
     write_jobs(shared, jobs, runtime, retries)
     processes = {place: start_worker(shared, environment) for place, environment in enumerate(environments)}

@@ -116,11 +116,10 @@ def test_a_sweep_outlives_a_machine(
         with small_ray(address=cluster.address):
             results = run_all(sweep(SWEEP).configs, RuntimeConfig(results=tmp_path), workers)
             killer.join()
-            alive = workers.width("cpu")
+            wait_until(lambda: workers.width("cpu") == 1)  # the cluster notices the loss
     finally:
         killer.join()
         cluster.shutdown()
-    assert alive == 1
     assert [result.error for result in results] == [None] * 4
     assert records(tmp_path) == undisturbed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -243,12 +243,12 @@ def runtime_command(runtime: RuntimeConfig) -> list[str]:
     return [word for words in changed_flags(runtime, RuntimeConfig(keep_new=True)) for word in words]
 
 
-def map_weight_files(config: RunConfig, change: Any) -> RunConfig:
+def map_weight_files(config: RunConfig, change: Callable[[Path], str]) -> RunConfig:
     """The configuration with ``change(path)`` in place of each path of a weight file: the backbone's, and those of
     policy networks."""
-    names = [name for name in dict(flat_values(config)) if name.endswith("weights") and "loss_weight" not in name]
-    paths = {name: value for name, value in flat_values(config) if name in names and value not in ("imagenet", "none")}
-    return unflatten({name: change(Path(value).expanduser()) for name, value in paths.items()}, config)
+    values = {name: value for name, value in flat_values(config) if name.endswith("weights")}
+    paths = {name: Path(value).expanduser() for name, value in values.items() if value not in ("imagenet", "none")}
+    return unflatten({name: change(path) for name, path in paths.items()}, config)
 
 
 def portable(config: RunConfig) -> RunConfig:

@@ -218,7 +218,7 @@ def test_a_non_finite_loss_is_one_line_and_nothing_is_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = "--strategies standard --optimizer sgd --lr 1e30 --loss softmax --epochs 3".split()
-    assert main(words(tmp_path, *options)) in (1, 2)
+    assert main(words(tmp_path, *options)) == 1
     assert "lower --lr" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.json"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,5 +29,8 @@ def synthetic() -> tuple[ImageTable, Split]:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """Tests run side by side in processes; threads inside each would only fight over the cores."""
+    """Tests run side by side in processes; threads inside each, or inside what they start, would only fight over the
+    cores, and sums over several threads have other bits."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("MKL_NUM_THREADS", None)

@@ -51,19 +51,13 @@ class ManyRuns:
     base: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)
     runtime: Annotated[RuntimeConfig, Flat] = field(default_factory=RuntimeConfig)
     workers: Annotated[Workers, Flat] = field(default_factory=Workers)
-    retries: int = 1
-    """how often a run that failed is tried again (bad input and a non-finite loss are not)"""
-
-    def __post_init__(self) -> None:
-        if self.retries < 0:
-            raise UserError(f"--retries {self.retries}: must be at least 0")
 
     @property
     def results(self) -> ResultsFolder:
         return ResultsFolder(self.runtime.results)
 
     def run_all(self, configs: Sequence[RunConfig], isolate: bool = False) -> list[JobResult]:
-        return run_all(configs, self.runtime, self.workers, self.retries, isolate)
+        return run_all(configs, self.runtime, self.workers, isolate)
 
     def search(self, searches: Sequence[StrategySearch], trials: int) -> None:
         """Makes the trials that are missing."""

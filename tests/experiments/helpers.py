@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from retrieval_bench.config import RunConfig, flatten, nest
 from retrieval_bench.experiments.experiment import Objective
+from retrieval_bench.experiments.ray_tasks import SETTINGS
 from retrieval_bench.experiments.search import StrategySearch, validation_configs
 from retrieval_bench.experiments.workers import JobResult
 from retrieval_bench.records import Record
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
+from tests.experiments import calls
 from tests.training.helpers import run_config
 
 FLAGS = ["--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32"]
@@ -28,6 +32,22 @@ DIVERGES = QUICK.changed(
 TOO_DEEP = QUICK.changed(strategy="last_k", options__last_k__k=99)
 PLAIN = 100
 """Images that a plain run sees."""
+
+
+@contextmanager
+def small_ray(**options: Any) -> Iterator[Any]:
+    """Ray with two cores, or as `options` say; ended afterwards."""
+    import ray
+    from ray import cloudpickle
+
+    os.environ.update(SETTINGS)
+    ray.shutdown()
+    ray.init(**(options or {"num_cpus": 2, "include_dashboard": False}), log_to_driver=False, logging_level=40)
+    cloudpickle.register_pickle_by_value(calls)  # Ray's processes cannot import it
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def record_of(run: RunConfig, recall: float, map_at_r: float = 0.5, images: int = 1000, **changes: Any) -> Record:

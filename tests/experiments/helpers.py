@@ -11,7 +11,9 @@ from typing import Any
 from retrieval_bench.config import RunConfig, flatten, nest
 from retrieval_bench.experiments.experiment import Objective
 from retrieval_bench.experiments.ray_tasks import SETTINGS
-from retrieval_bench.experiments.search import StrategySearch, validation_configs
+from retrieval_bench.experiments.search import validation_configs
+from retrieval_bench.experiments.search_space import search_space
+from retrieval_bench.experiments.strategy_search import StrategySearch
 from retrieval_bench.experiments.workers import JobResult
 from retrieval_bench.records import Record
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
@@ -99,6 +101,10 @@ class FakeRuns:
         return JobResult(config, "", record_of(config, score, score / 2, images))
 
 
-def searches_of(folder: Path, *strategies: str, objective: Objective = "recall_at_1") -> list[StrategySearch]:
-    configs = validation_configs(run_config(), strategies)
-    return [StrategySearch(config, folder / f"{config.strategy}.journal", objective, PLAIN) for config in configs]
+def searches_of(
+    folder: Path, budget: int, *strategies: str, objective: Objective = "recall_at_1"
+) -> list[StrategySearch]:
+    return [
+        StrategySearch(config, search_space(config), folder / f"{config.strategy}.journal", objective, budget, PLAIN)
+        for config in validation_configs(run_config(), strategies)
+    ]

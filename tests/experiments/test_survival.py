@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from retrieval_bench.config import RuntimeConfig
-from retrieval_bench.experiments.commands import sweep
+from retrieval_bench.experiments.sweep import sweep
 from retrieval_bench.experiments.workers import Workers, run_all
 from tests.experiments.calls import wait_until
 from tests.experiments.helpers import FLAGS, small_ray

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Regenerate a table or figure of a paper, reported and measured values side by side.",
     ),
     "sweep": (
-        "experiments.commands:sweep",
+        "experiments.sweep:sweep",
         "Make all runs of a grid: every flag of run takes several values, as in --seed 0,1,2.",
     ),
     "tune": (

@@ -252,18 +252,13 @@ def recorded_hashes(rows: Sequence[Row], records: Sequence[Record]) -> dict[str,
         return config_hash(kept | {"model.weights": weights})
 
     known = {choices(unnest(record.config), record.labels["weights"]): record.config_hash for record in records}
-    hashes = {}
-    for entry in rows:
-        config = portable(entry.config)
-        values = flatten(config) | {"model.backbone": full_name(config.model)}
-        hashes[entry.name] = known.get(choices(values, config.model.weights), "")
-    return hashes
+    named = {entry.name: portable(entry.config) for entry in rows}
+    values = {name: flatten(config) | {"model.backbone": full_name(config.model)} for name, config in named.items()}
+    return {name: known.get(choices(values[name], config.model.weights), "") for name, config in named.items()}
 
 
-def records_of(hashes: Mapping[str, str], records: Sequence[Record], kind: str) -> Records:
-    """The records of rows that have any, made on this kind of device."""
-    by_row = {
-        name: [record for record in records if record.config_hash == code and record.kind == kind]
-        for name, code in hashes.items()
-    }
-    return {name: sorted(several, key=lambda record: record.seed) for name, several in by_row.items() if several}
+def records_of(hashes: Mapping[str, str], records: Sequence[Record]) -> Records:
+    """The records of rows that have any."""
+    ordered = sorted(records, key=lambda record: record.seed)
+    found = {name: [record for record in ordered if record.config_hash == code] for name, code in hashes.items()}
+    return {name: several for name, several in found.items() if several}

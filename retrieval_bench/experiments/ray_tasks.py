@@ -8,20 +8,19 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import as_completed, wait
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
 from typing import Any, Literal
 
 import torch
 
 from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.experiments.processes import GRACE
 from retrieval_bench.progress import logger
 
 LOSSES = 5
 """How often a task may lose its worker or its machine before it counts as failed. It resumes from its checkpoint
 elsewhere."""
-GRACE = 60
-"""Seconds that tasks have to end when they are stopped."""
 ANSWER = 10
 """Seconds that a cluster has to answer."""
 SETTINGS = {
@@ -57,39 +56,44 @@ def width(cpus: float, gpus: float, address: str) -> int:
     return sum(int(min(node.get(name, 0) / count for name, count in needed.items())) for node in nodes)
 
 
-def make(
-    jobs: Mapping[str, tuple[Any, ...]], function: Callable[..., Any], cpus: float, gpus: float, address: str
-) -> Generator[tuple[str, Any]]:
-    """Calls ``function(name, *arguments)`` for each job as resources become free, and yields its name with what it
-    returned, or the exception that it raised. Whoever stops listening stops the tasks, and waits for them."""
-    import ray
+class RayTasks(Executor):
+    """Calls functions as tasks with these resources as they become free. Ray itself starts tasks again that lose their
+    machine."""
 
-    if not width(cpus, gpus, address):
-        logger.info(
-            f"no machine of the cluster has {cpus:g} processor cores and {gpus:g} GPUs to give: waiting for one"
-        )
-    task: Any = ray.remote(_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=LOSSES)
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, int(cpus)))
-    references: dict[str, Any] = {
-        name: task.remote(function, threads, name, *arguments) for name, arguments in jobs.items()
-    }
-    futures = {reference.future(): name for name, reference in references.items()}
-    try:
-        for future in as_completed(futures):
-            name = futures.pop(future)
-            del references[name]
-            error = future.exception()
-            yield name, getattr(error, "cause", None) or error or future.result()
-    finally:
-        for reference in references.values():
+    def __init__(self, cpus: float, gpus: float, address: str):
+        import ray
+
+        if not width(cpus, gpus, address):
+            logger.info(
+                f"no machine of the cluster has {cpus:g} processor cores and {gpus:g} GPUs to give: waiting for one"
+            )
+        threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, int(cpus)))
+
+        def task(function: Callable[..., Any], *arguments: Any) -> Any:
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+            torch.set_num_threads(threads)
+            return function(*arguments)
+
+        self._task: Any = ray.remote(task).options(num_cpus=cpus, num_gpus=gpus, max_retries=LOSSES)
+        self._running: dict[Future[Any], Any] = {}
+
+    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, function: Callable[..., Any], /, *arguments: Any
+    ) -> Future[Any]:
+        reference = self._task.remote(function, *arguments)
+        future = reference.future()
+        self._running[future] = reference
+        future.add_done_callback(self._running.pop)
+        return future
+
+    def __exit__(self, *_: object) -> None:
+        """Interrupts what is under way, and waits until it has ended."""
+        import ray
+
+        running = dict(self._running)
+        for reference in running.values():
             ray.cancel(reference)
-        wait(futures, timeout=GRACE)
-
-
-def _task(function: Callable[..., Any], threads: int, *arguments: Any) -> Any:
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
-    return function(*arguments)
+        wait(running, timeout=GRACE)
 
 
 def connect(cpus: float, gpus: float, address: str) -> None:
@@ -106,16 +110,14 @@ def connect(cpus: float, gpus: float, address: str) -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    _check_address(address)
+    dashboard = False if address == "local" else None
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(
-            address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, ValueError) as error:
+        host, colon, port = address.rpartition(":")
+        if colon and "/" not in host:  # Ray itself would take minutes to find out that nobody answers
+            socket.create_connection((host, int(port)), timeout=ANSWER).close()
+        ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError) as error:
         raise UserError(f"--ray-address {address}: no Ray cluster answers there ({first_line(error)})") from None
     if threading.current_thread() is threading.main_thread():  # Ray puts its own in their place
         for number, handler in handlers.items():
@@ -125,14 +127,3 @@ def connect(cpus: float, gpus: float, address: str) -> None:
         raise UserError(
             f"--cpus-per-run {cpus:g} --gpus-per-run {gpus:g}: this machine has {cores:g} cores and {cards:g} GPUs"
         )
-
-
-def _check_address(address: str) -> None:
-    """Raises :class:`UserError` if nobody answers at HOST:PORT, which Ray itself would take minutes to find out."""
-    host, colon, port = address.rpartition(":")
-    if not colon or "/" in host:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=ANSWER).close()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--ray-address {address}: no Ray cluster answers there ({first_line(error)})") from None

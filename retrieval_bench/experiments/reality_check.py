@@ -13,8 +13,8 @@ from retrieval_bench.columns import column
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.benchmarks import CUB_224, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row
-from retrieval_bench.experiments.search import StrategySearch, run_command
 from retrieval_bench.experiments.spottune import ZERO_SHOT
+from retrieval_bench.experiments.strategy_search import StrategySearch, run_command
 from retrieval_bench.records import ResultsFolder, read_record
 
 STRATEGIES = (
@@ -68,13 +68,13 @@ hours; SOP (59,551): 1,127 million, 782 hours. Evaluation and networks that cost
 top."""
 
 
-def searched_rows(searches: Sequence[StrategySearch], trials: int) -> tuple[list[Row], tuple[str, ...]]:
+def searched_rows(searches: Sequence[StrategySearch]) -> tuple[list[Row], tuple[str, ...]]:
     """What each search chose, and the commands of the choices as Markdown.
 
     Raises:
         UserError: every trial of all searches failed.
     """
-    rows = [row for search in searches if (row := search.row(trials)) is not None]
+    rows = [row for search in searches if (row := search.row) is not None]
     if not rows:
         error = searches[0].trials[0].user_attrs["error"]
         raise UserError(f"every trial failed ({error}); {searches[0].path} remembers: remove it to try again")
@@ -82,24 +82,24 @@ def searched_rows(searches: Sequence[StrategySearch], trials: int) -> tuple[list
     return rows, ("Chosen:", commands)
 
 
-def search_note(search: StrategySearch, profile: Profile, results: ResultsFolder) -> str:
+def search_note(search: StrategySearch, seeds: Sequence[int], results: ResultsFolder) -> str:
     """How it was searched and tested, in words.
 
     Args:
         search: any of them.
-        profile: as it was used.
+        seeds: of the choices.
         results: of the trials.
     """
-    trials = profile.trials
     record = next(trial.user_attrs["record"] for trial in search.trials if trial.user_attrs["record"])
     data = read_record(results.record(record)).data
+    trials = search.budget
     return (
-        f"Search: {trials} trials or the images that {trials} plain runs see ({trials * search.plain_images:,}) for "
+        f"Search: {trials} trials or the images that {trials} plain runs see ({search.budget_images:,}) for "
         "every strategy, whichever comes first; the first trial has the usual values, then a tree-structured Parzen "
         f"estimator proposes. Scored by {column(search.objective).title} on {data['test_classes']} validation classes "
         f"({data['test_images']} images) inside the training classes, trained on the others, one seed. The test "
         "classes were not used. Trials are in search/. The choices are trained on all training classes with seeds "
-        f"{', '.join(map(str, profile.seeds))} and tested once; p: paired t-test over seeds against the best row, "
+        f"{', '.join(map(str, seeds))} and tested once; p: paired t-test over seeds against the best row, "
         "Holm-corrected over the rows; =: not significantly different from it (p at least 0.05). Runs may have shared "
         "the machine: do not compare their seconds."
     )

@@ -1,37 +1,41 @@
-"""Many runs on this machine or on a Ray cluster: what makes them, what they leave, and what the user sees."""
+"""Many runs on this machine or on a Ray cluster: what makes them, what they leave, and what the user sees.
+
+The results folder is the queue: a run that is recorded is passed over, one whose lock another driver holds is looked at
+again after the others, and one that fails is retried a bounded number of times. So several drivers on one results
+folder make every run once, and a driver that comes after one that was killed goes on where that one was.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from rich import progress
 
-import retrieval_bench
 from retrieval_bench.config import RunConfig, RuntimeConfig, flatten
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.experiments import ray_tasks
-from retrieval_bench.experiments.worker import CRASHED, POLL, Made, make_one, read_state, work, write_jobs
+from retrieval_bench.experiments.processes import Processes
+from retrieval_bench.experiments.ray_tasks import RayTasks
+from retrieval_bench.experiments.worker import Outcome, make_run
 from retrieval_bench.files import atomic_path, check_writable
 from retrieval_bench.identity import run_ids
-from retrieval_bench.progress import bar_options, logger
+from retrieval_bench.progress import logger, track
 from retrieval_bench.records import Record, ResultsFolder, read_record
 from retrieval_bench.run import recorded
 from retrieval_bench.validation import validate
 
-GRACE = 60
-"""Seconds that a worker has to end when it is stopped."""
+POLL = 0.3
+"""Seconds between looks at runs that other drivers make."""
+Jobs = Mapping[str, dict[str, Any]]
+"""Flat configurations by the ids of their runs."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Workers:
     collect: bool = False
     """ray: the results folder is not shared by the machines: records and kept embedders are sent back and written
     here"""
+    retries: int = 1
+    """how often a run that failed is tried again (bad input and a non-finite loss are not)"""
 
     def settle(self, runtime: RuntimeConfig) -> RuntimeConfig:
         """`runtime` as workers get it: the device decided, paths absolute.
@@ -59,6 +65,8 @@ class Workers:
         Raises:
             UserError: flags that do not go together, a device that there is not, or a missing Ray.
         """
+        if self.retries < 0:
+            raise UserError(f"--retries {self.retries}: must be at least 0")
         if runtime.resume is not None:
             raise UserError("--resume is for one run; the runs of an experiment resume from their own checkpoints")
         if self.engine == "ray":
@@ -82,6 +90,13 @@ class Workers:
         if self.engine == "ray":
             return ray_tasks.width(self.cpus_per_run, self.gpus_per_run, self.ray_address)
         return len(self.environments(device))
+
+    def pool(self, device: str, most: int, isolate: bool) -> Processes | RayTasks | None:
+        """What makes the runs, `most` at a time; None for this process."""
+        if self.engine == "ray":
+            return RayTasks(self.cpus_per_run, self.gpus_per_run, self.ray_address)
+        environments = self.environments(device)
+        return Processes(environments[:most]) if isolate or len(environments) > 1 else None
 
     def environments(self, device: str) -> list[dict[str, str]]:
         """The variables of each local worker: its GPU, and its share of the processor's threads (OMP_NUM_THREADS, if
@@ -108,11 +123,7 @@ class JobResult:
 
 
 def run_all(
-    configs: Sequence[RunConfig],
-    runtime: RuntimeConfig,
-    workers: Workers | None = None,
-    retries: int = 1,
-    isolate: bool = False,
+    configs: Sequence[RunConfig], runtime: RuntimeConfig, workers: Workers | None = None, isolate: bool = False
 ) -> list[JobResult]:
     """Makes all runs that have no record yet. Runs that fail do not stop the others.
 
@@ -120,7 +131,6 @@ def run_all(
         configs: the runs; one that comes twice is made once.
         runtime: where data and results are, and how runs are made.
         workers: what makes them.
-        retries: how often a run that failed is tried again. Bad input, or a non-finite loss, would only fail again.
         isolate: make runs in processes of their own, with logs, even if there is one at a time.
 
     Returns:
@@ -131,8 +141,6 @@ def run_all(
             be written to.
     """
     workers = workers or Workers()
-    if retries < 0:
-        raise UserError(f"--retries {retries}: must be at least 0")
     for config in configs:
         validate(config)
     runtime = workers.settle(runtime)
@@ -141,138 +149,68 @@ def run_all(
     jobs = dict(zip(ids, configs, strict=True))
     records = {run_id: recorded(run_id, runtime) for run_id in jobs}
     errors: dict[str, str | None] = {}
-    waiting = {run_id: config for run_id, config in jobs.items() if records[run_id] is None}
+    waiting = {run_id: flatten(config) for run_id, config in jobs.items() if records[run_id] is None}
     if waiting:
         check_writable(results.runs)
-        width = workers.width(runtime.device)
-        here = workers.engine == "local" and width == 1 and not isolate
-        with TemporaryDirectory() as folder:
-            if here:
-                made = work(waiting, runtime, retries, Path(folder), log=False)
-            elif workers.engine == "local":
-                environments = workers.environments(runtime.device)[: len(waiting)]
-                made = _by_processes(waiting, runtime, environments, retries, Path(folder))
-            else:
-                made = _by_ray(waiting, runtime, workers, retries)
-            with watch(len(waiting), width, not here) as show, closing(made):
-                for run_id, error, seconds in made:
-                    try:
-                        records[run_id] = None if error else read_record(results.record(run_id))
-                    except (OSError, ValueError) as reason:
-                        error = f"no record in {results.runs} ({first_line(reason)}); is the results folder shared?"
-                    errors[run_id] = error
-                    show(JobResult(jobs[run_id], run_id, records[run_id], error), seconds)
+        pool, started = workers.pool(runtime.device, len(waiting), isolate), time.monotonic()
+        with pool or nullcontext(), closing(attempts(waiting, runtime, workers, pool)) as ended:
+            shown = track(ended, "runs", len(waiting), "runs") if pool else ended  # runs in this process draw bars
+            for done, (run_id, error) in enumerate(shown, start=1):
+                try:
+                    records[run_id] = None if error else read_record(results.record(run_id))
+                except (OSError, ValueError) as reason:
+                    error = f"no record in {results.runs} ({first_line(reason)}); is the results folder shared?"
+                errors[run_id], text = error, f"failed: {error}"
+                if record := records[run_id]:
+                    recall = 100 * record.metrics.get("recall_at_1", float("nan"))
+                    text = f"R@1 {recall:.2f}, {duration(record.cost['total_seconds'])}"
+                rest = (time.monotonic() - started) / done * (len(waiting) - done)
+                left = f", about {duration(rest)} left" if rest else ""
+                logger.info(f"{done}/{len(waiting)} {run_id}: {text}{left}")
     return [
         JobResult(config, run_id, records[run_id], errors.get(run_id))
         for run_id, config in zip(ids, configs, strict=True)
     ]
 
 
-def _by_processes(
-    jobs: Mapping[str, RunConfig],
-    runtime: RuntimeConfig,
-    environments: Sequence[Mapping[str, str]],
-    retries: int,
-    shared: Path,
-) -> Made:
-    """A worker per environment. One that dies is replaced; closing the generator stops them all, so that runs keep
-    their checkpoints."""
-    write_jobs(shared, jobs, runtime, retries)
-    processes = {place: start_worker(shared, environment) for place, environment in enumerate(environments)}
-    deaths: dict[int, str] = {}
-    replacements, waiting = len(jobs) * (retries + 1), set(jobs)
-    try:
-        while processes:
+def attempts(
+    jobs: Jobs, runtime: RuntimeConfig, workers: Workers, pool: Executor | None
+) -> Generator[tuple[str, str | None]]:
+    """Tries all runs, then again those that failed or that other drivers have, and so on; yields the id of each run
+    that has ended and its error, None if it has a record."""
+    waiting, failures = dict(jobs), Counter[str]()
+    while waiting:
+        are_busy = True
+        for run_id, outcome in attempt(dict(waiting), runtime, workers.collect, pool):
+            if outcome.is_busy:
+                continue
+            are_busy = False
+            failures[run_id] += 1
+            if outcome.is_final or failures[run_id] > workers.retries:
+                del waiting[run_id]
+                yield run_id, outcome.error
+        if are_busy:
             time.sleep(POLL)
-            for place, process in list(processes.items()):
-                code = process.poll()
-                if code is not None:
-                    del processes[place]
-                if code:
-                    deaths[process.pid] = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                if code and replacements:
-                    replacements -= 1
-                    processes[place] = start_worker(shared, environments[place])
-            for run_id in sorted(waiting):
-                state = read_state(shared / f"{run_id}.json")
-                if state["ended"]:
-                    waiting.remove(run_id)
-                    error = deaths.get(state["worker"], CRASHED) if state["error"] == CRASHED else state["error"]
-                    yield run_id, error, state["seconds"]
-    finally:
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-    for run_id in sorted(waiting):
-        yield run_id, f"no worker survived ({', '.join(deaths.values())})", 0.0
 
 
-def start_worker(shared: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Starts a worker for the jobs in `shared`. Ctrl-C of the terminal does not reach it: the driver passes it on."""
-    package = str(Path(retrieval_bench.__file__).parents[1])
-    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        [sys.executable, "-m", "retrieval_bench.experiments.worker", str(shared), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environment, "PYTHONPATH": paths},
-        start_new_session=True,
-    )
-
-
-def _by_ray(jobs: Mapping[str, RunConfig], runtime: RuntimeConfig, workers: Workers, retries: int) -> Made:
-    """A task per run. What a run leaves is sent back where the machines share no disk."""
-    for run_id, outcome in ray_tasks.make(
-        {run_id: (flatten(config), runtime, retries, workers.collect) for run_id, config in jobs.items()},
-        make_one,
-        workers.cpus_per_run,
-        workers.gpus_per_run,
-        workers.ray_address,
-    ):
-        if isinstance(outcome, BaseException):
-            yield run_id, f"{type(outcome).__name__}: {first_line(outcome)}", 0.0
-            continue
-        error, seconds, files = outcome
-        for name, content in files.items():
+def attempt(jobs: Jobs, runtime: RuntimeConfig, collect: bool, pool: Executor | None) -> Iterator[tuple[str, Outcome]]:
+    """Tries each run once: one after the other in this process, or as the pool is free."""
+    if pool is None:
+        for run_id, flat in jobs.items():
+            yield run_id, make_run(run_id, flat, runtime, has_log=False)
+        return
+    futures = {pool.submit(make_run, run_id, flat, runtime, True, collect): run_id for run_id, flat in jobs.items()}
+    for future in as_completed(futures):
+        run_id, error = futures.pop(future), future.exception()
+        if error is None:
+            outcome = future.result()
+        else:  # Ray has tried again itself
+            text = f"{type(error).__name__}: {first_line(error)}"
+            outcome = Outcome(text, is_final=not isinstance(error, ChildProcessError))
+        for name, content in outcome.files.items():
             with atomic_path(runtime.results / name) as temporary:
                 temporary.write_bytes(content)
-        yield run_id, error, seconds
-
-
-@contextmanager
-def watch(total: int, width: int, is_drawn: bool) -> Iterator[Callable[[JobResult, float], None]]:
-    """Yields what shows a run that has ended: a line, and unless runs draw bars of their own a bar with the runs that
-    go on, wait and failed, and the time left.
-
-    Args:
-        total: how many runs there are to make.
-        width: how many go on at a time.
-        is_drawn: show the bar.
-    """
-    options = bar_options()
-    options["disable"] = options["disable"] or not is_drawn
-    columns = (progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
-    started, done, failed = time.monotonic(), 0, 0
-    with progress.Progress(*columns, **options) as bar:
-        task = bar.add_task(f"{total} runs", total=total)
-
-        def show(result: JobResult, seconds: float) -> None:
-            nonlocal done, failed
-            done, failed = done + 1, failed + (result.error is not None)
-            running = min(width, total - done)
-            remaining = (time.monotonic() - started) / done * (total - done)
-            left = f", about {duration(remaining)} left" if done < total else ""
-            text = f"failed: {result.error}"
-            if result.record is not None:
-                text = f"R@1 {100 * result.record.metrics.get('recall_at_1', float('nan')):.2f}, {duration(seconds)}"
-            logger.info(f"{done}/{total} {result.id}: {text}{left}")
-            state = f"{running} running, {total - done - running} waiting, {failed} failed{left}"
-            bar.update(task, completed=done, description=f"{done}/{total} runs, {state}")
-
-        yield show
+        yield run_id, outcome
 
 
 def duration(seconds: float) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from retrieval_bench.config import RunConfig, flatten, nest
 from retrieval_bench.experiments.experiment import Objective
-from retrieval_bench.experiments.search import StrategySearch, validation_configs
+from retrieval_bench.experiments.ray_tasks import SETTINGS
+from retrieval_bench.experiments.search import validation_configs
+from retrieval_bench.experiments.search_space import search_space
+from retrieval_bench.experiments.strategy_search import StrategySearch
 from retrieval_bench.experiments.workers import JobResult
 from retrieval_bench.records import Record
 from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
+from tests.experiments import calls
 from tests.training.helpers import run_config
 
 FLAGS = ["--dataset", "synthetic", "--backbone", "resnet10t", "--weights", "none", "--image-size", "32"]
@@ -28,6 +34,22 @@ DIVERGES = QUICK.changed(
 TOO_DEEP = QUICK.changed(strategy="last_k", options__last_k__k=99)
 PLAIN = 100
 """Images that a plain run sees."""
+
+
+@contextmanager
+def small_ray(**options: Any) -> Iterator[Any]:
+    """Ray with two cores, or as `options` say; ended afterwards."""
+    import ray
+    from ray import cloudpickle
+
+    os.environ.update(SETTINGS)
+    ray.shutdown()
+    ray.init(**(options or {"num_cpus": 2, "include_dashboard": False}), log_to_driver=False, logging_level=40)
+    cloudpickle.register_pickle_by_value(calls)  # Ray's processes cannot import it
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def record_of(run: RunConfig, recall: float, map_at_r: float = 0.5, images: int = 1000, **changes: Any) -> Record:
@@ -79,6 +101,10 @@ class FakeRuns:
         return JobResult(config, "", record_of(config, score, score / 2, images))
 
 
-def searches_of(folder: Path, *strategies: str, objective: Objective = "recall_at_1") -> list[StrategySearch]:
-    configs = validation_configs(run_config(), strategies)
-    return [StrategySearch(config, folder / f"{config.strategy}.journal", objective, PLAIN) for config in configs]
+def searches_of(
+    folder: Path, budget: int, *strategies: str, objective: Objective = "recall_at_1"
+) -> list[StrategySearch]:
+    return [
+        StrategySearch(config, search_space(config), folder / f"{config.strategy}.journal", objective, budget, PLAIN)
+        for config in validation_configs(run_config(), strategies)
+    ]

@@ -19,18 +19,10 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.experiment import Objective
 from retrieval_bench.experiments.registry import EXPERIMENTS
-from retrieval_bench.experiments.search import (
-    RANDOM_TRIALS,
-    StrategySearch,
-    plain_images,
-    rounded,
-    search,
-    search_space,
-    validation_configs,
-    values_of,
-    values_text,
-    with_values,
-)
+from retrieval_bench.experiments.search import plain_images, search, validation_configs
+from retrieval_bench.experiments.search_space import rounded, search_space, values_of, values_text, with_values
+from retrieval_bench.experiments.strategy_search import RANDOM_TRIALS
+from retrieval_bench.experiments.workers import JobResult
 from retrieval_bench.strategies import STRATEGIES, build_strategy, only_used
 from retrieval_bench.strategies.base import Categorical, Range
 from retrieval_bench.validation import validate
@@ -122,8 +114,8 @@ def test_a_plain_run_sees_whole_batches_where_classes_are_drawn() -> None:
 
 
 def test_equal_effort_and_the_first_trial_has_the_given_values(tmp_path: Path) -> None:
-    searches, runs = searches_of(tmp_path, "frozen", "standard", "autolr"), FakeRuns({"autolr": 170})
-    search(searches, 6, runs)
+    searches, runs = searches_of(tmp_path, 6, "frozen", "standard", "autolr"), FakeRuns({"autolr": 170})
+    search(searches, runs)
     assert [len(entry.trials) for entry in searches] == [1, 6, 3], "a fourth of autolr would make 680 images of 600"
     strategies = [[config.strategy for config in configs] for configs in runs.rounds]
     names = ["frozen", "standard", "autolr"]
@@ -140,15 +132,15 @@ def test_no_search_spends_more_than_so_many_plain_runs(
     tmp_path_factory: pytest.TempPathFactory, costs: list[int], trials: int
 ) -> None:
     """A trial is made only if one like those so far fits; the chosen one lies within the budget."""
-    (entry,) = searches_of(tmp_path_factory.mktemp("costs"), "autolr")
+    (entry,) = searches_of(tmp_path_factory.mktemp("costs"), trials, "autolr")
     runs, left = FakeRuns(), iter(costs)
 
     def run_all(configs: list[RunConfig]) -> list[Any]:
         runs.images["autolr"] = next(left)
         return runs(configs)
 
-    search([entry], trials, run_all)
-    best, made = entry.best(trials), [trial.user_attrs["images_seen"] for trial in entry.trials]
+    search([entry], run_all)
+    best, made = entry.best, [trial.user_attrs["images_seen"] for trial in entry.trials]
     assert best is not None
     assert 1 <= len(made) <= trials
     assert best.number == 0 or sum(made[: best.number + 1]) <= trials * PLAIN
@@ -156,13 +148,11 @@ def test_no_search_spends_more_than_so_many_plain_runs(
 
 
 def test_only_validation_classes_are_used(tmp_path: Path) -> None:
-    searches, runs = searches_of(tmp_path, "standard", "layer_pruning+autolr", "frozen"), FakeRuns()
-    search(searches, 4, runs)
+    searches, runs = searches_of(tmp_path, 4, "standard", "layer_pruning+autolr", "frozen"), FakeRuns()
+    search(searches, runs)
     assert {config.data.split for configs in runs.rounds for config in configs} == {"zero_shot_val"}
-    chosen = [entry.chosen(4) for entry in searches]
+    chosen = [entry.chosen for entry in searches]
     assert [config and config.data.split for config in chosen] == ["zero_shot"] * 3
-    with pytest.raises(UserError, match="scored on the split zero_shot_val"):
-        StrategySearch(run_config(), tmp_path / "test.journal", "recall_at_1", PLAIN)
     for change, message in (
         ({"data__split": "kfold"}, "--split kfold: a search is scored on zero_shot_val"),
         ({"evaluation__k": (5, 10)}, "--k 5 10: choices are made by Recall@1"),
@@ -174,53 +164,54 @@ def test_only_validation_classes_are_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stopped_after", [0, 1, 4, 7])
 def test_a_stopped_search_ends_as_one_that_was_not(stopped_after: int, tmp_path: Path) -> None:
     names, images = ("standard", "autolr", "l2sp"), {"autolr": 130}
-    whole, parts = (searches_of(tmp_path / folder, *names) for folder in ("whole", "parts"))
+    whole, parts = (searches_of(tmp_path / folder, 8, *names) for folder in ("whole", "parts"))
     at_once, before, after = FakeRuns(images), FakeRuns(images, stop_after=stopped_after), FakeRuns(images)
-    search(whole, 8, at_once)
+    search(whole, at_once)
     with pytest.raises(KeyboardInterrupt):
-        search(parts, 8, before)
-    again = searches_of(tmp_path / "parts", *names)
-    search(again, 8, after)
+        search(parts, before)
+    again = searches_of(tmp_path / "parts", 8, *names)
+    search(again, after)
     assert before.rounds + after.rounds == at_once.rounds, "nothing is repeated, nothing differs"
     for one, other in zip(again, whole, strict=True):
         assert [trial.params for trial in one.trials] == [trial.params for trial in other.trials]
         assert [trial.user_attrs for trial in one.trials] == [trial.user_attrs for trial in other.trials]
-        assert one.chosen(8) == other.chosen(8)
+        assert one.chosen == other.chosen
 
 
 def test_more_trials_continue_the_same_search_and_the_sampler_learns(tmp_path: Path) -> None:
-    few, many = searches_of(tmp_path, "standard"), searches_of(tmp_path / "many", "standard")
-    search(few, 3, FakeRuns())
-    first = few[0].best(3)
-    search(few, 25, FakeRuns())
-    search(many, 25, FakeRuns())
-    assert [trial.params for trial in few[0].trials] == [trial.params for trial in many[0].trials]
-    again, best = many[0].best(3), many[0].best(25)
+    (few,), (many,) = searches_of(tmp_path, 3, "standard"), searches_of(tmp_path / "many", 25, "standard")
+    search([few], FakeRuns())
+    (longer,) = searches_of(tmp_path, 25, "standard")
+    for entry in (longer, many):
+        search([entry], FakeRuns())
+    assert [trial.params for trial in longer.trials] == [trial.params for trial in many.trials]
+    (again,) = searches_of(tmp_path / "many", 3, "standard")
+    first, again, best = few.best, again.best, many.best
     assert first is not None
     assert again is not None
     assert best is not None
     assert first.params == again.params, "fewer trials choose as before"
     assert best.user_attrs["metrics"]["recall_at_1"] > 0.9
-    scores = [trial.user_attrs["metrics"]["recall_at_1"] for trial in many[0].trials]
+    scores = [trial.user_attrs["metrics"]["recall_at_1"] for trial in many.trials]
     assert sum(scores[15:]) / 10 > sum(scores[1:RANDOM_TRIALS]) / (RANDOM_TRIALS - 1), "later ones are not random"
 
 
 def test_failed_trials_are_listed_and_cost_a_plain_run(tmp_path: Path) -> None:
-    (entry,) = searches_of(tmp_path, "autolr")
-    search([entry], 6, FakeRuns({"autolr": 50}, fails=lambda config: config.train.lr == 1e-3))
+    (entry,) = searches_of(tmp_path, 6, "autolr")
+    search([entry], FakeRuns({"autolr": 50}, fails=lambda config: config.train.lr == 1e-3))
     first, *others = [trial.user_attrs for trial in entry.trials]
     assert (first["metrics"], first["error"], first["images_seen"]) == ({}, "the loss became nan", PLAIN)
     assert [bool(trial["metrics"]) for trial in others] == [True] * 5
-    row = entry.row(6)
+    row = entry.row
     assert row is not None
     assert (row.columns["trials"], row.columns["failed_trials"]) == (6, 1)
     assert "the loss became nan" in entry.path.with_suffix(".md").read_text()
 
 
 def test_a_search_in_which_all_fails_chooses_nothing(tmp_path: Path) -> None:
-    (entry,) = searches_of(tmp_path, "standard")
-    search([entry], 2, FakeRuns(fails=lambda config: True))
-    assert (entry.best(2), entry.chosen(2), entry.row(2)) == (None, None, None)
+    (entry,) = searches_of(tmp_path, 2, "standard")
+    search([entry], FakeRuns(fails=lambda config: True))
+    assert (entry.best, entry.chosen, entry.row) == (None, None, None)
     assert "Every trial failed." in entry.path.with_suffix(".md").read_text()
 
 
@@ -228,19 +219,19 @@ def test_a_search_in_which_all_fails_chooses_nothing(tmp_path: Path) -> None:
 def test_the_objective_decides_then_the_other_metric_then_the_earlier(
     objective: Objective, number: int, tmp_path: Path
 ) -> None:
-    (entry,) = searches_of(tmp_path, "standard", objective=objective)
+    (entry,) = searches_of(tmp_path, 5, "standard", objective=objective)
     for recall, map_at_r in [(0.5, 0.1), (0.8, 0.2), (0.8, 0.3), (0.8, 0.3), (0.7, 0.4)]:
         config = entry.ask()
-        entry.tell(config, record_of(config, recall, map_at_r, PLAIN))
-    best = entry.best(5)
+        entry.tell(JobResult(config, "", record_of(config, recall, map_at_r, PLAIN)))
+    best = entry.best
     assert best is not None
     assert best.number == number
 
 
 def test_what_was_chosen_is_written_as_a_command(tmp_path: Path) -> None:
-    (entry,) = searches_of(tmp_path, "l2sp")
-    search([entry], 3, FakeRuns())
-    text, best = entry.path.with_suffix(".md").read_text(), entry.best(3)
+    (entry,) = searches_of(tmp_path, 3, "l2sp")
+    search([entry], FakeRuns())
+    text, best = entry.path.with_suffix(".md").read_text(), entry.best
     assert best is not None
     assert "Chosen: `python -m retrieval_bench run --strategy l2sp --dataset synthetic" in text
     assert f" --lr {best.params['lr']} " in text
@@ -250,15 +241,13 @@ def test_what_was_chosen_is_written_as_a_command(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_something_else_and_no_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (entry,) = searches_of(tmp_path, "standard")
-    with pytest.raises(UserError, match="--trials 0: must be at least 1"):
-        search([entry], 0, FakeRuns())
-    search([entry], 1, FakeRuns())
+    (entry,) = searches_of(tmp_path, 1, "standard")
+    search([entry], FakeRuns())
     with pytest.raises(UserError, match=r"standard.journal: searches .* remove the file to search anew"):
-        StrategySearch(entry.config.changed(train__lr=1e-2), entry.path, "recall_at_1", PLAIN)
+        replace(entry, space=search_space(entry.config.changed(train__lr=1e-2)))
     entry.path.write_text("no journal\n" * 2)
     with pytest.raises(UserError, match="not a journal of a search"):
-        searches_of(tmp_path, "standard")
+        searches_of(tmp_path, 1, "standard")
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"a search needs Optuna: pip install"):
-        searches_of(tmp_path, "standard")
+        searches_of(tmp_path, 1, "standard")

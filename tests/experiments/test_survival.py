@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from retrieval_bench.config import RuntimeConfig
-from retrieval_bench.experiments.commands import sweep
+from retrieval_bench.experiments.sweep import sweep
 from retrieval_bench.experiments.workers import Workers, run_all
-from tests.experiments.helpers import FLAGS
-from tests.experiments.ray_functions import small_ray
-from tests.experiments.test_workers import wait_until
+from tests.experiments.calls import wait_until
+from tests.experiments.helpers import FLAGS, small_ray
 
 pytestmark = pytest.mark.slow
 SWEEP = [*FLAGS, "--no-freeze-bn", "--strategy", "frozen,standard", "--seed", "0,1", "--epochs", "8"]

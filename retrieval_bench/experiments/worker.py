@@ -26,7 +26,7 @@ from typing import Any
 from retrieval_bench.config import RunConfig, RuntimeConfig, flatten, runtime_command, to_command, unflatten
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import Locked, cache_dir, locked, write_text
-from retrieval_bench.progress import logger
+from retrieval_bench.progress import logger, replace_unknown_signs
 from retrieval_bench.records import ResultsFolder
 from retrieval_bench.run import run
 
@@ -152,6 +152,7 @@ def follow(parent: int) -> None:
 def main(shared: Path, parent: int) -> int:
     """``python -m retrieval_bench.experiments.worker FOLDER PARENT``: a worker that ends with the process PARENT."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    replace_unknown_signs()
     try:
         follow(parent)
         values = json.loads((shared / "jobs").read_text(encoding="utf-8"))

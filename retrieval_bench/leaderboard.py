@@ -55,47 +55,41 @@ def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
     if not records:
         return pd.DataFrame()
     names = Counter(name for name, _ in {(record.labels.get("weights"), _digest(record)) for record in records})
-    newest = _newest(records).values()
-    runs: Any = pd.DataFrame([_flat(record, names[record.labels.get("weights")] > 1) for record in newest])
+    by_row = runs_by_row(records)
+    newest = sorted((run for several in by_row.values() for run in several), key=_age)
+    runs: Any = pd.DataFrame([_flat(run, names[run.labels.get("weights")] > 1) for run in newest])
     metrics = metric_names(runs)
-    row_of_run = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
-    grouped = runs.groupby(row_of_run)
-    table = grouped.head(1).reset_index(drop=True)  # choices of a row's first run, by the row's number
-    table["seeds"] = grouped.size()
-    intervals = [f"{name}_ci95" for name in metrics]
-    table[[*metrics, *intervals]] = _means(runs[metrics].astype("float64").groupby(row_of_run))
-    costs = runs[[*RECORDED_COSTS]].astype("float64").groupby(row_of_run).mean()
-    machines = runs["device"].map(str) + " " + runs["threads"].map(str)
-    several = machines.groupby(row_of_run).nunique() > 1
-    costs.loc[several, MACHINE_COSTS] = np.nan
+    runs = runs.astype(dict.fromkeys([*metrics, *RECORDED_COSTS], "float64"))
+    grouped = runs.groupby(["config_hash", "kind"], sort=False, dropna=False)
+    summary = _summary(grouped, metrics)
+    table = grouped.head(1).set_index(["config_hash", "kind"], drop=False)  # choices of a row's first run
+    table = table.drop(columns=summary, errors="ignore").join(summary).rename(columns={"size": "seeds"})
     for name in RECORDED_COSTS:
         decimals = COLUMNS[name].decimals
-        table[name] = costs[name].round(decimals) if decimals else costs[name].round().astype("Int64")
+        table[name] = table[name].round(decimals) if decimals else table[name].round().astype("Int64")
     table["threads"] = table["threads"].astype(object)  # whole numbers stay whole beside empty cells
+    several = _on_several_machines(grouped)
     table.loc[several, "threads"] = None
-    devices = grouped["device"].agg(lambda names: "; ".join(sorted(set(names))))
-    table.loc[several, "device"] = devices[several]
-    order = [*PROTOCOL, metrics[0], "config_hash", "device"]
-    table = table.sort_values(order, ascending=[name != metrics[0] for name in order])
-    table[[*SIGNIFICANCE]] = compare_with_best(table, runs, row_of_run, metrics[0])
-    first = [*FIRST_COLUMNS, *(part for pair in zip(metrics, intervals, strict=True) for part in pair)]
+    table.loc[several, "device"] = grouped["device"].agg(lambda names: "; ".join(sorted(set(names))))[several]
+    table = _sorted(table.rename_axis([None, None]), [*PROTOCOL, metrics[0], "config_hash", "device"])
+    table[[*SIGNIFICANCE]] = compare_with_best(table, by_row, metrics[0])
+    first = [*FIRST_COLUMNS, *(part for name in metrics for part in (name, f"{name}_ci95"))]
     first += [*SIGNIFICANCE, *RECORDED_COSTS]
     choices = [name for name in table if name not in (*first, *LAST_COLUMNS, "seed", "kind")]
     return table.reindex(columns=[*first, *choices, *LAST_COLUMNS]).reset_index(drop=True)
 
 
-def _newest(records: Sequence[Record]) -> dict[tuple[str, str, int], Record]:
-    by_time = sorted(records, key=lambda record: (str(record.finished), record.id))
-    return {(record.config_hash, record.kind, record.seed): record for record in by_time}
-
-
 def runs_by_row(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The runs behind each row of the table, by its configuration's hash and kind of device; seeds in order."""
-    rows = defaultdict(list)
-    newest = _newest(records)
-    for code, kind, seed in sorted(newest):
-        rows[code, kind].append(newest[code, kind, seed])
-    return dict(rows)
+    """The runs behind each row of the table, by its configuration's hash and kind of device; seeds in order, of copies
+    the newest."""
+    rows: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
+    for record in sorted(records, key=_age):
+        rows[record.config_hash, record.kind][record.seed] = record
+    return {key: [runs[seed] for seed in sorted(runs)] for key, runs in rows.items()}
+
+
+def _age(record: Record) -> tuple[str, str]:
+    return str(record.finished), record.id
 
 
 def row_keys(table: Any) -> list[tuple[str, str]]:
@@ -111,79 +105,93 @@ def _digest(record: Record) -> str:
 
 def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
     """The record as one row: choices, labels, costs, metrics, and where it was made."""
-    config, data = record.config, record.config["data"]
 
     def scalar(value: Any) -> Any:
         return json.dumps(value) if isinstance(value, list | dict) else value
 
-    choices = {
-        name: scalar(value)
-        for section, values in config.items()
-        if section != "options" and isinstance(values, dict)
-        for name, value in values.items()
-        if not METRIC.fullmatch(name)
-    }
+    sections = [values for name, values in record.config.items() if name != "options" and isinstance(values, dict)]
+    choices = {name: scalar(value) for values in sections for name, value in values.items()}
+    choices = {name: value for name, value in choices.items() if not METRIC.fullmatch(name)}
     fingerprints = (choices.get("files_fingerprint"), choices.pop("sides_fingerprint", None))
-    split = data.get("split")
-    weights = record.labels.get("weights")
+    data, weights = record.config["data"], record.labels.get("weights")
+    is_fold = data.get("split") == "kfold"
     return (
         choices
         | {
             "dataset": record.dataset,
-            "split": f"kfold {data.get('fold')} of {data.get('folds')}" if split == "kfold" else split,
+            "split": f"kfold {data.get('fold')} of {data.get('folds')}" if is_fold else data.get("split"),
             "image_size": data.get("image_size"),
             "classes": data.get("classes", 0),  # old records have no such choice
-            "backbone": config.get("model", {}).get("backbone"),
-            "options": json.dumps(config.get("options", {}), sort_keys=True),
+            "backbone": record.config.get("model", {}).get("backbone"),
+            "options": json.dumps(record.config.get("options", {}), sort_keys=True),
             "files_fingerprint": "+".join(str(fingerprint)[:8] for fingerprint in fingerprints if fingerprint),
-            "strategy": record.strategy,
             "weights": f"{weights} {_digest(record)}".rstrip() if ambiguous_weights else weights,
             "dim": record.labels.get("dim"),
-            **{name: record.cost.get(name) for name in RECORDED_COSTS},
-            **{name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)},
-            **{name: getattr(record, name) for name in ("seed", "kind", "device", "config_hash")},
             "threads": scalar(record.environment.get("threads")),
         }
+        | {name: getattr(record, name) for name in ("strategy", "seed", "kind", "device", "config_hash")}
+        | {name: record.cost.get(name) for name in RECORDED_COSTS}
+        | {name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)}
     )
 
 
-def _means(grouped: Any) -> pd.DataFrame:
-    """The means of grouped metrics, and half widths of their 95 % t-intervals as ``<metric>_ci95``."""
-    count = grouped.count()
-    half = grouped.std() * stats.t.ppf(0.975, count - 1) / np.sqrt(count)
-    return pd.concat([grouped.mean().round(6), half.round(6).add_suffix("_ci95")], axis=1)
+def _summary(grouped: Any, metrics: Sequence[str]) -> pd.DataFrame:
+    """Per group of rows its ``size``, means of metrics with half of their 95 % t-intervals (``<metric>_ci95``), and
+    mean costs, empty where they depend on the machine and there are several."""
+    values = grouped[[*metrics]]
+    count = values.count()
+    half = values.std() * stats.t.ppf(0.975, count - 1) / np.sqrt(count)
+    costs = grouped[[*RECORDED_COSTS]].mean()
+    costs.loc[_on_several_machines(grouped), MACHINE_COSTS] = np.nan
+    intervals = half.round(6).add_suffix("_ci95")
+    return pd.concat([grouped.size().rename("size"), values.mean().round(6), intervals, costs], axis=1)
 
 
-def compare_with_best(table: Any, runs: Any, row_of_run: Any, metric: str) -> pd.DataFrame:
+def _on_several_machines(grouped: Any) -> pd.Series:
+    return (grouped[["device", "threads"]].nunique(dropna=False) > 1).any(axis=1)
+
+
+def _sorted(table: Any, order: Sequence[str]) -> Any:
+    """The table by some columns, of which metrics fall."""
+
+    def sortable(values: pd.Series) -> pd.Series:
+        return values.map(str) if values.dtype == object else values  # where texts and numbers are mixed
+
+    return table.sort_values([*order], ascending=[not METRIC.fullmatch(name) for name in order], key=sortable)
+
+
+def compare_with_best(table: Any, runs: Mapping[Any, Sequence[Record]], metric: str) -> pd.DataFrame:
     """Which rows of a table are the best of their protocol by a metric, and which are not significantly different.
 
     The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds:
     fewer never rank. Every other row is compared with it by a paired t-test over the seeds that both have (at least
     three); from p = 0.05 on the row is a ``tie``. So is one that is above the best over those seeds, which may be fewer
     than the best's own. The p-values are those of single tests, not adjusted for their number: with the few seeds that
-    people can afford, adjusted ones would call most rows ties. `row_of_run` numbers the row of each run, from 0 on.
+    people can afford, adjusted ones would call most rows ties. The keys of `runs` are the table's index.
 
     Returns:
         columns ``significance`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row
         less that of the best) and ``p_value`` (both empty where nothing was tested), by the table's index.
     """
-    seeds, known_seeds = runs["seed"].factorize(sort=True)
-    values = np.full((len(table), len(known_seeds)), np.nan)
-    values[row_of_run, seeds] = runs[metric].astype("float64")
+    values = {
+        row: {run.seed: run.metrics[metric] for run in several if run.metrics.get(metric) is not None}
+        for row, several in runs.items()
+    }
     compared: dict[Any, Any] = dict.fromkeys(table.index, ("", np.nan, np.nan))
     for _, group in table.groupby([*PROTOCOL], sort=False, dropna=False):
-        ranked = [row for row in group.index if np.isfinite(values[row]).sum() >= SEEDS]
+        ranked = [row for row in group.index if len(values[row]) >= SEEDS]
         if not ranked:
             continue
         best = max(ranked, key=lambda row: group.loc[row, metric])
         compared[best] = ("best", np.nan, np.nan)
         for row in group.index.drop(best):
-            common = np.isfinite(values[row] + values[best])
-            if common.sum() >= SEEDS:
-                difference, _, p_value = paired_t_test(values[row, common], values[best, common])
+            common = sorted(values[row].keys() & values[best].keys())
+            if len(common) >= SEEDS:
+                pairs = ([values[side][seed] for seed in common] for side in (row, best))
+                difference, _, p_value = paired_t_test(*pairs)
                 is_tie = p_value >= LEVEL or difference >= 0
                 compared[row] = ("tie" if is_tie else "", round(difference, 6), round(p_value, 6))
-    return pd.DataFrame.from_dict(compared, orient="index", columns=[*SIGNIFICANCE])
+    return pd.DataFrame([*compared.values()], index=table.index, columns=[*SIGNIFICANCE])
 
 
 def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:
@@ -196,13 +204,13 @@ def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[s
             raise unknown("column", name, map(str, table))
         texts = table[name].map(plain_text)
         without_options = texts.str.replace(r"\([^)]*\)", "", regex=True) if name == "strategy" else texts
-        for value in map(plain_text, values):
-            if value not in {*texts, *without_options}:
-                raise unknown(name, value, {*texts, *without_options})
-        is_selected &= texts.isin([*map(plain_text, values)]) | without_options.isin([*values])
+        asked, known = {*map(plain_text, values)}, {*texts, *without_options}
+        for value in sorted(asked - known):
+            raise unknown(name, value, known)
+        is_selected &= texts.isin(asked) | without_options.isin(asked)
     if not is_selected.any():
-        asked = ", ".join(f"{name} {' or '.join(values)}" for name, values in conditions.items())
-        raise UserError(f"no row has {asked}, all together")
+        listed = ", ".join(f"{name} {' or '.join(values)}" for name, values in conditions.items())
+        raise UserError(f"no row has {listed}, all together")
     runs = runs_by_row(records)
     return [record for key in row_keys(table[is_selected]) for record in runs[key]]
 
@@ -220,16 +228,9 @@ def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
         if name not in table or _is_result(name):
             raise unknown("column", name, [other for other in map(str, table) if not _is_result(other)])
     metrics, protocol = metric_names(table), [name for name in PROTOCOL if name not in by]
-    grouped = table.groupby([*protocol, *by], sort=False, dropna=False)
-    costs = grouped[[*RECORDED_COSTS]].mean()
-    costs.loc[(grouped[["device", "threads"]].nunique() > 1).any(axis=1), MACHINE_COSTS] = np.nan
-    groups = pd.concat([grouped.size().rename("configurations"), _means(grouped[metrics]), costs], axis=1).reset_index()
+    groups = _summary(table.groupby([*protocol, *by], sort=False, dropna=False), metrics).reset_index()
     order = [*protocol, metrics[0], *by]
-
-    def sortable(values: pd.Series) -> pd.Series:
-        return values.map(str) if values.dtype == object else values  # where texts and numbers are mixed
-
-    return groups.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True, key=sortable)
+    return _sorted(groups.rename(columns={"size": "configurations"}), order).reset_index(drop=True)
 
 
 def _is_result(name: str) -> bool:
@@ -241,23 +242,21 @@ def protocols(table: Any, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFram
     """Title and rows of each protocol, which the columns `by` do not make; equal titles name the images' files."""
     keys = [name for name in PROTOCOL if name not in by and not (name == "files_fingerprint" and "dataset" in by)]
     groups = [rows for _, rows in table.groupby(keys, sort=False, dropna=False)] if keys else [table]
-    titles = [_protocol_title(rows[keys].iloc[0]) for rows in groups]
-    files = [rows["files_fingerprint"].iloc[0] if "files_fingerprint" in keys else "" for rows in groups]
+    shared = [{name: rows[name].iloc[0] for name in keys} for rows in groups]
+    titles = [_title({name: plain_text(value) for name, value in own.items() if not pd.isna(value)}) for own in shared]
     return [
-        (f"{title}, files {copy or 'unknown'}" if titles.count(title) > 1 else title, rows)
-        for title, copy, rows in zip(titles, files, groups, strict=True)
+        (f"{title}, files {own.get('files_fingerprint') or 'unknown'}" if titles.count(title) > 1 else title, rows)
+        for title, own, rows in zip(titles, shared, groups, strict=True)
     ]
 
 
-def _protocol_title(shared: Any) -> str:
-    values = {name: plain_text(value) for name, value in shared.items() if not pd.isna(value)}
-    weights = f"({values['weights']})" if "weights" in values else ""
-    classes = values.get("classes", "0")
-    parts = [
-        *(values.get("dataset"), values.get("split"), f"first {classes} classes" if classes != "0" else ""),
-        " ".join(filter(None, [values.get("backbone"), weights])),
-        f"{values['image_size']} px" if "image_size" in values else "",
-    ]
+def _title(shared: Mapping[str, str]) -> str:
+    """What the rows of a protocol share, in words."""
+    forms = {"weights": "({})", "classes": "first {} classes", "image_size": "{} px"}
+    words = {name: forms.get(name, "{}").format(value) for name, value in shared.items()}
+    network = " ".join(words[name] for name in ("backbone", "weights") if name in words)
+    words |= {"backbone": network, "classes": words["classes"] if shared.get("classes", "0") != "0" else ""}
+    parts = (words.get(name) for name in ("dataset", "split", "classes", "backbone", "image_size"))
     return ", ".join(filter(None, parts)) or "all rows"
 
 
@@ -271,20 +270,22 @@ def readable(rows: Any, by: Sequence[str] = ()) -> pd.DataFrame:
     """What people compare in rows of one protocol, as text: every choice in which they differ, percentages (with
     intervals for Recall@1 and MAP@R), and costs; of grouped rows the columns `by` in place of choices."""
     if by:
-        names = [*by, "configurations"]
-    else:
-        varying = [name for name in choice_columns(rows) if rows[name].map(str, na_action="ignore").nunique() > 1]
-        names = ["strategy", "loss", "epochs", *varying, "seeds"]
+        return _texts(rows, [*by, "configurations"])
+    varying = [name for name in choice_columns(rows) if rows[name].map(str, na_action="ignore").nunique() > 1]
+    cells = _texts(rows, ["strategy", "loss", "epochs", *varying, "seeds"])
+    cells.loc[rows["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
+    return cells
+
+
+def _texts(rows: Any, names: Sequence[str]) -> pd.DataFrame:
+    """Columns of choices as they are, then metrics and costs as people read them, where a row has them."""
     cells = pd.DataFrame({name: rows[name].map(plain_text, na_action="ignore").astype(object) for name in names})
-    if not by:
-        cells.loc[rows["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
-    for name in metric_names(rows):
-        if len(rows[name].dropna()):
-            halves = rows[f"{name}_ci95"] if name in ("recall_at_1", "map_at_r") else [None] * len(rows)
-            cells[column(name).title] = [column(name).text(*pair) for pair in zip(rows[name], halves, strict=True)]
-    for name in COSTS:
-        if COLUMNS[name].shown == "always" or len(rows[name].dropna()):
-            cells[COLUMNS[name].title] = rows[name].astype("float64").map(COLUMNS[name].text)
+    for name in [*metric_names(rows), *(cost for cost in COSTS if cost in rows)]:
+        shown, halves = column(name), [None] * len(rows)
+        if name in ("recall_at_1", "map_at_r") and f"{name}_ci95" in rows:
+            halves = rows[f"{name}_ci95"]
+        if shown.shown == "always" or rows[name].notna().any():
+            cells[shown.title] = [shown.text(*pair) for pair in zip(rows[name].astype("float64"), halves, strict=True)]
     return cells.fillna("")
 
 
@@ -310,14 +311,11 @@ def protocol_tables(table: Any, by: Sequence[str] = ()) -> list[TextTable]:
 
 def reported_tables(datasets: Iterable[str]) -> list[TextTable]:
     """A table per data set of what papers report."""
-    tables, about = [], ["strategy", "backbone", "dim", "loss", "split"]
-    for dataset, rows in reported_rows(datasets).groupby("dataset", sort=False):
-        cells = rows[about].map(plain_text, na_action="ignore").astype(object)
-        for name in metric_names(rows):
-            if len(rows[name].dropna()):
-                cells[column(name).title] = rows[name].map(column(name).text)
-        tables.append(TextTable(f"{dataset}: {REPORTED}", cells.assign(source=rows["reported"]).fillna("")))
-    return tables
+    about = ["strategy", "backbone", "dim", "loss", "split"]
+    return [
+        TextTable(f"{dataset}: {REPORTED}", _texts(rows, about).assign(source=rows["reported"]))
+        for dataset, rows in reported_rows(datasets).groupby("dataset", sort=False)
+    ]
 
 
 def render(table: Any, form: Format, by: Sequence[str] = (), reported: bool = True) -> str:

@@ -125,6 +125,11 @@ def _main(words: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or first_line(error)}", file=sys.stderr)
         return 2
+    except UnicodeEncodeError as error:
+        if error.encoding.startswith("utf"):
+            raise
+        print(f"error: {error.object!a}: the locale's encoding lacks such names; set PYTHONUTF8=1", file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as error:
         if not re.search(r"out of memory|can't allocate memory|DataLoader worker .* killed|^$", str(error)):
             raise

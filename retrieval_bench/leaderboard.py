@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
+from retrieval_bench import groups
 from retrieval_bench.columns import COLUMNS, COSTS, METRIC, RECORDED_COSTS, column, metric_names
-from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test
 from retrieval_bench.files import write_text
 from retrieval_bench.progress import is_main_process
 from retrieval_bench.records import Record, ResultsFolder
@@ -22,12 +19,8 @@ from retrieval_bench.reported import reported_rows
 from retrieval_bench.tables import TextTable, escape_markdown, to_terminal
 
 Format = Literal["text", "markdown", "latex", "html", "csv", "json"]
-PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
-"""What all rows of one readable table share; rows that differ here are not ranked against each other."""
-FIRST_COLUMNS = (*PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
+FIRST_COLUMNS = (*groups.PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
 LAST_COLUMNS = ("device", "threads", "config_hash")
-SIGNIFICANCE = ("significance", "difference", "p_value")
-MACHINE_COSTS = [name for name in RECORDED_COSTS if COLUMNS[name].of_machine]
 LEGEND = (
     "Recall@K and MAP@R in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind "
     "of device. Bold: the highest mean of its protocol among rows of at least three seeds; =: not significantly "
@@ -41,41 +34,42 @@ LEGEND_OF_TEXT = (
     "*: highest mean of its protocol among rows of at least three seeds; =: not significantly different from it "
     "(paired t-test, p from 0.05 on)\n"
 )
-REPORTED = "reported in papers, not measured here; settings differ from row to row"
+REPORTED = "{}: reported in papers, not measured here; settings differ from row to row"
 
 
 def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
     """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a protocol.
 
     Columns: those that people compare first, ``seeds`` (how many), for each metric its mean over seeds as a fraction
-    and ``<metric>_ci95`` (half width of the t-interval; empty for one seed), :data:`SIGNIFICANCE`
-    (:func:`compare_with_best`), mean costs (empty where they depend on the machine and a row's runs were made on
+    and ``<metric>_ci95`` (half width of the t-interval; empty for one seed), :data:`groups.SIGNIFICANCE`
+    (:func:`groups.compare_with_best`), mean costs (empty where they depend on the machine and a row's runs were made on
     several), then every other choice of the configuration. Of several records of a row and seed the newest counts.
     """
     if not records:
         return pd.DataFrame()
-    names = Counter(name for name, _ in {(record.labels.get("weights"), _digest(record)) for record in records})
     by_row = runs_by_row(records)
-    newest = sorted((run for several in by_row.values() for run in several), key=_age)
-    runs: Any = pd.DataFrame([_flat(run, names[run.labels.get("weights")] > 1) for run in newest])
+    runs: Any = pd.DataFrame(map(_flat, sorted((run for several in by_row.values() for run in several), key=_age)))
+    is_ambiguous = runs.groupby("weights")["digest"].transform("nunique") > 1  # files of one name
+    named = runs.loc[is_ambiguous, ["weights", "digest"]].to_numpy()
+    runs.loc[is_ambiguous, "weights"] = [f"{name} {digest}".rstrip() for name, digest in named]
     metrics = metric_names(runs)
     runs = runs.astype(dict.fromkeys([*metrics, *RECORDED_COSTS], "float64"))
     grouped = runs.groupby(["config_hash", "kind"], sort=False, dropna=False)
-    summary = _summary(grouped, metrics)
+    summary = groups.summarize(grouped, metrics)
     table = grouped.head(1).set_index(["config_hash", "kind"], drop=False)  # choices of a row's first run
     table = table.drop(columns=summary, errors="ignore").join(summary).rename(columns={"size": "seeds"})
     for name in RECORDED_COSTS:
         decimals = COLUMNS[name].decimals
         table[name] = table[name].round(decimals) if decimals else table[name].round().astype("Int64")
     table["threads"] = table["threads"].astype(object)  # whole numbers stay whole beside empty cells
-    several = _on_several_machines(grouped)
+    several = groups.on_several_machines(grouped)
     table.loc[several, "threads"] = None
     table.loc[several, "device"] = grouped["device"].agg(lambda names: "; ".join(sorted(set(names))))[several]
-    table = _sorted(table.rename_axis([None, None]), [*PROTOCOL, metrics[0], "config_hash", "device"])
-    table[[*SIGNIFICANCE]] = compare_with_best(table, by_row, metrics[0])
+    table = groups.sort_rows(table.rename_axis([None, None]), [*groups.PROTOCOL, metrics[0], "config_hash", "device"])
+    table[[*groups.SIGNIFICANCE]] = groups.compare_with_best(table, by_row, metrics[0])
     first = [*FIRST_COLUMNS, *(part for name in metrics for part in (name, f"{name}_ci95"))]
-    first += [*SIGNIFICANCE, *RECORDED_COSTS]
-    choices = [name for name in table if name not in (*first, *LAST_COLUMNS, "seed", "kind")]
+    first += [*groups.SIGNIFICANCE, *RECORDED_COSTS]
+    choices = [name for name in table if name not in (*first, *LAST_COLUMNS, "seed", "kind", "digest")]
     return table.reindex(columns=[*first, *choices, *LAST_COLUMNS]).reset_index(drop=True)
 
 
@@ -97,13 +91,7 @@ def row_keys(table: Any) -> list[tuple[str, str]]:
     return list(zip(table["config_hash"], table["device"].map(str).str.split(":").str[0], strict=True))
 
 
-def _digest(record: Record) -> str:
-    """The beginning of the digest of a weight file; nothing for weights that come by name."""
-    kind, _, digest = str(record.config.get("model", {}).get("weights")).partition(":")
-    return digest[:8] if kind == "sha256" else ""
-
-
-def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
+def _flat(record: Record) -> dict[str, Any]:
     """The record as one row: choices, labels, costs, metrics, and where it was made."""
 
     def scalar(value: Any) -> Any:
@@ -113,19 +101,21 @@ def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
     choices = {name: scalar(value) for values in sections for name, value in values.items()}
     choices = {name: value for name, value in choices.items() if not METRIC.fullmatch(name)}
     fingerprints = (choices.get("files_fingerprint"), choices.pop("sides_fingerprint", None))
-    data, weights = record.config["data"], record.labels.get("weights")
-    is_fold = data.get("split") == "kfold"
+    data, model = record.config["data"], record.config.get("model", {})
+    fold = f"kfold {data.get('fold')} of {data.get('folds')}"
+    kind, _, digest = str(model.get("weights")).partition(":")
     return (
         choices
         | {
             "dataset": record.dataset,
-            "split": f"kfold {data.get('fold')} of {data.get('folds')}" if is_fold else data.get("split"),
+            "split": fold if data.get("split") == "kfold" else data.get("split"),
             "image_size": data.get("image_size"),
             "classes": data.get("classes", 0),  # old records have no such choice
-            "backbone": record.config.get("model", {}).get("backbone"),
+            "backbone": model.get("backbone"),
             "options": json.dumps(record.config.get("options", {}), sort_keys=True),
             "files_fingerprint": "+".join(str(fingerprint)[:8] for fingerprint in fingerprints if fingerprint),
-            "weights": f"{weights} {_digest(record)}".rstrip() if ambiguous_weights else weights,
+            "weights": record.labels.get("weights"),
+            "digest": digest[:8] if kind == "sha256" else "",
             "dim": record.labels.get("dim"),
             "threads": scalar(record.environment.get("threads")),
         }
@@ -135,118 +125,21 @@ def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
     )
 
 
-def _summary(grouped: Any, metrics: Sequence[str]) -> pd.DataFrame:
-    """Per group of rows its ``size``, means of metrics with half of their 95 % t-intervals (``<metric>_ci95``), and
-    mean costs, empty where they depend on the machine and there are several."""
-    values = grouped[[*metrics]]
-    count = values.count()
-    half = values.std() * stats.t.ppf(0.975, count - 1) / np.sqrt(count)
-    costs = grouped[[*RECORDED_COSTS]].mean()
-    costs.loc[_on_several_machines(grouped), MACHINE_COSTS] = np.nan
-    intervals = half.round(6).add_suffix("_ci95")
-    return pd.concat([grouped.size().rename("size"), values.mean().round(6), intervals, costs], axis=1)
-
-
-def _on_several_machines(grouped: Any) -> pd.Series:
-    return (grouped[["device", "threads"]].nunique(dropna=False) > 1).any(axis=1)
-
-
-def _sorted(table: Any, order: Sequence[str]) -> Any:
-    """The table by some columns, of which metrics fall."""
-
-    def sortable(values: pd.Series) -> pd.Series:
-        return values.map(str) if values.dtype == object else values  # where texts and numbers are mixed
-
-    return table.sort_values([*order], ascending=[not METRIC.fullmatch(name) for name in order], key=sortable)
-
-
-def compare_with_best(table: Any, runs: Mapping[Any, Sequence[Record]], metric: str) -> pd.DataFrame:
-    """Which rows of a table are the best of their protocol by a metric, and which are not significantly different.
-
-    The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds:
-    fewer never rank. Every other row is compared with it by a paired t-test over the seeds that both have (at least
-    three); from p = 0.05 on the row is a ``tie``. So is one that is above the best over those seeds, which may be fewer
-    than the best's own. The p-values are those of single tests, not adjusted for their number: with the few seeds that
-    people can afford, adjusted ones would call most rows ties. The keys of `runs` are the table's index.
-
-    Returns:
-        columns ``significance`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row
-        less that of the best) and ``p_value`` (both empty where nothing was tested), by the table's index.
-    """
-    values = {
-        row: {run.seed: run.metrics[metric] for run in several if run.metrics.get(metric) is not None}
-        for row, several in runs.items()
-    }
-    compared: dict[Any, Any] = dict.fromkeys(table.index, ("", np.nan, np.nan))
-    for _, group in table.groupby([*PROTOCOL], sort=False, dropna=False):
-        ranked = [row for row in group.index if len(values[row]) >= SEEDS]
-        if not ranked:
-            continue
-        best = max(ranked, key=lambda row: group.loc[row, metric])
-        compared[best] = ("best", np.nan, np.nan)
-        for row in group.index.drop(best):
-            common = sorted(values[row].keys() & values[best].keys())
-            if len(common) >= SEEDS:
-                pairs = ([values[side][seed] for seed in common] for side in (row, best))
-                difference, _, p_value = paired_t_test(*pairs)
-                is_tie = p_value >= LEVEL or difference >= 0
-                compared[row] = ("tie" if is_tie else "", round(difference, 6), round(p_value, 6))
-    return pd.DataFrame([*compared.values()], index=table.index, columns=[*SIGNIFICANCE])
-
-
-def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:
-    """The runs of those rows whose columns have one of the given values, as text (a strategy with or without options);
-    raises :class:`UserError` for no such column, or a value that no row has."""
-    table: Any = leaderboard(records)
-    is_selected = pd.Series(True, index=table.index)
-    for name, values in conditions.items():
-        if name not in table:
-            raise unknown("column", name, map(str, table))
-        texts = table[name].map(plain_text)
-        without_options = texts.str.replace(r"\([^)]*\)", "", regex=True) if name == "strategy" else texts
-        asked, known = {*map(plain_text, values)}, {*texts, *without_options}
-        for value in sorted(asked - known):
-            raise unknown(name, value, known)
-        is_selected &= texts.isin(asked) | without_options.isin(asked)
-    if not is_selected.any():
-        listed = ", ".join(f"{name} {' or '.join(values)}" for name, values in conditions.items())
-        raise UserError(f"no row has {listed}, all together")
-    runs = runs_by_row(records)
-    return [record for key in row_keys(table[is_selected]) for record in runs[key]]
-
-
 def plain_text(value: object) -> str:
     """A choice as people type it: whole numbers without a point."""
     return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value))
 
 
-def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
-    """One row per value of the columns `by` within each protocol, best first: ``configurations`` (how many), for each
-    metric the mean of their means with half of the 95 % t-interval over configurations, and mean costs."""
-    by = list(dict.fromkeys(by))
-    for name in by:
-        if name not in table or _is_result(name):
-            raise unknown("column", name, [other for other in map(str, table) if not _is_result(other)])
-    metrics, protocol = metric_names(table), [name for name in PROTOCOL if name not in by]
-    groups = _summary(table.groupby([*protocol, *by], sort=False, dropna=False), metrics).reset_index()
-    order = [*protocol, metrics[0], *by]
-    return _sorted(groups.rename(columns={"size": "configurations"}), order).reset_index(drop=True)
-
-
-def _is_result(name: str) -> bool:
-    is_metric = METRIC.fullmatch(name.removesuffix("_ci95")) is not None
-    return is_metric or name in RECORDED_COSTS or name in SIGNIFICANCE
-
-
 def protocols(table: Any, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
     """Title and rows of each protocol, which the columns `by` do not make; equal titles name the images' files."""
-    keys = [name for name in PROTOCOL if name not in by and not (name == "files_fingerprint" and "dataset" in by)]
-    groups = [rows for _, rows in table.groupby(keys, sort=False, dropna=False)] if keys else [table]
-    shared = [{name: rows[name].iloc[0] for name in keys} for rows in groups]
+    made = [*by, "files_fingerprint"] if "dataset" in by else by
+    keys = [name for name in groups.PROTOCOL if name not in made]
+    parts = [rows for _, rows in table.groupby(keys, sort=False, dropna=False)] if keys else [table]
+    shared = [{name: rows[name].iloc[0] for name in keys} for rows in parts]
     titles = [_title({name: plain_text(value) for name, value in own.items() if not pd.isna(value)}) for own in shared]
     return [
         (f"{title}, files {own.get('files_fingerprint') or 'unknown'}" if titles.count(title) > 1 else title, rows)
-        for title, own, rows in zip(titles, shared, groups, strict=True)
+        for title, own, rows in zip(titles, shared, parts, strict=True)
     ]
 
 
@@ -262,8 +155,8 @@ def _title(shared: Mapping[str, str]) -> str:
 
 def choice_columns(rows: Any) -> list[str]:
     """The columns with choices of the configuration, beside the protocol's and those that a strategy's label shows."""
-    others = (*PROTOCOL, *LAST_COLUMNS, "strategy", "options", "seeds")
-    return [name for name in map(str, rows) if name not in others and not _is_result(name)]
+    others = (*groups.PROTOCOL, *LAST_COLUMNS, "strategy", "options", "seeds")
+    return [name for name in map(str, rows) if name not in others and not groups.is_result(name)]
 
 
 def readable(rows: Any, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -303,17 +196,15 @@ def distinct_labels(rows: Any) -> pd.Series:
 
 def protocol_tables(table: Any, by: Sequence[str] = ()) -> list[TextTable]:
     """A readable table per protocol of a leaderboard, or of its rows grouped `by` columns."""
-    return [
-        TextTable(title, readable(rows, by), [] if by else list(rows["significance"]))
-        for title, rows in protocols(table, by)
-    ]
+    marked = [(title, rows, [] if by else list(rows["significance"])) for title, rows in protocols(table, by)]
+    return [TextTable(title, readable(rows, by), significance) for title, rows, significance in marked]
 
 
 def reported_tables(datasets: Iterable[str]) -> list[TextTable]:
     """A table per data set of what papers report."""
     about = ["strategy", "backbone", "dim", "loss", "split"]
     return [
-        TextTable(f"{dataset}: {REPORTED}", _texts(rows, about).assign(source=rows["reported"]))
+        TextTable(REPORTED.format(dataset), _texts(rows, about).assign(source=rows["reported"]))
         for dataset, rows in reported_rows(datasets).groupby("dataset", sort=False)
     ]
 

@@ -52,7 +52,9 @@ def test_help_names_every_command_and_every_command_has_help(capsys: pytest.Capt
         (["run", "--split", "random"], "zero_shot_val"),
         (["run", "--device", "tpu"], "cuda"),
         (["run", "--workers", "-5"], "--workers -5"),
-        (["run", "--config", "/nowhere.json"], "--config /nowhere.json"),
+        (["run", "--checkpoint-every", "-1"], "--checkpoint-every -1: must be at least 0"),
+        (["run", "--dataset", "synthetic", "--results", "/dev/null/x"], "/dev/null/x/runs: cannot be written to"),
+        (["run", "--config", "/nowhere.json"], "/nowhere.json: no such record"),
         (["bench", "cubb"], "did you mean 'cub'"),
         (["bench", "synthetic", "--strategies", "frozen", "standrad"], "did you mean 'standard'"),
         (["bench", "synthetic", "--strategy", "frozen"], "use --strategies"),
@@ -130,6 +132,16 @@ def test_signs_that_the_terminal_lacks_are_replaced(setting: dict[str, str], tmp
     assert b"skipped" in answer.stderr
     table = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
     assert "caf\xe9" in table, "files have all signs"
+
+
+def test_names_of_files_that_the_locale_lacks_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("path,label\ncaf\xe9.png,a\n", encoding="utf-8")
+    words = [sys.executable, "-m", "retrieval_bench", "data", "verify", "table", "--data-root", "images.csv"]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
+    answer = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: 'caf\\xe9.png': ")
+    assert answer.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,8 @@ def run_all(
                 for run_id, error, seconds in made:
                     try:
                         records[run_id] = None if error else read_record(results.record(run_id))
-                    except (OSError, ValueError) as reason:
-                        error = f"no record in {results.runs} ({first_line(reason)}); is the results folder shared?"
+                    except UserError as reason:
+                        error = f"no record in {results.runs} ({reason}); is the results folder shared?"
                     errors[run_id] = error
                     show(JobResult(jobs[run_id], run_id, records[run_id], error), seconds)
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import re
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.parsing import ask, listing
+from retrieval_bench.progress import replace_unknown_signs
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run_command:read_run", "Train and evaluate one configuration, and record it."),
@@ -66,6 +68,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Where each command is (a dataclass of flags, or a function from words to one), and what it does."""
 
+HOME = re.compile(r"(?:^|(?<=[=,]))~[^/,\s]*(?=[/,]|$)")
+"""A home folder where a value begins: ``~`` or ``~user``."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -74,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    replace_unknown_signs()
     try:
         with sigterm_interrupts():
             return _main(words)
@@ -119,6 +125,11 @@ def _main(words: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or first_line(error)}", file=sys.stderr)
         return 2
+    except UnicodeEncodeError as error:
+        if error.encoding.startswith("utf"):
+            raise
+        print(f"error: {error.object!a}: the locale's encoding lacks such names; set PYTHONUTF8=1", file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as error:
         if not re.search(r"out of memory|can't allocate memory|DataLoader worker .* killed|^$", str(error)):
             raise
@@ -130,8 +141,9 @@ def _main(words: list[str]) -> int:
 
 
 def parse(words: Sequence[str]) -> Any:
-    """The command with its arguments. Raises :class:`UserError` with one line for what cannot be understood."""
-    name, rest = words[0], list(words[1:])
+    """The command with its arguments. A ``~`` where a value begins (``--results=~/x``) is the home folder.
+    Raises :class:`UserError` with one line for what cannot be understood."""
+    name, *rest = (HOME.sub(lambda home: os.path.expanduser(home[0]), word) for word in words)
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     module, attribute = COMMANDS[name][0].split(":")

@@ -82,10 +82,5 @@ def column(name: str) -> Column:
 
 def metric_names(names: Iterable[object]) -> list[str]:
     """The metrics among `names`: Recall@K by K, then MAP@R and accuracy in their order."""
-    found = [name for name in map(str, names) if METRIC.fullmatch(name)]
-    return sorted(found, key=_depth)
-
-
-def _depth(metric: str) -> int:
-    match = METRIC.fullmatch(metric)
-    return int(match[1]) if match and match[1] else 1 << 62
+    found = filter(None, (METRIC.fullmatch(str(name)) for name in names))
+    return [match[0] for match in sorted(found, key=lambda match: int(match[1] or 1 << 62))]

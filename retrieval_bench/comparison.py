@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from retrieval_bench.columns import column, metric_names
 from retrieval_bench.config import unnest
@@ -57,22 +58,16 @@ def compare(first: str, second: str, results: ResultsFolder) -> Comparison:
         pairs = [(next(iter(one.values())), next(iter(other.values())))]
     if all(left == right for left, right in pairs):
         raise UserError(f"{first} and {second} are the same; name two runs")
-    left, right = pairs[0]
     over = f"{len(pairs)} seeds" if len(pairs) > 1 else ""
     one_name, other_name = (
-        f"{run.strategy} on {run.dataset} ({run.config_hash}, {over or f'seed {run.seed}'})" for run in (left, right)
+        f"{run.strategy} on {run.dataset} ({run.config_hash}, {over or f'seed {run.seed}'})" for run in pairs[0]
     )
     names = (one_name, other_name)
-    one_choices, other_choices = unnest(left.config), unnest(right.config)
-
-    def text(choice: Any) -> str:
-        return "-" if choice is None else str(choice)
-
-    changes = [
-        (name, text(one_choices.get(name)), text(other_choices.get(name)))
-        for name in sorted({*one_choices, *other_choices} - {"seed"})
-        if one_choices.get(name) != other_choices.get(name)
-    ]
+    choices: Any = pd.DataFrame([unnest(run.config) for run in pairs[0]], dtype=object).drop(
+        columns="seed", errors="ignore"
+    )
+    choices = choices.where(choices.notna(), "-").map(str)
+    changes = [(name, *choices[name]) for name in sorted(choices) if choices[name].nunique() > 1]
     files = [Path(word) for word in (first, second)]  # details lie beside a record that is named by its file
     folders = [ResultsFolder(path.parent.parent) if path.suffix == ".json" else results for path in files]
     try:

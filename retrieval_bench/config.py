@@ -20,7 +20,7 @@ import tyro
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.errors import unknown
 from retrieval_bench.losses import LOSSES
-from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig
+from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, option
 from retrieval_bench.strategies import STRATEGIES, StrategyOptions, label, split_names
 
 Flat = tyro.conf.arg(name="")
@@ -34,10 +34,8 @@ CONTENT = ("data.files_fingerprint", "data.sides_fingerprint")
 class RunConfig:
     """One training and evaluation run."""
 
-    strategy: str = "standard"
-    """fine-tuning strategy; join several with +"""
-    seed: int = 0
-    """seed of initialisation, sampling and augmentation"""
+    strategy: str = option("standard", "fine-tuning strategy; join several with +")
+    seed: int = option(0, "seed of initialisation, sampling and augmentation", low=0)
     data: Annotated[DataConfig, Flat] = field(default_factory=DataConfig)
     model: Annotated[ModelConfig, Flat] = field(default_factory=ModelConfig)
     loss: Annotated[LossConfig, Flat] = field(default_factory=LossConfig)
@@ -72,36 +70,27 @@ class RunConfig:
 class RuntimeConfig:
     """Where and how a run is carried out."""
 
-    data_root: Path | None = None
-    """folder (or archive) of the data set; without it the data set is downloaded"""
-    results: Path = Path("results/local")
-    """folder for records (`runs/`) and tables"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU when there is one"""
-    workers: int = -1
-    """processes that decode images; -1 means none on a CPU, up to 8 beside a GPU"""
-    cache_limit_gb: float = 32.0
-    """room on the disk for the caches of decoded images (--reader cache), 10^9 bytes"""
-    checkpoint_every: int = 1
+    data_root: Path | None = option(None, "folder (or archive) of the data set; without it the data set is downloaded")
+    results: Path = option(Path("results/local"), "folder for records (`runs/`) and tables")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU when there is one")
+    workers: int = option(-1, "processes that decode images; -1 means none on a CPU, up to 8 beside a GPU")
+    cache_limit_gb: float = option(32.0, "room for caches of decoded images (--reader cache), 10^9 bytes", low=0)
+    checkpoint_every: int = option(1, low=0)
     """epochs between checkpoints, which lie in checkpoints/ until the run has its record; 0 for none"""
     resume: Path | None = None
     """folder of checkpoints to resume from, such as one copied from another machine; a run finds its own by itself"""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """also show losses, learning rates and metrics there (the package must be installed); the record is complete
     without"""
-    profile: bool = False
-    """print where the time of the training's steps goes"""
+    profile: bool = option(False, "print where the time of the training's steps goes")
     deterministic: bool = False
     """on a GPU, use operations that give the same bits each time where torch has them, which is slower; on a CPU they
     all do"""
     keep_new: bool = False
     """keep the embedder of a run that is made now in models/, as a recipe (JSON) and weights (safetensors)"""
-    keep: bool = False
-    """the same, and make a recorded run whose embedder is missing again"""
-    thumbnails: bool = True
-    """keep small pictures of some test images beside the record, for galleries of the report"""
-    force: bool = False
-    """run from the beginning even if the same configuration has a record or checkpoints"""
+    keep: bool = option(False, "the same, and make a recorded run whose embedder is missing again")
+    thumbnails: bool = option(True, "keep small pictures of some test images beside the record, for the report")
+    force: bool = option(False, "run from the beginning even if the same configuration has a record or checkpoints")
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -232,7 +221,7 @@ def flag_words(name: str, value: Any) -> list[str]:
     return [name, *(str(word) for item in value for word in (item if isinstance(item, list) else [item]))]
 
 
-def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]:
+def to_command(config: Any, default: Any = None) -> list[str]:
     """The ``run`` arguments that give `config`: the flags of every value that differs from `default` (a fresh
     RunConfig)."""
     return [word for words in changed_flags(config, default or RunConfig()) for word in words]
@@ -240,7 +229,7 @@ def to_command(config: RunConfig, default: RunConfig | None = None) -> list[str]
 
 def runtime_command(runtime: RuntimeConfig) -> list[str]:
     """The ``run`` arguments that give `runtime`; ``run`` keeps embedders by default."""
-    return [word for words in changed_flags(runtime, RuntimeConfig(keep_new=True)) for word in words]
+    return to_command(runtime, RuntimeConfig(keep_new=True))
 
 
 def map_weight_files(config: RunConfig, change: Callable[[Path], str]) -> RunConfig:

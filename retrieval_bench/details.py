@@ -7,12 +7,13 @@ galleries and maps are made from it, so that neither the images nor the network 
 from __future__ import annotations
 
 import io
-from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
-import torch
+import pandas as pd
 
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.splits import Split
@@ -20,12 +21,11 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.evaluation.embedding_stats import principal_components
 from retrieval_bench.files import atomic_path
-from retrieval_bench.seeding import derive
 
 NEIGHBOURS = 6
 """Nearest images that are kept of a query."""
 QUERIES_WITH_NEIGHBOURS = 10_000
-"""Queries whose neighbours are kept; of more, at most so many drawn at random, the worst among them."""
+"""Queries whose neighbours are kept; of more, at most so many at even distances, and the worst among them."""
 MAP_IMAGES = 1_000
 """Test images on the map."""
 WORST, PER_CLASS, RIGHT = 12, 2, 4
@@ -38,24 +38,29 @@ KEYS = {"neighbour_queries": "listed", "map_images": "mapped"}
 """What arrays are called in the file, where that differs."""
 
 
+def array(kind: str, shape: str, below: str = "", least: int = 0) -> Any:
+    """One array: its type, the letters of its shape, and for numbers of things how many of those there are."""
+    return field(metadata={"kind": kind, "shape": shape, "below": below, "least": least})
+
+
 @dataclass(frozen=True)
 class Details:
-    """Arrays about T test images (numbered in the test's order), Q queries, and L of them with known neighbours."""
+    """Arrays about T test images (numbered in the test's order), Q queries, and L of them with N known neighbours."""
 
-    paths: np.ndarray  # (T,) names of the test images
-    labels: np.ndarray  # int32 (T,), into class_names
-    class_names: np.ndarray  # (C,)
-    queries: np.ndarray  # int32 (Q,), images that were searched with
-    first_rank: np.ndarray  # int32 (Q,), rank of the best positive, 0 for a query without one
-    map_at_r: np.ndarray  # float32 (Q,), NaN for a query without a positive
-    neighbour_queries: np.ndarray  # int32 (L,), into queries
-    neighbours: np.ndarray  # int32 (L, N), nearest of the gallery first without the query, -1 where there are fewer
-    similarity: np.ndarray  # float16 (L, N), their cosine similarities
-    map_images: np.ndarray  # int32 (M,), images on the map
-    map: np.ndarray  # float32 (M, 2), the first two principal components of their embeddings
-    thumbnails: np.ndarray  # int32 (P,), images that have one
-    thumbnail_ends: np.ndarray  # int64 (P,), where each one's bytes end in thumbnail_bytes
-    thumbnail_bytes: np.ndarray  # uint8, WebP files one after another
+    paths: np.ndarray = array("U", "T")  # names of the test images
+    labels: np.ndarray = array("i4", "T", below="C")  # into class_names
+    class_names: np.ndarray = array("U", "C")
+    queries: np.ndarray = array("i4", "Q", below="T")  # images that were searched with
+    first_rank: np.ndarray = array("i4", "Q")  # rank of the best positive, 0 for a query without one
+    map_at_r: np.ndarray = array("f4", "Q")  # NaN for a query without a positive
+    neighbour_queries: np.ndarray = array("i4", "L", below="Q")  # into queries
+    neighbours: np.ndarray = array("i4", "LN", below="T", least=-1)  # nearest first without the query, -1 for none
+    similarity: np.ndarray = array("f2", "LN")  # their cosine similarities
+    map_images: np.ndarray = array("i4", "M", below="T")  # images on the map
+    map: np.ndarray = array("f4", "M2")  # the first two principal components of their embeddings
+    thumbnails: np.ndarray = array("i4", "P", below="T")  # images that have one
+    thumbnail_ends: np.ndarray = array("i8", "P")  # where each one's bytes end in thumbnail_bytes
+    thumbnail_bytes: np.ndarray = array("u1", "B")  # WebP files one after another
 
     def pictures(self) -> dict[int, bytes]:
         """The thumbnails by image."""
@@ -64,69 +69,64 @@ class Details:
 
     def gallery_queries(self) -> np.ndarray:
         """int (n,), rows of `neighbours`: the gallery's queries, the worst first, then some with the first rank."""
-        ranks = self.first_rank[self.neighbour_queries]
-        worst: list[int] = []
-        per_class: Counter[int] = Counter()
-        for row in np.lexsort((self.neighbour_queries, -ranks)):
-            label = int(self.labels[self.queries[self.neighbour_queries[row]]])
-            if ranks[row] > 1 and per_class[label] < PER_CLASS and len(worst) < WORST:
-                per_class[label] += 1
-                worst.append(int(row))
-        right = np.flatnonzero(ranks == 1)
-        return np.concatenate([np.array(worst, dtype=np.int64), right[_evenly(len(right), RIGHT)]])
+        queries: Any = pd.DataFrame({"query": self.neighbour_queries, "rank": self.first_rank[self.neighbour_queries]})
+        queries["label"] = self.labels[self.queries[self.neighbour_queries]]
+        worst = queries[queries["rank"] > 1].sort_values(["rank", "query"], ascending=[False, True])
+        right = queries.index[queries["rank"] == 1].to_numpy()
+        worst = worst.groupby("label", sort=False).head(PER_CLASS).head(WORST)
+        return np.concatenate([worst.index.to_numpy(), right[_evenly(len(right), RIGHT)]])
 
     def confused_classes(self) -> list[tuple[int, int, int, int]]:
         """Pairs of classes most often confused: the query's, its nearest image's, how often, a row of `neighbours`."""
-        nearest_image = self.neighbours[:, 0]
-        own = self.labels[self.queries[self.neighbour_queries]]
-        other = np.where(nearest_image >= 0, self.labels[nearest_image], own)
-        wrong = np.flatnonzero((own != other) & (self.first_rank[self.neighbour_queries] > 0))
-        both = np.stack([own[wrong], other[wrong]], axis=1)
-        pairs, first, counts = np.unique(both, axis=0, return_index=True, return_counts=True)
-        order = np.argsort(-counts, kind="stable")[:PAIRS]
-        return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i]), int(wrong[first[i]])) for i in order]
+        rows: Any = pd.DataFrame({"own": self.labels[self.queries[self.neighbour_queries]]})
+        rows["other"], rows["row"] = self.labels[self.neighbours[:, 0]], rows.index
+        is_confused = (rows["own"] != rows["other"]) & (self.neighbours[:, 0] >= 0)
+        rows = rows[is_confused & (self.first_rank[self.neighbour_queries] > 0)]
+        pairs = rows.groupby(["own", "other"])["row"].agg(["size", "first"]).reset_index()
+        pairs = pairs.sort_values("size", ascending=False, kind="stable").head(PAIRS)
+        return list(pairs.itertuples(index=False, name=None))
 
 
 def describe(
-    vectors: np.ndarray, columns: dict[str, np.ndarray], table: ImageTable, split: Split, seed: int, device: str,
-    thumbnails: bool,
-) -> Details:  # fmt: skip
+    vectors: np.ndarray, columns: dict[str, np.ndarray], table: ImageTable, split: Split, thumbnails: bool
+) -> Details:
     """The details of a test; with `thumbnails` also small pictures of what galleries show.
 
     Args:
         vectors: float32 (T, D), unit embeddings of the rows ``split.test``.
         columns: per query of ``split.query``, from the evaluator (``Evaluation.columns``).
-        table: the data set; `split` and `seed` of the run.
-        device: where similarities are computed.
+        table: the data set; `split` that of the run.
     """
     gallery, queries = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
     ranks = columns["first_rank"]
     kept = np.arange(len(queries))
     if len(queries) > QUERIES_WITH_NEIGHBOURS:
         worst = np.argsort(-ranks, kind="stable")[: QUERIES_WITH_NEIGHBOURS // 10]
-        draws = np.random.Generator(np.random.PCG64(derive(seed, "details")))
-        others = draws.choice(len(queries), QUERIES_WITH_NEIGHBOURS - len(worst), replace=False)
-        kept = np.unique(np.concatenate([worst, others]))
-    neighbours, similarity = nearest(vectors, queries[kept], gallery, device)
+        kept = np.union1d(worst, _evenly(len(queries), QUERIES_WITH_NEIGHBOURS - len(worst)))
+    neighbours, similarity = nearest(vectors, queries[kept], gallery)
     map_images = _evenly(len(vectors), MAP_IMAGES)
     names, labels = np.unique(table.labels[split.test], return_inverse=True)
-    details = Details(
-        paths=np.array([table.paths[row] for row in split.test]),
-        labels=labels.astype(np.int32),
-        class_names=np.array([table.class_names[label] for label in names]),
-        queries=queries.astype(np.int32),
-        first_rank=ranks.astype(np.int32),
-        map_at_r=columns.get("map_at_r", np.full(len(queries), np.nan)).astype(np.float32),
-        neighbour_queries=kept.astype(np.int32),
-        neighbours=neighbours.astype(np.int32),
-        similarity=similarity.astype(np.float16),
-        map_images=map_images.astype(np.int32),
+    details = _typed(
+        paths=[table.paths[row] for row in split.test],
+        labels=labels,
+        class_names=[table.class_names[label] for label in names],
+        queries=queries,
+        first_rank=ranks,
+        map_at_r=columns.get("map_at_r", np.full(len(queries), np.nan)),
+        neighbour_queries=kept,
+        neighbours=neighbours,
+        similarity=similarity,
+        map_images=map_images,
         map=principal_components(vectors[map_images]),
-        thumbnails=np.zeros(0, np.int32),
-        thumbnail_ends=np.zeros(0, np.int64),
-        thumbnail_bytes=np.zeros(0, np.uint8),
+        thumbnails=[],
+        thumbnail_ends=[],
+        thumbnail_bytes=[],
     )
     return _with_thumbnails(details, table.root) if thumbnails else details
+
+
+def _typed(**arrays: Any) -> Details:
+    return Details(**{part.name: np.asarray(arrays[part.name], part.metadata["kind"]) for part in fields(Details)})
 
 
 def _evenly(count: int, most: int) -> np.ndarray:
@@ -134,29 +134,21 @@ def _evenly(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
 
 
-@torch.inference_mode()
-def nearest(
-    vectors: np.ndarray, queries: np.ndarray, gallery: np.ndarray, device: str = "cpu"
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(vectors: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The :data:`NEIGHBOURS` nearest of the rows `gallery` (int (G,)) of each of the rows `queries` (int (L,)), itself
     left out: int64 (L, N) rows, -1 where there are fewer, and float32 (L, N) cosine similarities, descending, of unit
     vectors (float32 (T, D))."""
-    rows = torch.from_numpy(vectors).to(device)
-    items = rows[torch.from_numpy(gallery).to(device)]
-    in_gallery = np.full(len(vectors), -1)
-    in_gallery[gallery] = np.arange(len(gallery))
-    neighbours = np.full((len(queries), NEIGHBOURS), -1)
-    similarity = np.zeros((len(queries), NEIGHBOURS), dtype=np.float32)
-    width = min(NEIGHBOURS, len(gallery))
-    for start in range(0, len(queries), 1024):
-        part = queries[start : start + 1024]
-        products = rows[torch.from_numpy(part).to(device)] @ items.T
-        own = np.flatnonzero(in_gallery[part] >= 0)
-        products[torch.from_numpy(own), torch.from_numpy(in_gallery[part][own])] = -torch.inf
-        values, best = (tensor.cpu().numpy() for tensor in products.topk(width))
-        neighbours[start : start + len(part), :width] = np.where(np.isfinite(values), gallery[best], -1)
-        similarity[start : start + len(part), :width] = np.where(np.isfinite(values), values, 0)
-    return neighbours, similarity
+    count = min(NEIGHBOURS + 1, len(gallery))
+    similarity, items = faiss.knn(vectors[queries], vectors[gallery], count, metric=faiss.METRIC_INNER_PRODUCT)
+    images = gallery[items]
+    is_query = images == queries[:, None]
+    images, similarity = np.where(is_query, -1, images), np.where(is_query, 0, similarity)
+    order = np.argsort(is_query, axis=1, kind="stable")[:, :NEIGHBOURS]  # the query itself is last
+    missing = ((0, 0), (0, NEIGHBOURS - order.shape[1]))
+    return (
+        np.pad(np.take_along_axis(images, order, axis=1), missing, constant_values=-1),
+        np.pad(np.take_along_axis(similarity, order, axis=1), missing),
+    )
 
 
 def _with_thumbnails(details: Details, root: Path) -> Details:
@@ -165,11 +157,13 @@ def _with_thumbnails(details: Details, root: Path) -> Details:
     shown = {int(details.queries[details.neighbour_queries[row]]) for row in rows}
     shown |= {int(image) for row in rows for image in details.neighbours[row] if image >= 0}
     pictures = {image: picture for image in sorted(shown) if (picture := thumbnail(root / str(details.paths[image])))}
-    return replace(
-        details,
-        thumbnails=np.array(list(pictures), dtype=np.int32),
-        thumbnail_ends=np.cumsum([len(picture) for picture in pictures.values()], dtype=np.int64),
-        thumbnail_bytes=np.frombuffer(b"".join(pictures.values()), dtype=np.uint8),
+    return _typed(
+        **vars(details)
+        | {
+            "thumbnails": list(pictures),
+            "thumbnail_ends": np.cumsum([len(picture) for picture in pictures.values()]),
+            "thumbnail_bytes": np.frombuffer(b"".join(pictures.values()), dtype=np.uint8),
+        }
     )
 
 
@@ -207,17 +201,15 @@ def read_details(path: Path) -> Details:
 
 def _check(details: Details) -> None:
     """Raises ValueError unless the arrays fit together, so that nothing that is made of them can fail later."""
-    images, queries, rows = len(details.paths), len(details.queries), len(details.neighbour_queries)
-    shapes = {"labels": (images,), "queries": (queries,), "first_rank": (queries,), "map_at_r": (queries,)}
-    shapes |= {"neighbour_queries": (rows,), "neighbours": (rows, NEIGHBOURS), "similarity": (rows, NEIGHBOURS)}
-    shapes |= {"map": (len(details.map_images), 2), "thumbnail_ends": details.thumbnails.shape}
-    for name, shape in shapes.items():
-        if getattr(details, name).shape != shape:
-            raise ValueError(f"{name}: expected shape {shape}")
-    ends = {"labels": len(details.class_names), "neighbour_queries": queries}
-    ends |= dict.fromkeys(("queries", "neighbours", "map_images", "thumbnails"), images)
-    ends |= {"thumbnail_ends": len(details.thumbnail_bytes) + 1}
-    for name, end in ends.items():
-        numbers, least = getattr(details, name), -1 if name == "neighbours" else 0
-        if numbers.dtype.kind != "i" or (numbers < least).any() or (numbers >= end).any():
-            raise ValueError(f"{name}: not all are whole numbers below {end}")
+    sizes = {"N": NEIGHBOURS, "2": 2}
+    for part in fields(Details):
+        values, kind, shape = getattr(details, part.name), part.metadata["kind"], part.metadata["shape"]
+        if values.dtype.kind != np.dtype(kind).kind or values.ndim != len(shape):
+            raise ValueError(f"{part.name}: expected {kind} in {len(shape)} dimensions")
+        for letter, size in zip(shape, values.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError(f"{part.name}: expected {sizes[letter]} in place of {size}")
+    for part in fields(Details):
+        numbers, below = getattr(details, part.name), part.metadata["below"]
+        if below and ((numbers < part.metadata["least"]).any() or (numbers >= sizes[below]).any()):
+            raise ValueError(f"{part.name}: not all are whole numbers below {sizes[below]}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,14 +38,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A reader therefore sees the whole old file or the whole new one, whatever interrupts the write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -58,13 +56,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
     What a killed process left behind is removed first, so two processes must not make the same folder at once
     (:func:`locked`).
     """
-    prefix = f".{target.name}.partial-"
-    for left in target.parent.glob(f"{glob.escape(prefix)}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
+        temporary.mkdir()
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -157,9 +153,3 @@ def check_digest(path: Path, expected: str, algorithm: str) -> None:
     found = digest(path, algorithm)
     if found != expected:
         raise UserError(f"{path}: {algorithm} is {found}, expected {expected}; delete the file and fetch it again")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

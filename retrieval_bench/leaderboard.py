@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
+from retrieval_bench import groups
 from retrieval_bench.columns import COLUMNS, COSTS, METRIC, RECORDED_COSTS, column, metric_names
-from retrieval_bench.errors import UserError, unknown
-from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test
 from retrieval_bench.files import write_text
 from retrieval_bench.progress import is_main_process
 from retrieval_bench.records import Record, ResultsFolder
@@ -22,12 +19,8 @@ from retrieval_bench.reported import reported_rows
 from retrieval_bench.tables import TextTable, escape_markdown, to_terminal
 
 Format = Literal["text", "markdown", "latex", "html", "csv", "json"]
-PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
-"""What all rows of one readable table share; rows that differ here are not ranked against each other."""
-FIRST_COLUMNS = (*PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
+FIRST_COLUMNS = (*groups.PROTOCOL[:5], "dim", "image_size", "loss", "strategy", "epochs", "seeds")
 LAST_COLUMNS = ("device", "threads", "config_hash")
-SIGNIFICANCE = ("significance", "difference", "p_value")
-MACHINE_COSTS = [name for name in RECORDED_COSTS if COLUMNS[name].of_machine]
 LEGEND = (
     "Recall@K and MAP@R in percent, mean over seeds ± half of the 95 % t-interval; one row per configuration and kind "
     "of device. Bold: the highest mean of its protocol among rows of at least three seeds; =: not significantly "
@@ -41,61 +34,56 @@ LEGEND_OF_TEXT = (
     "*: highest mean of its protocol among rows of at least three seeds; =: not significantly different from it "
     "(paired t-test, p from 0.05 on)\n"
 )
-REPORTED = "reported in papers, not measured here; settings differ from row to row"
+REPORTED = "{}: reported in papers, not measured here; settings differ from row to row"
 
 
 def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
     """One row per configuration and kind of device (CPU or GPU), best Recall@1 first within a protocol.
 
     Columns: those that people compare first, ``seeds`` (how many), for each metric its mean over seeds as a fraction
-    and ``<metric>_ci95`` (half width of the t-interval; empty for one seed), :data:`SIGNIFICANCE`
-    (:func:`compare_with_best`), mean costs (empty where they depend on the machine and a row's runs were made on
+    and ``<metric>_ci95`` (half width of the t-interval; empty for one seed), :data:`groups.SIGNIFICANCE`
+    (:func:`groups.compare_with_best`), mean costs (empty where they depend on the machine and a row's runs were made on
     several), then every other choice of the configuration. Of several records of a row and seed the newest counts.
     """
     if not records:
         return pd.DataFrame()
-    names = Counter(name for name, _ in {(record.labels.get("weights"), _digest(record)) for record in records})
-    newest = _newest(records).values()
-    runs: Any = pd.DataFrame([_flat(record, names[record.labels.get("weights")] > 1) for record in newest])
+    by_row = runs_by_row(records)
+    runs: Any = pd.DataFrame(map(_flat, sorted((run for several in by_row.values() for run in several), key=_age)))
+    is_ambiguous = runs.groupby("weights")["digest"].transform("nunique") > 1  # files of one name
+    named = runs.loc[is_ambiguous, ["weights", "digest"]].to_numpy()
+    runs.loc[is_ambiguous, "weights"] = [f"{name} {digest}".rstrip() for name, digest in named]
     metrics = metric_names(runs)
-    row_of_run = runs.groupby(["config_hash", "kind"], sort=False, dropna=False).ngroup()
-    grouped = runs.groupby(row_of_run)
-    table = grouped.head(1).reset_index(drop=True)  # choices of a row's first run, by the row's number
-    table["seeds"] = grouped.size()
-    intervals = [f"{name}_ci95" for name in metrics]
-    table[[*metrics, *intervals]] = _means(runs[metrics].astype("float64").groupby(row_of_run))
-    costs = runs[[*RECORDED_COSTS]].astype("float64").groupby(row_of_run).mean()
-    machines = runs["device"].map(str) + " " + runs["threads"].map(str)
-    several = machines.groupby(row_of_run).nunique() > 1
-    costs.loc[several, MACHINE_COSTS] = np.nan
+    runs = runs.astype(dict.fromkeys([*metrics, *RECORDED_COSTS], "float64"))
+    grouped = runs.groupby(["config_hash", "kind"], sort=False, dropna=False)
+    summary = groups.summarize(grouped, metrics)
+    table = grouped.head(1).set_index(["config_hash", "kind"], drop=False)  # choices of a row's first run
+    table = table.drop(columns=summary, errors="ignore").join(summary).rename(columns={"size": "seeds"})
     for name in RECORDED_COSTS:
         decimals = COLUMNS[name].decimals
-        table[name] = costs[name].round(decimals) if decimals else costs[name].round().astype("Int64")
+        table[name] = table[name].round(decimals) if decimals else table[name].round().astype("Int64")
     table["threads"] = table["threads"].astype(object)  # whole numbers stay whole beside empty cells
+    several = groups.on_several_machines(grouped)
     table.loc[several, "threads"] = None
-    devices = grouped["device"].agg(lambda names: "; ".join(sorted(set(names))))
-    table.loc[several, "device"] = devices[several]
-    order = [*PROTOCOL, metrics[0], "config_hash", "device"]
-    table = table.sort_values(order, ascending=[name != metrics[0] for name in order])
-    table[[*SIGNIFICANCE]] = compare_with_best(table, runs, row_of_run, metrics[0])
-    first = [*FIRST_COLUMNS, *(part for pair in zip(metrics, intervals, strict=True) for part in pair)]
-    first += [*SIGNIFICANCE, *RECORDED_COSTS]
-    choices = [name for name in table if name not in (*first, *LAST_COLUMNS, "seed", "kind")]
+    table.loc[several, "device"] = grouped["device"].agg(lambda names: "; ".join(sorted(set(names))))[several]
+    table = groups.sort_rows(table.rename_axis([None, None]), [*groups.PROTOCOL, metrics[0], "config_hash", "device"])
+    table[[*groups.SIGNIFICANCE]] = groups.compare_with_best(table, by_row, metrics[0])
+    first = [*FIRST_COLUMNS, *(part for name in metrics for part in (name, f"{name}_ci95"))]
+    first += [*groups.SIGNIFICANCE, *RECORDED_COSTS]
+    choices = [name for name in table if name not in (*first, *LAST_COLUMNS, "seed", "kind", "digest")]
     return table.reindex(columns=[*first, *choices, *LAST_COLUMNS]).reset_index(drop=True)
 
 
-def _newest(records: Sequence[Record]) -> dict[tuple[str, str, int], Record]:
-    by_time = sorted(records, key=lambda record: (str(record.finished), record.id))
-    return {(record.config_hash, record.kind, record.seed): record for record in by_time}
-
-
 def runs_by_row(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The runs behind each row of the table, by its configuration's hash and kind of device; seeds in order."""
-    rows = defaultdict(list)
-    newest = _newest(records)
-    for code, kind, seed in sorted(newest):
-        rows[code, kind].append(newest[code, kind, seed])
-    return dict(rows)
+    """The runs behind each row of the table, by its configuration's hash and kind of device; seeds in order, of copies
+    the newest."""
+    rows: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
+    for record in sorted(records, key=_age):
+        rows[record.config_hash, record.kind][record.seed] = record
+    return {key: [runs[seed] for seed in sorted(runs)] for key, runs in rows.items()}
+
+
+def _age(record: Record) -> tuple[str, str]:
+    return str(record.finished), record.id
 
 
 def row_keys(table: Any) -> list[tuple[str, str]]:
@@ -103,108 +91,38 @@ def row_keys(table: Any) -> list[tuple[str, str]]:
     return list(zip(table["config_hash"], table["device"].map(str).str.split(":").str[0], strict=True))
 
 
-def _digest(record: Record) -> str:
-    """The beginning of the digest of a weight file; nothing for weights that come by name."""
-    kind, _, digest = str(record.config.get("model", {}).get("weights")).partition(":")
-    return digest[:8] if kind == "sha256" else ""
-
-
-def _flat(record: Record, ambiguous_weights: bool) -> dict[str, Any]:
+def _flat(record: Record) -> dict[str, Any]:
     """The record as one row: choices, labels, costs, metrics, and where it was made."""
-    config, data = record.config, record.config["data"]
 
     def scalar(value: Any) -> Any:
         return json.dumps(value) if isinstance(value, list | dict) else value
 
-    choices = {
-        name: scalar(value)
-        for section, values in config.items()
-        if section != "options" and isinstance(values, dict)
-        for name, value in values.items()
-        if not METRIC.fullmatch(name)
-    }
+    sections = [values for name, values in record.config.items() if name != "options" and isinstance(values, dict)]
+    choices = {name: scalar(value) for values in sections for name, value in values.items()}
+    choices = {name: value for name, value in choices.items() if not METRIC.fullmatch(name)}
     fingerprints = (choices.get("files_fingerprint"), choices.pop("sides_fingerprint", None))
-    split = data.get("split")
-    weights = record.labels.get("weights")
+    data, model = record.config["data"], record.config.get("model", {})
+    fold = f"kfold {data.get('fold')} of {data.get('folds')}"
+    kind, _, digest = str(model.get("weights")).partition(":")
     return (
         choices
         | {
             "dataset": record.dataset,
-            "split": f"kfold {data.get('fold')} of {data.get('folds')}" if split == "kfold" else split,
+            "split": fold if data.get("split") == "kfold" else data.get("split"),
             "image_size": data.get("image_size"),
             "classes": data.get("classes", 0),  # old records have no such choice
-            "backbone": config.get("model", {}).get("backbone"),
-            "options": json.dumps(config.get("options", {}), sort_keys=True),
+            "backbone": model.get("backbone"),
+            "options": json.dumps(record.config.get("options", {}), sort_keys=True),
             "files_fingerprint": "+".join(str(fingerprint)[:8] for fingerprint in fingerprints if fingerprint),
-            "strategy": record.strategy,
-            "weights": f"{weights} {_digest(record)}".rstrip() if ambiguous_weights else weights,
+            "weights": record.labels.get("weights"),
+            "digest": digest[:8] if kind == "sha256" else "",
             "dim": record.labels.get("dim"),
-            **{name: record.cost.get(name) for name in RECORDED_COSTS},
-            **{name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)},
-            **{name: getattr(record, name) for name in ("seed", "kind", "device", "config_hash")},
             "threads": scalar(record.environment.get("threads")),
         }
+        | {name: getattr(record, name) for name in ("strategy", "seed", "kind", "device", "config_hash")}
+        | {name: record.cost.get(name) for name in RECORDED_COSTS}
+        | {name: value for name, value in record.metrics.items() if METRIC.fullmatch(name)}
     )
-
-
-def _means(grouped: Any) -> pd.DataFrame:
-    """The means of grouped metrics, and half widths of their 95 % t-intervals as ``<metric>_ci95``."""
-    count = grouped.count()
-    half = grouped.std() * stats.t.ppf(0.975, count - 1) / np.sqrt(count)
-    return pd.concat([grouped.mean().round(6), half.round(6).add_suffix("_ci95")], axis=1)
-
-
-def compare_with_best(table: Any, runs: Any, row_of_run: Any, metric: str) -> pd.DataFrame:
-    """Which rows of a table are the best of their protocol by a metric, and which are not significantly different.
-
-    The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds:
-    fewer never rank. Every other row is compared with it by a paired t-test over the seeds that both have (at least
-    three); from p = 0.05 on the row is a ``tie``. So is one that is above the best over those seeds, which may be fewer
-    than the best's own. The p-values are those of single tests, not adjusted for their number: with the few seeds that
-    people can afford, adjusted ones would call most rows ties. `row_of_run` numbers the row of each run, from 0 on.
-
-    Returns:
-        columns ``significance`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row
-        less that of the best) and ``p_value`` (both empty where nothing was tested), by the table's index.
-    """
-    seeds, known_seeds = runs["seed"].factorize(sort=True)
-    values = np.full((len(table), len(known_seeds)), np.nan)
-    values[row_of_run, seeds] = runs[metric].astype("float64")
-    compared: dict[Any, Any] = dict.fromkeys(table.index, ("", np.nan, np.nan))
-    for _, group in table.groupby([*PROTOCOL], sort=False, dropna=False):
-        ranked = [row for row in group.index if np.isfinite(values[row]).sum() >= SEEDS]
-        if not ranked:
-            continue
-        best = max(ranked, key=lambda row: group.loc[row, metric])
-        compared[best] = ("best", np.nan, np.nan)
-        for row in group.index.drop(best):
-            common = np.isfinite(values[row] + values[best])
-            if common.sum() >= SEEDS:
-                difference, _, p_value = paired_t_test(values[row, common], values[best, common])
-                is_tie = p_value >= LEVEL or difference >= 0
-                compared[row] = ("tie" if is_tie else "", round(difference, 6), round(p_value, 6))
-    return pd.DataFrame.from_dict(compared, orient="index", columns=[*SIGNIFICANCE])
-
-
-def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:
-    """The runs of those rows whose columns have one of the given values, as text (a strategy with or without options);
-    raises :class:`UserError` for no such column, or a value that no row has."""
-    table: Any = leaderboard(records)
-    is_selected = pd.Series(True, index=table.index)
-    for name, values in conditions.items():
-        if name not in table:
-            raise unknown("column", name, map(str, table))
-        texts = table[name].map(plain_text)
-        without_options = texts.str.replace(r"\([^)]*\)", "", regex=True) if name == "strategy" else texts
-        for value in map(plain_text, values):
-            if value not in {*texts, *without_options}:
-                raise unknown(name, value, {*texts, *without_options})
-        is_selected &= texts.isin([*map(plain_text, values)]) | without_options.isin([*values])
-    if not is_selected.any():
-        asked = ", ".join(f"{name} {' or '.join(values)}" for name, values in conditions.items())
-        raise UserError(f"no row has {asked}, all together")
-    runs = runs_by_row(records)
-    return [record for key in row_keys(table[is_selected]) for record in runs[key]]
 
 
 def plain_text(value: object) -> str:
@@ -212,79 +130,55 @@ def plain_text(value: object) -> str:
     return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value))
 
 
-def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
-    """One row per value of the columns `by` within each protocol, best first: ``configurations`` (how many), for each
-    metric the mean of their means with half of the 95 % t-interval over configurations, and mean costs."""
-    by = list(dict.fromkeys(by))
-    for name in by:
-        if name not in table or _is_result(name):
-            raise unknown("column", name, [other for other in map(str, table) if not _is_result(other)])
-    metrics, protocol = metric_names(table), [name for name in PROTOCOL if name not in by]
-    grouped = table.groupby([*protocol, *by], sort=False, dropna=False)
-    costs = grouped[[*RECORDED_COSTS]].mean()
-    costs.loc[(grouped[["device", "threads"]].nunique() > 1).any(axis=1), MACHINE_COSTS] = np.nan
-    groups = pd.concat([grouped.size().rename("configurations"), _means(grouped[metrics]), costs], axis=1).reset_index()
-    order = [*protocol, metrics[0], *by]
-
-    def sortable(values: pd.Series) -> pd.Series:
-        return values.map(str) if values.dtype == object else values  # where texts and numbers are mixed
-
-    return groups.sort_values(order, ascending=[name != metrics[0] for name in order], ignore_index=True, key=sortable)
-
-
-def _is_result(name: str) -> bool:
-    is_metric = METRIC.fullmatch(name.removesuffix("_ci95")) is not None
-    return is_metric or name in RECORDED_COSTS or name in SIGNIFICANCE
-
-
 def protocols(table: Any, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFrame]]:
     """Title and rows of each protocol, which the columns `by` do not make; equal titles name the images' files."""
-    keys = [name for name in PROTOCOL if name not in by and not (name == "files_fingerprint" and "dataset" in by)]
-    groups = [rows for _, rows in table.groupby(keys, sort=False, dropna=False)] if keys else [table]
-    titles = [_protocol_title(rows[keys].iloc[0]) for rows in groups]
-    files = [rows["files_fingerprint"].iloc[0] if "files_fingerprint" in keys else "" for rows in groups]
+    made = [*by, "files_fingerprint"] if "dataset" in by else by
+    keys = [name for name in groups.PROTOCOL if name not in made]
+    parts = [rows for _, rows in table.groupby(keys, sort=False, dropna=False)] if keys else [table]
+    shared = [{name: rows[name].iloc[0] for name in keys} for rows in parts]
+    titles = [_title({name: plain_text(value) for name, value in own.items() if not pd.isna(value)}) for own in shared]
     return [
-        (f"{title}, files {copy or 'unknown'}" if titles.count(title) > 1 else title, rows)
-        for title, copy, rows in zip(titles, files, groups, strict=True)
+        (f"{title}, files {own.get('files_fingerprint') or 'unknown'}" if titles.count(title) > 1 else title, rows)
+        for title, own, rows in zip(titles, shared, parts, strict=True)
     ]
 
 
-def _protocol_title(shared: Any) -> str:
-    values = {name: plain_text(value) for name, value in shared.items() if not pd.isna(value)}
-    weights = f"({values['weights']})" if "weights" in values else ""
-    classes = values.get("classes", "0")
-    parts = [
-        *(values.get("dataset"), values.get("split"), f"first {classes} classes" if classes != "0" else ""),
-        " ".join(filter(None, [values.get("backbone"), weights])),
-        f"{values['image_size']} px" if "image_size" in values else "",
-    ]
+def _title(shared: Mapping[str, str]) -> str:
+    """What the rows of a protocol share, in words."""
+    forms = {"weights": "({})", "classes": "first {} classes", "image_size": "{} px"}
+    words = {name: forms.get(name, "{}").format(value) for name, value in shared.items()}
+    network = " ".join(words[name] for name in ("backbone", "weights") if name in words)
+    words |= {"backbone": network, "classes": words["classes"] if shared.get("classes", "0") != "0" else ""}
+    parts = (words.get(name) for name in ("dataset", "split", "classes", "backbone", "image_size"))
     return ", ".join(filter(None, parts)) or "all rows"
 
 
 def choice_columns(rows: Any) -> list[str]:
     """The columns with choices of the configuration, beside the protocol's and those that a strategy's label shows."""
-    others = (*PROTOCOL, *LAST_COLUMNS, "strategy", "options", "seeds")
-    return [name for name in map(str, rows) if name not in others and not _is_result(name)]
+    others = (*groups.PROTOCOL, *LAST_COLUMNS, "strategy", "options", "seeds")
+    return [name for name in map(str, rows) if name not in others and not groups.is_result(name)]
 
 
 def readable(rows: Any, by: Sequence[str] = ()) -> pd.DataFrame:
     """What people compare in rows of one protocol, as text: every choice in which they differ, percentages (with
     intervals for Recall@1 and MAP@R), and costs; of grouped rows the columns `by` in place of choices."""
     if by:
-        names = [*by, "configurations"]
-    else:
-        varying = [name for name in choice_columns(rows) if rows[name].map(str, na_action="ignore").nunique() > 1]
-        names = ["strategy", "loss", "epochs", *varying, "seeds"]
+        return _texts(rows, [*by, "configurations"])
+    varying = [name for name in choice_columns(rows) if rows[name].map(str, na_action="ignore").nunique() > 1]
+    cells = _texts(rows, ["strategy", "loss", "epochs", *varying, "seeds"])
+    cells.loc[rows["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
+    return cells
+
+
+def _texts(rows: Any, names: Sequence[str]) -> pd.DataFrame:
+    """Columns of choices as they are, then metrics and costs as people read them, where a row has them."""
     cells = pd.DataFrame({name: rows[name].map(plain_text, na_action="ignore").astype(object) for name in names})
-    if not by:
-        cells.loc[rows["images_seen"] == 0, ["loss", "epochs"]] = "-"  # nothing was trained
-    for name in metric_names(rows):
-        if len(rows[name].dropna()):
-            halves = rows[f"{name}_ci95"] if name in ("recall_at_1", "map_at_r") else [None] * len(rows)
-            cells[column(name).title] = [column(name).text(*pair) for pair in zip(rows[name], halves, strict=True)]
-    for name in COSTS:
-        if COLUMNS[name].shown == "always" or len(rows[name].dropna()):
-            cells[COLUMNS[name].title] = rows[name].astype("float64").map(COLUMNS[name].text)
+    for name in [*metric_names(rows), *(cost for cost in COSTS if cost in rows)]:
+        shown, halves = column(name), [None] * len(rows)
+        if name in ("recall_at_1", "map_at_r") and f"{name}_ci95" in rows:
+            halves = rows[f"{name}_ci95"]
+        if shown.shown == "always" or rows[name].notna().any():
+            cells[shown.title] = [shown.text(*pair) for pair in zip(rows[name].astype("float64"), halves, strict=True)]
     return cells.fillna("")
 
 
@@ -302,22 +196,17 @@ def distinct_labels(rows: Any) -> pd.Series:
 
 def protocol_tables(table: Any, by: Sequence[str] = ()) -> list[TextTable]:
     """A readable table per protocol of a leaderboard, or of its rows grouped `by` columns."""
-    return [
-        TextTable(title, readable(rows, by), [] if by else list(rows["significance"]))
-        for title, rows in protocols(table, by)
-    ]
+    marked = [(title, rows, [] if by else list(rows["significance"])) for title, rows in protocols(table, by)]
+    return [TextTable(title, readable(rows, by), significance) for title, rows, significance in marked]
 
 
 def reported_tables(datasets: Iterable[str]) -> list[TextTable]:
     """A table per data set of what papers report."""
-    tables, about = [], ["strategy", "backbone", "dim", "loss", "split"]
-    for dataset, rows in reported_rows(datasets).groupby("dataset", sort=False):
-        cells = rows[about].map(plain_text, na_action="ignore").astype(object)
-        for name in metric_names(rows):
-            if len(rows[name].dropna()):
-                cells[column(name).title] = rows[name].map(column(name).text)
-        tables.append(TextTable(f"{dataset}: {REPORTED}", cells.assign(source=rows["reported"]).fillna("")))
-    return tables
+    about = ["strategy", "backbone", "dim", "loss", "split"]
+    return [
+        TextTable(REPORTED.format(dataset), _texts(rows, about).assign(source=rows["reported"]))
+        for dataset, rows in reported_rows(datasets).groupby("dataset", sort=False)
+    ]
 
 
 def render(table: Any, form: Format, by: Sequence[str] = (), reported: bool = True) -> str:

@@ -75,7 +75,7 @@ def measure_run(
         },
         environment={**environment(device), **({"processes": training.group.size} if training.group.size > 1 else {})},
     )
-    return record, describe(vectors, evaluation.columns, table, split, training.config.seed, device, thumbnails)
+    return record, describe(vectors, evaluation.columns, table, split, thumbnails)
 
 
 def measure(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import os
 import sys
@@ -27,6 +29,22 @@ if not logger.handlers:
     logger.addHandler(_ToStderr())
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def replace_unknown_signs() -> None:
+    """From now on standard output and error show ``+-`` for the plus-minus sign, plain lines for those of frames, and
+    ``?`` for other signs that the terminal's encoding lacks, where an error would end the program."""
+    codecs.register_error("replace_signs", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace_signs")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    spelt = {"\xb1": "+-", **dict(zip("─━│╭╮╰╯", "--|++++", strict=True))}
+    return "".join(spelt.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from retrieval_bench.columns import METRIC
+from retrieval_bench.columns import METRIC, metric_names
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.files import locked, write_text
 from retrieval_bench.progress import logger
@@ -39,15 +39,17 @@ NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
 """A list of numbers, which is written on one line; no text looks like it, since text has no line breaks in JSON."""
 FILE_NAMES = {"eval_modes": "variants", "info": "facts"}
 """What fields of a :class:`Record` are called in the file, where that differs."""
-REQUIRED = {"config": dict, "metrics": dict, "cost": dict, "labels": dict, "environment": dict, "data": dict}
-REQUIRED |= {"id": str, "config_hash": str, "seed": int}
-TYPED = {
-    "data": {"split": str, "classes": int | float, "image_size": int | float},
-    "model": {"backbone": str},
-    "labels": {"weights": str, "dim": int | float},
-    "environment": {"device": str},
+NUMBER, ABSENT = int | float, object()
+SECTIONS = "config metrics cost labels environment data".split()
+REQUIRED = {"id": str, "config_hash": str, "seed": int, **dict.fromkeys(SECTIONS, dict)}
+REQUIRED |= {"config.data": dict, "config.data.dataset": str, "labels.strategy": str}
+OPTIONAL = {
+    **dict.fromkeys(("facts", "training", "variants", "config.model"), dict),
+    **dict.fromkeys(("config.data.split", "config.model.backbone", "labels.weights", "environment.device"), str),
+    **dict.fromkeys(("config.data.classes", "config.data.image_size", "labels.dim"), NUMBER),
+    "training.loss_per_epoch": list,
 }
-"""Values that tables group by and format, where a record has them: sections of the configuration and of the record."""
+"""What values of a record's file are, by dotted names: those that tables are made of."""
 
 
 @dataclass(frozen=True)
@@ -128,70 +130,52 @@ def finite(value: Any) -> Any:
 
 
 def read_record(path: Path) -> Record:
-    """One record. Raises ValueError, with the reason, for a file that is not a record of this schema."""
-    text = path.read_text(encoding="utf-8")
+    """One record. Raises :class:`UserError` for a file that is missing or not a record of this schema, with the
+    reason."""
     try:
+        text = path.read_text(encoding="utf-8")
         values = json.loads(text)
+        if "\\u" in text:  # half of a surrogate pair, which no file can hold, is a ValueError
+            json.dumps(values, ensure_ascii=False).encode()
+        return Record.from_json(values)
+    except FileNotFoundError:
+        reason = "no such record"
     except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if "\\u" in text:
-        json.dumps(
-            values, ensure_ascii=False
-        ).encode()  # half of a surrogate pair, which no file can hold, is a ValueError
-    return Record.from_json(values)
+        reason = "nested too deeply"
+    except (ValueError, OSError) as error:
+        reason = first_line(error)
+    raise UserError(f"{path}: {reason}") from None
 
 
 def _check(values: Any) -> None:
     """Raises ValueError unless tables can be made of these values."""
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise ValueError(f"not a record of schema {SCHEMA}")
-    for key, kind in REQUIRED.items():
-        if not isinstance(values.get(key), kind) or isinstance(values[key], bool):
-            raise ValueError(f"'{key}' is missing or no {kind.__name__}")
-    for key in ("facts", "training", "variants"):
-        if not isinstance(values.get(key, {}), dict):
-            raise ValueError(f"'{key}' is no dict")
-    losses = values.get("training", {}).get("loss_per_epoch", [])
-    if not isinstance(losses, list) or not all(map(_is_number, losses)):
-        raise ValueError("loss_per_epoch is no list of numbers")
-    if not isinstance(values["config"].get("data"), dict) or not isinstance(
-        values["config"]["data"].get("dataset"), str
-    ):
-        raise ValueError("its configuration names no data set")
-    if not isinstance(values["labels"].get("strategy"), str):
-        raise ValueError("its labels name no strategy")
-    _check_types({**values["config"], "labels": values["labels"], "environment": values["environment"]})
+    for name, kind in {**REQUIRED, **OPTIONAL}.items():
+        value: Any = values
+        for part in name.split("."):
+            value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
+        if name in OPTIONAL and (value is ABSENT or (value is None and kind is not dict)):
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool) or (kind is NUMBER and not _is_number(value)):
+            words = "number" if kind is NUMBER else getattr(kind, "__name__", "")
+            raise ValueError(f"'{name}' is missing or no {words}")
+    if not all(map(_is_number, values.get("training", {}).get("loss_per_epoch") or ())):
+        raise ValueError("'training.loss_per_epoch' is no list of numbers")
     for name, value in {**values["metrics"], **values["cost"]}.items():
         is_fraction = bool(METRIC.fullmatch(name))
         if not _is_number(value) or (is_fraction and value is not None and not 0 <= value <= 1):
-            raise ValueError(f"{name} is {_short(value)}, no {'fraction' if is_fraction else 'number'}")
+            shown = "a huge number" if isinstance(value, int) and abs(value) >= 1e18 else f"{value!r:.40}"
+            raise ValueError(f"{name} is {shown}, no {'fraction' if is_fraction else 'number'}")
     if not any(
-        METRIC.fullmatch(name) and name.startswith("recall") and value is not None
-        for name, value in values["metrics"].items()
+        name.startswith("recall") and values["metrics"][name] is not None for name in metric_names(values["metrics"])
     ):
         raise ValueError("it has no recall_at_K")
 
 
-def _check_types(sections: dict[str, Any]) -> None:
-    """Raises ValueError for a value that is not as :data:`TYPED` says."""
-    for section, kinds in TYPED.items():
-        values = sections.get(section, {})
-        if not isinstance(values, dict):
-            raise ValueError(f"'{section}' is no dict")
-        for name, kind in kinds.items():
-            value = values.get(name)
-            if value is not None and (not isinstance(value, kind) or (kind is not str and not _is_number(value))):
-                raise ValueError(f"'{name}' is {_short(value)}, no {'text' if kind is str else 'number'}")
-
-
 def _is_number(value: Any) -> bool:
     """A number that tables can hold (NaN compares with nothing), or none."""
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18)
-
-
-def _short(value: Any) -> str:
-    """For a message; Python refuses to print an integer of many digits."""
-    return f"{value!r:.40}" if not isinstance(value, int) or abs(value) < 1e18 else "a huge number"
+    return value is None or (isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < 1e18)
 
 
 @dataclass(frozen=True)
@@ -236,11 +220,7 @@ class ResultsFolder:
 
     @contextmanager
     def lock(self, run_id: str, wait: bool = True) -> Iterator[None]:
-        """Keeps other processes from the run.
-
-        Raises:
-            Locked: another process has it and `wait` is False.
-        """
+        """Keeps other processes from the run; raises ``Locked`` if one has it and `wait` is False."""
         with locked(self.checkpoints(run_id), f"running {run_id}", "--results", wait):
             yield
 
@@ -250,8 +230,8 @@ class ResultsFolder:
         for path in sorted(self.runs.glob("*.json")):
             try:
                 records.append(read_record(path))
-            except (ValueError, OSError) as error:
-                logger.info(f"skipped {path}: {first_line(error)}")
+            except UserError as error:
+                logger.info(f"skipped {error}")
         return records
 
     def find(self, word: str) -> list[Record]:
@@ -263,23 +243,27 @@ class ResultsFolder:
         """
         path = Path(word)
         if path.suffix == ".json":
-            return [_read_named(path)]
+            return [read_record(path)]
         paths = sorted(self.runs.glob("*.json"))
         chosen = [path for path in paths if path.stem == word]
         chosen = chosen or [path for path in paths if path.stem.startswith(word) or f"-{word}-s" in path.stem]
         if not chosen:
             raise unknown("run", word, [path.stem for path in paths])
-        records = [_read_named(path) for path in chosen]
+        records = [read_record(path) for path in chosen]
         if len({record.config_hash for record in records}) > 1:
             names = f"{chosen[0].stem}, {chosen[-1].stem}..."
             raise UserError(f"{word}: fits {len(records)} runs in {self.runs} ({names}); say more")
         return records
 
-    def require_records(self) -> list[Record]:
-        """:meth:`read_records`; raises :class:`UserError` if there are none."""
+    def existing(self) -> ResultsFolder:
+        """The same; raises :class:`UserError` if there is no such folder."""
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder; --results names the one that holds runs/")
-        records = self.read_records()
+        return self
+
+    def require_records(self) -> list[Record]:
+        """:meth:`read_records`; raises :class:`UserError` if there are none."""
+        records = self.existing().read_records()
         if not records:
             raise UserError(f"{self.root}: no records in runs/; `make bench` makes the first ones")
         return records
@@ -289,12 +273,3 @@ def load_records(results: Path | str = "results/local") -> list[Record]:
     """All records of a results folder, by file name; a broken or foreign file is named on standard error and
     skipped."""
     return ResultsFolder(Path(results)).read_records()
-
-
-def _read_named(path: Path) -> Record:
-    try:
-        return read_record(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such record") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: {first_line(error)}") from None

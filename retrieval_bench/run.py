@@ -33,6 +33,7 @@ from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record, ResultsFolder, read_record, write_record
+from retrieval_bench.sections import check_bounds
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies import Strategy, build_strategy, split_names
 from retrieval_bench.trackers import Trackers
@@ -63,6 +64,7 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
     """
     runtime = runtime or RuntimeConfig()
     validate(config)
+    check_bounds(runtime)
     device = resolve_device(runtime.device, runtime.deterministic)
     group, workers = join(device), resolve_workers(runtime.workers, device)
     table, split = open_images(config.data, runtime.data_root)
@@ -151,18 +153,14 @@ def recorded(run_id: str, runtime: RuntimeConfig) -> Record | None:
         return None
     try:
         record = read_record(path)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; remove the file, or run again with --force") from None
+    except UserError as error:
+        raise UserError(f"{error}; remove the file, or run again with --force") from None
     logger.info(f"{run_id}: already recorded in {path} (--force runs it again)")
     return record
 
 
 def open_checkpoints(run_id: str, identity: dict[str, Any], runtime: RuntimeConfig, group: ProcessGroup) -> Checkpoints:
     """The checkpoints to resume from and to keep; forced runs begin without."""
-    if runtime.checkpoint_every < 0:
-        raise UserError(
-            f"--checkpoint-every {runtime.checkpoint_every}: give a number of epochs, or 0 for no checkpoints"
-        )
     folder = ResultsFolder(runtime.results).checkpoints(run_id)
     checkpoints = Checkpoints(folder, identity, runtime.checkpoint_every, runtime.resume)
     if runtime.force and runtime.resume is None and group.is_main_process:

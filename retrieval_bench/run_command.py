@@ -11,11 +11,10 @@ from typing import Annotated
 import tyro
 
 from retrieval_bench.config import Flat, RunConfig, RuntimeConfig, recorded_config
-from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.leaderboard import leaderboard, print_table
 from retrieval_bench.parsing import ask
 from retrieval_bench.progress import logger
-from retrieval_bench.records import Record, read_record
+from retrieval_bench.records import read_record
 from retrieval_bench.run import run
 
 
@@ -46,17 +45,10 @@ def read_run(words: Sequence[str]) -> Run:
     for place, word in enumerate(words):
         if word == "--config" or word.startswith("--config="):
             name = word.partition("=")[2] or "".join(words[place + 1 : place + 2])
-            record = _read(Path(name))
+            record = read_record(Path(name))
             words[place : place + (1 if "=" in word else 2)] = []
             break
     if record is None:
         return ask(Run, words, "run")
     config = recorded_config(record.config, record.labels.get("weights", "imagenet"))
     return ask(Run, words, "run", Run(config, source=record.id))
-
-
-def _read(path: Path) -> Record:
-    try:
-        return read_record(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {path}: {first_line(error)}") from None

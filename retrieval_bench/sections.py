@@ -1,4 +1,5 @@
-"""The sections of a configuration, as frozen dataclasses that import nothing: data, model, loss, training, evaluation.
+"""The sections of a configuration, as frozen dataclasses: data, model, loss, training, evaluation; and how a choice is
+declared, in one line, here and in strategies.
 
 ``retrieval_bench.config`` puts them together. A default never changes, since runs are named by what differs from the
 defaults; a new choice is a new field whose default is what was done before.
@@ -6,41 +7,95 @@ defaults; a new choice is a new field whose default is what was done before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+import operator
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from retrieval_bench.errors import UserError, unknown
+
+BOUNDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+
+
+def option(
+    default: Any,
+    help: str = "",
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    choices: Collection[str] = (),
+    search: Any = None,
+    shown: bool = False,
+) -> Any:
+    """A field of a section or of a strategy's ``Options``: one line declares the flag, its help, its bounds and what a
+    search tries.
+
+    The `default` never changes, since runs are named by what differs from it. `low` and `high` are allowed themselves,
+    `above` and `below` are not; they hold for each number of a list. `choices` are the allowed words. `search` (a
+    ``Range`` or ``Categorical``) is nothing that sets the size of the network or the length of the training. An option
+    that is `shown` is part of the strategy's label in tables even at its default. A long `help` is the docstring below.
+    """
+    bounds = {"at least": low, "above": above, "at most": high, "below": below}
+    given = {words: bound for words, bound in bounds.items() if bound is not None}
+    metadata = {"bounds": given, "choices": choices, "search": search, "shown": shown}
+    return field(default=default, metadata=metadata | ({"help": help} if help else {}))
+
+
+def check_bounds(section: Any, prefix: str = "--") -> None:
+    """Raises :class:`UserError` for the first value that is not finite, out of its bounds or none of the choices.
+
+    Args:
+        section: a dataclass whose fields are made by :func:`option`; others are passed over.
+        prefix: of its flags.
+    """
+    for part in fields(section):
+        flag, value = prefix + part.name.replace("_", "-"), getattr(section, part.name)
+        bounds, choices = part.metadata.get("bounds", {}), part.metadata.get("choices")
+        values = flat(value)
+        words, numbers = " ".join(map(str, values)), [number for number in values if isinstance(number, int | float)]
+        allowed = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
+        if not all(
+            compare(number, bounds[name]) for number in numbers for name, compare in BOUNDS.items() if name in bounds
+        ):
+            raise UserError(f"{flag} {words}: must be {allowed}")
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"{flag} {words}: must be finite")
+        if choices and value not in choices:
+            raise unknown(f"value of {flag}", value, choices)
+
+
+def flat(value: Any) -> list[Any]:
+    """The values in a value that may be a list of lists."""
+    return [item for entry in value for item in flat(entry)] if isinstance(value, list | tuple) else [value]
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images, how they are split and how they are shown to the network."""
 
-    dataset: str = "emoji_mini"
-    """name of a data set (`data list` shows them)"""
+    dataset: str = option("emoji_mini", "name of a data set (`data list` shows them)")
     split: Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"] = "zero_shot"
-    """zero_shot: train and test classes are disjoint; zero_shot_val, kfold: the same inside the training classes, to
-    make choices on; closed_set: the official split of the images, all classes on both sides"""
-    fold: int = 0
-    """kfold: which fold validates, from 0"""
-    folds: int = 4
-    """kfold: how many"""
-    classes: int = 0
-    """use only the first so many classes on each side of the split; 0 uses all"""
-    image_size: int = 72
-    """side of the square that the network sees, pixels"""
+    """zero_shot: train and test classes are disjoint; zero_shot_val, kfold: the same inside the training classes,
+    to make choices on; closed_set: the official split of the images, all classes on both sides"""
+    fold: int = option(0, "kfold: which fold validates, from 0")
+    folds: int = option(4, "kfold: how many")
+    classes: int = option(0, "use only the first so many classes on each side of the split; 0 uses all", low=0)
+    image_size: int = option(72, "side of the square that the network sees, pixels", low=8)
     preprocessing: Literal["crop", "squash"] = "crop"
     """crop: random resized crops, tested on resize + centre crop; squash: aspect ratio not kept, no training crop
     (AutoLR)"""
-    resize: int = 0
+    resize: int = option(0, low=0)
     """size of the image before the test's centre crop, pixels; 0 means image_size * 256 / 224"""
-    crop_scale: float = 0.2
-    """smallest share of the image's area that a random training crop covers"""
-    flip: bool = True
-    """mirror half of the training images"""
-    stored: int = 0
+    crop_scale: float = option(0.2, "smallest share of the image's area that a training crop covers", above=0, high=1)
+    flip: bool = option(True, "mirror half of the training images")
+    stored: int = option(0, low=0)
     """shorter side that images are scaled down to before anything else, pixels; 0 leaves them as they are"""
     reader: Literal["pil", "cache"] = "pil"
-    """pil: decode each image whenever it is read; cache: decode all once into a memory-mapped file, then cut views on
-    the device"""
+    """pil: decode each image whenever it is read; cache: decode all once into a memory-mapped file, then cut views
+    on the device"""
 
     @property
     def resize_to(self) -> int:
@@ -55,32 +110,25 @@ class ModelConfig:
     backbone: str = "efficientnet_lite0"
     """efficientnet_lite0, any timm model, torchvision/resnet50, or resnet50_caffe (stride in the first 1x1
     convolution)"""
-    weights: str = "imagenet"
-    """imagenet, none, or a local .safetensors / .pth file"""
+    weights: str = option("imagenet", "imagenet, none, or a local .safetensors / .pth file")
     pooling: Literal["default", "avg", "max", "avgmax"] = "default"
     """how the feature map becomes one vector; default is the backbone's own"""
-    embedding_dim: int = 0
-    """size of a linear embedding layer; 0 uses the pooled feature itself"""
+    embedding_dim: int = option(0, "size of a linear embedding layer; 0 uses the pooled feature itself", low=0)
     mean: tuple[float, float, float] | None = None
     """input normalisation when a weight file differs from its architecture's usual one (inputs in 0..1)"""
-    std: tuple[float, float, float] | None = None
-    """see mean"""
+    std: tuple[float, float, float] | None = option(None, "see mean", above=0)
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The metric-learning loss."""
 
-    loss: str = "proxy_anchor"
-    """name of a loss (an unknown one lists them)"""
-    miner: str = "default"
-    """which pairs or triplets of a batch count; default is the loss's usual one"""
+    loss: str = option("proxy_anchor", "name of a loss (an unknown one lists them)")
+    miner: str = option("default", "which pairs or triplets of a batch count; default is the loss's usual one")
     loss_options: tuple[tuple[str, float], ...] = ()
     """pairs NAME VALUE passed to the loss, such as margin 0.1 alpha 32"""
-    loss_lr: float = 1e-2
-    """learning rate of the loss's own parameters (proxies, classifier)"""
-    loss_weight_decay: float = 0.0
-    """weight decay of the loss's own parameters"""
+    loss_lr: float = option(1e-2, "learning rate of the loss's own parameters (proxies, classifier)", low=0)
+    loss_weight_decay: float = option(0.0, "weight decay of the loss's own parameters", low=0)
     head: Literal["linear", "autolr"] = "linear"
     """classifier of the softmax loss: one linear layer, or AutoLR's 512-unit bottleneck"""
 
@@ -89,50 +137,42 @@ class LossConfig:
 class TrainConfig:
     """Optimisation."""
 
-    epochs: int = 4
-    """passes over the training images"""
-    batch_size: int = 64
-    """images per step"""
-    samples_per_class: int = -1
-    """images of each class in a batch; 0 draws batches without regard to classes; -1 means 4 for losses that compare
-    pairs, 0 for others"""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """optimiser (sgd: Nesterov, momentum 0.9)"""
-    lr: float = 3e-4
-    """learning rate of the backbone and the embedding layer"""
-    weight_decay: float = 1e-4
+    epochs: int = option(4, "passes over the training images", low=0)
+    batch_size: int = option(64, "images per step", low=2)
+    samples_per_class: int = option(-1, low=-1)
+    """images of each class in a batch; 0 draws batches without regard to classes; -1 means 4 for losses that
+    compare pairs, 0 for others"""
+    optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "optimiser (sgd: Nesterov, momentum 0.9)")
+    lr: float = option(3e-4, "learning rate of the backbone and the embedding layer", low=0)
+    weight_decay: float = option(1e-4, low=0)
     """weight decay of the network; --loss-weight-decay is that of the loss's parameters"""
     schedule: Literal["constant", "cosine", "step", "triangular", "warm_restarts"] = "cosine"
     """factor on all learning rates, by step; step: --decay-factor from --decay-at on; triangular (Smith 2017) and
     warm_restarts (Loshchilov and Hutter 2016): --cycles equal cycles between --low-rate and 1"""
-    decay_at: float = 0.8
-    """step: share of the training after which the rates fall"""
-    decay_factor: float = 0.2
-    """step: factor from then on"""
-    second_decay_at: float = 1.0
+    decay_at: float = option(0.8, "step: share of the training after which the rates fall", low=0, high=1)
+    decay_factor: float = option(0.2, "step: factor from then on", low=0)
+    second_decay_at: float = option(1.0, low=0, high=1)
     """step: share of the training after which the rates fall once more by the same factor"""
-    cycles: int = 4
-    """triangular, warm_restarts: how many"""
-    low_rate: float = 0.0
-    """triangular, warm_restarts: lowest factor of a cycle"""
-    freeze_bn: bool = True
-    """keep batch normalisation (statistics, scale and shift) as pretrained"""
+    cycles: int = option(4, "triangular, warm_restarts: how many", low=1)
+    low_rate: float = option(0.0, "triangular, warm_restarts: lowest factor of a cycle", low=0, high=1)
+    freeze_bn: bool = option(True, "keep batch normalisation (statistics, scale and shift) as pretrained")
     precision: Literal["float32", "bf16"] = "float32"
-    """of the network's passes in training (bf16: autocast, for GPUs); weights, losses and evaluation stay float32"""
+    """of the network's passes in training (bf16: autocast, for GPUs); weights, losses and evaluation stay
+    float32"""
     compile: bool = False
-    """compile the network with torch.compile; where that fails, a line says why and training continues without it"""
-    micro_batch: int = 0
-    """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at once"""
-    skip_batches: int = 0
-    """batches of the whole training whose loss may be non-finite; they are skipped (recorded); not with trained batch
-    norms, whose statistics would be spoilt"""
+    """compile the network with torch.compile; where that fails, a line says why and training continues without
+    it"""
+    micro_batch: int = option(0, low=0)
+    """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at
+    once"""
+    skip_batches: int = option(0, low=0)
+    """batches of the whole training whose loss may be non-finite; they are skipped (recorded); not with trained
+    batch norms, whose statistics would be spoilt"""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """What is measured, once, after training."""
 
-    k: tuple[int, ...] = ()
-    """the K of Recall@K; without, those that papers report on the data set"""
-    flip_sum: bool = False
-    """embed the image and its mirror and take the mean of the two (AutoLR adds them)"""
+    k: tuple[int, ...] = option((), "the K of Recall@K; without, those that papers report on the data set")
+    flip_sum: bool = option(False, "embed the image and its mirror and take the mean of the two (AutoLR adds them)")

@@ -4,6 +4,7 @@ torch."""
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,50 +24,39 @@ class Strategies:
 def strategy_lines() -> Iterator[str]:
     """A line per strategy, in the order of the registry, and below it a line per option: flag, default, and what a
     search tries."""
-    modules = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")}
+    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")]
     classes = {
-        node.name: (module, node)
-        for module in modules.values()
-        for node in module.body
-        if isinstance(node, ast.ClassDef)
+        node.name: (module, node) for module in modules for node in module.body if isinstance(node, ast.ClassDef)
     }
-    registry = _registry(modules["__init__"])
-    width = max(map(len, registry)) + 2
-    for name, kind in registry.items():
-        module, node = classes[kind]
+    (registry,) = (
+        node.value
+        for module in modules
+        for node in module.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "STRATEGIES"
+    )
+    assert isinstance(registry, ast.Dict)
+    names = [ast.literal_eval(key) for key in registry.keys if key]
+    width = max(map(len, names)) + 2
+    for name, value in zip(names, registry.values, strict=True):
+        module, node = classes[ast.unparse(value)]
         yield f"{name:{width}}{(ast.get_docstring(module) or '').splitlines()[0]}"
         for option, call in _options(node, classes).items():
-            default = ast.literal_eval(call.args[0])
             search = next((keyword.value for keyword in call.keywords if keyword.arg == "search"), None)
             tried = f"; searched {_range(search, module)}" if search else ""
+            default = ast.literal_eval(call.args[0])
             yield f"{'':{width}}--{name}.{option}".replace("_", "-") + f" (default {default}{tried})"
-
-
-def _registry(module: ast.Module) -> dict[str, str]:
-    """The class of each strategy by its name: the dictionary that is assigned to STRATEGIES."""
-    for node in module.body:
-        if (
-            isinstance(node, ast.AnnAssign)
-            and ast.unparse(node.target) == "STRATEGIES"
-            and isinstance(node.value, ast.Dict)
-        ):
-            return {
-                ast.literal_eval(key): ast.unparse(kind)
-                for key, kind in zip(node.value.keys, node.value.values, strict=True)
-                if key
-            }
-    raise ValueError("no STRATEGIES")
 
 
 def _options(kind: ast.ClassDef, classes: dict[str, tuple[ast.Module, ast.ClassDef]]) -> dict[str, ast.Call]:
     """The calls of ``option`` in a strategy's ``Options`` and in those that it inherits, by the option's name."""
-    found: dict[str, ast.Call] = {}
     own = next((node for node in kind.body if isinstance(node, ast.ClassDef) and node.name == "Options"), None)
-    bases = own.bases if own else kind.bases
-    for base in bases:
-        name = ast.unparse(base).removesuffix(".Options")
-        if name in classes:
-            found |= _options(classes[name][1], classes)
+    names = [ast.unparse(base).removesuffix(".Options") for base in (own or kind).bases]
+    found = {
+        option: call
+        for name in names
+        if name in classes
+        for option, call in _options(classes[name][1], classes).items()
+    }
     for node in own.body if own else []:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call):
             found[ast.unparse(node.target)] = node.value
@@ -80,8 +70,7 @@ def _range(node: ast.expr, module: ast.Module) -> str:
         "Categorical": lambda values, **_: ", ".join(map(str, values)),
     }
     for line in module.body:
-        if isinstance(line, ast.Assign) and {
-            name.id for name in ast.walk(line.value) if isinstance(name, ast.Name)
-        } <= {*names}:
-            names[ast.unparse(line.targets[0])] = eval(ast.unparse(line.value), {}, names)
+        if isinstance(line, ast.Assign):
+            with contextlib.suppress(NameError):
+                names[ast.unparse(line.targets[0])] = eval(ast.unparse(line.value), {}, names)
     return eval(ast.unparse(node), {}, names)

@@ -1,4 +1,4 @@
-"""Records by hand, for the tests of tables and comparisons."""
+"""Records by hand, for the tests of tables and comparisons; and the configuration of a run that takes a second."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from retrieval_bench.columns import RECORDED_COSTS
 from retrieval_bench.config import RunConfig, flatten, nest
 from retrieval_bench.details import NEIGHBOURS, Details
 from retrieval_bench.records import Record, ResultsFolder, write_record
+from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
+
+FAST = RunConfig(
+    data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
+    model=ModelConfig(backbone="resnet10t", weights="none"),
+    train=TrainConfig(epochs=1, batch_size=16, freeze_bn=False),
+)
+RUN = "run --dataset synthetic --backbone resnet10t --weights none --image-size 32 --batch-size 16 --device cpu"
+"""Its words, but for some choices."""
 
 
 def record(strategy: str, seed: int, recall: float, config: dict[str, Any] | None = None, **changes: Any) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from retrieval_bench.cli import COMMANDS, main, parse
+from retrieval_bench.strategies import STRATEGIES
+from tests.board_records import of, save
 
 SLOW = ("torch", "torchvision", "timm", "pytorch_metric_learning", "faiss", "matplotlib", "ray", "optuna")
 
@@ -49,7 +52,9 @@ def test_help_names_every_command_and_every_command_has_help(capsys: pytest.Capt
         (["run", "--split", "random"], "zero_shot_val"),
         (["run", "--device", "tpu"], "cuda"),
         (["run", "--workers", "-5"], "--workers -5"),
-        (["run", "--config", "/nowhere.json"], "--config /nowhere.json"),
+        (["run", "--checkpoint-every", "-1"], "--checkpoint-every -1: must be at least 0"),
+        (["run", "--dataset", "synthetic", "--results", "/dev/null/x"], "/dev/null/x/runs: cannot be written to"),
+        (["run", "--config", "/nowhere.json"], "/nowhere.json: no such record"),
         (["bench", "cubb"], "did you mean 'cub'"),
         (["bench", "synthetic", "--strategies", "frozen", "standrad"], "did you mean 'standard'"),
         (["bench", "synthetic", "--strategy", "frozen"], "use --strategies"),
@@ -106,8 +111,6 @@ def test_as_a_module_strategies_and_their_options_are_listed(own_cache: Path) ->
     words = [sys.executable, "-m", "retrieval_bench", "strategies"]
     answer = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "--last-k.k (default 3; searched 1 to 8)" in answer
-    from retrieval_bench.strategies import STRATEGIES
-
     lines = answer.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(STRATEGIES)
     options = [
@@ -116,3 +119,62 @@ def test_as_a_module_strategies_and_their_options_are_listed(own_cache: Path) ->
         for option in kind.Options.__dataclass_fields__
     ]
     assert [line.split()[0] for line in lines if line.startswith(" ")] == options
+
+
+@pytest.mark.parametrize("setting", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_signs_that_the_terminal_lacks_are_replaced(setting: dict[str, str], tmp_path: Path) -> None:
+    save(tmp_path, *of("caf\xe9", 0.5, 0.6, 0.7))
+    (tmp_path / "runs" / "broken.json").write_text('{"\xb1": 1}', encoding="utf-8")
+    words = [sys.executable, "-m", "retrieval_bench", "leaderboard", "--results", str(tmp_path)]
+    answer = subprocess.run(words, capture_output=True, env={**os.environ, **setting}, check=True)
+    assert b"caf? " in answer.stdout
+    assert b"60.00 +- 24.84 *" in answer.stdout
+    assert b"skipped" in answer.stderr
+    table = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert "caf\xe9" in table, "files have all signs"
+
+
+def test_names_of_files_that_the_locale_lacks_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("path,label\ncaf\xe9.png,a\n", encoding="utf-8")
+    words = [sys.executable, "-m", "retrieval_bench", "data", "verify", "table", "--data-root", "images.csv"]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
+    answer = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: 'caf\\xe9.png': ")
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["leaderboard", "--results=~/x"], "results"),
+        (["leaderboard", "-o", "~/x"], "output"),
+        (["run", "--data-root", "~/x"], "runtime.data_root"),
+        (["run", "--weights=~/x"], "config.model.weights"),
+        (["sweep", "--seed", "0,1", "--results=~/x"], "runtime.results"),
+        (["search", "run", "~/x", "--gallery", "g.npz"], "queries"),
+        (["export", "~/x"], "run"),
+        (["evaluate", "e.npy", "--labels=~/x"], "labels"),
+        (["data", "fetch", "cub", "--from-archive=~/x"], "from_archive"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_command(
+    words: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of-mine")
+    value: object = parse(words)
+    for part in name.split("."):
+        value = getattr(value, part)
+    assert str(value[0] if isinstance(value, tuple) else value) == "/home/of-mine/x"
+
+
+def test_a_tilde_is_the_home_folder_of_config_and_of_each_of_several_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of-mine")
+    assert main(["run", "--config=~/x.json"]) == 2
+    assert "/home/of-mine/x.json" in capsys.readouterr().err
+    assert parse(["sweep", "--weights", "~/a.pth,~/b.pth"]).axes["model.weights"] == (
+        "/home/of-mine/a.pth", "/home/of-mine/b.pth"
+    )  # fmt: skip
+    assert parse(["report", "--title", "~5 runs, ~half"]).title == "~5 runs, ~half"

@@ -15,30 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval_bench import details as module
-from retrieval_bench.config import RunConfig, RuntimeConfig
+from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.details import (
-    NEIGHBOURS,
-    PAIRS,
-    Details,
-    describe,
-    nearest,
-    read_details,
-    thumbnail,
-    write_details,
-)
+from retrieval_bench.details import NEIGHBOURS, Details, describe, nearest, read_details, thumbnail, write_details
 from retrieval_bench.records import ResultsFolder
 from retrieval_bench.run import run
-from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
-from tests.board_records import details_of
+from tests.board_records import FAST, details_of
 from tests.data.data_checks import files_below, refused
-
-TINY = RunConfig(
-    data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
-    model=ModelConfig(backbone="resnet10t", weights="none"),
-    train=TrainConfig(epochs=0, batch_size=16),
-)
 
 
 def unit_rows(seed: int, count: int, dim: int) -> np.ndarray:
@@ -84,7 +68,7 @@ def test_confused_classes_are_those_of_a_counter(rows: list[tuple[int, int, int]
     pairs = Counter((labels[i], labels[image]) for i, image in enumerate(nearest_images) if image >= 0 and ranks[i])
     expected = {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}
     confused = details_of(ranks, labels, [[image] for image in nearest_images]).confused_classes()
-    assert [count for _, _, count, _ in confused] == sorted(expected.values(), reverse=True)[:PAIRS]
+    assert [count for _, _, count, _ in confused] == sorted(expected.values(), reverse=True)[: module.PAIRS]
     for own, other, count, row in confused:
         assert expected[own, other] == count
         assert (labels[row], labels[nearest_images[row]]) == (own, other)
@@ -116,7 +100,7 @@ def small_test(root: Path, count: int = 8, classes: int = 4) -> Test:
 def test_details_are_read_as_they_were_written_and_an_unreadable_image_has_no_picture(tmp_path: Path) -> None:
     test = small_test(tmp_path)
     (tmp_path / "3.png").write_bytes(b"damaged")
-    details = describe(*test, 0, "cpu", True)
+    details = describe(*test, True)
     details = replace(details, map_at_r=np.where(details.first_rank == 2, np.float32("nan"), details.map_at_r))
     pictures = details.pictures()
     assert sorted(pictures) == [0, 1, 2, 4, 5, 6, 7]
@@ -135,7 +119,7 @@ def test_queries_apart_from_the_gallery_are_numbered_within_the_test(tmp_path: P
     """As in In-Shop: the test's images are rows 2, 4, 5, 7 of the table, the first and last search in the others."""
     vectors, _, table, _ = small_test(tmp_path)
     split = Split(np.array([0, 1]), np.array([2, 7]), np.array([4, 5]), np.array([0]))
-    details = describe(vectors[split.test], {"first_rank": np.array([1, 2])}, table, split, 0, "cpu", False)
+    details = describe(vectors[split.test], {"first_rank": np.array([1, 2])}, table, split, False)
     assert details.paths.tolist() == ["2.png", "4.png", "5.png", "7.png"]
     assert details.queries.tolist() == [0, 3]
     assert [sorted(row[:2].tolist()) for row in details.neighbours] == [[1, 2], [1, 2]]
@@ -150,19 +134,18 @@ def test_of_many_queries_some_are_kept_the_worst_among_them(monkeypatch: pytest.
     vectors, columns, table, split = small_test(tmp_path, 100)
     columns["first_rank"] = np.random.default_rng(0).permutation(100) + 1
 
-    def kept(seed: int) -> Details:
-        return describe(vectors, columns, table, split, seed, "cpu", False)
+    def kept() -> Details:
+        return describe(vectors, columns, table, split, False)
 
-    queries = kept(0).neighbour_queries.tolist()
+    queries = kept().neighbour_queries.tolist()
     assert 10 <= len(queries) <= 20
     assert queries == sorted(set(queries))
     assert {int(np.flatnonzero(columns["first_rank"] == rank)[0]) for rank in (99, 100)} <= set(queries)
-    assert len(kept(0).neighbours) == len(kept(0).similarity) == len(queries)
-    assert len(kept(0).first_rank) == 100, "ranks are kept of all"
-    assert kept(0).neighbour_queries.tolist() == queries != kept(1).neighbour_queries.tolist()
-    assert kept(0).map_images.tolist() == [0, 33, 66, 99], "at even distances"
+    assert len(kept().neighbours) == len(kept().similarity) == len(queries)
+    assert len(kept().first_rank) == 100, "ranks are kept of all"
+    assert kept().map_images.tolist() == [0, 33, 66, 99], "at even distances"
     monkeypatch.setattr(module, "QUERIES_WITH_NEIGHBOURS", 100)
-    assert kept(0).neighbour_queries.tolist() == list(range(100)), "at the limit all"
+    assert kept().neighbour_queries.tolist() == list(range(100)), "at the limit all"
 
 
 def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -198,7 +181,7 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("split", "thumbnails"), [("zero_shot", True), ("closed_set", False)])
 def test_a_run_writes_details_that_give_its_metrics(tmp_path: Path, split: str, thumbnails: bool) -> None:
-    config = replace(TINY, data=replace(TINY.data, split=split))
+    config = FAST.changed(data__split=split, train__epochs=0)
     record = run(config, RuntimeConfig(results=tmp_path, thumbnails=thumbnails))
     details = read_details(ResultsFolder(tmp_path).details(record.id))
     has_positive = details.first_rank > 0

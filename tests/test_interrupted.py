@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from retrieval_bench.cli import main
-
-RUN = "run --dataset synthetic --backbone resnet10t --weights none --image-size 32 --batch-size 16 --device cpu"
+from tests.board_records import RUN
 
 
 def command(results: Path, more: str = "", epochs: int = 6) -> list[str]:
@@ -93,8 +92,3 @@ def test_checkpoints_of_another_configuration_are_refused_and_forced_runs_begin_
     assert not list((tmp_path / "other").rglob("*.json"))
     assert main(command(tmp_path, "--force")) == 0
     assert "resumed" not in only_record(tmp_path)["training"]
-
-
-def test_a_negative_number_of_epochs_between_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(tmp_path, "--checkpoint-every -1")) == 2
-    assert "--checkpoint-every -1: give a number of epochs" in capsys.readouterr().err

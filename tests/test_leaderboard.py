@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from retrieval_bench.errors import UserError
+from retrieval_bench.groups import group_rows
 from retrieval_bench.leaderboard import (
     distinct_labels,
-    group_rows,
     leaderboard,
     print_table,
     protocols,
     readable,
     row_keys,
     runs_by_row,
-    select_runs,
     write_tables,
 )
 from retrieval_bench.records import Record
+from retrieval_bench.report.commands import select_runs
 from tests.board_records import of, record, save
 from tests.data.data_checks import refused
 

@@ -12,20 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval_bench.config import RunConfig, RuntimeConfig
+from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.data.splits import Split
-from retrieval_bench.losses import LOSSES, Criterion, build_criterion
+from retrieval_bench.losses import Criterion
 from retrieval_bench.measure import accuracy, measure
 from retrieval_bench.records import ResultsFolder, read_record
 from retrieval_bench.run import run
-from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
+from tests.board_records import FAST
 
-CLOSED = RunConfig(
-    data=DataConfig(dataset="synthetic", split="closed_set", image_size=32, flip=False, crop_scale=0.6),
-    model=ModelConfig(backbone="resnet10t", weights="none"),
-    loss=LossConfig(loss="softmax", loss_lr=1e-2),
-    train=TrainConfig(epochs=2, batch_size=16, freeze_bn=False),
-)
+CLOSED = FAST.changed(data__split="closed_set", loss__loss="softmax", train__epochs=2)
 ROUTED = CLOSED.changed(strategy="spottune", options__spottune__eval_policy="argmax,all_frozen,sample")
 
 
@@ -86,23 +81,6 @@ def test_accuracy_by_hand() -> None:
     logits = [[2.0, 3, 1], [2, 1, 5], [1, 0, 0], [1, 9, 0]]
     torch.testing.assert_close(Criterion(Loss()).logits(torch.from_numpy(embeddings)).detach(), torch.tensor(logits))
     assert accuracy(Criterion(Loss()), embeddings, np.array([1, 2, 0, 2])) == 0.75
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses_with_a_vector_per_class_classify(name: str) -> None:
-    """Also after steps that pull each embedding to its class: the classes are found again."""
-    torch.manual_seed(0)
-    criterion = build_criterion(LossConfig(loss=name), 4, 8)
-    assert criterion.classifies != LOSSES[name].needs_pairs
-    if criterion.classifies:
-        labels = torch.arange(4).repeat(8)
-        embeddings = torch.randn(4, 8)[labels] + 0.1 * torch.randn(32, 8)
-        optimizer = torch.optim.Adam(criterion.parameters(), lr=0.05)
-        for _ in range(60):
-            optimizer.zero_grad()
-            criterion(embeddings, labels).backward()
-            optimizer.step()
-        assert accuracy(criterion, embeddings.numpy(), labels.numpy()) > 0.9
 
 
 def test_evaluation_modes_and_routes_are_in_the_record(tmp_path: Path) -> None:

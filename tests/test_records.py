@@ -42,11 +42,11 @@ CHANGES = {
     "metrics.queries": (10**400, "queries is a huge number"),
     "cost.macs": ("many", "macs"),
     "cost.parameters": (float("inf"), "parameters"),
-    "config.data.dataset": (GONE, "no data set"),
-    "labels.strategy": (GONE, "no strategy"),
-    "config.data.image_size": ("large", "'image_size'"),
-    "config.model": ([], "'model'"),
-    "environment.device": ({}, "'device'"),
+    "config.data.dataset": (GONE, "'config.data.dataset'"),
+    "labels.strategy": (GONE, "'labels.strategy'"),
+    "config.data.image_size": ("large", "'config.data.image_size'"),
+    "config.model": ([], "'config.model'"),
+    "environment.device": ({}, "'environment.device'"),
     "config.loss.loss": ("\ud800", "surrogates"),
 }
 BROKEN = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +26,10 @@ from retrieval_bench.identity import run_ids
 from retrieval_bench.models.build import full_name
 from retrieval_bench.records import Record, ResultsFolder, read_record
 from retrieval_bench.run import run
-from retrieval_bench.sections import DataConfig, ModelConfig, TrainConfig
+from retrieval_bench.sections import ModelConfig
+from tests.board_records import FAST, RUN
 
-RUN = sys.modules["retrieval_bench.run"]
-FAST = RunConfig(
-    data=DataConfig(dataset="synthetic", image_size=32, flip=False, crop_scale=0.6),
-    model=ModelConfig(backbone="resnet10t", weights="none"),
-    train=TrainConfig(epochs=1, batch_size=16, freeze_bn=False),
-)
+MODULE = sys.modules["retrieval_bench.run"]
 
 
 def words(results: Path, *more: str) -> list[str]:
@@ -181,18 +178,6 @@ def test_queries_are_searched_in_the_gallery(reader: Literal["pil", "cache"], tm
     assert (record.metrics["queries"], record.metrics["queries_without_positive"]) == (8, 0)
 
 
-@pytest.mark.parametrize("preprocessing", ["crop", "squash"])
-def test_both_readers_give_close_results(preprocessing: Literal["crop", "squash"], tmp_path: Path) -> None:
-    base = FAST.changed(data__preprocessing=preprocessing, data__stored=36)
-    pil, cache = (
-        run(base.changed(data__reader=reader), RuntimeConfig(results=tmp_path)) for reader in ("pil", "cache")
-    )
-    assert pil.id != cache.id
-    assert pil.loss_per_epoch == pytest.approx(cache.loss_per_epoch, rel=0.02)
-    assert pil.metrics["recall_at_1"] == pytest.approx(cache.metrics["recall_at_1"], abs=0.08)
-    assert pil.cost["images_seen"] == cache.cost["images_seen"]
-
-
 def test_cache_that_would_be_too_large_stops_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--cache-limit-gb"):
         run(FAST.changed(data__reader="cache", data__stored=39), RuntimeConfig(results=tmp_path, cache_limit_gb=1e-6))
@@ -205,9 +190,8 @@ def test_corrupt_image_in_training_or_test_is_named_and_nothing_is_recorded(
 ) -> None:
     root = folder_of_images(tmp_path / "images")
     (root / victim).write_bytes((root / victim).read_bytes()[:200])
-    options = "--backbone resnet10t --weights none --image-size 32 --batch-size 4 --epochs 1".split()
     place = ["--data-root", str(root), "--results", str(tmp_path / "r")]
-    assert main(["run", "--dataset", "folder", *place, *options]) == 2
+    assert main([*RUN.split(), "--dataset", "folder", "--batch-size", "4", *place]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
     assert victim in line
@@ -230,41 +214,18 @@ def failing(error: BaseException) -> Any:
     return fail
 
 
-RUN_WORDS = (
-    "run --dataset synthetic --backbone resnet10t --weights none --image-size 32 --epochs 1 --batch-size 16".split()
-)
-
-
-def test_disk_full_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    full = OSError(errno.ENOSPC, "No space left on device", "leaderboard")
-    monkeypatch.setattr("retrieval_bench.files.os.fsync", failing(full))
-    assert main([*RUN_WORDS, "--strategy", "frozen", "--results", str(tmp_path)]) == 2
-    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
-
-
-def test_results_folder_that_cannot_be_written_stops_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "results").write_text("a file, not a folder")
-    assert main([*RUN_WORDS, "--results", str(tmp_path / "results")]) == 2
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1
-    assert printed.startswith("error: ")
-
-
 @pytest.mark.parametrize(
-    ("error", "code", "message"),
+    ("place", "error", "code", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (MemoryError(), 2, "--micro-batch"),
-        (RuntimeError("CUDA out of memory. Tried"), 2, "--micro-batch"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 2, "--micro-batch"),
+        ((MODULE, "train"), KeyboardInterrupt(), 130, "interrupted"),
+        ((MODULE, "train"), MemoryError(), 2, "--micro-batch"),
+        ((MODULE, "train"), RuntimeError("CUDA out of memory. Tried"), 2, "--micro-batch"),
+        ((MODULE, "train"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 2, "--micro-batch"),
+        ((os, "fsync"), OSError(errno.ENOSPC, "No space left on device", "x"), 2, "x: No space left on device"),
     ],
 )
-def test_interrupts_and_exhausted_memory_are_one_line(
+def test_interrupts_exhausted_memory_and_a_full_disk_are_one_line_and_leave_nothing(
+    place: tuple[Any, str],
     error: BaseException,
     code: int,
     message: str,
@@ -272,22 +233,22 @@ def test_interrupts_and_exhausted_memory_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(RUN, "train", failing(error))
-    assert main([*RUN_WORDS, "--results", str(tmp_path)]) == code
+    monkeypatch.setattr(*place, failing(error))
+    assert main([*RUN.split(), "--strategy", "frozen", "--results", str(tmp_path)]) == code
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert not list(tmp_path.rglob("*.json"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_a_bug_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RUN, "train", failing(RuntimeError("shapes do not match")))
+    monkeypatch.setattr(MODULE, "train", failing(RuntimeError("shapes do not match")))
     with pytest.raises(RuntimeError, match="shapes"):
-        main([*RUN_WORDS, "--results", str(tmp_path)])
+        main([*RUN.split(), "--results", str(tmp_path)])
 
 
 def test_what_an_interrupted_benchmark_finished_is_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train, calls = RUN.train, []
+    train, calls = MODULE.train, []
 
     def second_call_is_interrupted(*args: Any) -> Any:
         calls.append(args)
@@ -295,7 +256,7 @@ def test_what_an_interrupted_benchmark_finished_is_in_the_table(
             raise KeyboardInterrupt
         return train(*args)
 
-    monkeypatch.setattr(RUN, "train", second_call_is_interrupted)
+    monkeypatch.setattr(MODULE, "train", second_call_is_interrupted)
     assert main(words(tmp_path)) == 130
     assert "frozen" in capsys.readouterr().out
     assert len((tmp_path / "leaderboard.csv").read_text().splitlines()) == 2

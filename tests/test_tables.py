@@ -22,7 +22,8 @@ import pytest
 
 from retrieval_bench.cli import main
 from retrieval_bench.columns import column
-from retrieval_bench.leaderboard import Format, group_rows, leaderboard, protocol_tables, render, reported_tables
+from retrieval_bench.groups import group_rows
+from retrieval_bench.leaderboard import Format, leaderboard, protocol_tables, render, reported_tables
 from retrieval_bench.records import Record
 from retrieval_bench.reported import reported_rows, reported_source, reported_values
 from retrieval_bench.tables import escape_latex, escape_markdown
@@ -187,7 +188,7 @@ def test_the_command_prints_and_writes_the_same(
         (["--where", "epochs"], "COLUMN=VALUE"),
         (["--where", "epoch=4"], "did you mean 'epochs'?"),
         (["--where", "epochs=5"], "unknown epochs '5'"),
-        (["--loss", "triplet", "--where", "loss=softmax"], "--loss"),
+        (["--loss", "triplet", "--where", "loss=softmax"], "unknown loss"),
         (["--by", "recall_at_1"], "unknown column 'recall_at_1'"),
         (["--dataset", "cub", "--strategy", "frozen"], "no row has"),
         (["--output", "FOLDER"], "is a folder"),

@@ -13,13 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from retrieval_bench.cli import main
 from retrieval_bench.trackers import Trackers
+from tests.board_records import RUN
 
-RUN = "run --dataset synthetic --backbone resnet10t --weights none --image-size 32 --epochs 2 --device cpu"
 CONFIG = {"train.epochs": 2}
 
 
 def test_tensorboard_has_the_losses_and_metrics_of_the_record(tmp_path: Path) -> None:
-    assert main([*RUN.split(), "--results", str(tmp_path), "--track", "tensorboard"]) == 0
+    assert main([*RUN.split(), "--epochs", "2", "--results", str(tmp_path), "--track", "tensorboard"]) == 0
     (path,) = (tmp_path / "runs").glob("*.json")
     record = json.loads(path.read_text())
     (folder,) = (tmp_path / "tensorboard").iterdir()

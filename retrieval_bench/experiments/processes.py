@@ -19,6 +19,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from retrieval_bench.progress import replace_unknown_signs
+
 GRACE = 60
 """Seconds that a process has to end when it is stopped."""
 PACKAGE = str(Path(__file__).parents[2])
@@ -110,6 +112,7 @@ def serve(descriptor: int) -> None:
     connection, calls = Connection(descriptor), SimpleQueue[bytes]()
     main = threading.main_thread().ident or 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    replace_unknown_signs()
 
     def listen() -> None:
         try:

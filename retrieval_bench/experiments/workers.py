@@ -158,8 +158,8 @@ def run_all(
             for done, (run_id, error) in enumerate(shown, start=1):
                 try:
                     records[run_id] = None if error else read_record(results.record(run_id))
-                except (OSError, ValueError) as reason:
-                    error = f"no record in {results.runs} ({first_line(reason)}); is the results folder shared?"
+                except UserError as reason:
+                    error = f"no record in {results.runs} ({reason}); is the results folder shared?"
                 errors[run_id], text = error, f"failed: {error}"
                 if record := records[run_id]:
                     recall = 100 * record.metrics.get("recall_at_1", float("nan"))

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import tyro
 
 from retrieval_bench.comparison import compare, to_lines
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.files import check_writable, write_text
-from retrieval_bench.leaderboard import Format, group_rows, leaderboard, print_table, render, select_runs, write_tables
+from retrieval_bench.groups import group_rows
+from retrieval_bench.leaderboard import (
+    Format,
+    leaderboard,
+    plain_text,
+    print_table,
+    render,
+    row_keys,
+    runs_by_row,
+    write_tables,
+)
 from retrieval_bench.progress import logger
-from retrieval_bench.records import ResultsFolder, finite
+from retrieval_bench.records import Record, ResultsFolder, finite
 from retrieval_bench.report.page import write_report
 
 Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
@@ -47,7 +59,7 @@ class Leaderboard:
     """write the table there, and nothing else"""
 
     def execute(self) -> None:
-        results = open_results(self.results)
+        results = ResultsFolder(self.results).existing()
         if self.output is not None and self.output.is_dir():
             raise UserError(f"{self.output}: is a folder; name a file")
         conditions = self._conditions()
@@ -57,10 +69,8 @@ class Leaderboard:
         records = results.require_records()
         table = leaderboard(select_runs(records, conditions) if conditions else records)  # ranked among themselves
         table = group_rows(table, self.by) if self.by else table
-        if self.output is None and self.format == "text":
-            print_table(table, self.by)
-            return
-        text = render(table, self.format, self.by, reported=set(conditions) <= {"dataset"})
+        is_shown = self.output is None and self.format == "text"
+        text = render(table, self.format, self.by, reported=set(conditions) <= {"dataset"} and not is_shown)
         if self.output is None:
             print(text, end="")
         else:
@@ -74,8 +84,6 @@ class Leaderboard:
             column, equals, value = word.partition("=")
             if not equals:
                 raise UserError(f"--where {word}: write COLUMN=VALUE, such as epochs=4")
-            if flags.get(column):
-                raise UserError(f"--where {word}: give the values of --{column} there or here, not both")
             conditions[column] = (*conditions.get(column, ()), value)
         return conditions
 
@@ -95,7 +103,7 @@ class Compare:
     """print JSON"""
 
     def execute(self) -> None:
-        comparison = compare(self.first, self.second, open_results(self.results))
+        comparison = compare(self.first, self.second, ResultsFolder(self.results).existing())
         as_json = json.dumps(finite(asdict(comparison)), allow_nan=False, default=float)
         print(as_json if self.json else "\n".join(to_lines(comparison)))
 
@@ -114,7 +122,7 @@ class Report:
     """size of the page; galleries and figures that do not fit are left out, those of the best rows last"""
 
     def execute(self) -> None:
-        results = open_results(self.results)
+        results = ResultsFolder(self.results).existing()
         if self.megabytes < 1:
             raise UserError(f"--megabytes {self.megabytes}: give 1 or more")
         output = self.output or self.results / "report.html"
@@ -127,8 +135,22 @@ class Report:
             logger.info(f"{left_out}; --megabytes raises the limit")
 
 
-def open_results(folder: Path) -> ResultsFolder:
-    """The results folder; raises :class:`UserError` for one that does not exist."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; --results names the one that holds runs/")
-    return ResultsFolder(folder)
+def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:
+    """The runs of those rows whose columns have one of the given values, as text (a strategy with or without options);
+    raises :class:`UserError` for no such column, or a value that no row has."""
+    table: Any = leaderboard(records)
+    is_selected = pd.Series(True, index=table.index)
+    for name, values in conditions.items():
+        if name not in table:
+            raise unknown("column", name, map(str, table))
+        texts = table[name].map(plain_text)
+        without_options = texts.str.replace(r"\([^)]*\)", "", regex=True) if name == "strategy" else texts
+        asked, known = {*map(plain_text, values)}, {*texts, *without_options}
+        for value in sorted(asked - known):
+            raise unknown(name, value, known)
+        is_selected &= texts.isin(asked) | without_options.isin(asked)
+    if not is_selected.any():
+        listed = ", ".join(f"{name} {' or '.join(values)}" for name, values in conditions.items())
+        raise UserError(f"no row has {listed}, all together")
+    runs = runs_by_row(records)
+    return [record for key in row_keys(table[is_selected]) for record in runs[key]]

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from retrieval_bench.columns import column
+from retrieval_bench.columns import COLUMNS, column
 from retrieval_bench.details import Details, read_details
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.statistics import SEEDS
 from retrieval_bench.figures.embedding_map import embedding_map
 from retrieval_bench.figures.gallery import NamedFigure, figures_of
 from retrieval_bench.files import write_text
@@ -31,7 +33,6 @@ from retrieval_bench.leaderboard import (
 )
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record, ResultsFolder
-from retrieval_bench.report.verdict import verdict
 from retrieval_bench.tables import TextTable
 
 MAP_POINTS = 400
@@ -46,6 +47,11 @@ KINDS = {
     "routes": "routes",
 }
 """Groups of figures, by the first word of their names."""
+
+CHEAPER = {"macs": "is the smallest network", "images_seen": "took the least training"}
+"""What the row that costs least is, by cost."""
+NAMED = 4
+"""Ties that are named."""
 
 
 @dataclass
@@ -172,28 +178,64 @@ def gallery_of(details: Details, numbers: dict[bytes, int]) -> dict[str, Any]:
         ``similarity``); ``pairs``: each with ``query``, ``confused_with`` (images) and ``count``. An image is ``name``,
         ``path`` and ``thumbnail``, a number or None.
     """
-    pictures = details.pictures()
+    pictures, own = details.pictures(), details.queries[details.neighbour_queries]
 
-    def image(row: int) -> dict[str, Any]:
-        picture = pictures.get(row)
+    def image(row: int, **more: Any) -> dict[str, Any]:
+        picture = pictures.get(int(row))
         number = numbers.setdefault(picture, len(numbers)) if picture else None
         name = str(details.class_names[details.labels[row]])
-        return {"name": name, "path": str(details.paths[row]), "thumbnail": number}
+        return {"name": name, "path": str(details.paths[row]), "thumbnail": number, **more}
 
     def query(row: int) -> dict[str, Any]:
-        own = int(details.queries[details.neighbour_queries[row]])
-        neighbours = [
-            image(int(other))
-            | {"right": bool(details.labels[other] == details.labels[own]), "similarity": float(similarity)}
+        near = [
+            image(other, right=bool(details.labels[other] == details.labels[own[row]]), similarity=float(similarity))
             for other, similarity in zip(details.neighbours[row], details.similarity[row], strict=True)
             if other >= 0
         ]
-        rank = int(details.first_rank[details.neighbour_queries[row]])
-        return {"image": image(own), "rank": rank, "neighbours": neighbours}
+        rank = details.first_rank[details.neighbour_queries[row]]
+        return {"image": image(own[row]), "rank": int(rank), "neighbours": near}
 
-    def pair(row: int, count: int) -> dict[str, Any]:
-        own, other = details.queries[details.neighbour_queries[row]], details.neighbours[row, 0]
-        return {"query": image(int(own)), "confused_with": image(int(other)), "count": count}
+    pairs = [
+        {"query": image(own[row]), "confused_with": image(details.neighbours[row, 0]), "count": count}
+        for _, _, count, row in details.confused_classes()
+    ]
+    return {"queries": [query(row) for row in details.gallery_queries()], "pairs": pairs}
 
-    pairs = [pair(row, count) for _, _, count, row in details.confused_classes()]
-    return {"queries": [query(int(row)) for row in details.gallery_queries()], "pairs": pairs}
+
+def verdict(rows: Any) -> list[str]:
+    """Sentences about the rows of one protocol, best Recall@1 first: which leads, by how much over common seeds, how
+    sure that is, and which of its ties cost less. The first sentence can stand alone."""
+    recall = column("recall_at_1")
+    measured = rows[rows["recall_at_1"].notna()] if "recall_at_1" in rows else rows[:0]
+    if not len(measured):
+        return ["R@1 was not measured."]
+    best = measured[measured["significance"] == "best"]
+    if not len(best):
+        first = measured.iloc[0]
+        highest = f"{recall.text(first['recall_at_1'])} ({first['strategy']})"
+        return [f"Not ranked, since no row has {SEEDS} seeds; the highest R@1 is {highest}."]
+    leader = best.iloc[0]
+    mean = recall.text(leader["recall_at_1"], leader["recall_at_1_ci95"])
+    sentences = [f"{leader['strategy']} leads with R@1 {mean} ({leader['seeds']} seeds)."]
+    ties = measured[measured["significance"] == "tie"]
+    if len(ties):
+        more = f" and {len(ties) - NAMED} more" if len(ties) > NAMED else ""
+        sentences.append(f"Not significantly different from it: {', '.join(ties['strategy'].head(NAMED))}{more}.")
+    for cost, is_cheapest in CHEAPER.items():
+        known = ties[ties[cost].notna()]
+        if len(known) and pd.notna(leader[cost]):
+            cheapest = known.loc[known[cost].astype(float).idxmin()]
+            share = cheapest[cost] / leader[cost] if leader[cost] else 1
+            if share < 0.99:
+                amount = f"{COLUMNS[cost].text(cheapest[cost])} {COLUMNS[cost].title}, {100 * share:.0f} %"
+                sentences.append(f"Of these, {cheapest['strategy']} {is_cheapest}: {amount} of the leader's.")
+    worse = measured[(measured["significance"] == "") & measured["p_value"].notna()]
+    if len(worse):
+        below = worse.iloc[0]
+        begin = "The first that is significantly worse" if len(ties) else "Next"
+        gap = f"{recall.text(-below['difference'])} points below over common seeds (p = {below['p_value']:.3f})"
+        sentences.append(f"{begin}: {below['strategy']}, {gap}.")
+    untested = int((measured["p_value"].isna() & (measured["significance"] == "")).sum())
+    if untested:
+        sentences.append(f"Not tested, since too few seeds are common: {untested} row{'' if untested == 1 else 's'}.")
+    return sentences

@@ -8,17 +8,18 @@ A strategy never sees the test set.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.sections import check_bounds
+from retrieval_bench.sections import option as option
 
 
 @dataclass(frozen=True)
@@ -72,34 +73,6 @@ class Categorical:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
-
-
-BOUNDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-    choices: Collection[str] = (),
-    search: Range | Categorical | None = None,
-    shown: bool = False,
-) -> Any:
-    """A field of a strategy's ``Options``: one line declares the flag, its help, its bounds and what a search tries.
-
-    The `default` never changes, since runs are named by what differs from it. `low` and `high` are allowed themselves,
-    `above` and `below` are not; `choices` are the allowed words. `search` is nothing that sets the size of the network
-    or the length of the training. An option that is `shown` is part of the strategy's label in tables even at its
-    default.
-    """
-    bounds = {"at least": low, "above": above, "at most": high, "below": below}
-    given = {words: bound for words, bound in bounds.items() if bound is not None}
-    metadata = {"help": help, "bounds": given, "choices": choices, "search": search, "shown": shown}
-    return field(default=default, metadata=metadata)
 
 
 class ParameterGroup(TypedDict):
@@ -256,14 +229,7 @@ class Strategy:
 
 def check_options(strategy: str, options: Strategy.Options) -> None:
     """Raises :class:`UserError` for the first option that is out of its bounds or conflicts with another."""
-    for part in fields(options):
-        flag, value = f"--{strategy}.{part.name}".replace("_", "-"), getattr(options, part.name)
-        bounds, choices = part.metadata["bounds"], part.metadata["choices"]
-        if not all(BOUNDS[words](value, bound) for words, bound in bounds.items()):
-            allowed = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
-            raise UserError(f"{flag} {value}: must be {allowed}")
-        if choices and value not in choices:
-            raise unknown(f"value of {flag}", value, choices)
+    check_bounds(options, f"--{strategy}.".replace("_", "-"))
     options.check()
 
 

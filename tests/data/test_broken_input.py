@@ -125,7 +125,7 @@ def test_broken_input_gives_one_line_that_names_it(
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
     assert culprit.format(world.folder) in lines[-1]
     assert printed.out == ""
-    assert not [name for name in files_below(world.folder) if "partial-" in name]
+    assert not [name for name in files_below(world.folder) if ".partial" in name]
 
 
 def test_the_same_input_unbroken_is_accepted(world: World, capsys: pytest.CaptureFixture[str]) -> None:

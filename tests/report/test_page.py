@@ -14,8 +14,7 @@ import pytest
 from retrieval_bench.cli import main
 from retrieval_bench.details import write_details
 from retrieval_bench.records import ResultsFolder
-from retrieval_bench.report.page import gallery_of, write_report
-from retrieval_bench.report.verdict import verdict
+from retrieval_bench.report.page import gallery_of, verdict, write_report
 from tests.board_records import of, record, save
 from tests.report.conftest import HOSTILE, hand_made
 

@@ -1,0 +1,98 @@
+"""Rows of a table in groups: means, intervals and costs, which of them do not differ from the best, and how they are
+sorted. The leaderboard groups runs into rows with it, and rows by columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from retrieval_bench.columns import COLUMNS, METRIC, RECORDED_COSTS, metric_names
+from retrieval_bench.errors import unknown
+from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test
+from retrieval_bench.records import Record
+
+PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
+"""What all rows of one readable table share; rows that differ here are not ranked against each other."""
+SIGNIFICANCE = ("significance", "difference", "p_value")
+MACHINE_COSTS = [name for name in RECORDED_COSTS if COLUMNS[name].of_machine]
+
+
+def summarize(grouped: Any, metrics: Sequence[str]) -> pd.DataFrame:
+    """Per group of rows its ``size``, means of metrics with half of their 95 % t-intervals (``<metric>_ci95``), and
+    mean costs, empty where they depend on the machine and there are several."""
+    values = grouped[[*metrics]]
+    count = values.count()
+    half = values.std() * stats.t.ppf(0.975, count - 1) / np.sqrt(count)
+    costs = grouped[[*RECORDED_COSTS]].mean()
+    costs.loc[on_several_machines(grouped), MACHINE_COSTS] = np.nan
+    intervals = half.round(6).add_suffix("_ci95")
+    return pd.concat([grouped.size().rename("size"), values.mean().round(6), intervals, costs], axis=1)
+
+
+def on_several_machines(grouped: Any) -> pd.Series:
+    return (grouped[["device", "threads"]].nunique(dropna=False) > 1).any(axis=1)
+
+
+def sort_rows(table: Any, order: Sequence[str]) -> Any:
+    """The table by some columns, of which metrics fall."""
+
+    def sortable(values: pd.Series) -> pd.Series:
+        return values.map(str) if values.dtype == object else values  # where texts and numbers are mixed
+
+    return table.sort_values([*order], ascending=[not METRIC.fullmatch(name) for name in order], key=sortable)
+
+
+def compare_with_best(table: Any, runs: Mapping[Any, Sequence[Record]], metric: str) -> pd.DataFrame:
+    """Which rows of a table are the best of their protocol by a metric, and which are not significantly different.
+
+    The ``best`` is the highest mean (the first of equal ones) among rows with the metric of at least three seeds:
+    fewer never rank. Every other row is compared with it by a paired t-test over the seeds that both have (at least
+    three); from p = 0.05 on the row is a ``tie``. So is one that is above the best over those seeds, which may be fewer
+    than the best's own. The p-values are those of single tests, not adjusted for their number: with the few seeds that
+    people can afford, adjusted ones would call most rows ties. The keys of `runs` are the table's index.
+
+    Returns:
+        columns ``significance`` (``best``, ``tie`` or empty), and over the common seeds ``difference`` (mean of the row
+        less that of the best) and ``p_value`` (both empty where nothing was tested), by the table's index.
+    """
+    values = {
+        row: {run.seed: run.metrics[metric] for run in several if run.metrics.get(metric) is not None}
+        for row, several in runs.items()
+    }
+    compared: dict[Any, Any] = dict.fromkeys(table.index, ("", np.nan, np.nan))
+    for _, group in table.groupby([*PROTOCOL], sort=False, dropna=False):
+        ranked = [row for row in group.index if len(values[row]) >= SEEDS]
+        if not ranked:
+            continue
+        best = max(ranked, key=lambda row: group.loc[row, metric])
+        compared[best] = ("best", np.nan, np.nan)
+        for row in group.index.drop(best):
+            common = sorted(values[row].keys() & values[best].keys())
+            if len(common) >= SEEDS:
+                pairs = ([values[side][seed] for seed in common] for side in (row, best))
+                difference, _, p_value = paired_t_test(*pairs)
+                is_tie = p_value >= LEVEL or difference >= 0
+                compared[row] = ("tie" if is_tie else "", round(difference, 6), round(p_value, 6))
+    return pd.DataFrame([*compared.values()], index=table.index, columns=[*SIGNIFICANCE])
+
+
+def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:
+    """One row per value of the columns `by` within each protocol, best first: ``configurations`` (how many), for each
+    metric the mean of their means with half of the 95 % t-interval over configurations, and mean costs."""
+    by = list(dict.fromkeys(by))
+    for name in by:
+        if name not in table or is_result(name):
+            raise unknown("column", name, [other for other in map(str, table) if not is_result(other)])
+    metrics, protocol = metric_names(table), [name for name in PROTOCOL if name not in by]
+    groups = summarize(table.groupby([*protocol, *by], sort=False, dropna=False), metrics).reset_index()
+    order = [*protocol, metrics[0], *by]
+    return sort_rows(groups.rename(columns={"size": "configurations"}), order).reset_index(drop=True)
+
+
+def is_result(name: str) -> bool:
+    is_metric = METRIC.fullmatch(name.removesuffix("_ci95")) is not None
+    return is_metric or name in RECORDED_COSTS or name in SIGNIFICANCE

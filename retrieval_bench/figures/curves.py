@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, plain
+from retrieval_bench.figures.style import Plot
 from retrieval_bench.records import Record
 
 MOST = 12
@@ -32,30 +32,21 @@ def learning_curves(records_by_row: Mapping[str, Sequence[Record]], title: str =
             panels[records[0].config["loss"]["loss"]][label] = losses
     if not panels:
         return None
-    legends = [
-        style.short_labels(list(curves))
-        if len(curves) <= MOST
-        else ["+".join(style.strategy_names(label)) for label in curves]
-        for _, curves in sorted(panels.items())
-    ]
-    heights = [2.4 + style.legend_height(legend) for legend in legends]
-    figure = style.new_figure(sum(heights))
-    panes: Any = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
-    for pane, (loss, curves), legend in zip(panes.flat, sorted(panels.items()), legends, strict=True):
-        axes = pane.subplots()
+    figure = style.new_figure(2.4 * len(panels))
+    rows: Any = figure.subplots(len(panels), 1, squeeze=False)
+    for axes, (loss, curves) in zip(rows.flat, sorted(panels.items()), strict=True):
         looks = [style.look_of(label) for label in curves]
-        for number, (losses, label) in enumerate(zip(curves.values(), legend, strict=True)):
+        for number, (label, losses) in enumerate(curves.items()):
             look = looks[number] | {"ls": style.line_style(looks, number)}
-            _curve(axes, losses, "" if label in legend[:number] else label, look)
-        axes.set(xlabel="epoch", ylabel=f"training loss, {loss}")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+            _curve(axes, losses, label if len(curves) <= MOST else "+".join(style.strategy_names(label)), look)
+        style.epoch_axis(axes, ylabel=f"training loss, {loss}")
         known = np.concatenate([losses[~np.isnan(losses)] for losses in curves.values()])
         if len(known) and known.min() > 0 and known.max() > 4 * known.min():
             axes.set_yscale("log")
             axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
-        style.legend_below(pane, legend)
+        style.legend_below(axes)
     count, losses_shown = sum(map(len, panels.values())), ", ".join(sorted(panels))
     summary = f"Mean training loss per epoch of {count} configurations, in a panel for each of {losses_shown}."
     return Plot(title or "Training loss per epoch", summary, figure)
@@ -68,5 +59,4 @@ def _curve(axes: Any, losses: np.ndarray, label: str, look: dict[str, Any]) -> N
     if len(losses) > 1:
         low, high = np.nanmin(losses, axis=0), np.nanmax(losses, axis=0)
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, lw=0)
-    every = max(1, len(epochs) // 10)
-    axes.plot(epochs, np.nanmean(losses, axis=0), lw=1.2, markevery=every, **look, label=plain(label))
+    axes.plot(epochs, np.nanmean(losses, axis=0), lw=1.2, markevery=max(1, len(epochs) // 10), **look, label=label)

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.embedding_stats import principal_components
-from retrieval_bench.figures.style import STYLE, Plot, legend_below, new_figure, plain
+from retrieval_bench.figures.style import STYLE, Plot, legend_below, new_figure
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.strategies.base import Look, Strategy
 
@@ -67,20 +67,18 @@ def embedding_map(points: np.ndarray, labels: np.ndarray, names: Sequence[str] |
     classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     largest = np.argsort(-counts, kind="stable")[:COLOURED]
     rest = np.isin(codes, largest, invert=True)
-    legend = [plain(classes[number] if names is None else names[number])[:24] for number in largest]
-    legend += ["other classes"] if rest.any() else []
-    figure = new_figure(5, legend=legend)
+    figure = new_figure(5)
     axes = figure.subplots()
     style = {"rasterized": len(points) > MANY, "ls": "none", "ms": 3 if len(points) > MANY else 4.5, "mew": 0}
     if rest.any():
         axes.plot(*points[rest].T, **style, marker=".", color=Strategy.look.colour, alpha=0.5, label="other classes")
-    for number, name, look in zip(largest, legend, distant_looks(), strict=False):
-        own = points[codes == number].T
+    for number, look in zip(largest, distant_looks(), strict=False):
+        own, name = points[codes == number].T, str(classes[number] if names is None else names[number])[:24]
         axes.plot(*own, **style, marker=look.marker, color=look.colour, alpha=0.85, label=name)
     axes.set(xticks=[], yticks=[])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_aspect("equal", adjustable="datalim")
-    legend_below(figure, legend, handletextpad=0.3)
+    legend_below(axes, 0.1)
     summary = (
         f"{len(points):,} embeddings of {len(classes):,} classes in two dimensions, {len(largest)} classes in colours."
     )

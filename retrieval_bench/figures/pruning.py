@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.colors import Normalize
 
 from retrieval_bench.columns import column
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, plain
-from retrieval_bench.figures.tradeoff import RECALL, has_cost, limit_values
+from retrieval_bench.figures.style import Plot, info_with
+from retrieval_bench.figures.tradeoff import RECALL, draw_points, has_cost, limit_values
 from retrieval_bench.leaderboard import leaderboard, row_keys
 from retrieval_bench.records import Record
 
@@ -51,24 +49,22 @@ def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "
     rows: Any = rows[rows["recall_at_1"].notna()]
     lines_of = rows["family"].to_numpy()
     families = sorted(set(lines_of) - {""})
-    figure = style.new_figure(2.9 * len(sizes), legend=["not pruned", *families])
+    figure = style.new_figure(2.9 * len(sizes))
     values, halves = rows[["recall_at_1", "recall_at_1_ci95"]].to_numpy(dtype=np.float64).T / RECALL.scale
     looks = [style.look_of(rows["strategy"][lines_of == name].iloc[0]) for name in families]
-    drawn: Any = []
-    for axes, size in zip(figure.subplots(len(sizes), 1, squeeze=False).flat, sizes, strict=True):
+    whole = {"color": "black", "marker": "o", "mfc": "none", "alpha": 0.45}
+    panels: Any = figure.subplots(len(sizes), 1, squeeze=False)
+    for axes, size in zip(panels.flat, sizes, strict=True):
         costs = rows[size].to_numpy(dtype=np.float64) / column(size).scale
-        points, whole = np.column_stack((costs, values, np.nan_to_num(halves))), lines_of == ""
-        drawn = axes.plot(
-            *points[whole, :2].T, ls="none", marker="o", ms=4.5, mfc="none", mec="black", alpha=0.45, label="not pruned"
-        )
+        points = np.column_stack((costs, values, halves))
+        axes.plot(*points[lines_of == "", :2].T, **whole, ls="none", ms=4.5, label="not pruned")
         for number, name in enumerate(families):
             own = points[(lines_of == name) & ~np.isnan(costs)]
-            own, line_style = own[own[:, 0].argsort()], style.line_style(looks, number)
-            drawn += axes.plot(*own[:, :2].T, **looks[number], ls=line_style, ms=5.5, lw=1.2, label=plain(name))
-            axes.errorbar(*own.T, fmt="none", ecolor=looks[number]["color"], elinewidth=0.8, capsize=2)
+            line_style = style.line_style(looks, number)
+            draw_points(axes, own[own[:, 0].argsort()], looks[number], label=name, ls=line_style, ms=5.5, lw=1.2)
         axes.set(xlabel=column(size).axis, ylabel=RECALL.axis)
         limit_values(axes, values, halves)
-    style.legend_below(figure, ["not pruned", *families], handles=drawn)
+    style.legend_below(panels[-1, 0])
     summary = (
         f"Recall@1 against {', '.join(column(size).axis for size in sizes)}, a line for each of {', '.join(families)}, "
         f"beside {(lines_of == '').sum()} configurations that are not pruned."
@@ -78,24 +74,33 @@ def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "
 
 def is_pruned(record: Record) -> bool:
     """Whether a strategy of the run made the network smaller."""
-    return any(key in part for part in record.info.values() if isinstance(part, dict) for key in STRUCTURE)
+    return any(info_with(record, key) for key in STRUCTURE)
 
 
 def family(row: str) -> str:
     """The row's name without how much is pruned: what makes one line."""
-    match = re.fullmatch(r"([\w ]+?) -?[\d.]+", row)
-    return match[1] if match else style.drop_options(row, lambda option: option.startswith(AMOUNTS))
+    if match := re.fullmatch(r"([\w ]+?) -?[\d.]+", row):
+        return match[1]
+
+    def without_amount(options: re.Match[str]) -> str:
+        kept = ", ".join(option for option in options[1].split(", ") if not option.startswith(AMOUNTS))
+        return f"({kept})" if kept else ""
+
+    return re.sub(r"\(([^()]*)\)", without_amount, row)
 
 
-def structure(record: Record) -> np.ndarray:
-    """Float (layers,): share of the channels that stay, layer by layer (section 7 of Wang et al.'s experiment)."""
-    part = next(part for part in record.info.values() if "widths" in part)
-    return np.array([width / part["full_widths"][name] for name, width in part["widths"].items()])
+def structure(record: Record) -> list[float]:
+    """Share of the channels that stay, layer by layer (section 7 of Wang et al.'s experiment); empty if not pruned."""
+    part = info_with(record, "widths")
+    return [width / part["full_widths"][name] for name, width in part.get("widths", {}).items()]
 
 
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's correlation; NaN where one of them is the same share in every layer."""
-    return float(np.corrcoef(one, other)[0, 1]) if min(one.std(), other.std()) > 1e-12 else float("nan")
+def correlations(structures: np.ndarray) -> np.ndarray:
+    """(N, N) Pearson's correlations of (N, layers); NaN for one with the same share in every layer."""
+    centred = structures - structures.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = centred / np.where(length > 1e-9, length, np.nan)
+    return unit @ unit.T
 
 
 @rc_context(style.STYLE)
@@ -103,32 +108,27 @@ def structure_similarity(records_by_row: Mapping[str, Sequence[Record]], title: 
     """The correlation of every pair of structures, rows being settings and seeds; the notes have the mean correlation
     between the seeds of each setting. None without a structure."""
     shares = {
-        row: {
-            record.seed: structure(record)
-            for record in records
-            if any("widths" in part for part in record.info.values())
-        }
+        row: {record.seed: share for record in records if (share := structure(record))}
         for row, records in records_by_row.items()
     }
-    everything = [share for seeds in shares.values() for share in seeds.values()]
-    if not everything:
-        return None
     names = [f"{row}, {seed}" for row, seeds in shares.items() for seed in seeds]
-    matrix = np.array([[correlation(one, other) for other in everything] for one in everything])
+    if not names:
+        return None
+    matrix = correlations(np.array([share for seeds in shares.values() for share in seeds.values()]))
     side = 0.18 * len(names)
     figure = style.new_figure(0.7 + side, 1.3 + side + 0.065 * max(map(len, names)))
     axes = figure.subplots()
-    style.heat_map(axes, matrix, names, "correlation of structures", Normalize(-1, 1))
+    style.heat_map(axes, matrix, names, "correlation of structures", "signed")
     axes.set(xticks=[], xlabel="the same networks")
-    for end in np.cumsum([len(seeds) for seeds in shares.values()])[:-1]:
+    notes, start = [], 0
+    for row, seeds in shares.items():
+        end = start + len(seeds)
         axes.axhline(end - 0.5, color="black", lw=0.6)
         axes.axvline(end + 0.5, color="black", lw=0.6)
-    notes = []
-    for row, seeds in shares.items():
-        pairs = [correlation(one, other) for one, other in combinations(seeds.values(), 2)]
-        pairs = [value for value in pairs if value == value]
-        if pairs:
-            notes.append(f"- {row}: {np.mean(pairs):.3f} ({min(pairs):.3f}, {max(pairs):.3f}), {len(pairs)} pairs")
+        pairs = matrix[start:end, start:end][np.triu_indices(len(seeds), 1)]
+        pairs, start = pairs[~np.isnan(pairs)], end
+        if len(pairs):
+            notes.append(f"- {row}: {pairs.mean():.3f} ({pairs.min():.3f}, {pairs.max():.3f}), {len(pairs)} pairs")
     summary = (
         f"Correlation of the structures of {len(names)} networks; a block on the diagonal has the seeds of a setting."
     )

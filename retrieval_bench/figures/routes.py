@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, plain
+from retrieval_bench.figures.style import Plot, info_with
 from retrieval_bench.records import Record
 
 MOST = 20
@@ -28,12 +28,11 @@ def routes(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> P
         return None
     classes = max(len(record.info["routes"]["rate_by_class"]) for _, record, _ in shown.values())
     epochs = max(len(policy["argmax_rate_per_epoch"]) for *_, policy in shown.values())
-    heights = (0.94 + 0.14 * min(MOST, classes), 0.94 + 0.14 * epochs, 1.9)
-    figure = style.new_figure(sum(heights), style.WIDTH * len(shown))
-    columns: Any = figure.subplots(3, len(shown), height_ratios=heights, squeeze=False).T
+    heights = (0.94 + 0.14 * min(MOST, classes), 0.94 + 0.14 * epochs, 1.7)
+    figure, columns = style.figure_of_columns(len(shown), heights)
     summaries = []
     for (row, record, policy), (by_class, by_epoch, entropy) in zip(shown.values(), columns, strict=True):
-        tested, heading = record.info["routes"], f"{plain(row)}\n" if len(shown) > 1 else ""
+        tested, heading = record.info["routes"], f"{row}\n" if len(shown) > 1 else ""
         chosen = dict(list(tested["rate_by_class"].items())[:MOST])
         rows = ["all test images", *(name[:28] for name in chosen)]
         title_by_class = f"{heading}share of test images for which a block is tuned, by class"
@@ -41,8 +40,6 @@ def routes(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> P
         rates = _rates([*policy["argmax_rate_per_epoch"], tested["rate"]])
         rows = [*(f"epoch {epoch}" for epoch in range(1, len(rates))), "test"]
         style.heat_map(by_epoch, rates, rows, "the same over the training (policy in training mode) and at test")
-        by_class.set(xlabel="block")
-        by_epoch.set(xlabel="block")
         _entropy(entropy, np.array(policy["entropy_per_epoch"]))
         mean = np.nanmean(_rates([tested["rate"]]))
         summaries.append(
@@ -52,10 +49,9 @@ def routes(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> P
     return Plot(title or "Learned routes", " ".join(summaries), figure)
 
 
-def policy_of(record: Record) -> dict[str, Any] | None:
-    """What the router learned, if the routes of the test images are known too."""
-    learned = [part for part in record.info.values() if isinstance(part, dict) and "argmax_rate_per_epoch" in part]
-    return learned[0] if learned and "routes" in record.info else None
+def policy_of(record: Record) -> dict[str, Any]:
+    """What the router learned, if the routes of the test images are known too; empty otherwise."""
+    return info_with(record, "argmax_rate_per_epoch") if "routes" in record.info else {}
 
 
 def _rates(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
@@ -69,6 +65,5 @@ def _entropy(axes: Any, entropy: np.ndarray) -> None:
     epochs = np.arange(1, len(entropy) + 1)
     axes.fill_between(epochs, entropy.min(1), entropy.max(1), color=style.FAINT, lw=0, label="lowest and highest block")
     axes.plot(epochs, entropy.mean(1), "o-", label="mean over blocks")
-    axes.set(xlabel="epoch", ylabel="entropy, bits", ylim=(0, 1.05))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    style.legend_above(axes)
+    style.epoch_axis(axes, ylabel="entropy, bits", ylim=(0, 1.05))
+    style.legend_below(axes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,13 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from retrieval_bench.columns import column
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, plain
+from retrieval_bench.figures.style import Plot
 
 RECALL = column("recall_at_1")
 WIDE = 30
 """A range of costs beyond this ratio asks for a logarithmic axis, linear near 0."""
-STEPS = (1.0, 0.5, 0.0, -0.5, -1.0)
-SIDES = [(right, up) for right in STEPS for up in STEPS if max(abs(right), abs(up)) == 1]
-"""Directions from a point to its label."""
-DISTANCES = (7, 13, 20, 28, 38, 50)
-"""Typographic points from a point to its label, the nearest first."""
+LETTER = (0.02, 0.045)
+"""Room of a letter, as shares of the axes."""
 
 
 def has_cost(rows: pd.DataFrame, cost: str) -> bool:
@@ -37,7 +34,7 @@ def has_cost(rows: pd.DataFrame, cost: str) -> bool:
 @rc_context(style.STYLE)
 def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
     """Recall@1 against a cost, a point per configuration, with 95 % intervals and the line of those that no other one
-    beats.
+    beats, whose points are numbered.
 
     Args:
         rows: of the leaderboard, one protocol: ``strategy`` (a label), ``recall_at_1`` and ``recall_at_1_ci95``
@@ -50,23 +47,18 @@ def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
     labels = list(map(str, rows["strategy"]))
     costs = rows[cost].to_numpy(dtype=np.float64) / column(cost).scale
     values, halves = rows[["recall_at_1", "recall_at_1_ci95"]].to_numpy(dtype=np.float64).T / RECALL.scale
+    points = np.column_stack((costs, values, halves))
     strategies = ["+".join(style.strategy_names(label)) for label in labels]
-    legend = list(dict.fromkeys(strategies))
-    figure = style.new_figure(3.6, legend=legend)
+    figure = style.new_figure(3.6)
     axes = figure.subplots()
-    for name in legend:
-        own, look = np.array([other == name for other in strategies]), style.look_of(name)
-        bars = own & (halves > 0)
-        bar_look = {"fmt": "none", "ecolor": look["color"], "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.6}
-        axes.errorbar(costs[bars], values[bars], halves[bars], **bar_look, zorder=2)
-        size = 7.5 if look["marker"] == "*" else 5.5
-        axes.plot(costs[own], values[own], ls="none", ms=size, mew=1.2, **look, label=plain(name), zorder=3)
+    for name in dict.fromkeys(strategies):
+        look = style.look_of(name)
+        own = points[[other == name for other in strategies]]
+        draw_points(axes, own, look, label=name, ls="none", ms=7.5 if look["marker"] == "*" else 5.5)
     front = np.flatnonzero(pareto_front(costs, values))
     front = front[np.lexsort((values[front], costs[front]))]
-    points = np.column_stack((costs, values))
-    corners = np.repeat(points[front], 2, axis=0)
-    line = np.column_stack((corners[1:, 0], corners[:-1, 1]))  # level up to the next cost, then up
-    axes.plot(*line.T, color="black", lw=1, alpha=0.5, zorder=1.5)
+    corners = np.repeat(points[front], 2, axis=0)  # level up to the next cost, then up
+    axes.plot(corners[1:, 0], corners[:-1, 1], color="black", lw=1, alpha=0.5, zorder=1.5)
     axes.set(xlabel=axis, ylabel=RECALL.axis)
     positive = costs[costs > 0]
     if len(positive) and positive.max() >= WIDE * positive.min():
@@ -74,10 +66,8 @@ def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
         axes.xaxis.set_major_locator(SymmetricalLogLocator(linthresh=positive.min(), base=10, subs=[1, 2, 5]))
     axes.xaxis.set_major_formatter("{x:,g}")
     limit_values(axes, values, halves)
-    if legend:
-        style.legend_below(figure, legend, handletextpad=0.4)
-    shorter = style.short_labels(labels)
-    place_labels(axes, points[front], [shorter[row] for row in front], points, line)
+    style.legend_below(axes)
+    number_points(axes, points[front, :2], [labels[row] for row in front])
     low, high = axes.get_ylim()
     is_cropped = ((values - halves < low) | (values + halves > high)).any()
     best = ", ".join(f"{labels[row]} ({values[row]:.1f} %)" for row in front)
@@ -86,6 +76,31 @@ def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
         f"{' Intervals that reach the edge go on beyond it.' if is_cropped else ''}"
     )
     return Plot(title or f"Recall@1 against {axis}", summary, figure)
+
+
+def draw_points(axes: Any, points: np.ndarray, look: dict[str, Any], **line: Any) -> None:
+    """Points (N, 3) of cost, value and half of its interval, NaN where it is not known, with bars for the intervals."""
+    bars = points[points[:, 2] > 0]
+    bar_look = {"fmt": "none", "ecolor": look["color"], "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.6}
+    axes.errorbar(*bars.T, **bar_look, zorder=2)
+    axes.plot(*points[:, :2].T, **look, **line, mew=1.2, zorder=3)
+
+
+def number_points(axes: Any, points: np.ndarray, labels: Sequence[str]) -> None:
+    """Numbers the points (N, 2) of a front, costs ascending, and names them above the axes, whose limits are final. A
+    number stands above and left of its point, where no other point can be, and higher if the one before is there."""
+    axes.get_xlim()  # settles the limits
+    places = axes.transLimits.transform(axes.transScale.transform(points)) + np.array([-0.008, 0.015])
+    for number, (right, low) in enumerate(places, 1):
+        before = [other[1] + LETTER[1] for other in places[: number - 1] if right - other[0] < LETTER[0]]
+        places[number - 1, 1] = max([low, *before])
+        at = {"xycoords": "axes fraction", "ha": "right", "va": "bottom"}
+        axes.annotate(str(number), places[number - 1], fontsize=style.SMALL, **at)
+    names = [f"{number} {label}".replace(" ", "\N{NO-BREAK SPACE}") for number, label in enumerate(labels, 1)]
+    lines = textwrap.wrap(";  ".join(names), 88, break_on_hyphens=False)
+    axes.set_title("\n".join(lines), loc="left", fontsize=style.SMALL)
+    width, height = axes.figure.get_size_inches()
+    axes.figure.set_size_inches(width, height + 0.13 * len(lines))
 
 
 def pareto_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -105,38 +120,3 @@ def limit_values(axes: Any, values: np.ndarray, halves: np.ndarray) -> None:
     low = min([values.min(), *(values - halves)[usual]]) - room
     high = max([values.max(), *(values + halves)[usual]]) + 2.5 * room
     axes.set_ylim(max(low, -2), min(high, 103))
-
-
-def place_labels(axes: Any, points: np.ndarray, labels: Sequence[str], marks: np.ndarray, line: np.ndarray) -> None:
-    """Writes a label beside each of `points` (N, 2) where it covers neither another label, nor one of the `marks`
-    (M, 2), nor the `line` (L, 2), all in the units of the axes; a thin line leads to the far ones. It needs the final
-    layout, so it comes last."""
-    axes.figure.draw_without_rendering()
-    unit, frame = axes.figure.dpi / 72, np.array([axes.get_window_extent().extents])
-    corners = axes.transData.transform(line)
-    along = [start + (end - start) * part for start, end in pairwise(corners) for part in np.linspace(0, 1, 60)]
-    boxes = [np.concatenate((at - unit, at + unit)) for at in along]
-    boxes += [np.concatenate((at - 5 * unit, at + 5 * unit)) for at in axes.transData.transform(marks)]
-    side, distance = np.tile(SIDES, (len(DISTANCES), 1)), np.repeat(DISTANCES, len(SIDES)) * unit
-    for point, label in zip(points, labels, strict=True):
-        text = plain(label).replace("(", "\n(", 1) if len(label) > style.LONG_LABEL else plain(label)
-        options = {"textcoords": "offset points", "in_layout": False}
-        note = axes.annotate(text, point, xytext=(0, 0), fontsize=style.SMALL, va="center", **options)
-        size, at = np.array(note.get_window_extent().size), axes.transData.transform(point)
-        starts = at + distance[:, None] * side + size * (side - 1) / 2
-        choices = np.column_stack((starts, starts + size))
-        outside = 10 * (size.prod() - _overlap(choices, frame)[:, 0])  # counts more than what covers something
-        chosen = int((distance + outside + 5 * _overlap(choices, np.array(boxes)).sum(axis=1)).argmin())
-        left, bottom, right, top = choices[chosen]
-        boxes.append(np.array([left - 3 * unit, bottom, right + 3 * unit, top]))
-        note.set_position(((left - at[0]) / unit, ((bottom + top) / 2 - at[1]) / unit))
-        if chosen >= len(SIDES):
-            end = (np.clip(at, (left, bottom), (right, top)) - at) / unit
-            arrow = {"arrowstyle": "-", "lw": 0.5, "color": "black", "alpha": 0.5, "shrinkA": 0, "shrinkB": 3}
-            axes.annotate("", point, xytext=tuple(end), arrowprops=arrow, **options)
-
-
-def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, M) areas that N boxes share with M others; a box is left, bottom, right, top."""
-    ends = np.minimum(boxes[:, None, 2:], others[:, 2:])
-    return (ends - np.maximum(boxes[:, None, :2], others[:, :2])).clip(min=0).prod(axis=-1)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from retrieval_bench.figures import style
-from retrieval_bench.figures.style import Plot, plain
+from retrieval_bench.figures.style import Plot, info_with
 from retrieval_bench.records import Record
 
 UNITS = {"n": "v, per weight", "sqrt_n": "v, root mean square", "relative": "v, relative to the weights"}
@@ -18,12 +18,12 @@ MOST = 25
 """Epochs that are named beside a heat map."""
 
 
-def history_of(record: Record) -> dict[str, Any] | None:
+def history_of(record: Record) -> dict[str, Any]:
     """What a strategy of the run says about weight variations: ``variation`` (epochs, K), ``rates`` by block,
-    ``blocks``, ``quality``, ``passes`` or ``trials``, and ``normalizer`` where that is not ``n``; None without a
+    ``blocks``, ``quality``, ``passes`` or ``trials``, and ``normalizer`` where that is not ``n``; empty without a
     trained block."""
-    parts = [part for part in record.info.values() if isinstance(part, dict)]
-    return next((part for part in parts if part.get("variation") and part.get("blocks") != []), None)
+    history = info_with(record, "variation")
+    return history if history.get("blocks") != [] else {}
 
 
 @rc_context(style.STYLE)
@@ -36,11 +36,9 @@ def weight_variation(records_by_row: Mapping[str, Sequence[Record]], title: str 
         return None
     shapes = [np.shape(history["variation"]) for history in histories.values()]
     epochs = max(shape[0] for shape in shapes)
-    heights = [0.75 + 0.13 * max(4, min(epochs, MOST))] * 2 + [1.8]
-    figure = style.new_figure(sum(heights), style.WIDTH * len(histories))
-    columns: Any = figure.subplots(3, len(histories), height_ratios=heights, squeeze=False).T
+    figure, columns = style.figure_of_columns(len(histories), [0.75 + 0.13 * max(4, min(epochs, MOST))] * 2 + [1.6])
     for (name, history), (above, middle, below) in zip(histories.items(), columns, strict=True):
-        heading = f"{plain(name)}\n" if len(histories) > 1 else ""
+        heading = f"{name}\n" if len(histories) > 1 else ""
         variation = np.array(history["variation"], dtype=float)
         _by_block(above, variation, f"{heading}weight variation {UNITS[history.get('normalizer', 'n')]}")
         rates = np.array([history["rates"][block] for block in history["blocks"]], dtype=float).T
@@ -59,8 +57,8 @@ def _by_block(axes: Any, values: np.ndarray, title: str) -> None:
     """A heat map of (epochs, K)."""
     step = -(-len(values) // MOST)
     names = [str(epoch) if epoch % step == 0 else "" for epoch in range(1, len(values) + 1)]
-    style.heat_map(axes, values, names, title, style.log_norm(values))
-    axes.set(xlabel="block", ylabel="epoch")
+    style.heat_map(axes, values, names, title, "log")
+    axes.set_ylabel("epoch")
 
 
 def _by_epoch(axes: Any, history: Mapping[str, Any]) -> None:
@@ -76,6 +74,5 @@ def _by_epoch(axes: Any, history: Mapping[str, Any]) -> None:
     axes.plot(epochs, history["quality"], "o-", label="sorting quality of the kept pass")
     if "threshold" in history:
         axes.plot(epochs, history["threshold"], "--", color="C3", lw=1, label="threshold")
-    axes.set(xlabel="epoch", ylabel="sorting quality", ylim=(-0.03, 1.08))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    style.legend_above(axes)
+    style.epoch_axis(axes, ylabel="sorting quality", ylim=(-0.03, 1.08))
+    style.legend_below(axes)

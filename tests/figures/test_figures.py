@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ import pytest
 from retrieval_bench.config import RunConfig, flatten, nest
 from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.embedding_map import embedding_map
-from retrieval_bench.figures.pruning import correlation, family, pruning_curve, structure_similarity
+from retrieval_bench.figures.pruning import correlations, family, pruning_curve, structure_similarity
 from retrieval_bench.figures.routes import routes
 from retrieval_bench.figures.style import Plot
 from retrieval_bench.figures.tradeoff import has_cost, tradeoff
@@ -44,7 +45,7 @@ def record(strategy: str, seed: int = 0, recall: float = 0.5, loss: str = "tripl
     return Record(f"{code}-{seed}", seed, code, config, labels, {}, metrics, cost, environment, **more)
 
 
-def losses(**curves: list[list[float | None]]) -> dict[str, list[Record]]:
+def losses(**curves: Sequence[Sequence[float | None]]) -> dict[str, list[Record]]:
     return {
         row: [record(row, seed, training={"loss_per_epoch": run}) for seed, run in enumerate(runs)]
         for row, runs in curves.items()
@@ -160,9 +161,22 @@ def test_the_tradeoff_draws_what_was_measured_and_names_the_front() -> None:
     points = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in plot.figure.axes[0].lines}
     assert points["standard"] == [[2000, 50]]
     assert points["layer_pruning"] == [[1000, 45], [500, 42]]
+    texts = plot.figure.axes[0].texts
+    assert [text.get_text() for text in texts] == ["1", "2", "3"]
+    assert "3 standard" in plot.figure.axes[0].get_title("left").replace("\N{NO-BREAK SPACE}", " ")
     assert "4 configurations" in plot.summary
     assert "standard (50.0 %)" in plot.summary
     assert "last_k" not in plot.summary
+
+
+def test_numbers_of_near_points_stand_above_one_another_and_each_label_is_in_the_legend_once() -> None:
+    near = tradeoff(ROWS.assign(macs=[2e9, 5e8, 5e8 + 2, 5e8 + 1], recall_at_1=[0.6, 0.4, 0.402, 0.401]))
+    near.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in near.figure.axes[0].texts]
+    assert len(boxes) == 4
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    many = learning_curves(losses(**{f"last_k(k={k})": [[2.0, 1.0]] for k in range(14)}))
+    assert letters(many).count("last_k") == 1
 
 
 def test_a_cost_is_drawn_where_it_differs() -> None:
@@ -233,5 +247,5 @@ def test_what_makes_one_line(row: str, line: str) -> None:
 def test_structures_are_compared_between_seeds() -> None:
     assert structure_similarity({"a": [record("a")]}) is None
     assert drawn("similarity").notes[1:] == ("- Gates 0.5: 1.000 (1.000, 1.000), 3 pairs",)
-    assert correlation(np.array([0.1, 0.5, 0.9]), np.array([0.9, 0.5, 0.1])) == pytest.approx(-1)
-    assert np.isnan(correlation(np.ones(3), np.arange(3)))
+    matrix = correlations(np.array([[0.1, 0.5, 0.9], [0.9, 0.5, 0.1], [0.3, 0.3, 0.3]]))
+    np.testing.assert_allclose(matrix, [[1, -1, np.nan], [-1, 1, np.nan], [np.nan] * 3])

@@ -1,4 +1,4 @@
-"""Looks, labels and fronts."""
+"""Looks and fronts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_bench.figures.embedding_map import distant_looks
-from retrieval_bench.figures.style import look_of, short_labels, strategy_names
+from retrieval_bench.figures.style import look_of, strategy_names
 from retrieval_bench.figures.tradeoff import pareto_front
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.strategies.base import Strategy
@@ -53,12 +53,6 @@ def test_chains_options_and_strangers() -> None:
     assert chain == {"color": first["color"], "marker": last["marker"], "markeredgecolor": last["color"]}
     assert sorted(map(str, distant_looks())) == sorted(map(str, LOOKS))
     assert look_of("of another version")["color"] == Strategy.look.colour
-
-
-def test_labels_keep_what_distinguishes_them() -> None:
-    gates = ["gates(budget=0.3, search_epochs=6)", "gates(budget=0.5, search_epochs=6)"]
-    labels = short_labels([*gates, "last_k(k=3)", "a_long_name(option=argmax,all_tuned)"])
-    assert labels == ["gates(budget=0.3)", "gates(budget=0.5)", "last_k(k=3)", "a_long_name"]
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=12))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
 from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError
@@ -89,17 +91,33 @@ MINERS: dict[str, Callable[[], nn.Module]] = {
 
 class Criterion(nn.Module):
     """A loss with its miner: ``criterion(embeddings, labels)`` with float (B, D) embeddings, not normalised, and int64
-    (B,) labels in 0..C-1; a scalar."""
+    (B,) labels in 0..C-1; a scalar. `mined` counts batches with a miner, and those of which it left the loss no pair or
+    triplet (int64 (2,), a buffer, so that a pass that is undone leaves no trace)."""
+
+    mined: Tensor
 
     def __init__(self, loss: nn.Module, miner: nn.Module | None = None):
         super().__init__()
         self.loss = loss
         self.miner = miner
+        self.register_buffer("mined", torch.zeros(2, dtype=torch.int64))
+        self.register_load_state_dict_pre_hook(_count_from_zero)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if self.miner is None:
             return self.loss(embeddings, labels)
-        return self.loss(embeddings, labels, self.miner(embeddings, labels))
+        indices = self.miner(embeddings, labels)
+        if isinstance(self.loss, losses.TripletMarginLoss):
+            indices = convert_to_triplets(indices, labels)
+        self.mined[0] += 1
+        self.mined[1] += not any(map(len, indices))
+        return self.loss(embeddings, labels, indices)
+
+    @property
+    def share_without_pairs(self) -> float:
+        """Of all batches, those of which the miner left no pair or triplet, so that the loss was 0."""
+        batches, without = self.mined.tolist()
+        return without / max(batches, 1)
 
     @property
     def classifies(self) -> bool:
@@ -112,6 +130,10 @@ class Criterion(nn.Module):
         logits = loss.get_logits(embeddings)
         are_distances = hasattr(loss, "proxies") and not loss.distance.is_inverted  # of Proxy-NCA
         return -logits if are_distances else logits
+
+
+def _count_from_zero(criterion: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    state.setdefault(f"{prefix}mined", torch.zeros(2, dtype=torch.int64))  # checkpoints of earlier versions have none
 
 
 def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -27,16 +29,31 @@ def ask(kind: Any, words: Sequence[str], program: str, default: Any = None) -> A
     Raises:
         UserError: one line in place of tyro's framed box.
     """
-    box = io.StringIO()
-    program = f"retrieval_bench {program}"
-    options = {} if default is None else {"default": default}
+    parse = partial(tyro.cli, kind, args=split_commas(words, set(list_flags(kind))), prog=f"retrieval_bench {program}")
+    if default is not None:
+        parse = partial(parse, default=default)
     try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=split_commas(words, set(list_flags(kind))), prog=program, **options)
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parse()
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(f"{one_line(box.getvalue())} (`{program} --help` lists all flags)") from None
+    with contextlib.redirect_stderr(io.StringIO()) as box, contextlib.suppress(SystemExit), wide_terminal():
+        parse()
+    raise UserError(f"{one_line(box.getvalue())} (`retrieval_bench {program} --help` lists all flags)")
+
+
+@contextlib.contextmanager
+def wide_terminal() -> Iterator[None]:
+    """A block in which the terminal is said to be so wide that tyro breaks no line of what it prints."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def list_flags(kind: Any) -> Iterator[str]:
@@ -64,16 +81,15 @@ def split_commas(words: Sequence[str], flags: set[str]) -> list[str]:
 
 
 def one_line(box: str) -> str:
-    """What tyro prints in a framed box, as one line without the frame."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    frame = re.compile(r"[│╭╮╰╯─━]+|^[|+]|[|+]$|-{3,}")  # the last three where the terminal is not UTF-8
-    title = re.compile(r"(Parsing|Unrecognized|Invalid|Required).*(error|options|input)|.* --help")
-    rows = [frame.sub(" ", row).strip() for row in plain.splitlines()]
-    rows = [row for row in rows if row and not title.fullmatch(row)]
-    return (
-        re.sub(r"\s+", " ", " ".join(rows).split("Argument helptext:")[0]).strip()
-        or "the arguments cannot be understood"
-    )
+    """What tyro prints in a framed box on a wide terminal, as one line: without frame, title, rules and help texts, but
+    for those of arguments that are missing."""
+    framed = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:-1]
+    rows = [row.strip("│").rstrip() for row in framed]  # there is no sign at the sides where the terminal is not UTF-8
+    rows = [row for row in rows if row.strip(" ─━-")]
+    if any("Perhaps you meant:" in row or "Arguments similar to" in row for row in rows):
+        rows = [row for row in rows if not row.startswith(" " * 8)]
+    text = re.sub(r"\s+", " ", " ".join(rows)).strip()
+    return re.split(r" ?(?:Argument|For full) helptext", text)[0] or "the arguments cannot be understood"
 
 
 def listing(usage: str, title: str, entries: Mapping[str, str]) -> str:

@@ -55,3 +55,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"--head {loss.head} belongs to --loss softmax; {loss.loss} has no classifier head"
     if per_class and train.batch_size % per_class:
         yield f"--batch-size {train.batch_size} is not a multiple of --samples-per-class {per_class}"
+    if needs_pairs and train.batch_size == per_class:
+        yield (
+            f"--batch-size {train.batch_size} with --samples-per-class {per_class} is one class per batch, and --loss "
+            f"{loss.loss} compares classes: raise --batch-size or lower --samples-per-class"
+        )

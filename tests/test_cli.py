@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,36 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert message in printed.err
     assert "---" not in printed.err, "no frame"
     assert not printed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["leaderboard", "--resultss", "x"], "Unrecognized options: --resultss, x Perhaps you meant: --results PATH"),
+        (["data", "list", "--helpp"], "Unrecognized options: --helpp"),
+        (["run", "--a-flag-that-is-longer-than-the-terminal", "5"], "--a-flag-that-is-longer-than-the-terminal, 5"),
+        (["run", "--epochs", "many"], "Error parsing --epochs: invalid literal for int() with base 10: 'many'"),
+        (["run", "--k", "1,x"], "Error parsing --k: Could not find valid parse for arguments: ['1', 'x']"),
+        (["evaluate", "--gallery"], "Missing value for argument '--gallery'. Expected 1 values."),
+        (["run", "--epochs"], "Missing value for argument '--epochs'. Expected 1 values."),
+        (["run", "--split", "random"], "invalid choice 'random' for argument '--split'. Expected one of"),
+        (["map"], "Missing from retrieval_bench map: PATH embeddings and labels"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_of_words_on_any_terminal(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = set()
+    for columns in ("20", "80", "300"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(words) == 2
+        printed.add(capsys.readouterr().err)
+        assert os.environ["COLUMNS"] == columns
+    (error,) = printed
+    assert error.startswith("error: ")
+    assert line in error
+    assert error.endswith(f"(`retrieval_bench {' '.join(words[: 1 + (words[0] == 'data')])} --help` lists all flags)\n")
+    assert not re.search(r"help ?text|\(default|For full|─|\|", error)
 
 
 def test_commas_of_labels_and_of_single_values_stay() -> None:

@@ -116,6 +116,10 @@ def test_records_of_choices_that_there_are_no_more_are_read() -> None:
         ({"loss.head": "autolr"}, "belongs to --loss softmax"),
         ({"loss.loss": "triplet", "train.samples_per_class": 1}, "2 or more"),
         ({"train.batch_size": 10, "train.samples_per_class": 4}, "not a multiple"),
+        *(
+            ({"loss.loss": name, "train.batch_size": 3, "train.samples_per_class": 3}, "is one class per batch")
+            for name in ("triplet", "contrastive", "multi_similarity")
+        ),
         ({"train.epochs": -1}, "--epochs -1: must be at least 0"),
         ({"train.lr": float("nan")}, "--lr nan: must be at least 0"),
         ({"train.lr": float("inf")}, "--lr inf: must be finite"),
@@ -154,5 +158,8 @@ def test_k_is_what_papers_report_on_the_data_set_unless_asked(dataset: str, ks: 
 
 
 def test_pair_losses_get_batches_with_several_images_per_class() -> None:
+    for loss in ("proxy_anchor", "softmax"):  # need no second class in a batch
+        validate(DEFAULT.changed(loss__loss=loss, train__batch_size=3, train__samples_per_class=3))
+    validate(DEFAULT.changed(loss__loss="triplet", train__batch_size=4, train__samples_per_class=2))
     assert DEFAULT.changed(loss__loss="triplet").samples_per_class == 4
     assert flatten(DEFAULT)["train.samples_per_class"] == 0

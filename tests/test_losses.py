@@ -78,6 +78,18 @@ def test_miner_chooses_triplets_and_reads_only_torch_s_generator(name: str) -> N
     assert not torch.isclose(values[0], criterion("triplet", "none")(*batch()))
 
 
+@pytest.mark.parametrize("miner", ["semihard", "multi_similarity"])
+def test_batches_of_which_a_miner_takes_nothing_are_counted(miner: str) -> None:
+    loss, (embeddings, labels) = criterion("triplet", miner), batch()
+    state = loss.state_dict()
+    loss(embeddings, labels)
+    assert loss.share_without_pairs == 0
+    assert loss(torch.eye(DIM)[labels], labels) == 0
+    assert loss.share_without_pairs == 0.5
+    loss.load_state_dict({name: value for name, value in state.items() if name != "mined"})  # an earlier version's
+    assert loss.share_without_pairs == 0
+
+
 def test_default_miners() -> None:
     hard, semihard = (criterion("triplet", name)(*batch()) for name in ("hard", "semihard"))
     assert hard > semihard

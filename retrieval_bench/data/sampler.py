@@ -32,9 +32,10 @@ class BatchSampler(Sampler[list[int]]):
         self.rows = np.split(np.argsort(labels, kind="stable"), starts[1:])  # of each class, ascending
         self.generator = torch.Generator()
         if per_class and len(self.rows) < batch_size // per_class:
+            way_out = "lower --batch-size or raise --samples-per-class" if len(self.rows) > 1 else "take more classes"
             raise UserError(
                 f"a batch of {batch_size} with {per_class} images per class needs {batch_size // per_class} classes, "
-                f"the training split has {len(self.rows)}: lower --batch-size or raise --samples-per-class"
+                f"the training split has {len(self.rows)}: {way_out}"
             )
 
     def __len__(self) -> int:

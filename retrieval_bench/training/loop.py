@@ -119,10 +119,13 @@ class Training:
             loss, lrs = self.history[-1], {f"rate/{name}": lr for name, lr in self.lrs().items()}
             self.log({"loss": loss, **lrs}, epoch + 1)
             logger.info(f"epoch {epoch + 1}/{self.epochs}: loss {loss:.4f}, {self.seconds:.0f} s so far")
+        if self.criterion.share_without_pairs == 1:
+            logger.info("no batch had a pair or triplet that the miner takes, so the loss was 0: try another --miner")
 
     def account(self) -> dict[str, Any]:
         """What the record says of the training; only what happened."""
-        events = {"resumed": self.resumed, "skipped_batches": self.skipped}
+        without_pairs = round(self.criterion.share_without_pairs, 6)
+        events = {"resumed": self.resumed, "skipped_batches": self.skipped, "batches_without_pairs": without_pairs}
         return {
             "loss_per_epoch": self.history,
             "converged": self.history[-1] < self.history[0] if len(self.history) > 1 else None,

@@ -72,3 +72,5 @@ def test_too_few_classes_are_refused() -> None:
     BatchSampler(np.arange(8), 32, 4)
     with refused("needs 8 classes", "has 7", "--batch-size"):
         BatchSampler(np.arange(7), 32, 4)
+    with refused("needs 2 classes", "has 1: take more classes"):
+        BatchSampler(np.zeros(9, dtype=np.int64), 4, 2)

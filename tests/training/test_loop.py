@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.strategies.base import Chain, EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.training.loop import Training
 from tests.training.helpers import Data, differing, flatten, make_training, run_config, state_of
 
@@ -169,6 +170,23 @@ def test_skipped_batches_change_nothing(synthetic: Data, capsys: pytest.CaptureF
         trained(1, 1, 6)
     with pytest.raises(Diverged):
         trained(8, *range(8))
+
+
+class TakesNothing(nn.Module):
+    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return labels[:0], labels[:0], labels[:0]
+
+
+@pytest.mark.parametrize("nothing", [False, True])
+def test_a_loss_that_never_had_a_pair_is_said(
+    synthetic: Data, nothing: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = make_training(synthetic, config=run_config("triplet", micro_batch=4))
+    if nothing:
+        training.criterion.miner = TakesNothing()
+    training.fit()
+    assert (training.account().get("batches_without_pairs") == 1.0) == nothing
+    assert ("no batch had a pair or triplet" in capsys.readouterr().err) == nothing
 
 
 def test_skipped_batches_of_rejected_passes_are_taken_back(synthetic: Data) -> None:

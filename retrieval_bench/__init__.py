@@ -7,6 +7,7 @@ cheap; ``__init__.pyi`` has their types.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,12 @@ _MODULES = {
     "run": "run",
 }
 __all__ = ["Record", "RunConfig", "RuntimeConfig", "evaluate", "leaderboard", "load_embedder", "load_records", "run"]
+
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    # Threads of the OpenMP that torch brings (libgomp) wait for each other in a loop of 300,000 turns, which keeps the
+    # core from the thread they wait for where other processes need it too. Read when torch is loaded; inherited by
+    # workers.
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 class _Package(ModuleType):

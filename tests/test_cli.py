@@ -29,6 +29,22 @@ def test_help_and_lists_answer_at_once(words: list[str], code: int) -> None:
     assert answer.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("given", "set_to"),
+    [({}, "1000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE")],
+)
+def test_threads_wait_for_a_short_time_unless_the_user_says_how(given: dict[str, str], set_to: str) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    program = (
+        f"import os, sys, retrieval_bench\nassert 'torch' not in sys.modules\nprint(*map(os.environ.get, {names}))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert answer.stdout.strip() == set_to
+
+
 def test_help_names_every_command_and_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out

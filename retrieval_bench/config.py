@@ -20,7 +20,7 @@ import tyro
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.errors import unknown
 from retrieval_bench.losses import LOSSES
-from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, option
+from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, flat, option
 from retrieval_bench.strategies import STRATEGIES, StrategyOptions, label, split_names
 
 Flat = tyro.conf.arg(name="")
@@ -218,7 +218,7 @@ def flag_words(name: str, value: Any) -> list[str]:
         return [name if value else name.replace("--", "--no-", 1)]
     if not isinstance(value, list):
         return [name, str(value)]
-    return [name, *(str(word) for item in value for word in (item if isinstance(item, list) else [item]))]
+    return [name, *map(str, flat(value))]
 
 
 def to_command(config: Any, default: Any = None) -> list[str]:

@@ -68,7 +68,7 @@ def compare_with_best(table: Any, runs: Mapping[Any, Sequence[Record]], metric: 
         ranked = [row for row in group.index if len(values[row]) >= SEEDS]
         if not ranked:
             continue
-        best = max(ranked, key=lambda row: group.loc[row, metric])
+        best = max(ranked, key=dict(zip(group.index, group[metric], strict=True)).__getitem__)
         compared[best] = ("best", np.nan, np.nan)
         for row in group.index.drop(best):
             common = sorted(values[row].keys() & values[best].keys())

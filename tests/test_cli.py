@@ -182,7 +182,7 @@ def test_signs_that_the_terminal_lacks_are_replaced(setting: dict[str, str], tmp
 
 
 def test_names_of_files_that_the_locale_lacks_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "images.csv").write_text("path,label\ncaf\xe9.png,a\n", encoding="utf-8")
+    (tmp_path / "images.csv").write_text("path,label\ncaf\xe9.png,a\nb.png,b\n", encoding="utf-8")
     words = [sys.executable, "-m", "retrieval_bench", "data", "verify", "table", "--data-root", "images.csv"]
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
     answer = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)

@@ -1,8 +1,9 @@
 """How fast the evaluator is, beside its peers: each in its own process, on the same input, with as many threads.
 
 ``make bench-eval`` prints, for each size, seconds (median over rounds in which the competitors take turns), peak memory
-of the process and ratios; then how the cost grows, and an approximate index at a million rows. The input is drawn:
-Gaussian clusters, noise chosen so that Recall@1 is about 0.85. Run it on an idle machine.
+of the process and ratios; then how the cost grows, with ``growth.png`` beside the output, and an approximate index at a
+million rows. The input is drawn: Gaussian clusters, noise chosen so that Recall@1 is about 0.85. Run it on an idle
+machine. ``--only figure`` draws ``growth.png`` again from what was measured.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ from typing import Any, Literal
 
 import faiss
 import numpy as np
+import pandas as pd
 import torch
+from matplotlib import rc_context
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
 from benchmarks.timing import command_line
 from retrieval_bench.device import environment
+from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.evaluate import evaluate
+from retrieval_bench.figures.style import STYLE, Plot, new_figure
 from retrieval_bench.files import write_text
 
 KS = (1, 10, 100, 1000)
@@ -137,25 +142,55 @@ def compare(shape: tuple[int, int, int], rounds: int) -> list[Found]:
 
 def table(rows: list[Found]) -> str:
     """The results beside the lower bound and beside ours."""
-    lines = [f"{'':34}{'seconds':>9}{'(fastest, slowest)':>21}{'peak MB':>9}{'x products':>12}{'x ours':>9}   R@1"]
-    for row in rows:
-        if "error" in row:
-            lines.append(f"{row['name']:34}{row['error']}")
-            continue
-        spread = f"({row['fastest']:.2f}, {row['slowest']:.2f})"
-        ratios = "".join(f"{row['seconds'] / rows[base]['seconds']:>{width}.2f}" for base, width in ((0, 12), (1, 9)))
-        recall = f"{row['result']['recall_at_1']:.4f}" if row["result"] else ""
-        lines.append(f"{row['name']:34}{row['seconds']:>9.2f}{spread:>21}{row['peak_mb']:>9.0f}{ratios}   {recall}")
-    return "\n".join(lines)
+    frame: Any = pd.DataFrame(rows).set_index("name")
+    for title, base in (("x products", 0), ("x ours", 1)):
+        frame[title] = frame["seconds"] / frame["seconds"].iloc[base]
+    frame["R@1"] = [row.get("result", {}).get("recall_at_1", np.nan) for row in rows]
+    frame["peak_mb"] = frame["peak_mb"].round()
+    return frame.drop(columns="result").rename_axis(None).to_string(float_format="{:.4g}".format, na_rep="")
+
+
+def exponent_of(growth: list[Found]) -> float:
+    """The power of the number of rows that time grows as, by least squares over logarithms."""
+    rows, seconds = np.log([[run["rows"], run["seconds"]] for run in growth]).T
+    return float(np.polyfit(rows, seconds, 1)[0])
+
+
+@rc_context(STYLE)
+def growth_figure(growth: list[Found]) -> Plot:
+    """Time and memory against the number of embeddings, the fitted power of time as a line."""
+    rows, seconds, memory = np.array([[run[name] for name in ("rows", "seconds", "peak_mb")] for run in growth]).T
+    exponent, figure = exponent_of(growth), new_figure(2.6)
+    left, right = figure.subplots(1, 2)
+    fitted = np.exp(np.log(seconds).mean()) * (rows / np.exp(np.log(rows).mean())) ** exponent
+    left.loglog(rows, fitted, color="black", alpha=0.35, label=f"N^{exponent:.2f}")
+    left.plot(rows, seconds, "o", label="measured")
+    left.set(ylabel="seconds")
+    left.legend()
+    right.plot(rows, memory, "o-")
+    right.set(ylabel="peak memory of the process, MB", ylim=(0, None))
+    left.set_xticks(rows)
+    left.yaxis.set_major_formatter("{x:g}")
+    left.minorticks_off()
+    for axes in (left, right):
+        axes.xaxis.set_major_formatter(lambda count, _: f"{count / 1000:g}k")
+        axes.set_xlabel("embeddings (N x 512)")
+    summary = f"Time grows as N^{exponent:.2f} from {rows[0]:,.0f} to {rows[-1]:,.0f} embeddings."
+    return Plot("Recall@K and MAP@R, self-retrieval", summary, figure)
 
 
 def main(
     rounds: int = 3,
-    only: Literal["medium", "sop", "growth", "million"] | None = None,
+    only: Literal["medium", "sop", "growth", "million", "figure"] | None = None,
     output: Path = Path("results/local/eval_speed.json"),
 ) -> None:
     """Times the evaluator beside its peers, each `rounds` times; `only` one part, and the others stay in the output."""
     kept: Found = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    if only == "figure":
+        if "growth" not in kept:
+            raise UserError(f"{output}: has no measured growth; --only growth measures it")
+        growth_figure(kept["growth"]).save(output.with_name("growth.png"))
+        return
     kept["environment"] = environment("cpu")
     for name in [only] if only else [*SIZES, "growth", "million"]:
         if name in SIZES:
@@ -166,9 +201,10 @@ def main(
         elif name == "growth":
             runs = [in_own_process("retrieval_bench, recall + MAP@R", rows, 512, rows // 5) for rows in GROWTH]
             kept[name] = [{"rows": rows, **run} for rows, run in zip(GROWTH, runs, strict=True)]
-            exponent = np.polyfit(np.log(GROWTH), np.log([run["seconds"] for run in runs]), 1)[0]
+            growth_figure(kept[name]).save(output.with_name("growth.png"))
             per_row = np.polyfit(GROWTH, [run["peak_mb"] for run in runs], 1)[0] * 1024
-            print(f"\ntime grows as N^{exponent:.2f}, memory by {per_row:.1f} KB per row (the input itself takes 2 KB)")
+            grows = f"time grows as N^{exponent_of(kept[name]):.2f}, memory by {per_row:.1f} KB per row"
+            print(f"\n{grows} (the input itself takes 2 KB)")
         else:
             embeddings, labels = draw(1_000_000, 128, 100_000, noise=1.0)
             started = time.perf_counter()

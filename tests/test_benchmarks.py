@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from benchmarks import eval_speed, inference_speed, training_speed
 from benchmarks.timing import command_line, report, timed
+from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.sections import ModelConfig
 from tests.training.helpers import random_images
@@ -76,4 +79,17 @@ def test_competitors_agree() -> None:
     assert len({round(result["recall_at_1"], 9) for result in results.values() if result}) == 1
     run = {"seconds": 1.0, "fastest": 1.0, "slowest": 2.0, "peak_mb": 9.0}
     rows = [{"name": name, **run, "result": result} for name, result in results.items()]
-    assert eval_speed.table(rows).count("(1.00, 2.00)") == len(results)
+    printed = eval_speed.table([*rows, {"name": "broken", "error": "no memory"}]).splitlines()
+    assert len(printed) == len(results) + 2
+    assert "x ours" in printed[0]
+    assert printed[-1].split() == ["broken", "no", "memory"]
+
+
+def test_the_figure_of_growth_is_drawn_again_from_what_was_measured(tmp_path: Path) -> None:
+    growth = [{"rows": rows, "seconds": (rows / 1000) ** 1.5, "peak_mb": 500.0} for rows in (1000, 2000, 4000)]
+    assert "N^1.50" in eval_speed.growth_figure(growth).summary
+    (tmp_path / "speed.json").write_text(json.dumps({"growth": growth}))
+    eval_speed.main(only="figure", output=tmp_path / "speed.json")
+    assert (tmp_path / "growth.png").exists()
+    with pytest.raises(UserError, match="no measured growth"):
+        eval_speed.main(only="figure", output=tmp_path / "none.json")

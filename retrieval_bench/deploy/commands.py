@@ -10,18 +10,18 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from retrieval_bench.data.loading import resolve_workers
 from retrieval_bench.data.sheet import write_sheet
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy import search
 from retrieval_bench.deploy.export import export
-from retrieval_bench.deploy.saved import embedder_digest, find_embedder, read_embedder
-from retrieval_bench.device import resolve_device
+from retrieval_bench.deploy.saved import embedder_digest, find_embedder
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import check_writable
 
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Output = tyro.conf.arg(aliases=["-o"])
+Results = Annotated[Path, tyro.conf.arg(help="folder that holds runs/ and models/")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="auto takes a GPU when there is one")]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Export:
     """id of a record in --results, or its beginning, as far as it is unique"""
     output: Annotated[Path | None, Output] = None
     """new folder; exported/<id> in --results by default"""
-    results: Path = Path("results/local")
-    """folder that holds runs/ and models/"""
+    results: Results = Path("results/local")
 
     def execute(self) -> None:
         path, record = find_embedder(self.run, self.results)
@@ -62,10 +61,8 @@ class Embed:
     """flat is exact; hnsw and ivf are approximate, for millions of images"""
     skip_unreadable: bool = False
     """leave out images that cannot be decoded, with a line each (all are decoded twice)"""
-    results: Path = Path("results/local")
-    """folder that holds runs/ and models/"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU when there is one"""
+    results: Results = Path("results/local")
+    device: Device = "auto"
     workers: int = -1
     """processes that decode images; -1 means none on a CPU, up to 8 beside a GPU"""
     batch_size: int = 64
@@ -81,7 +78,7 @@ class Embed:
         table = search.images_below(self.folder.expanduser(), self.skip_unreadable)
         check_writable(output.parent, "--output")
         try:
-            embeddings = embed_table(path, table, self.device, self.workers, self.batch_size)
+            embeddings = search.embed_images(path, table, self.device, self.workers, self.batch_size)
         except UserError as error:
             way_out = ", or give --skip-unreadable" if "cannot be decoded" in str(error) else ""
             raise UserError(f"{error}{way_out}") from None
@@ -114,10 +111,8 @@ class Search:
     """also draw the queries and their neighbours (PNG)"""
     folder: Path | None = None
     """of --sheet: the folder that was embedded; the folder of --gallery by default"""
-    results: Path = Path("results/local")
-    """folder that holds runs/ and models/"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU when there is one"""
+    results: Results = Path("results/local")
+    device: Device = "auto"
 
     def execute(self) -> None:
         if self.k < 1 or not self.queries:
@@ -139,7 +134,7 @@ class Search:
             check_writable(sheet.parent, "--sheet")
         labels = np.zeros(len(self.queries), dtype=np.int64)
         table = ImageTable(Path(), tuple(map(str, self.queries)), labels, ("",))
-        queries = embed_table(path, table, self.device, 0, 64)
+        queries = search.embed_images(path, table, self.device)
         neighbours = search.nearest(search.open_index(collection, gallery), collection, queries, self.k)
         if sheet:
             folder = self.folder.expanduser() if self.folder else gallery.parent
@@ -155,10 +150,3 @@ class Search:
             width = max((len(near.label) for near in row), default=0)
             for near in row:
                 print(f"{near.rank:>5}  {near.similarity:.4f}  {near.label:{width}}  {near.path}")
-
-
-def embed_table(path: Path, table: ImageTable, device: str, workers: int, batch_size: int) -> np.ndarray:
-    """Float32 (N, D), of length 1: images embedded by the network at `path` on a device."""
-    device = resolve_device(device)
-    embedder, recipe = read_embedder(path)
-    return search.embed_images(embedder.to(device), recipe, table, batch_size, resolve_workers(workers, device))

@@ -76,7 +76,7 @@ def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path)
     returned.
 
     Raises:
-        UserError: no exporter can do the network, or graph and torch differ by more than :data:`TOLERANCE`.
+        UserError: torch cannot export the network, or graph and torch differ by more than :data:`TOLERANCE`.
     """
     router = embedder.backbone.router if isinstance(embedder.backbone, RoutedBackbone) else None
     if router is not None and (not isinstance(router, LearnedRouter) or router.draws):
@@ -87,15 +87,9 @@ def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path)
     logger.info("writing the ONNX graph (half a minute)")
     model = UnitEmbedder(embedder, flip_sum)
     try:
-        difference = _export(model, image_size, path, dynamo=True)
-    except Exception as error:  # an exporter may fail anywhere, and a graph that it fixed to one N fails when it is run
-        logger.info(
-            f"torch's exporter cannot do this network ({first_line(error)}): trying its older one, which traces"
-        )
-        try:
-            difference = _export(model, image_size, path, dynamo=False)
-        except Exception as second:
-            raise UserError(f"this network cannot be exported to ONNX: {first_line(second)}") from None
+        difference = _export(model, image_size, path)
+    except Exception as error:  # anywhere in the exporter; a graph that it fixed to one N fails when it is run
+        raise UserError(f"this network cannot be exported to ONNX: {first_line(error)}") from None
     if not difference <= TOLERANCE:
         raise UserError(
             f"the ONNX graph differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}: nothing is written"
@@ -103,17 +97,14 @@ def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path)
     return Graph(difference)
 
 
-def _export(model: UnitEmbedder, image_size: int, path: Path, dynamo: bool) -> float:
-    """Writes the graph by one of torch's exporters; returns its largest difference from torch on random images."""
+def _export(model: UnitEmbedder, image_size: int, path: Path) -> float:
+    """Writes the graph; returns its largest difference from torch on random images."""
     import onnxruntime
 
-    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"], "dynamo": dynamo}
-    if dynamo:
-        options |= {"dynamic_shapes": ({0: torch.export.Dim("N", min=1)},), "external_data": False, "verbose": False}
-    else:
-        options |= {"dynamic_axes": {"images": {0: "N"}, "embeddings": {0: "N"}}}
+    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"], "external_data": False}
+    options |= {"dynamic_shapes": ({0: torch.export.Dim("N", min=1)},), "verbose": False}
     with _silence(), torch.no_grad():
-        torch.onnx.export(model, (_random_images(2, image_size),), str(path), **options)
+        torch.onnx.export(model, (_random_images(2, image_size),), str(path), dynamo=True, **options)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in COMPARED:

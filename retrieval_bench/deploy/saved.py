@@ -88,7 +88,7 @@ def save_embedder(
     shapes = {name: value.shape for name, value in weights.items()}
     parts = strategy.parts if isinstance(strategy, Chain) else {}
     rebuilding = [
-        {"strategy": name, "options": _offline(asdict(part.options)), "memory": part.state_dict()}
+        {"strategy": name, "options": asdict(part.options.without_downloads()), "memory": part.state_dict()}
         for name, part in parts.items()
         if part.rebuilds_blocks
     ]
@@ -117,8 +117,7 @@ def load_embedder(path_or_run: Path | str, results: Path | str = "results/local"
     Raises:
         UserError: no such embedder, or a file that is damaged or of another format.
     """
-    path = Path(path_or_run)
-    return read_embedder(path if is_kept(path) else find_embedder(str(path_or_run), Path(results))[0])[0]
+    return read_embedder(find_embedder(str(path_or_run), Path(results))[0])[0]
 
 
 def read_embedder(path: Path) -> tuple[Embedder, Recipe]:
@@ -145,22 +144,23 @@ def read_embedder(path: Path) -> tuple[Embedder, Recipe]:
 
 
 def find_embedder(run: str, results: Path) -> tuple[Path, Record | None]:
-    """Where an embedder is (a path without an ending), and the record of its run; None for an exported folder.
+    """Where an embedder is (a path without an ending), and the record of its run; None for one that is named by path.
 
     Args:
-        run: the id of a record in `results`, or the beginning of one; or an exported folder.
+        run: the id of a record in `results`, or the beginning of one; an exported folder; or the path of an embedder.
         results: folder that holds ``runs/`` and ``models/``.
 
     Raises:
         UserError: no such run or folder, several, or a run whose embedder was not kept, with the command that makes it
             again.
     """
-    folder = Path(run).expanduser()
-    if folder.is_dir():
-        if not is_kept(folder / NAME):
-            names = " and ".join(path.name for path in files_of(folder / NAME))
-            raise UserError(f"{run}: not an exported folder, which holds {names}; give one, or the id of a run")
-        return folder / NAME, None
+    given = Path(run).expanduser()
+    path = given / NAME if given.is_dir() else given
+    if is_kept(path):
+        return path, None
+    if given.is_dir():
+        names = " and ".join(file.name for file in files_of(path))
+        raise UserError(f"{run}: not an exported folder, which holds {names}; give one, or the id of a run")
     records = ResultsFolder(results).find(run)
     if len(records) > 1:
         raise UserError(f"'{run}' begins {len(records)} runs; give one: {', '.join(record.id for record in records)}")
@@ -171,11 +171,6 @@ def find_embedder(run: str, results: Path) -> tuple[Path, Record | None]:
             f"the embedder of {path.name} was not kept; this makes it again: {records[0].command} --keep{where}"
         )
     return path, records[0]
-
-
-def _offline(options: dict[str, Any]) -> dict[str, Any]:
-    """Options without pretrained weights, which are overwritten anyway."""
-    return {name: "none" if name.endswith("weights") else value for name, value in options.items()}
 
 
 def _structure(embedder: Embedder, config: ModelConfig, image_size: int) -> dict[str, Any]:

@@ -13,15 +13,16 @@ import faiss
 import numpy as np
 from PIL import Image
 
-from retrieval_bench.data.loading import Batches
+from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.reading import in_threads, is_image, read_image
 from retrieval_bench.data.sheet import Tile, draw_rows
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.deploy.saved import Recipe, data_config
+from retrieval_bench.deploy.saved import data_config, read_embedder
+from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.faiss_search import index_of
 from retrieval_bench.files import atomic_path
-from retrieval_bench.models.embedder import Embedder, embed, unit
+from retrieval_bench.models.embedder import embed, unit
 from retrieval_bench.progress import logger
 
 IndexKind = Literal["flat", "hnsw", "ivf"]
@@ -91,22 +92,24 @@ def _problem_of(path: Path) -> str:
     return ""
 
 
-def embed_images(embedder: Embedder, recipe: Recipe, table: ImageTable, batch_size: int, workers: int) -> np.ndarray:
+def embed_images(path: Path, table: ImageTable, device: str, workers: int = 0, batch_size: int = 64) -> np.ndarray:
     """Float32 (N, D), of length 1: the embeddings of all images of a table, prepared as in the evaluation.
 
     Args:
-        embedder: on the device that computes.
-        recipe: says how images are shown to it.
+        path: of the saved embedder, without an ending.
         table: the images.
+        device: auto, cpu or cuda.
+        workers: processes that decode; -1 for as many as fit the device.
         batch_size: images that pass through the network at a time.
-        workers: processes that decode.
 
     Raises:
-        UserError: an image that cannot be decoded; the line names it.
+        UserError: an embedder that cannot be loaded, no such device, or an image that cannot be decoded.
     """
-    rows = np.arange(len(table))
+    device = resolve_device(device)
+    embedder, recipe = read_embedder(path)
+    workers, rows = resolve_workers(workers, device), np.arange(len(table))
     batches = Batches(table, rows, table.labels, data_config(recipe), workers, batch_size=batch_size)
-    return unit(embed(embedder, batches, recipe.get("flip_sum", False)))
+    return unit(embed(embedder.to(device), batches, recipe.get("flip_sum", False)))
 
 
 def read_collection(path: Path) -> Collection:

@@ -139,6 +139,10 @@ class Strategy:
             """The fewest epochs that make sense."""
             return 0
 
+        def without_downloads(self) -> Any:
+            """The same options for a network whose weights come from a file: nothing pretrained is fetched."""
+            return self
+
         def candidates(self) -> list[Any]:
             """The options to choose from on validation classes, preferred ones first; mostly these alone."""
             return [self]

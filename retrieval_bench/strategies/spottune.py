@@ -25,7 +25,7 @@ blocks keep their batch norms in training mode unless those are frozen (``--free
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,6 +78,9 @@ class LearnedRouting(Strategy):
                     f"--policy-weights {self.policy_weights}: the policy auto starts from random weights; name its "
                     "network"
                 )
+
+        def without_downloads(self) -> Any:
+            return replace(self, policy_weights="none")
 
     options: Any
 

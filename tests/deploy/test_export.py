@@ -141,7 +141,7 @@ def test_a_graph_that_is_not_the_network_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def export(*_: Any, dynamo: bool) -> float:
+    def export(*_: Any) -> float:
         if result is None:
             raise ValueError("not today")
         return result
@@ -150,23 +150,6 @@ def test_a_graph_that_is_not_the_network_leaves_nothing(
     assert export_again(results, tmp_path / "mine") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_the_older_exporter_steps_in(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    export = onnx_graph._export
-
-    def only_older(*arguments: Any, dynamo: bool) -> float:
-        if dynamo:
-            raise ValueError("an operator is missing")
-        return export(*arguments, dynamo=False)
-
-    monkeypatch.setattr(onnx_graph, "_export", only_older)
-    assert export_again(results, tmp_path / "mine") == 0
-    printed, logged = capsys.readouterr()
-    assert "(an operator is missing): trying its older one" in logged
-    assert re.search(r"differs from torch by at most \d\.\de-0[5-9]", printed)
 
 
 def test_the_card_says_what_is_particular(results: Path) -> None:

@@ -75,7 +75,7 @@ def test_help_names_every_command_and_every_command_has_help(capsys: pytest.Capt
         (["bench", "cubb"], "did you mean 'cub'"),
         (["bench", "synthetic", "--strategies", "frozen", "standrad"], "did you mean 'standard'"),
         (["bench", "synthetic", "--strategy", "frozen"], "use --strategies"),
-        (["bench", "synthetic", "--strategies", "frozen", "--last-k.k", "1"], "--last-k options are set"),
+        (["bench", "synthetic", "--strategies", "frozen", "--last-k.k", "1"], "--last-k.k changes nothing here"),
         (["sweep", "synthetik"], "did you mean 'synthetic'"),
         (["sweep", "--strategy", "frozen,standrad"], "did you mean 'standard'"),
         (["sweep", "--seed", "0,,1"], "a value is missing beside a comma"),

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
-from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
+from retrieval_bench.experiments.benchmarks import FEW_CLASSES, PATTERNS
+from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.figures.variation import weight_variation
-from retrieval_bench.reported import reported_source, reported_values
+from retrieval_bench.reported import reported_source
 from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.low_high import LowHigh
 
@@ -32,18 +33,15 @@ PAPER = RunConfig(
     ),
     evaluation=EvalConfig(flip_sum=True),
 )
-SMALL = {"data.image_size": 96, "data.classes": 24, "data.stored": 256, "data.reader": "cache"}
-TINY = {"data.dataset": "synthetic", "data.image_size": 32, "data.flip": False}
-TINY |= {"model.backbone": "resnet50", "model.weights": "none", "train.batch_size": 16}
 SHORT = {"train.schedule": "constant"}
 PROFILES = {
     "paper": Profile("the paper's setting", PAPER),
     "cpu": Profile(
         "smaller than the paper's setting, for 2 CPU cores: fewer classes, pixels and epochs, a constant rate, "
         "images kept at 256 px",
-        unflatten({**SMALL, **SHORT, "train.epochs": 2}, PAPER),
+        unflatten({**FEW_CLASSES, **SHORT, "train.epochs": 2}, PAPER),
     ),
-    "smoke": Profile(DRAWN, unflatten({**TINY, **SHORT, "train.epochs": 1}, PAPER), (0, 1)),
+    "smoke": Profile(DRAWN, unflatten({**PATTERNS, **SHORT, "train.epochs": 1}, PAPER), (0, 1)),
 }
 
 LAST_TWO = {"options.layer_pruning.drop": "15,16"}
@@ -65,18 +63,13 @@ def ablation(base: RunConfig) -> list[Row]:
     for mark, low, high in (("†", usual.low, 1.0), ("‡", 1.0, usual.high), ("☆", usual.low, usual.high)):
         factors = {"options.low_high.low": low, "options.low_high.high": high}
         changes[f"Pruning 15, 16 {mark}"] = {"strategy": "layer_pruning+low_high", **LAST_TWO, **factors}
-    return [
-        row(base, name, values, "Original", reported_values("ablation_pruning", name, base.data.dataset))
-        for name, values in changes.items()
-    ]
+    return named_rows(base, changes, "Original", "ablation_pruning")
 
 
 def figure(base: RunConfig) -> list[Row]:
     """What the paper's figure of weight variations compares."""
-    return [
-        row(base, "One learning rate", {"strategy": "weight_variation"}),
-        row(base, "Pruning 15, 16 and AutoLR", BOTH, "One learning rate"),
-    ]
+    changes = {"One learning rate": {"strategy": "weight_variation"}, "Pruning 15, 16 and AutoLR": BOTH}
+    return named_rows(base, changes, "One learning rate")
 
 
 def comparison(base: RunConfig) -> list[Row]:
@@ -92,18 +85,16 @@ def comparison(base: RunConfig) -> list[Row]:
         "triplet": {"loss.loss": "triplet", "train.samples_per_class": 4, **adamw, **usual},
         "proxy-anchor": {"loss.loss": "proxy_anchor", "train.samples_per_class": 0, **adamw, **usual},
     }
-    rows = [row(base, "Frozen", {"strategy": "frozen", **losses["softmax"]})]
+    compared = {
+        "Standard": {"strategy": "standard"},
+        "Pruning 15, 16": {"strategy": "layer_pruning", **LAST_TWO},
+        "AutoLR": {"strategy": "autolr"},
+        "Pruning 15, 16 and AutoLR": BOTH,
+    }
+    rows = named_rows(base, {"Frozen": {"strategy": "frozen", **losses["softmax"]}})
     for loss, settings in losses.items():
-        changes = {
-            "Standard": {"strategy": "standard"},
-            "Pruning 15, 16": {"strategy": "layer_pruning", **LAST_TWO},
-            "AutoLR": {"strategy": "autolr"},
-            "Pruning 15, 16 and AutoLR": BOTH,
-        }
-        rows += [
-            row(base, f"{name}, {loss}", {**settings, **values}, f"Standard, {loss}")
-            for name, values in changes.items()
-        ]
+        changes = {f"{name}, {loss}": {**settings, **values} for name, values in compared.items()}
+        rows += named_rows(base, changes, f"Standard, {loss}")
     return rows
 
 
@@ -118,7 +109,7 @@ def learning_rates(base: RunConfig) -> list[Row]:
         "Warm restarts": {"strategy": "standard", "train.schedule": "warm_restarts"},
         "AutoLR": {"strategy": "autolr"},
     }
-    return [row(base, name, values, "Single rate") for name, values in changes.items()]
+    return named_rows(base, changes, "Single rate")
 
 
 EXPERIMENTS = {

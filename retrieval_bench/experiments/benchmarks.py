@@ -29,6 +29,12 @@ CUB_224 = RunConfig(
     train=TrainConfig(epochs=40, batch_size=120, lr=1e-4),
 )
 
+FEW_CLASSES = {"data.image_size": 96, "data.classes": 24, "data.stored": 256, "data.reader": "cache"}
+"""What makes a paper's setting on CUB small enough for 2 CPU cores, beside fewer epochs."""
+PATTERNS = {"data.dataset": "synthetic", "data.image_size": 32, "data.flip": False}
+PATTERNS |= {"model.backbone": "resnet50", "model.weights": "none", "train.batch_size": 16}
+"""What puts drawn patterns and an untrained network into a paper's setting."""
+
 
 def _benchmark(about: str, base: RunConfig, seeds: tuple[int, ...] = (0, 1, 2), name: str = "cpu", **grid: Profile):
     return Experiment(about, {name: Profile(about, base, seeds, BASELINES), **grid}, in_leaderboard=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated
 
 import tyro
@@ -20,14 +21,13 @@ from retrieval_bench.experiments.experiment import (
     changed_words,
     recorded_hashes,
     records_of,
-    refuse_idle_flags,
-    rehearse,
     row_hashes,
     runs_of,
 )
 from retrieval_bench.experiments.plan import print_plan
 from retrieval_bench.experiments.reality_check import search_note, searched_rows
 from retrieval_bench.experiments.registry import EXPERIMENTS
+from retrieval_bench.experiments.rehearsal import refuse_idle_flags, rehearse
 from retrieval_bench.experiments.search import open_searches, search, search_runtime
 from retrieval_bench.experiments.strategy_search import StrategySearch
 from retrieval_bench.experiments.table import write_experiment
@@ -189,27 +189,7 @@ class Tune(ManyRuns):
             print(entry.path.with_suffix(".md").read_text(encoding="utf-8"))
 
 
-def experiment(words: Sequence[str]) -> RunExperiment:
-    return _read("experiment", words, EXPERIMENTS)
-
-
-def bench(words: Sequence[str]) -> RunExperiment:
-    return _read("bench", words, {name: entry for name, entry in EXPERIMENTS.items() if entry.in_leaderboard})
-
-
-def study(words: Sequence[str]) -> RunExperiment:
-    return _read("study", words, {name: entry for name, entry in EXPERIMENTS.items() if not entry.in_leaderboard})
-
-
-def reality_check(words: Sequence[str]) -> RunExperiment:
-    profiles = EXPERIMENTS["reality_check"].profiles
-    if words and words[0] in ("-h", "--help"):
-        about = {name: profile.about for name, profile in profiles.items()}
-        choose(words, "profile", about, "reality-check [PROFILE] [--help] [flags of run]", "profiles (cpu is usual)")
-    return _read("reality-check", ["reality_check", *words], EXPERIMENTS)
-
-
-def _read(word: str, words: Sequence[str], experiments: Mapping[str, Experiment]) -> RunExperiment:
+def _read(word: str, experiments: Mapping[str, Experiment], words: Sequence[str]) -> RunExperiment:
     """The command from the name of an experiment, its profile if one follows, and flags."""
     about = {name: f"{entry.about} ({', '.join(entry.profiles)})" for name, entry in experiments.items()}
     title = "experiments, and their profiles (cpu is usual)"
@@ -231,3 +211,16 @@ def _read(word: str, words: Sequence[str], experiments: Mapping[str, Experiment]
         objective=profile.objective,
     )
     return ask(RunExperiment, rest, f"{word} {name} {size}", usual)
+
+
+experiment = partial(_read, "experiment", EXPERIMENTS)
+bench = partial(_read, "bench", {name: entry for name, entry in EXPERIMENTS.items() if entry.in_leaderboard})
+study = partial(_read, "study", {name: entry for name, entry in EXPERIMENTS.items() if not entry.in_leaderboard})
+
+
+def reality_check(words: Sequence[str]) -> RunExperiment:
+    """``experiment reality_check``, of which ``--help`` lists the profiles."""
+    if words and words[0] in ("-h", "--help"):
+        about = {name: profile.about for name, profile in EXPERIMENTS["reality_check"].profiles.items()}
+        choose(words, "profile", about, "reality-check [PROFILE] [--help] [flags of run]", "profiles (cpu is usual)")
+    return _read("reality-check", EXPERIMENTS, ["reality_check", *words])

@@ -6,14 +6,11 @@ the runs, and one table shows means over seeds, intervals, reported values besid
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-
-import torch
 
 from retrieval_bench.config import (
     CONTENT,
@@ -22,21 +19,18 @@ from retrieval_bench.config import (
     changed_flags,
     config_hash,
     flag,
-    flat_values,
     flatten,
     portable,
     unflatten,
     unnest,
 )
-from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.errors import UserError
 from retrieval_bench.figures.style import Plot
-from retrieval_bench.identity import open_images, run_ids
-from retrieval_bench.models.build import build_embedder, full_name
-from retrieval_bench.models.embedder import freeze_batch_norms
+from retrieval_bench.identity import run_ids
+from retrieval_bench.models.build import full_name
 from retrieval_bench.records import Record
-from retrieval_bench.run import open_choices
-from retrieval_bench.strategies import build_strategy, only_used, refuse_unused_options
+from retrieval_bench.reported import reported_values
+from retrieval_bench.strategies import only_used, refuse_unused_options
 from retrieval_bench.validation import validate
 
 Records = dict[str, list[Record]]
@@ -135,19 +129,35 @@ class Experiment:
         return self.rows(profile.base) if self.rows else grid_rows(profile.base, profile.axes)
 
 
-def row(
-    base: RunConfig,
-    name: str,
-    changes: Mapping[str, Any],
-    against: str = "",
-    reported: Mapping[str, float] | None = None,
-    eval_mode: str = "",
-) -> Row:
+def row(base: RunConfig, name: str, changes: Mapping[str, Any]) -> Row:
     """A row that differs from `base` in the values of `changes`, by their dotted names; options of strategies that take
     no part are left out."""
     config = unflatten(changes, base)
-    config = replace(config, options=only_used(config.strategy, config.options))
-    return Row(name, config, reported or {}, "" if against == name else against, eval_mode)
+    return Row(name, replace(config, options=only_used(config.strategy, config.options)))
+
+
+def named_rows(
+    base: RunConfig,
+    changes: Mapping[str, Mapping[str, Any]],
+    against: str = "",
+    table: str = "",
+    eval_modes: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """A row for each entry of `changes`.
+
+    Args:
+        base: the configuration that they share.
+        changes: values by dotted names, for each row by its name.
+        against: the row that the others are compared with.
+        table: of ``reported.csv``, for what a paper reports.
+        eval_modes: of rows that have another than the usual one.
+    """
+    rows = []
+    for name, values in changes.items():
+        reported, mode = reported_values(table, name, base.data.dataset), (eval_modes or {}).get(name, "")
+        compared = "" if name == against else against
+        rows.append(replace(row(base, name, values), reported=reported, against=compared, eval_mode=mode))
+    return rows
 
 
 def grid_rows(base: RunConfig, axes: Mapping[str, tuple[Any, ...]]) -> list[Row]:
@@ -201,41 +211,6 @@ def changed_words(profile: Profile, changed: Profile) -> list[str]:
     words += [] if changed.axes == profile.axes else list(changed.axes["strategy"])
     words += [] if changed.trials == profile.trials else [f"trials-{changed.trials}"]
     return words + ([] if changed.objective == profile.objective else [changed.objective])
-
-
-def refuse_idle_flags(experiment: Experiment, profile: Profile, changed: Profile) -> None:
-    """Raises :class:`UserError` for a choice in the changed profile that changes no row, since the rows make that
-    choice themselves."""
-    rows, usual = experiment.rows_of(changed), dict(flat_values(profile.base))
-    for name, value in flat_values(changed.base):
-        if value != usual[name]:
-            without = replace(changed, base=unflatten({name: usual[name]}, changed.base))
-            if experiment.rows_of(without) == rows:
-                raise UserError(
-                    f"{flag(name)} changes nothing here: the rows of this experiment set it themselves, or do without"
-                )
-
-
-def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> None:
-    """Passes every row through all checks that need no training: options, data, classes of a batch, and blocks of the
-    backbone, on a batch of zeros. Raises :class:`UserError`."""
-    for entry in rows:
-        validate(entry.config)
-    splits, models = {}, {}
-    for entry in rows:
-        config, size = entry.config, entry.config.data.image_size
-        if config.data not in splits:
-            splits[config.data] = open_images(config.data, runtime.data_root)
-        table, split = splits[config.data]
-        BatchSampler(split.train_labels(table.labels), config.train.batch_size, config.samples_per_class)
-        if (config.model, size) not in models:
-            models[config.model, size] = build_embedder(config.model, size)
-        model = copy.deepcopy(models[config.model, size])
-        if config.train.freeze_bn:
-            freeze_batch_norms(model)
-        preferred = {name: candidates[0] for name, candidates in open_choices(config).items()}
-        strategy = build_strategy(config.strategy, replace(config.options, **preferred))
-        strategy.parameter_groups(strategy.prepare(model, torch.zeros(2, 3, size, size, dtype=torch.uint8)), [])
 
 
 def row_hashes(rows: Sequence[Row], runtime: RuntimeConfig) -> dict[str, str]:

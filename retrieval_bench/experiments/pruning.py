@@ -13,7 +13,7 @@ from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
 from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, SYNTHETIC
-from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
+from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.figures.pruning import pruning_curve, structure_similarity
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 
@@ -88,7 +88,7 @@ def curve(base: RunConfig) -> list[Row]:
         changes[f"Uniform {budget}"] = {**channels, "options.channel_pruning.scores": "uniform"}
     for count in DROPPED:
         changes[f"Blocks -{count}"] = {"strategy": "layer_pruning", "options.layer_pruning.drop": f"last:{count}"}
-    return [row(base, name, values, "Whole network") for name, values in changes.items()]
+    return named_rows(base, changes, "Whole network")
 
 
 def similarity(base: RunConfig) -> list[Row]:
@@ -102,7 +102,7 @@ def similarity(base: RunConfig) -> list[Row]:
     gates = {"strategy": "channel_gates", **PASSES}
     changes["Gates on random weights"] = {**gates, **random, "options.channel_gates.regime": "from_scratch"}
     changes["Gates on pretrained weights"] = gates
-    return [row(base, name, values) for name, values in changes.items()]
+    return named_rows(base, changes)
 
 
 CORRELATIONS = (

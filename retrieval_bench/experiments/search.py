@@ -11,7 +11,8 @@ from dataclasses import replace
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
-from retrieval_bench.experiments.experiment import Objective, Row, recorded_hashes, rehearse, row_hashes
+from retrieval_bench.experiments.experiment import Objective, Row, recorded_hashes, row_hashes
+from retrieval_bench.experiments.rehearsal import rehearse
 from retrieval_bench.experiments.search_space import search_space
 from retrieval_bench.experiments.strategy_search import StrategySearch
 from retrieval_bench.experiments.workers import JobResult

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
-from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, PHOTOS, SYNTHETIC
-from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, row
+from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, FEW_CLASSES, PATTERNS, PHOTOS, SYNTHETIC
+from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.figures.routes import routes as routes_figure
-from retrieval_bench.reported import reported_source, reported_values
+from retrieval_bench.reported import reported_source
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies.l2sp import L2SP
 
@@ -45,26 +45,9 @@ PROFILES = {
     "cpu": Profile(
         "smaller than the paper's setting, for 2 CPU cores: fewer classes, pixels and epochs, a small policy network "
         "at 0.01",
-        unflatten(
-            {**SMALL, "data.image_size": 96, "data.classes": 24, "data.stored": 256, "data.reader": "cache"}, SGD
-        ),
+        unflatten({**SMALL, **FEW_CLASSES}, SGD),
     ),
-    "smoke": Profile(
-        DRAWN,
-        unflatten(
-            {
-                **SMALL,
-                "data.dataset": "synthetic",
-                "data.image_size": 32,
-                "data.flip": False,
-                "model.backbone": "resnet50",
-                "model.weights": "none",
-                "train.batch_size": 16,
-            },
-            SGD,
-        ),
-        (0, 1),
-    ),
+    "smoke": Profile(DRAWN, unflatten({**SMALL, **PATTERNS}, SGD), (0, 1)),
 }
 NOTE = (
     "SGD with Nesterov momentum; the L2-SP row holds the classifier by a weight decay of 0.01 (beta), the others by "
@@ -90,18 +73,7 @@ def table(base: RunConfig) -> list[Row]:
     }
     if not base.model.backbone.endswith("resnet50") or base.model.weights != "imagenet":
         del changes["ResNet-101"]  # a file fits one architecture only
-    modes = {"SpotTune, tuned blocks only": "all_tuned"}
-    return [
-        row(
-            base,
-            name,
-            values,
-            "Standard",
-            reported_values("table_spottune", name, base.data.dataset),
-            modes.get(name, ""),
-        )
-        for name, values in changes.items()
-    ]
+    return named_rows(base, changes, "Standard", "table_spottune", {"SpotTune, tuned blocks only": "all_tuned"})
 
 
 def routes(base: RunConfig) -> list[Row]:
@@ -113,8 +85,8 @@ def routes(base: RunConfig) -> list[Row]:
         "All tuned": "all_tuned",
         "All frozen": "all_frozen",
     }
-    changes = {"strategy": "spottune", **ROUTES}
-    return [row(base, name, changes, "Most probable block", eval_mode=mode) for name, mode in modes.items()]
+    changes = {name: {"strategy": "spottune", **ROUTES} for name in modes}
+    return named_rows(base, changes, "Most probable block", eval_modes=modes)
 
 
 COMPARED = {
@@ -142,7 +114,7 @@ COMPARED = {
 
 def strategies(base: RunConfig) -> list[Row]:
     """Every strategy at its defaults under one protocol, AutoLR with L2-SP and layer pruning too."""
-    return [row(base, name, {"strategy": strategy}, "Standard") for name, strategy in COMPARED.items()]
+    return named_rows(base, {name: {"strategy": strategy} for name, strategy in COMPARED.items()}, "Standard")
 
 
 _THREE_PERIODS = {"options.rollback.periods": 3, "train.epochs": 3}

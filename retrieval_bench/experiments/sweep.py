@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from retrieval_bench.config import RunConfig, flag, flat_values
-from retrieval_bench.errors import unknown
+from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.experiments.commands import ManyRuns
 from retrieval_bench.experiments.experiment import Profile, Row, grid_rows, runs_of
 from retrieval_bench.experiments.plan import print_plan
@@ -82,6 +82,9 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
 
     Returns:
         The words that are no flags of ``run``, and for each choice, by its dotted name, its values as words.
+
+    Raises:
+        UserError: an empty value, or one that is given twice.
     """
     usual = dict(flat_values(RunConfig()))
     names = {flag(name): name for name in usual}
@@ -97,10 +100,16 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
         name = names.get(word.replace("_", "-"), "")
         if not name or not parts:
             others += [word, *parts]
-        elif name in LISTS:
+            continue
+        if name in LISTS:
             given[name] = [*given.get(name, []), *([part] for part in parts)]
         elif isinstance(usual[name], list):
             given[name] = [list(value) for value in itertools.product(*(part.split(",") for part in parts))]
         else:
             given[name] = [[value] for part in parts for value in part.split(",")]
+        values = given[name]
+        if len(parts) < len(values) and any("" in value for value in values):
+            raise UserError(f"{word} {' '.join(parts)}: a value is missing beside a comma")
+        for value in (value for place, value in enumerate(values) if value in values[:place]):
+            raise UserError(f"{word} {' '.join(value)} is given twice")
     return others, given

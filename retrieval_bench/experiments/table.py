@@ -51,7 +51,8 @@ def measured_table(rows: Sequence[Row], records: Records, ranked: bool = False) 
     best = rows[order[0]]
     rows = [replace(rows[place], against="" if rows[place] is best else best.name) for place in order]
     table = pd.DataFrame([_line(entry, records) for entry in rows])
-    p_values = [_p_value(entry, best, first, records) for entry in rows]
+    pairs = [_pairs(entry, entry.against, first, records) for entry in rows]
+    p_values = [paired_t_test(*np.transpose(several))[2] if len(several) >= SEEDS else np.nan for several in pairs]
     corrected = holm(p_values)
     table.insert(0, "rank", table[first].rank(ascending=False, method="min").astype("Int64"))
     is_tied = [None if np.isnan(p) else bool(p >= LEVEL) for p in corrected]
@@ -95,15 +96,6 @@ def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
     if not values:
         return None, None
     return round(float(np.mean(values)), 6), (round(float(t_interval(values)[1]), 6) if len(values) > 1 else None)
-
-
-def _p_value(entry: Row, best: Row, metric: str, records: Records) -> float:
-    pairs = [] if entry.name == best.name else _pairs(entry, best.name, metric, records)
-    return (
-        paired_t_test([one for one, _ in pairs], [other for _, other in pairs])[2]
-        if len(pairs) >= SEEDS
-        else float("nan")
-    )
 
 
 def readable_table(table: Any) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,20 @@ def record_of(run: RunConfig, recall: float, map_at_r: float = 0.5, images: int 
         "environment": {"device": "cpu: a processor"},
     }
     return Record(**values | changes)
+
+
+class Answers(Executor):
+    """A pool in this process that gives these answers in turn, or raises them, and then makes calls itself."""
+
+    def __init__(self, *answers: Any):
+        self.answers = list(answers)
+
+    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, function: Any, /, *arguments: Any
+    ) -> Future[Any]:
+        future, answer = Future[Any](), self.answers.pop(0) if self.answers else function(*arguments)
+        (future.set_exception if isinstance(answer, Exception) else future.set_result)(answer)
+        return future
 
 
 class FakeRuns:

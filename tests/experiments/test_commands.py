@@ -1,27 +1,20 @@
-"""``experiment``, ``bench``, ``study``, ``reality-check``, ``sweep`` and ``tune``: from words to runs to tables."""
+"""``experiment``, ``bench``, ``study``, ``reality-check`` and ``tune``: from words to runs to tables."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from retrieval_bench.cli import main, parse
 from retrieval_bench.config import RunConfig, RuntimeConfig
-from retrieval_bench.errors import Diverged
 from retrieval_bench.experiments import worker
-from retrieval_bench.experiments.plan import estimate
-from retrieval_bench.experiments.sweep import split_words
 from retrieval_bench.records import Record
 from retrieval_bench.run import run
-from tests.experiments.helpers import FLAGS, QUICK, record_of
+from tests.experiments.helpers import FLAGS
 
 SMALL = ["--backbone", "resnet10t", "--results"]
 LITTLE = ["study", "learning_rates", "smoke", *SMALL]
@@ -76,22 +69,6 @@ def test_the_table_shows_all_recorded_runs_whichever_were_asked_for(tmp_path: Pa
     lines = lines_of(tmp_path / "studies" / "learning_rates-smoke.csv")
     seeds = {name: line["seeds"] for name, line in lines.items()}
     assert seeds == {"Single rate": "2", "Layer-wise decay": "2", "AutoLR": "1"}
-
-
-def test_a_run_that_diverges_does_not_stop_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def diverge(config: RunConfig, runtime: RuntimeConfig, wait: bool) -> Record:
-        if config.strategy == "standard":
-            raise Diverged("the loss became nan")
-        return run(config, runtime, wait=wait)
-
-    monkeypatch.setattr(worker, "run", diverge)
-    assert main([*LITTLE, str(tmp_path), "--rows", "1", "2", "--seeds", "0"]) == 1
-    printed = capsys.readouterr().err
-    assert "2 runs: 1 recorded, 1 failed" in printed
-    assert printed.splitlines()[-1].endswith(": the loss became nan")
-    assert lines_of(tmp_path / "studies" / "learning_rates-smoke.csv").keys() == {"Layer-wise decay"}
 
 
 def test_a_row_may_choose_on_validation_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,92 +183,6 @@ def test_tune_writes_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(texts) == 2
 
 
-def configs(*words: str) -> list[RunConfig]:
-    return parse(["sweep", *words]).configs
-
-
-def test_a_sweep_goes_seed_by_seed_whatever_the_order_of_the_flags() -> None:
-    flags = ["--loss", "triplet,proxy_anchor", "--seed", "1,0", "--strategy", "frozen,standard"]
-    runs = [(config.seed, config.loss.loss, config.strategy) for config in configs(*flags, "--dataset", "synthetic")]
-    assert runs == list(itertools.product((1, 0), ("triplet", "proxy_anchor"), ("frozen", "standard")))
-
-
-def test_one_value_everywhere_is_the_run_of_run() -> None:
-    words = "--lr 1e-3 --no-flip --k 1 2 --strategy last_k --last_k.k=2 --loss-options alpha 16 --seed 3".split()
-    assert configs(*words) == [parse(["run", *words]).config]
-
-
-def test_values_of_several_words_are_combined_and_lists_stay_whole() -> None:
-    options = [
-        config.loss.loss_options for config in configs("--loss-options", "margin", "0.1,0.2", "--loss", "triplet")
-    ]
-    assert options == [(("margin", 0.1),), (("margin", 0.2),)]
-    drop = "--layer-pruning.drop"
-    runs = configs("--strategy", "layer_pruning", drop, "15,16", drop, "last:2")
-    assert [config.options.layer_pruning.drop for config in runs] == ["15,16", "last:2"]
-
-
-def test_flags_change_a_grid_that_has_a_name() -> None:
-    assert len(configs("synthetic")) == 8
-    runs = configs("synthetic", "--strategy", "standard", "--epochs", "1,2", "--freeze-bn")
-    values = [(config.seed, config.loss.loss, config.train.epochs) for config in runs]
-    assert values == list(itertools.product((0, 1), ("triplet", "proxy_anchor"), (1, 2)))
-    assert all(config.train.freeze_bn and config.data.dataset == "synthetic" for config in runs)
-    assert {config.seed for config in configs("emoji_mini", "--seed", "7")} == {7}
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(("seed", "train.epochs", "train.cycles", "train.batch_size")),
-        st.sets(st.integers(2, 99), min_size=1, max_size=4),
-    )
-)
-def test_words_mean_the_same_with_spaces_and_equals_signs(axes: dict[str, set[int]]) -> None:
-    """Numbers joined by commas, after a space or an equals sign, are the same values; the last of a flag counts; other
-    words stay."""
-    values = {name: [[str(number)] for number in numbers] for name, numbers in axes.items()}
-    flags = {f"--{name.split('.')[-1].replace('_', '-')}": numbers for name, numbers in axes.items()}
-    joined = [word for name, numbers in flags.items() for word in (name, ",".join(map(str, numbers)))]
-    twice = ["--seed", "8,9", *joined] if "seed" in axes else joined
-    equal = [f"{name}={','.join(map(str, numbers))}" for name, numbers in flags.items()]
-    for words in (joined, twice, equal):
-        others, given_values = split_words(["--jobs", "2", *words, "--dry-run", "--results", "a,b"])
-        assert others == ["--jobs", "2", "--dry-run", "--results", "a,b"]
-        assert given_values == values
-
-
-def test_a_sweep_prints_a_plan_then_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    sweep = ["sweep", *FLAGS, "--epochs", "1", "--results", str(tmp_path), "--seed", "0,1"]
-    assert main([*sweep, "--strategy", "frozen,standard", "--dry-run"]) == 0
-    plan = capfd.readouterr().out.splitlines()
-    assert "4 runs: 0 recorded, 4 to make, 1 at a time" in plan
-    assert plan[-1].startswith("time unknown for 4")
-    assert not list(tmp_path.iterdir())
-    assert main([*sweep, "--strategy", "frozen,last_k", "--last-k.k", "99"]) == 1
-    printed = capfd.readouterr()
-    assert all(text in printed.out for text in ("frozen", "R@1"))
-    assert "4 runs: 2 recorded, 2 failed" in printed.err
-    assert re.search(r"failed: \S+-last_k-\S+: --last-k.k 99: the backbone has .*logs/", printed.err.splitlines()[-1])
-    assert len((tmp_path / "leaderboard.csv").read_text().splitlines()) == 2
-    assert main([*sweep, "--strategy", "frozen", "--epochs", "3", "--dry-run"]) == 0
-    plan = capfd.readouterr().out.splitlines()
-    assert "2 runs: 0 recorded, 2 to make, 1 at a time" in plan
-    assert sum(": about " in line for line in plan) == 2
-
-
-def test_time_is_the_median_of_like_runs_by_epoch() -> None:
-    def record(seconds: float, **changes: Any) -> Record:
-        made = record_of(QUICK.changed(**changes), 0.5)
-        made.cost["total_seconds"] = seconds
-        return made
-
-    records = [record(10), *(record(seconds, train__epochs=2) for seconds in (60, 40))]
-    records += [record(999, strategy="standard"), record(999, model__backbone="vit")]
-    longer = QUICK.changed(train__epochs=4)
-    assert estimate([longer, longer.changed(strategy="l2sp")], records, "cpu") == [80, None]
-    assert estimate([longer], records, "cuda") == [None]
-
-
 STUDY, CHECK_SMOKE, TUNE = ["study", "ablation_pruning", "smoke"], ["reality-check", "smoke"], ["tune", *FLAGS]
 
 
@@ -337,8 +228,8 @@ STUDY, CHECK_SMOKE, TUNE = ["study", "ablation_pruning", "smoke"], ["reality-che
         ([*TUNE, "--trials", "0"], "--trials 0"),
         (["sweep", "synthetik"], "did you mean 'synthetic'"),
         (["sweep", "--strategy", "frozen,standrad"], "did you mean 'standard'"),
-        (["sweep", "--seed", "0,,1"], "--seed"),
-        (["sweep", "--seed", "0,1,0"], "each once"),
+        (["sweep", "--seed", "0,,1"], "a value is missing beside a comma"),
+        (["sweep", "--seed", "0,1,0"], "--seed 0 is given twice"),
         (["sweep", "--seed", "0,one"], "--seed"),
         (["sweep", "--lr", "1e-3,-1"], r"--lr -1.0: must be at least 0 \(the run with --lr -1.0\)"),
         (["sweep", *FLAGS, "--retries", "-1"], "--retries -1"),

@@ -19,10 +19,10 @@ from retrieval_bench.experiments.experiment import (
     grid_rows,
     recorded_hashes,
     records_of,
-    refuse_idle_flags,
     row,
     runs_of,
 )
+from retrieval_bench.experiments.rehearsal import refuse_idle_flags
 from retrieval_bench.experiments.table import measured_table, readable_table
 from retrieval_bench.tables import TextTable
 from tests.experiments.helpers import QUICK, record_of

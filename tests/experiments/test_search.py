@@ -206,9 +206,6 @@ def test_failed_trials_are_listed_and_cost_a_plain_run(tmp_path: Path) -> None:
     assert row is not None
     assert (row.columns["trials"], row.columns["failed_trials"]) == (6, 1)
     assert "the loss became nan" in entry.path.with_suffix(".md").read_text()
-
-
-def test_a_search_in_which_all_fails_chooses_nothing(tmp_path: Path) -> None:
     (entry,) = searches_of(tmp_path, 2, "standard")
     search([entry], FakeRuns(fails=lambda config: True))
     assert (entry.best, entry.chosen, entry.row) == (None, None, None)

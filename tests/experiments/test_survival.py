@@ -71,8 +71,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return records(results)
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("engine", [LOCAL, RAY])
+@pytest.mark.parametrize(
+    ("engine", "sent", "status"),
+    [(LOCAL, signal.SIGINT, 130), (LOCAL, signal.SIGKILL, -9), (RAY, signal.SIGTERM, 143), (RAY, signal.SIGKILL, -9)],
+)
 def test_a_driver_that_is_stopped_resumes_with_the_same_command(
     engine: tuple[str, ...], sent: signal.Signals, status: int, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections import Counter
-from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,23 +22,9 @@ from retrieval_bench.experiments.workers import Workers, attempts, run_all
 from retrieval_bench.records import Record, ResultsFolder
 from retrieval_bench.run import run
 from tests.experiments.calls import wait_until
-from tests.experiments.helpers import DIVERGES, QUICK, TOO_DEEP
+from tests.experiments.helpers import DIVERGES, QUICK, TOO_DEEP, Answers
 
 LONG = QUICK.changed(strategy="standard", train__epochs=3)
-
-
-class Answers(Executor):
-    """A pool that gives these answers in turn, or raises them."""
-
-    def __init__(self, *answers: Any):
-        self.answers = iter(answers)
-
-    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, function: Any, /, *arguments: Any
-    ) -> Future[Any]:
-        future, answer = Future[Any](), next(self.answers)
-        (future.set_exception if isinstance(answer, Exception) else future.set_result)(answer)
-        return future
 
 
 def test_failures_are_listed_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +111,7 @@ def test_a_crash_counts_as_an_attempt_and_a_lost_task_is_a_failure(
         monkeypatch.setattr(Workers, "pool", lambda *_, pool=pool: pool)
         (result,) = run_all([QUICK], RuntimeConfig(results=tmp_path))
         assert (result.error or "").startswith(error)
-        assert next(pool.answers, None) is None
+        assert not pool.answers
 
 
 def test_a_run_of_another_driver_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

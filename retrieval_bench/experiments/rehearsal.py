@@ -1,0 +1,55 @@
+"""What is refused before anything is trained: flags without effect, and rows that cannot work."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from retrieval_bench.config import RuntimeConfig, flag, flat_values, unflatten
+from retrieval_bench.data.sampler import BatchSampler
+from retrieval_bench.errors import UserError
+from retrieval_bench.experiments.experiment import Experiment, Profile, Row
+from retrieval_bench.identity import open_images
+from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import freeze_batch_norms
+from retrieval_bench.run import open_choices
+from retrieval_bench.strategies import build_strategy
+from retrieval_bench.validation import validate
+
+
+def refuse_idle_flags(experiment: Experiment, profile: Profile, changed: Profile) -> None:
+    """Raises :class:`UserError` for a choice in the changed profile that changes no row, since the rows make that
+    choice themselves."""
+    rows, usual = experiment.rows_of(changed), dict(flat_values(profile.base))
+    for name, value in flat_values(changed.base):
+        if value != usual[name]:
+            without = replace(changed, base=unflatten({name: usual[name]}, changed.base))
+            if experiment.rows_of(without) == rows:
+                raise UserError(
+                    f"{flag(name)} changes nothing here: the rows of this experiment set it themselves, or do without"
+                )
+
+
+def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> None:
+    """Passes every row through all checks that need no training: options, data, classes of a batch, and blocks of the
+    backbone, on a batch of zeros. Raises :class:`UserError`."""
+    for entry in rows:
+        validate(entry.config)
+    splits, models = {}, {}
+    for entry in rows:
+        config, size = entry.config, entry.config.data.image_size
+        if config.data not in splits:
+            splits[config.data] = open_images(config.data, runtime.data_root)
+        table, split = splits[config.data]
+        BatchSampler(split.train_labels(table.labels), config.train.batch_size, config.samples_per_class)
+        if (config.model, size) not in models:
+            models[config.model, size] = build_embedder(config.model, size)
+        model = copy.deepcopy(models[config.model, size])
+        if config.train.freeze_bn:
+            freeze_batch_norms(model)
+        preferred = {name: candidates[0] for name, candidates in open_choices(config).items()}
+        strategy = build_strategy(config.strategy, replace(config.options, **preferred))
+        strategy.parameter_groups(strategy.prepare(model, torch.zeros(2, 3, size, size, dtype=torch.uint8)), [])

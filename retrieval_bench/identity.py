@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.files import digest
 from retrieval_bench.models.build import full_name
+from retrieval_bench.models.weights import weight_files
 from retrieval_bench.sections import DataConfig, ModelConfig
 
 
@@ -32,8 +34,11 @@ def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> str:
-    """What stands for a weight file in an identity; a missing file is a :class:`UserError`."""
-    return f"sha256:{digest(path)}"
+    """What stands for a weight file in an identity, or for the shards of an index; a missing file is a
+    :class:`UserError`."""
+    digests = [digest(file) for file in weight_files(path)]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest() if digests[1:] else digests[0]
+    return f"sha256:{joined}"
 
 
 def name_run(identity: dict[str, Any], device: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,11 +26,13 @@ def macs(model: nn.Module, image_size: int) -> int:
 
     ResNet-50 at 224 pixels: 4,087,136,256.
     """
-    device = next(model.parameters()).device
+    image = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
     model.eval()
-    # as plain products, since some releases of torch do not count their fused attention on the CPU
+    # without gradients, which the counter would look for where a parameter is a module's input (a class token); as
+    # plain products, since some releases of torch do not count their fused attention on the CPU
+    detached = {name: parameter.detach() for name, parameter in model.named_parameters()}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, image_size, image_size, device=device))
+        functional_call(model, detached, image)
     return counter.get_total_flops() // 2
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, takewhile
 from typing import Any
 
 import torch
@@ -118,39 +118,58 @@ def observe(
 
 
 def name_blocks(net: nn.Module) -> tuple[Block, ...]:
-    """The blocks of a timm network, read from its own ``group_matcher``. torchvision's ResNets are matched like timm's;
-    in its VGGs each convolution with its norm is a block.
+    """The blocks of a network in the order of its pass: one for each module of the series that timm's ``group_matcher``
+    names. torchvision's ResNets are matched like timm's; in a VGG each convolution with its norm is a block.
 
-    A timm group becomes the block that its pattern matches, or else the module that holds all its parameters.
-    Parameters before the first block are the stem; those of the last group outside its block (a final convolution or
-    norm) are the tail. A network whose matcher names no blocks is all stem: it can be trained as a whole or not at all.
+    Other parameters belong to the block of their timm group or to the one before; what comes before the first block is
+    the stem, what follows the last one the tail (a final convolution or norm). Modules that timm's groups leave out are
+    the stem if the network registers them before the blocks, such as a table of positions that all blocks use. A
+    network whose matcher names no series is all stem: it can be trained as a whole or not at all.
     """
+    order = {name: number for number, (name, _) in enumerate(net.named_parameters())}
     features = getattr(net, "features", None)
-    if isinstance(features, nn.Sequential) and not hasattr(net, "group_matcher"):  # torchvision's VGG
-        positions = [position for position, module in enumerate(features) if isinstance(module, nn.Conv2d)]
-        return tuple(
-            Block(f"features.{position}" if number else STEM, (f"features.{position}", f"features.{position + 1}"))
-            for number, position in enumerate(positions)
-        )
+    if isinstance(features, nn.Sequential) and not any(list(part.children()) for part in features):
+        return _vgg_blocks(features, list(order))
     matcher: Any = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else RESNET  # pyright: ignore[reportCallIssue]
-    patterns: list[str] = []
-    if not callable(matcher):
-        spec = matcher.get("blocks")
-        if spec is None:
-            return (Block(STEM, _modules(name for name, _ in net.named_parameters())),)
-        patterns = [spec] if isinstance(spec, str) else [pattern for pattern, order in spec if order is None]
-    stem, *groups = group_parameters(net, matcher).values()
-    blocks, tail = [Block(STEM, _modules(stem))], ()
-    for names in groups:
-        path = _block_path(names, patterns)
-        rest = _modules(name for name in names if not (path and name.startswith(f"{path}.")))
-        if names is groups[-1]:
-            tail, rest = rest, ()
-        if path:
-            blocks.append(Block(path, (path, *rest)))
-        elif rest:
-            blocks[-1] = Block(blocks[-1].name, blocks[-1].owns + rest)
-    return (*blocks, Block(TAIL, tail)) if tail else tuple(blocks)
+    groups = list(group_parameters(net, matcher).values())
+    matched = {} if callable(matcher) else _matched(order, matcher)
+    if callable(matcher):
+        series = [[], *map(_common_modules, groups[1:])]
+    else:
+        series = [list(dict.fromkeys(path for name in names if (path := matched.get(name)))) for names in groups]
+    starts = {path: min(order[name] for name in order if name.startswith(f"{path}.")) for path in chain(*series)}
+    last = max((number for number, paths in enumerate(series) if paths), default=len(groups))
+    stem, tail, owned = [], [], {path: [path] for path in starts}
+    before: list[str] = []
+    for number, (names, paths) in enumerate(zip(groups, series, strict=True)):
+        for name in names:
+            if name.startswith(tuple(f"{path}." for path in paths)):
+                continue
+            is_early = name not in matched and "." in name and order[name] < min(starts.values(), default=0)
+            if is_early or not (paths or before):
+                stem.append(name)
+            elif number > last or (number == last and order[name] > starts[paths[0]]):
+                tail.append(name)
+            else:
+                owned[(paths or before)[0]] += _modules([name])
+        before = paths[-1:] or before
+    if any(len(paths) > 1 for paths in series):  # timm counts two series at once
+        owned = dict(sorted(owned.items(), key=lambda entry: starts[entry[0]]))
+    body = [Block(path, tuple(dict.fromkeys(paths))) for path, paths in owned.items()]
+    return (Block(STEM, _modules(stem)), *body, *_tail(tail))
+
+
+def _vgg_blocks(features: nn.Sequential, names: list[str]) -> tuple[Block, ...]:
+    positions = [position for position, module in enumerate(features) if isinstance(module, nn.Conv2d)]
+    blocks = [
+        Block(f"features.{position}" if number else STEM, (f"features.{position}", f"features.{position + 1}"))
+        for number, position in enumerate(positions)
+    ]
+    return (*blocks, *_tail([name for name in names if not name.startswith("features.")]))
+
+
+def _tail(names: list[str]) -> list[Block]:
+    return [Block(TAIL, _modules(names))] if names else []
 
 
 def _modules(names: Iterable[str]) -> tuple[str, ...]:
@@ -158,10 +177,24 @@ def _modules(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
-def _block_path(names: list[str], patterns: list[str]) -> str:
-    """What a pattern matches in the names, or ""; without patterns, the innermost module with all of them."""
-    if patterns:
-        return next((match[0] for name in names for pattern in patterns if (match := re.match(pattern, name))), "")
+def _matched(names: Iterable[str], matcher: Mapping[str, Any]) -> dict[str, str]:
+    """The names that a pattern matches, each with its module of a series, or with "" if the pattern counts no modules
+    or gives them another's place."""
+    specs = [[(spec, None)] if isinstance(spec, str) else spec for spec in matcher.values() if spec]
+    patterns = [(re.compile(pattern), order) for spec in specs for pattern, order in spec]
+    matched = {}
+    for name in names:
+        for pattern, order in patterns:
+            if match := pattern.match(name):
+                matched[name] = match[0] if pattern.groups and order is None else ""
+                break
+    return matched
+
+
+def _common_modules(names: list[str]) -> list[str]:
+    """The innermost module that holds all names; if there is none, the numbered ones at the top that hold some."""
     modules = [name.split(".")[:-1] for name in names]
-    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*modules, strict=False))
-    return ".".join(parts[0] for parts in shared)
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*modules, strict=False))
+    common = ".".join(parts[0] for parts in shared)
+    numbered = [match[0] for name in names if (match := re.match(r"\w+\.\d+(?=\.)", name))]
+    return [common] if common else list(dict.fromkeys(numbered))

@@ -382,7 +382,7 @@ def drop_blocks(backbone: Backbone, names: Collection[str], example_images: Tens
     W), are passed through to see what fits. Raises :class:`UserError` if a block that stays needs the output of a
     dropped one; the backbone is unusable then.
     """
-    problem = ""
+    problem, are_last = "", {block.name for block in backbone.body[-len(names) :]} == set(names)
     for leaving in (set(names), {TAIL}):
         going = [block for block in backbone.blocks if block.name in leaving]
         if not going:
@@ -391,12 +391,12 @@ def drop_blocks(backbone: Backbone, names: Collection[str], example_images: Tens
             for path in (path for block in going for path in block.owns):
                 _remove(backbone.net, path)
             backbone.blocks = tuple(block for block in backbone.blocks if block not in going)
-            return backbone.eval()(example_images[:1]).shape[1]
+            _, dim = backbone.eval()(example_images[:1]).shape
+            return dim
         except Exception as error:  # networks that do not simply call block after block fail in ways of their own
             problem = first_line(error)
-    raise UserError(
-        f"without {', '.join(sorted(names))} the other blocks do not fit each other ({problem}): drop the last ones"
-    )
+    way_out = "this backbone cannot be cut there" if are_last else "drop the last ones"
+    raise UserError(f"without {', '.join(sorted(names))} the other blocks do not fit each other ({problem}): {way_out}")
 
 
 def _remove(net: nn.Module, path: str) -> None:
@@ -405,7 +405,7 @@ def _remove(net: nn.Module, path: str) -> None:
     parent = net.get_submodule(parent_path)
     if name not in dict(parent.named_children()):
         return  # a parameter of the network itself, or a part of a module that is gone
-    if isinstance(parent, nn.Sequential | nn.ModuleList):
+    if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         delattr(parent, name)  # the others keep their names
     else:
         setattr(parent, name, nn.Identity())

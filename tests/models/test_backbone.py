@@ -51,15 +51,10 @@ def features(backbone: Backbone, images: Tensor = IMAGES) -> Tensor:
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_blocks_are_named_in_order_and_share_out_every_parameter(name: str) -> None:
+def test_blocks_are_named_in_order(name: str) -> None:
+    """That they share out every parameter is tested with all families."""
     backbone = build(name)
     assert [block.name for block in backbone.blocks] == BLOCKS[name]
-    owned = [id(parameter) for block in backbone.blocks for parameter in backbone.block_parameters(block)]
-    assert sorted(owned) == sorted(id(parameter) for parameter in backbone.net.parameters())
-    for block in backbone.body:
-        inside = {id(parameter) for parameter in backbone.net.get_submodule(block.name).parameters()}
-        assert inside
-        assert inside <= {id(parameter) for parameter in backbone.block_parameters(block)}
     assert features(backbone, torch.zeros(1, 3, 32, 32)).shape == (1, backbone.feature_dim)
     assert not any(module.training for module in backbone.net.modules())
 

@@ -22,7 +22,7 @@ from retrieval_bench.device import environment
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail
 from retrieval_bench.losses import Criterion
 from retrieval_bench.models.embedder import Embedder, embed, unit
-from retrieval_bench.models.routing import describe_routes, recorded_decisions
+from retrieval_bench.models.routes import describe_routes, recorded_decisions
 from retrieval_bench.records import Record
 from retrieval_bench.training.loop import Training
 

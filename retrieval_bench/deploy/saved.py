@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, digest, write_text
+from retrieval_bench.models.blocks import drop_blocks
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.pruning import drop_blocks, find_channels, set_widths
+from retrieval_bench.models.pruning import find_channels, set_widths
 from retrieval_bench.records import Record, ResultsFolder
 from retrieval_bench.sections import DataConfig, ModelConfig
 from retrieval_bench.strategies import STRATEGIES, Strategy
-from retrieval_bench.strategies.base import Chain
+from retrieval_bench.strategies.chain import Chain
 
 FORMATS = (1, 2)
 NAME = "embedder"

@@ -1,28 +1,24 @@
-"""Pruning: which channels of a backbone are free, what they cost, which stay within a budget, gates, and the removal.
+"""Pruning: which channels of a backbone are free, what any choice of them costs, and networks of other widths.
 
 Channels that several convolutions share through residual sums, and those of the feature, keep their width. Which layers
-depend on a width is read off torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023), which also removes
-the channels. Whole modules are removed too: blocks before training, batch norms (folded into convolutions) after it.
+depend on a width is read off torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch_pruning
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.models.backbone import TAIL, Backbone, observe
-from retrieval_bench.models.embedder import BatchNorm, batch_norm_momentum
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.backbone import Backbone, observe
+from retrieval_bench.models.embedder import BatchNorm
 
 Keep = dict[str, list[int]]
 """Indices of the channels that stay, ascending, by the name of the convolution that makes them; convolutions that keep
@@ -170,245 +166,57 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
 
 
-def set_widths(backbone: Backbone, channels: Channels, widths: Widths) -> None:
-    """Resizes free widths, those of `channels`, in place; layers that change draw new weights from torch's global
-    generator."""
+def set_widths(backbone: Backbone, channels: Channels, widths: Widths, keep: Keep | None = None) -> None:
+    """Resizes free widths, those of `channels`, in place. What changes its size draws new weights from torch's global
+    generator, or with `keep` holds those of the channels that stay."""
     for layer in channels.layers:
         if isinstance(layer.inputs, int) and isinstance(layer.outputs, int):
             continue
-        module = cast("nn.Conv2d | nn.Linear", backbone.net.get_submodule(layer.name))
+        module: Any = backbone.net.get_submodule(layer.name)
         inputs, outputs = layer.sizes(widths)
         if isinstance(module, nn.Conv2d):
             module.in_channels, module.out_channels = inputs, outputs
             module.groups = inputs if layer.depthwise else module.groups
         else:
             module.in_features, module.out_features = inputs, outputs
-        _resize(module, weight=(outputs, 1 if layer.depthwise else inputs, *module.weight.shape[2:]), bias=(outputs,))
+        shape = (outputs, 1 if layer.depthwise else inputs, *module.weight.shape[2:])
+        kept = None if keep is None else (keep.get(str(layer.outputs)), keep.get(str(layer.inputs)))
+        _resize(module, kept, weight=shape, bias=(outputs,))
     for width in channels.widths:
         for norm in map(backbone.net.get_submodule, width.norms):
-            size = widths[width.name]
-            norm.num_features = size  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
-            _resize(norm, **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (size,)))
+            size = (widths[width.name],)
+            norm.num_features = size[0]  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+            kept = None if keep is None else (keep.get(width.name), None)
+            _resize(norm, kept, **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), size))
 
 
-def _resize(module: nn.Module, **shapes: tuple[int, ...]) -> None:
-    """Replaces parameters and buffers of other shapes; if there are any, the module is initialised."""
-    old = {name: getattr(module, name) for name in shapes}
-    changed = {name: value for name, value in old.items() if value is not None and value.shape != shapes[name]}
+def _resize(
+    module: nn.Module, kept: tuple[list[int] | None, list[int] | None] | None, **shapes: tuple[int, ...]
+) -> None:
+    """Replaces parameters and buffers of other shapes by their kept rows and columns (None: all), or without `kept` by
+    zeros; then the module is initialised."""
+    changed = {name: value for name in shapes if (value := getattr(module, name)) is not None}
+    changed = {name: value for name, value in changed.items() if value.shape != shapes[name]}
     for name, value in changed.items():
         new = value.new_zeros(shapes[name])
+        if kept is not None:
+            rows, columns = kept
+            new = value.detach() if rows is None else value.detach()[rows]
+            new = new if columns is None or new.shape == shapes[name] else new[:, columns]
+            new = new.clone()
         setattr(module, name, nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new)
-    if changed:
+    if changed and kept is None:
         module.reset_parameters()  # pyright: ignore[reportCallIssue]
 
 
 def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:
     """Removes, in place, all channels but those in `keep`: a plain smaller network is left. Raises :class:`UserError`
-    for a name that is no convolution of the network, or indices that it does not have."""
-    trained = {name: parameter.requires_grad for name, parameter in backbone.net.named_parameters()}
+    for a name that is no free width of the network, or indices that it does not have."""
+    channels = find_channels(backbone, image_size)
     for name, kept in keep.items():
-        module = dict(backbone.net.named_modules()).get(name)
-        if not isinstance(module, nn.Conv2d) or not kept or not set(kept) <= set(range(module.out_channels)):
+        if not kept or not set(kept) <= set(range(channels.full.get(name, 0))):
             raise UserError(f"channels {len(kept)} of {name}: the network has no such channels")
-        going = sorted(set(range(module.out_channels)) - set(kept))
-        if going:
-            graph = _graph(backbone, image_size)
-            graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=going).prune()
-    for name, parameter in backbone.net.named_parameters():
-        parameter.requires_grad_(trained[name])  # pruning has replaced them
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The channels that stay, how many by the width's name, their cost as a share of the full backbone's, and by how
-    much that differs from the share that was asked for."""
-
-    keep: Keep
-    widths: dict[str, int]
-    reached: float
-    error: float
-
-
-def choose_channels(
-    channels: Channels,
-    scores: Mapping[str, Sequence[float]],
-    share: float,
-    unit: str = "macs",
-    minimum: float = 0.1,
-    multiple: int = 1,
-    full_cost: int = 0,
-) -> Budget:
-    """The channels with the highest `scores` (one per channel, by the width's name) over all layers whose cost in
-    `unit` (``macs`` or ``parameters``) comes closest to `share` of `full_cost`, or of this backbone's at full width.
-
-    A global threshold by binary search on the number of kept channels (Wang et al., Pruning from Scratch, AAAI 2020);
-    of equal scores those of earlier layers and lower indices stay. Each layer keeps the share `minimum` of its
-    channels, at least one, and a multiple of `multiple` where it has that many. Raises :class:`UserError` with the
-    range of shares that can be reached.
-    """
-    count_cost = channels.macs if unit == "macs" else channels.parameters
-    full_cost = full_cost or count_cost(channels.full)
-    ranking = sorted(
-        (-score, layer, index)
-        for layer, width in enumerate(channels.widths)
-        for index, score in enumerate(scores[width.name])
-    )
-
-    def widths_of(count: int) -> dict[str, int]:
-        kept = Counter(layer for _, layer, _ in ranking[:count])
-        widths = {}
-        for layer, width in enumerate(channels.widths):
-            size = max(kept[layer], 1, math.ceil(minimum * width.channels))
-            if 1 < multiple <= width.channels:
-                size = max(1, round(size / multiple)) * multiple
-            widths[width.name] = min(size, width.channels)
-        return widths
-
-    def reached_by(widths: Widths) -> float:
-        return count_cost(widths) / full_cost
-
-    low, high = 0, len(ranking)
-    least, most = reached_by(widths_of(low)), reached_by(channels.full)
-    if not least <= share <= most:
-        raise UserError(
-            f"a budget of {share:g} of the {unit} cannot be met: {least:.3f} to {most:.4g} can, with the given minimum"
-        )
-    best = widths_of(high)
-    while low <= high:
-        middle = (low + high) // 2
-        widths = widths_of(middle)
-        if abs(reached_by(widths) - share) < abs(reached_by(best) - share):
-            best = widths
-        if reached_by(widths) > share:
-            high = middle - 1
-        else:
-            low = middle + 1
-    keep = {}
-    for layer, width in enumerate(channels.widths):
-        if best[width.name] < width.channels:
-            ranked = [index for _, other, index in ranking if other == layer]
-            keep[width.name] = sorted(ranked[: best[width.name]])
-    return Budget(keep, best, reached_by(best), reached_by(best) - share)
-
-
-class _Gated(nn.Module):
-    """Parametrisation of a norm's scale or shift: the gate's multiple of it. The gate is not registered here, so that a
-    norm with frozen parameters counts as frozen and keeps its statistics."""
-
-    def __init__(self, gate: nn.Parameter):
-        super().__init__()
-        self._gate = [gate]
-
-    def forward(self, value: Tensor) -> Tensor:
-        return value * self._gate[0]
-
-
-class Gates(nn.ParameterList):
-    """A gate per channel of each width, float (channels,), all 1 at the start, which changes nothing; it acts on the
-    first norm of its width, which is parametrised (Wang et al., Pruning from Scratch, AAAI 2020)."""
-
-    def __init__(self, net: nn.Module, widths: Iterable[Width]):
-        self.widths = tuple(widths)
-        norms: list[Any] = [net.get_submodule(width.norms[0]) for width in self.widths]
-        super().__init__(nn.Parameter(torch.ones_like(norm.weight)) for norm in norms)
-        for norm, gate in zip(norms, self, strict=True):
-            for name in ("weight", "bias"):
-                parametrize.register_parametrization(norm, name, _Gated(gate))
-
-    def scores(self) -> dict[str, list[float]]:
-        """The gates by the width's name."""
-        return {width.name: gate.detach().tolist() for width, gate in zip(self.widths, self, strict=True)}
-
-    @torch.no_grad()
-    def load(self, scores: Mapping[str, Sequence[float]]) -> None:
-        """Puts back gates that :meth:`scores` gave."""
-        for width, gate in zip(self.widths, self, strict=True):
-            gate.copy_(torch.tensor(scores[width.name]))
-
-    @contextmanager
-    def only(self, keep: Keep) -> Iterator[None]:
-        """A context in which the gates of all channels but the kept ones are zero."""
-        before = self.scores()
-        closed = {
-            name: [gate if index in kept else 0.0 for index, gate in enumerate(before[name])]
-            for name, kept in keep.items()
-        }
-        self.load({**before, **closed})
-        try:
-            yield
-        finally:
-            self.load(before)
-
-    def mean(self) -> Tensor:
-        """Mean absolute gate over all channels of all widths, a scalar with gradient."""
-        return torch.cat([gate.abs() for gate in self]).mean()
-
-    @torch.no_grad()
-    def clamp(self) -> None:
-        """Puts every gate back into 0..1."""
-        for gate in self:
-            gate.clamp_(0, 1)
-
-    def remove(self, net: nn.Module, fold: bool) -> None:
-        """Leaves plain norms in `net`: with the gates multiplied into them (`fold`), or as they were before."""
-        for width in self.widths:
-            for name in ("weight", "bias"):
-                parametrize.remove_parametrizations(net.get_submodule(width.norms[0]), name, leave_parametrized=fold)
-
-
-def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None:
-    """Draws all weights from torch's global generator: He's normal distribution for convolutions (fan out), norms 1, 0.
-    Batch norms get the statistics of `example_images`; without, mean 0 and variance 1."""
-    for module in backbone.net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear | BatchNorm):
-            module.reset_parameters()
-    if example_images is None:
-        return
-    with batch_norm_momentum(backbone, None), torch.no_grad():
-        backbone.train()(example_images)
-    backbone.eval()
-
-
-@torch.no_grad()
-def drop_blocks(backbone: Backbone, names: Collection[str], example_images: Tensor) -> int:
-    """Removes the named body blocks in place, with all that they own, and returns the size of the feature that is left.
-
-    What follows the blocks (the tail) stays where it fits the last block that is left, and is removed too where it does
-    not: an EfficientNet's final convolution is made for the width of its last block. `example_images`, uint8 (B, 3, H,
-    W), are passed through to see what fits. Raises :class:`UserError` if a block that stays needs the output of a
-    dropped one; the backbone is unusable then.
-    """
-    problem, are_last = "", {block.name for block in backbone.body[-len(names) :]} == set(names)
-    for leaving in (set(names), {TAIL}):
-        going = [block for block in backbone.blocks if block.name in leaving]
-        if not going:
-            continue
-        try:
-            for path in (path for block in going for path in block.owns):
-                _remove(backbone.net, path)
-            backbone.blocks = tuple(block for block in backbone.blocks if block not in going)
-            _, dim = backbone.eval()(example_images[:1]).shape
-            return dim
-        except Exception as error:  # networks that do not simply call block after block fail in ways of their own
-            problem = first_line(error)
-    way_out = "this backbone cannot be cut there" if are_last else "drop the last ones"
-    raise UserError(f"without {', '.join(sorted(names))} the other blocks do not fit each other ({problem}): {way_out}")
-
-
-def _remove(net: nn.Module, path: str) -> None:
-    """Takes a module out of its sequence, or puts an identity in its place where it is called by name."""
-    parent_path, _, name = path.rpartition(".")
-    parent = net.get_submodule(parent_path)
-    if name not in dict(parent.named_children()):
-        return  # a parameter of the network itself, or a part of a module that is gone
-    if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        delattr(parent, name)  # the others keep their names
-    else:
-        setattr(parent, name, nn.Identity())
+    set_widths(backbone, channels, {**channels.full, **{name: len(kept) for name, kept in keep.items()}}, keep)
 
 
 def fold_norms(backbone: Backbone, image_size: int) -> int:

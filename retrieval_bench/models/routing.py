@@ -9,20 +9,14 @@ from __future__ import annotations
 import copy
 import math
 import zlib
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection
 
-import numpy as np
 import torch
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
-from retrieval_bench import cost
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.models.backbone import STEM, Backbone, Block
+from retrieval_bench.models.backbone import STEM, Backbone
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.seeding import generator
 
@@ -50,8 +44,9 @@ class RoutedBlock(nn.Module):
         if isinstance(self.route, bool):
             return self.tuned(x) if self.route else self.frozen(x)
         if isinstance(self.route, Tensor):
-            tuned = self.route.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-            return self.tuned(x) * tuned + self.frozen(x) * (1 - tuned)
+            tuned, frozen = self.tuned(x), self.frozen(x)
+            route = self.route.to(x.dtype).view(-1, *[1] * (tuned.ndim - 1))  # a block may flatten its input
+            return tuned * route + frozen * (1 - route)
         frozen_rows, tuned_rows = self.route
         channels_last = _is_channels_last(x)  # indexing alone would give up this layout
         x = x.permute(0, 2, 3, 1) if channels_last else x
@@ -175,51 +170,6 @@ def refuse_other_blocks(model: Embedder, example_images: Tensor, strategy: str) 
             routed.both_branches, routed.decisions = False, None
 
 
-@contextmanager
-def recorded_decisions(model: Embedder) -> Iterator[list[Tensor]]:
-    """Collects the decisions, bool (B, L), of every pass of `model`; nothing if it is not routed."""
-    recorded: list[Tensor] = []
-
-    def note(backbone: nn.Module, *_: object) -> None:
-        if isinstance(backbone, RoutedBackbone) and backbone.decisions is not None:
-            recorded.append(backbone.decisions.detach().cpu() > 0.5)
-
-    handle = model.backbone.register_forward_hook(note)
-    try:
-        yield recorded
-    finally:
-        handle.remove()
-
-
-def describe_routes(
-    decisions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str], examples: int = 24
-) -> dict[str, Any]:
-    """Statistics of the routes of N images, as JSON types; a route is written as a digit per block, 1 for tuned.
-
-    ``rate`` of tuned images per block; ``rate_by_class`` of the first 200 classes; ``distinct`` routes, the entropy of
-    their distribution in bits, the ``commonest`` with their counts; and the routes of `examples` images with few, some
-    and many tuned blocks. `decisions` are bool (N, L), `labels` int64 (N,) into `class_names`.
-    """
-
-    def rates(rows: np.ndarray) -> list[float]:
-        return [round(value, 4) for value in rows.mean(0).tolist()]
-
-    routes = ["".join(map(str, row)) for row in decisions.astype(int).tolist()]
-    counts = Counter(routes)
-    shares = np.array(list(counts.values())) / len(routes)
-    by_tuned_blocks = np.argsort(decisions.sum(1), kind="stable")
-    spread = np.linspace(0, len(routes) - 1, min(examples, len(routes))).round().astype(int)
-    return {
-        "images": len(routes),
-        "rate": rates(decisions),
-        "rate_by_class": {class_names[label]: rates(decisions[labels == label]) for label in np.unique(labels)[:200]},
-        "distinct": len(counts),
-        "entropy_bits": round(float(-(shares * np.log2(shares)).sum()) + 0.0, 4),
-        "commonest": dict(counts.most_common(5)),
-        "examples": {paths[row]: routes[row] for row in by_tuned_blocks[spread].tolist()},
-    }
-
-
 class LearnedRouter(nn.Module):
     """SpotTune's policy: two logits per block, with Gumbel noise in training (Guo et al. 2019, equation 3).
 
@@ -291,23 +241,3 @@ def pixel_noise(images: Tensor, count: int, seed: int, *purpose: int) -> Tensor:
     rows = pixels.contiguous().cpu().numpy()
     draws = [torch.rand(count, generator=generator(seed, zlib.crc32(row.tobytes()), *purpose)) for row in rows]
     return torch.stack(draws).to(images.device)
-
-
-def policy_network(backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:
-    """A small ResNet for the policy on `backbone`, random weights, and its ``width``, ``parameters`` and ``macs``.
-
-    Four basic blocks of widths w, 2w, 4w and 8w after three 3x3 convolutions; w is the largest of 64, 32, 16 and 8 for
-    which it costs at most a sixth of the backbone's multiply-accumulates at this size (8 if none does). Weights are
-    drawn from torch's global generator.
-    """
-    limit = cost.macs(backbone, image_size) / 6
-    block: Any = BasicBlock  # timm annotates the class as an instance
-    width = 64
-    while True:
-        channels = (width, 2 * width, 4 * width, 8 * width)
-        net = ResNet(block, (1, 1, 1, 1), num_classes=0, channels=channels, stem_type="deep", stem_width=width // 2)
-        network = Backbone(net, (Block(STEM, ("",)),), *backbone.normalisation, 8 * width)
-        macs = cost.macs(network, image_size)
-        if macs <= limit or width == 8:
-            return network, {"width": width, "parameters": cost.parameters(network), "macs": macs}
-        width //= 2

@@ -8,7 +8,8 @@ from typing import Any
 
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
-from retrieval_bench.strategies.base import Chain, Strategy, check_options, refuse_clashes
+from retrieval_bench.strategies.base import Strategy, check_options
+from retrieval_bench.strategies.chain import Chain, refuse_clashes
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.frozen import Frozen

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.models.backbone import TAIL
 from retrieval_bench.models.embedder import Embedder
 
 
@@ -267,12 +268,6 @@ def check_options(strategy: str, options: Strategy.Options) -> None:
     options.check()
 
 
-def freeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Takes `parameters` out of training; the loop keeps modules without trainable parameters in eval mode."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-
-
 def block_names(model: Embedder, strategy: str) -> list[str]:
     """Names of the repeated blocks in order; raises :class:`UserError` for `strategy` if the backbone names none."""
     names = [block.name for block in model.backbone.body]
@@ -282,84 +277,14 @@ def block_names(model: Embedder, strategy: str) -> list[str]:
 
 
 def freeze_other_blocks(model: Embedder, tuned: Collection[str]) -> None:
-    """Freezes the stem and all blocks but those in `tuned`; what follows the last block is trained with them."""
+    """Freezes the stem and all blocks but those in `tuned`; what follows the last block is trained with them. The loop
+    keeps modules without trained parameters in eval mode."""
     for block in model.backbone.blocks:
-        if block.name not in tuned and block.name != "tail":
-            freeze(model.backbone.block_parameters(block))
+        if block.name not in (*tuned, TAIL):
+            for parameter in model.backbone.block_parameters(block):
+                parameter.requires_grad_(False)
 
 
 def scale_lrs(groups: Iterable[ParameterGroup], factors: Mapping[str, float]) -> list[ParameterGroup]:
     """`groups` with the learning rates of those that `factors` names multiplied."""
     return [{**group, "lr": group["lr"] * factors.get(group["name"], 1.0)} for group in groups]
-
-
-def refuse_clashes(parts: Mapping[str, type[Strategy]]) -> None:
-    """Raises :class:`UserError` if strategies cannot be combined in this order: only one may decide when an epoch is
-    accepted, only one may rebuild blocks, and blocks and channels are removed before anything else."""
-    owners = [name for name, kind in parts.items() if kind.run_epoch is not Strategy.run_epoch]
-    rebuilding = [name for name, kind in parts.items() if kind.rebuilds_blocks]
-    for what, names in {"decide how an epoch is run": owners, "rebuild the blocks": rebuilding}.items():
-        if len(names) > 1:
-            raise UserError(f"strategies {' and '.join(names)} both {what} and cannot be combined; keep one of them")
-    first = [name for name, kind in parts.items() if kind.prunes]
-    if list(parts)[: len(first)] != first:
-        others = [name for name in parts if name not in first]
-        raise UserError(f"{' and '.join(first)} must come first: --strategy {'+'.join([*first, *others])}")
-
-
-class Chain(Strategy):
-    """Runs its parts in order: edits follow one another, regularization is added up, info is filed by part's name."""
-
-    def __init__(self, parts: dict[str, Strategy]):
-        super().__init__()
-        refuse_clashes({name: type(part) for name, part in parts.items()})
-        self.parts = parts
-
-    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        for part in self.parts.values():
-            model = part.prepare(model, example_images)
-        return model
-
-    def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        for part in self.parts.values():
-            groups = part.parameter_groups(model, groups)
-        return groups
-
-    def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
-        for part in self.parts.values():
-            part.before_training(train_once, state)
-
-    def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
-        owners = [part for part in self.parts.values() if type(part).run_epoch is not Strategy.run_epoch]
-        return owners[0].run_epoch(train_once, state) if owners else train_once()
-
-    def end_epoch(self, state: EpochState) -> None:
-        for part in self.parts.values():
-            part.end_epoch(state)
-
-    def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
-        terms = [term for part in self.parts.values() if (term := part.regularization(model, images)) is not None]
-        return sum(terms[1:], terms[0]) if terms else None
-
-    def after_step(self, model: Embedder) -> None:
-        for part in self.parts.values():
-            part.after_step(model)
-
-    def finalize(self, model: Embedder) -> Embedder:
-        for part in self.parts.values():
-            model = part.finalize(model)
-        return model
-
-    def eval_modes(self, model: Embedder) -> Iterator[tuple[str, Embedder]]:
-        for part in self.parts.values():
-            yield from part.eval_modes(model)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
-    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name], model)
-
-    def info(self) -> dict[str, Any]:
-        return {name: info for name, part in self.parts.items() if (info := part.info())}

@@ -33,8 +33,9 @@ from torch import Tensor
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.models.pruning import Gates, Keep, find_channels, initialise, set_widths
-from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, TrainOnce, freeze, option
+from retrieval_bench.models.gates import Gates, initialise
+from retrieval_bench.models.pruning import Keep, find_channels, set_widths
+from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, TrainOnce, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning
 
 
@@ -106,7 +107,7 @@ class ChannelGates(BudgetedPruning):
         if options.regime == "from_scratch":
             initialise(model.backbone, example_images)
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        freeze(model.parameters())
+        model.requires_grad_(False)
         self._gates: Gates | None = Gates(model.backbone.net, self._channels.widths)
         model.backbone.gates = self._gates
         return model

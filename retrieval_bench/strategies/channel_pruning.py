@@ -19,8 +19,9 @@ from typing import Any
 from torch import Tensor
 
 from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.pruning import Budget, Channels, Keep, choose_channels, find_channels, remove_channels
+from retrieval_bench.models.pruning import Channels, Keep, find_channels, remove_channels
 from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 SCORES = ("magnitude", "bn_scale", "uniform")

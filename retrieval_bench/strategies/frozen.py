@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.strategies.base import Look, Strategy, freeze
+from retrieval_bench.strategies.base import Look, Strategy
 
 
 class Frozen(Strategy):
@@ -20,5 +20,5 @@ class Frozen(Strategy):
     trains_backbone = False
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        freeze(model.backbone.parameters())
+        model.backbone.requires_grad_(False)
         return model

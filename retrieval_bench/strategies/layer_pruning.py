@@ -23,8 +23,8 @@ from torch import Tensor
 
 from retrieval_bench.cost import macs, parameters
 from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.models.blocks import drop_blocks
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.pruning import drop_blocks
 from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
 
 

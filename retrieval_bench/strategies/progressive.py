@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.backbone import TAIL, observe
+from retrieval_bench.models.backbone import observe
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routing import refuse_other_blocks
-from retrieval_bench.strategies.base import Look, Strategy, block_names, freeze, option
+from retrieval_bench.strategies.base import Look, Strategy, block_names, freeze_other_blocks, option
 
 
 class Progressive(Strategy):
@@ -56,9 +56,7 @@ class Progressive(Strategy):
 
         observe(backbone, example_images.shape[-1], frozen, note)
         new = copy.deepcopy(frozen)
-        for block in backbone.blocks:
-            if block.name != TAIL:
-                freeze(backbone.block_parameters(block))
+        freeze_other_blocks(model, ())
         for name in names:
             width = max(1, channels[name] // self.options.reduction)
             is_first, is_last = name == names[0], name == names[-1]

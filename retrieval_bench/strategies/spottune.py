@@ -11,7 +11,7 @@ Policy and copies are trained together by the task's loss, the policy at its own
 
 Defaults: temperature 5 and weight decay 1e-3 of the policy as in the public code, which has 0.1 for the network's rate
 and 0.01 for the policy's (SGD). ``policy_lr`` 1e-3 suits AdamW. The policy network is a small ResNet whose width
-follows the backbone's cost (``retrieval_bench.models.routing.policy_network``); ``policy`` takes any backbone in its
+follows the backbone's cost (:func:`policy_network`); ``policy`` takes any backbone in its
 place, such as torchvision/resnet34, which the paper, as far as we know, uses beside ResNet-50.
 
 Deviations: the public code freezes only the kernels of the original blocks and trains their batch norms and the stem;
@@ -29,13 +29,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor
 
 from retrieval_bench import cost
 from retrieval_bench.errors import UserError
+from retrieval_bench.models.backbone import STEM, Backbone, Block
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.models.routing import LearnedRouter, policy_network, refuse_other_blocks, route
+from retrieval_bench.models.routing import LearnedRouter, refuse_other_blocks, route
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, Strategy, block_names, option
 
@@ -179,3 +181,23 @@ class SpotTune(LearnedRouting):
         fixed = {"all_tuned": (True,) * blocks, "all_frozen": (False,) * blocks}
         self.router.fixed = tuple(rate > 0.5 for rate in rates) if policy == "majority" else fixed.get(policy)
         self.router.draw = draw if policy == "sample" else None
+
+
+def policy_network(backbone: Backbone, image_size: int) -> tuple[Backbone, dict[str, Any]]:
+    """A small ResNet for the policy on `backbone`, random weights, and its ``width``, ``parameters`` and ``macs``.
+
+    Four basic blocks of widths w, 2w, 4w and 8w after three 3x3 convolutions; w is the largest of 64, 32, 16 and 8 for
+    which it costs at most a sixth of the backbone's multiply-accumulates at this size (8 if none does). Weights are
+    drawn from torch's global generator.
+    """
+    limit = cost.macs(backbone, image_size) / 6
+    block: Any = BasicBlock  # timm annotates the class as an instance
+    width = 64
+    while True:
+        channels = (width, 2 * width, 4 * width, 8 * width)
+        net = ResNet(block, (1, 1, 1, 1), num_classes=0, channels=channels, stem_type="deep", stem_width=width // 2)
+        network = Backbone(net, (Block(STEM, ("",)),), *backbone.normalisation, 8 * width)
+        macs = cost.macs(network, image_size)
+        if macs <= limit or width == 8:
+            return network, {"width": width, "parameters": cost.parameters(network), "macs": macs}
+        width //= 2

@@ -25,7 +25,7 @@ from retrieval_bench.models.routing import LearnedRouter, RoutedBackbone
 from retrieval_bench.run import run
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
-from retrieval_bench.strategies.base import Chain
+from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.spottune import SpotTune

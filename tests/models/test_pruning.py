@@ -17,14 +17,13 @@ from torch import nn
 from retrieval_bench import cost
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import BatchNorm
 from retrieval_bench.models.pruning import (
-    Budget,
     Channels,
     Layer,
     Width,
-    choose_channels,
     find_channels,
     fold_norms,
     remove_channels,

@@ -16,15 +16,9 @@ from torch import Tensor, nn
 from retrieval_bench import cost
 from retrieval_bench.models.backbone import STEM, Backbone, Block
 from retrieval_bench.models.embedder import Embedder, set_training_mode
-from retrieval_bench.models.routing import (
-    LearnedRouter,
-    RoutedBackbone,
-    describe_routes,
-    policy_network,
-    recorded_decisions,
-    route,
-    unroute,
-)
+from retrieval_bench.models.routes import describe_routes, recorded_decisions
+from retrieval_bench.models.routing import LearnedRouter, RoutedBackbone, RoutedBlock, route, unroute
+from retrieval_bench.strategies.spottune import policy_network
 from tests.training.helpers import assert_near, random_images, tiny_embedder
 
 BLOCKS = 8
@@ -98,6 +92,15 @@ def test_gradient_of_a_decision_is_the_difference_of_its_branches() -> None:
         difference = (last.tuned(inputs[0]) - last.frozen(inputs[0])).mean((2, 3)).sum()
     assert decisions.grad is not None
     torch.testing.assert_close(decisions.grad[0, -1], difference, rtol=1e-4, atol=1e-5)
+
+
+def test_branches_may_flatten_what_they_get() -> None:
+    """As the last stage of an EfficientFormer does."""
+    block, images = RoutedBlock(nn.Flatten(), nn.Sequential(nn.Flatten(), nn.ReLU())), torch.randn(3, 2, 4, 4)
+    expected = torch.stack([images[0].flatten(), images[1].flatten().relu(), images[2].flatten()])
+    for way in (torch.tensor([0.0, 1.0, 0.0]), (torch.tensor([0, 2]), torch.tensor([1]))):
+        block.route = way
+        assert torch.equal(block(images), expected)
 
 
 def test_batch_composition_does_not_matter() -> None:

@@ -24,7 +24,6 @@ from retrieval_bench.strategies import (
 )
 from retrieval_bench.strategies.base import (
     Categorical,
-    Chain,
     EpochState,
     ParameterGroup,
     Range,
@@ -33,6 +32,7 @@ from retrieval_bench.strategies.base import (
     check_options,
     option,
 )
+from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from tests.training.helpers import Data, make_training, random_images, run_config, tiny_embedder

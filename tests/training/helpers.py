@@ -18,7 +18,7 @@ from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.embedder import Embedder, batch_norm_momentum
 from retrieval_bench.sections import DataConfig, LossConfig, TrainConfig
 from retrieval_bench.strategies import Strategy, StrategyOptions
-from retrieval_bench.strategies.base import Chain
+from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.network_slimming import NetworkSlimming

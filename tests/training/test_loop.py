@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.strategies.base import Chain, EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.chain import Chain
 from retrieval_bench.training.loop import Training
 from tests.training.helpers import Data, differing, flatten, make_training, run_config, state_of
 

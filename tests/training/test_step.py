@@ -14,7 +14,7 @@ from retrieval_bench.losses import build_criterion
 from retrieval_bench.models.embedder import set_training_mode
 from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
-from retrieval_bench.strategies.base import ParameterGroup, freeze
+from retrieval_bench.strategies.base import ParameterGroup
 from retrieval_bench.training.loop import Training
 from retrieval_bench.training.step import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
 from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
@@ -153,8 +153,8 @@ def groups_of(dim: int = 0, frozen: tuple[str, ...] = (), loss: str = "proxy_anc
     config = replace(config, loss=replace(config.loss, loss_weight_decay=0.3))
     model = tiny_embedder(dim)
     for block in model.backbone.blocks:
-        if block.name in frozen:
-            freeze(model.backbone.block_parameters(block))
+        for parameter in model.backbone.block_parameters(block):
+            parameter.requires_grad_(block.name not in frozen)
     criterion = build_criterion(config.loss, 8, model.dim)
     return parameter_groups(model, criterion, config.train, config.loss)
 

@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -70,7 +71,8 @@ def read_file(path: Path) -> Mapping[Any, Any]:
                 raise UserError(f"{file}: {problem}")
         try:
             is_pickle = start.startswith((b"PK", b"\x80")) or (file.suffix != ".safetensors" and start[8:9] != b"{")
-            with file.open("rb") as stream:  # torch would go by the file's name
+            # as a stream, since torch would go by the file's name; what it warns of is refused
+            with file.open("rb") as stream, warnings.catch_warnings(action="ignore"):
                 part: Any = torch.load(stream, map_location="cpu", weights_only=True) if is_pickle else load_file(file)
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -80,7 +82,8 @@ def read_file(path: Path) -> Mapping[Any, Any]:
                 "torch.save(model.state_dict(), FILE)"
             ) from None
         except Exception as error:  # every reader has its own exceptions; the user needs the file's name
-            raise UserError(f"{file}: cannot be read as weights ({first_line(error)})") from None
+            sentence = first_line(error).partition(". ")[0]
+            raise UserError(f"{file}: cannot be read as weights ({sentence})") from None
         content.update(part if isinstance(part, Mapping) else {})
     return content
 

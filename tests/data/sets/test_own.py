@@ -16,7 +16,7 @@ from retrieval_bench.data.sets.table import open_image_list
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
 from tests.data.data_checks import refused
-from tests.data.sets.layouts import Miniature, class_of, paths_of, touch
+from tests.data.sets.layouts import Miniature, class_of, pack, paths_of, touch
 
 
 @pytest.fixture
@@ -62,8 +62,18 @@ def test_folders_that_cannot_be_split_are_refused(paths: list[str], message: str
 def test_a_folder_is_needed(root: Path) -> None:
     with refused("--data-root FOLDER"):
         open_dataset("folder", None)
-    with refused(touch(root, "images.zip") / "images.zip", "not a folder"):
+    with refused(touch(root, "images.zip") / "images.zip", "not a tar or zip archive"):
         open_dataset("folder", root / "images.zip")
+
+
+@pytest.mark.parametrize("name", ["mine.zip", "mine.tgz"])
+def test_archive_of_the_folder_is_the_same_data(name: str, root: Path, empty_cache: Path) -> None:
+    """As a Mac packs it, with what it leaves behind."""
+    expected = open_table("folder", root)
+    touch(root.parent, "__MACOSX/mine/crow/._1.jpg", "mine/crow/.DS_Store", "mine/crow/._1.jpg")
+    table = open_table("folder", pack(root.parent / "packed" / name, root.parent, "mine", "__MACOSX"))
+    assert table.root.is_relative_to(empty_cache)
+    assert (table.paths, table.fingerprint()) == (expected.paths, expected.fingerprint())
 
 
 def write_sides(root: Path, train: str, tested: str, test: str = "test") -> Path:

@@ -129,10 +129,8 @@ def subfolders(root: Path) -> list[str]:
 def _reason(entry: os.DirEntry[str]) -> str:
     """Why a file or folder is passed over by its name or kind; "" for an image or a folder."""
     ending = os.path.splitext(entry.name)[1].lower()
-    if _leftover(entry.name):
-        return SYSTEM
-    if entry.name.startswith("."):
-        return HIDDEN
+    if reason := foreign(entry.name):
+        return reason
     if entry.is_symlink() and not os.path.exists(entry.path):
         return "broken links"
     if entry.is_dir():
@@ -140,6 +138,12 @@ def _reason(entry: os.DirEntry[str]) -> str:
     if ending not in endings():
         return ending or "without an ending"
     return "" if entry.is_file() else "no regular files"
+
+
+def foreign(name: str) -> str:
+    """Whether the name of a file or folder says that it holds no image of the user's: :data:`SYSTEM` or
+    :data:`HIDDEN`, otherwise ""."""
+    return SYSTEM if _leftover(name) else HIDDEN if name.startswith(".") else ""
 
 
 def check_name(path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from retrieval_bench.data.listing import printable
+from retrieval_bench.data.listing import HIDDEN, SYSTEM, foreign, printable
 from retrieval_bench.data.reading import in_threads, read_image, read_kind
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
@@ -183,7 +183,14 @@ def _names(table: ImageTable) -> Iterator[str]:
     alike = [", ".join(names) for names in spellings.values() if len(names) > 1]
     if alike:
         yield f"class names that differ in case or spaces only: {'; '.join(alike[:SHOWN])}"
+    named = [path for path in table.paths if any(foreign(part) for part in path.split("/") if part != "..")]
+    if named:
+        yield f"{len(named):,} are named in the table, but {SYSTEM} or {HIDDEN}: {_listed(named)}"
     if table.listing:
+        own = zip(table.paths, table.labels.tolist(), strict=True)
+        deep = [path for path, label in own if path.split("/")[-2] != table.class_names[label]]
+        if deep:
+            yield f"{len(deep):,} in folders below the folder of their class: {_listed(deep)}"
         if table.listing.links:
             yield f"{len(table.listing.links):,} followed links: {_listed(table.listing.links)}"
         if passed_over := table.listing.passed_over():

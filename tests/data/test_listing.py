@@ -167,8 +167,23 @@ def test_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.Mon
         list_images(root / "closed")
 
 
+def test_table_that_names_thumbnails_is_read_and_they_are_said(root: Path, capsys: Printed) -> None:
+    """Nobody but the user says what is in a table; `data verify` says what that is."""
+    thumbnail = "c0/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg"
+    (root / thumbnail).parent.mkdir(parents=True)
+    drawing(1, 30).save(root / thumbnail)
+    rows = [f"{path},{path[:2]}\n" for path in [*list_images(root).images, thumbnail, "c1/gone.png"]]
+    (root / "table.csv").write_text("path,label\n" + "".join(rows))
+    assert main(["data", "verify", "table", "--data-root", str(root / "table.csv")]) == 2
+    printed = capsys.readouterr().out
+    assert f"1 are named in the table, but left by the system or hidden: {thumbnail}" in printed
+    assert f"1 of 14 images cannot be read\n  {root}/c1/gone.png: image is missing" in printed
+    assert f"near: c0/1.png, {thumbnail}" not in printed, "inside a training class it does no harm"
+
+
 def test_everything_wrong_at_once_is_on_one_screen(root: Path, tmp_path: Path, capsys: Printed) -> None:
     """What is read, what is passed over and why, links, modes, sizes, copies, near copies, and what is to be mended."""
+    (root / "c3" / "deep").mkdir()
     for name in ("@eaDir/x/SYNOPHOTO_THUMB_M.jpg", "Thumbs.db", ".DS_Store", "a.txt", "clip.mp4", "README"):
         put(root / "c0" / name)
     put(root / "c1" / "broken.jpg", (root / "c0" / "1.png").read_bytes()[:700])
@@ -183,6 +198,7 @@ def test_everything_wrong_at_once_is_on_one_screen(root: Path, tmp_path: Path, c
     Image.fromarray(np.full((40, 40), np.nan, dtype=np.float32)).save(root / "c2" / "nan.tif")
     drawing(61).save(root / "c2" / "moving.gif", save_all=True, append_images=[drawing(62)])
     Image.new("CMYK", (40, 40), (9, 9, 9, 9)).save(root / "c2" / "print.tif")
+    shutil.move(root / "c3" / "10.png", root / "c3" / "deep" / "10.png")
     shutil.copytree(root / "c1", root / "C1", ignore=lambda *_: ["broken.jpg", "empty.jpg", "3.png"])
     (root / "c2" / "gone.png").symlink_to("nowhere.png")
     (root / "c2" / "self").symlink_to(".")
@@ -204,6 +220,7 @@ def test_everything_wrong_at_once_is_on_one_screen(root: Path, tmp_path: Path, c
         "near: c0/0.png, c0/again.jpg, c3/small.png",
         "class names that differ in case or spaces only: C1, c1",
         "1 followed links: c3/far.png",
+        "1 in folders below the folder of their class: c3/deep/10.png",
         "1 beside the class folders (cover.png)",
         "1 broken links (c2/gone.png)",
         "1 links back to a folder above (c2/self)",

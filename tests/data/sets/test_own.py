@@ -7,8 +7,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from retrieval_bench.data.catalog import open_dataset, open_table
 from retrieval_bench.data.dataset import Counts
@@ -179,26 +177,6 @@ def test_other_columns_and_fractional_labels_of_parquet(tmp_path: Path) -> None:
     gap = save(tmp_path, {"path": PATHS[:3], "label": [1, None, 2]}, "parquet")
     with refused(gap, "row 2 has no label"):
         open_image_list(gap)
-
-
-FLAGS = st.tuples(st.sampled_from("abcd"), st.sampled_from(["train", "test", ""]), st.booleans(), st.booleans())
-
-
-@settings(max_examples=40)
-@given(st.lists(FLAGS, min_size=2).filter(lambda rows: len({label for label, *_ in rows}) > 1))
-def test_flags_and_split_are_kept_row_by_row(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool, bool]]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "property.csv"
-    lines = [f"{row}.jpg,{label},{split},{q:d},{g:d}" for row, (label, split, q, g) in enumerate(rows)]
-    path.write_text("\n".join(["path,label,split,query,gallery", *lines]))
-    table = open_image_list(path)
-    assert [table.class_names[label] for label in table.labels] == [label for label, *_ in rows]
-    assert table.official_split is not None
-    for side, (_, split, query, gallery) in zip(table.official_split, rows, strict=True):
-        assert (side == "train") == (split == "train")
-        assert (side in ("test", "query")) == (split == "test" and query)
-        assert (side in ("test", "gallery")) == (split == "test" and gallery)
 
 
 @pytest.mark.parametrize(

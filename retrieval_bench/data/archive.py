@@ -80,13 +80,11 @@ def unpack(archive: Path, folder: Path) -> None:
         (_unzip if is_zip else _untar)(archive, folder)
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, a member would be written outside the folder ({error})") from None
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk, not of the contents
+            raise
         reason = first_line(error)
         raise UserError(f"{archive}: damaged, or not a tar or zip archive ({reason}); fetch it again") from None
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # an error of the disk, not of the contents
-            raise
-        raise UserError(f"{archive}: damaged ({first_line(error)}); fetch it again") from None
 
 
 def _untar(archive: Path, folder: Path) -> None:

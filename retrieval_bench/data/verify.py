@@ -22,7 +22,6 @@ from retrieval_bench.errors import UserError
 
 SHOWN = 5
 """Images or groups of copies that are named of each kind."""
-USUAL_MODES = ("RGB", "L")
 PAIRS = 1 << 22
 """Of images, whose hashes are compared at once."""
 HASH_BITS, GREY_RMS, GREY_MOST, COLOUR_MOST = 8, 0.2, 0.5, 16.0
@@ -46,15 +45,9 @@ class Look:
 
 def verify(table: ImageTable, split: Split | None) -> tuple[list[str], list[str]]:
     """Decodes every image. Returns lines about what was found, and lines about what makes the data set useless."""
-    looks: dict[int, Look] = {}
-    unreadable: list[str] = []
-    for row, result in enumerate(
-        in_threads(_look, [table.root / path for path in table.paths], "decoding", len(table))
-    ):
-        if isinstance(result, str):
-            unreadable.append(result)
-        else:
-            looks[row] = result
+    results = list(in_threads(_look, [table.root / path for path in table.paths], "decoding", len(table)))
+    unreadable = [result for result in results if isinstance(result, str)]
+    looks = {row: look for row, look in enumerate(results) if not isinstance(look, str)}
     lines = [f"all {len(table):,} images decode"]
     if unreadable:
         lines = [f"{len(unreadable):,} of {len(table):,} images cannot be read", *some(unreadable, "  ")]
@@ -93,7 +86,7 @@ def _look(path: Path) -> Look | str:
 def _kinds(table: ImageTable, looks: dict[int, Look]) -> Iterator[str]:
     """Lines about modes that are converted, frames that are left out, and images that show nothing."""
     modes = Counter(look.mode for look in looks.values())
-    if modes.keys() - set(USUAL_MODES):
+    if modes.keys() - {"RGB", "L"}:
         yield "modes: " + ", ".join(
             f"{count:,} {mode}" for mode, count in sorted(modes.items(), key=lambda m: (-m[1], m[0]))
         )
@@ -116,7 +109,8 @@ def _copies(table: ImageTable, split: Split | None, looks: dict[int, Look]) -> I
         for group in near_copies([looks[row] for row in first])
     ]
     train, test = (set(split.train.tolist()), set(split.test.tolist())) if split else (set(), set())
-    found = False
+    if len(equal) == len(looks) and not near:
+        yield "no image is a copy of another"
     for what, name, groups in (
         ("with equal pixels", "equal", [rows for rows in equal.values() if len(rows) > 1]),
         ("that are near copies (another size, encoding or format)", "near", near),
@@ -125,15 +119,12 @@ def _copies(table: ImageTable, split: Split | None, looks: dict[int, Look]) -> I
         mixed = [rows for rows in groups if len(np.unique(table.labels[rows])) > 1]
         inside = [rows for rows in groups if len(test.intersection(rows)) > 1]
         if groups:
-            found = True
             yield (
                 f"{sum(map(len, groups)):,} images {what} in {len(groups):,} group(s): {len(across):,} across training "
                 f"and test, {len(mixed):,} across classes, {len(inside):,} inside the test"
             )
             named = dict.fromkeys(map(tuple, [*across, *mixed, *inside]))
             yield from some([f"{name}: {_listed(table.paths[row] for row in rows)}" for rows in named], "  ")
-    if not found:
-        yield "no image is a copy of another"
 
 
 def near_copies(looks: Sequence[Look]) -> list[list[int]]:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,6 +64,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def made_once(target: Path, what: str, make: Callable[[Path], None]) -> Path:
+    """The folder `target`, filled by ``make(temporary)`` unless it exists: whole, and by one process (:func:`locked`)
+    while others wait."""
+    if not target.is_dir():
+        with locked(target, what):
+            if not target.is_dir():
+                with whole_folder(target) as temporary:
+                    make(temporary)
+    return target
 
 
 def check_writable(folder: Path, setting: str = "--results") -> None:
@@ -140,12 +151,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes; a missing file is a :class:`UserError`."""
+    """Hexadecimal digest of a file's bytes; a file that is missing or cannot be read is a :class:`UserError`."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, algorithm).hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def check_digest(path: Path, expected: str, algorithm: str) -> None:

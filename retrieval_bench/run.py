@@ -87,6 +87,8 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
             measured, details = group.from_main(
                 partial(measure_run, training, table, split, batches, runtime.thumbnails)
             )
+            if group.is_main_process and config.data.reader == "pil":
+                table.check_unchanged()
             trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, config.train.epochs)
         record = complete(measured, run_id, identity, config, selection, searched)
         if group.is_main_process:

@@ -138,11 +138,11 @@ def test_a_run_that_another_process_makes_is_left_to_it(tmp_path: Path) -> None:
     assert run(FAST, RuntimeConfig(results=tmp_path), wait=False).id == run_id
 
 
-def folder_of_images(root: Path) -> Path:
+def folder_of_images(root: Path, ending: str = "png") -> Path:
     for label in range(4):
         (root / f"c{label}").mkdir(parents=True)
         for index in range(4):
-            Image.fromarray(draw(label, index)).save(root / f"c{label}" / f"{index}.png")
+            Image.fromarray(draw(label, index)).save(root / f"c{label}" / f"{index}.{ending}")
     return root
 
 
@@ -285,3 +285,24 @@ def test_the_public_names_are_functions_whatever_was_imported_first() -> None:
     assert retrieval_bench.run is run
     assert retrieval_bench.Record is Record
     assert all(callable(getattr(retrieval_bench, name)) for name in retrieval_bench.__all__)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_images_that_change_give_another_run_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels of the same file size and name in place of others; replaced before the run, then while it measures."""
+    root = folder_of_images(tmp_path / "mine", "bmp")
+    config = FAST.changed(data__dataset="folder", train__batch_size=4)
+    runtime = RuntimeConfig(results=tmp_path / "results", data_root=root, thumbnails=False)
+    first = run(config, runtime)
+    Image.fromarray(draw(9, 9)).save(root / "c3" / "1.bmp")
+    second = run(config, runtime)
+    assert second.id != first.id
+    measure = RUN.measure_run
+
+    def replaced(*values: Any) -> Any:
+        Image.fromarray(draw(8, 8)).save(root / "c0" / "1.bmp")
+        return measure(*values)
+
+    monkeypatch.setattr(RUN, "measure_run", replaced)
+    with pytest.raises(UserError, match=r"c0/1\.bmp: was changed while images were read"):
+        run(config, replace(runtime, force=True))
+    assert len(ResultsFolder(tmp_path / "results").read_records()) == 2

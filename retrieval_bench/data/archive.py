@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from scipy.io import loadmat
 
 from retrieval_bench.data.download import Archive, fetch_all
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.files import cache_dir, check_space, locked, whole_folder
+from retrieval_bench.files import cache_dir, check_space, made_once
 from retrieval_bench.progress import logger
 
 SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".zip")
@@ -64,33 +65,26 @@ def find_files(
 def extracted(archive: Path) -> Path:
     """The folder with the contents of `archive`, extracted into the cache (by one process, whole) on the first call."""
     status = archive.stat()
-    key = f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}"
-    target = cache_dir() / "extracted" / f"{archive.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if not target.is_dir():
-        with locked(target, f"extracting {archive.name}"):
-            if not target.is_dir():
-                logger.info(f"extracting {archive}")
-                with whole_folder(target) as temporary:
-                    unpack(archive, temporary)
-    return target
+    key = hashlib.sha256(f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()
+    target = cache_dir() / "extracted" / f"{archive.name.split('.')[0][:80]}-{key[:12]}"
+    return made_once(target, f"extracting {archive.name}", partial(unpack, archive))
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Extracts a tar (any compression) or zip into `folder`; refuses what is no archive, damaged, too large for the
     disk, or has a member that would be outside the folder."""
+    logger.info(f"extracting {archive}")
     with archive.open("rb") as stream:  # not zipfile.is_zipfile: it would find the directory of a zip inside a tar
         is_zip = stream.read(4) in (b"PK\3\4", b"PK\5\6")
     try:
         (_unzip if is_zip else _untar)(archive, folder)
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, a member would be written outside the folder ({error})") from None
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk, not of the contents
+            raise
         reason = first_line(error)
         raise UserError(f"{archive}: damaged, or not a tar or zip archive ({reason}); fetch it again") from None
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # an error of the disk, not of the contents
-            raise
-        raise UserError(f"{archive}: damaged ({first_line(error)}); fetch it again") from None
 
 
 def _untar(archive: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from retrieval_bench.data import pack
@@ -10,6 +11,7 @@ from retrieval_bench.data.sets import cars, cifar10, cub, emoji, flowers, folder
 from retrieval_bench.data.splits import Split, make_split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.progress import logger
 
 DATASETS: dict[str, Dataset] = {
     "cub": cub.CUB,
@@ -28,10 +30,11 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def open_table(name: str, root: Path | None) -> ImageTable:
-    """Opens a data set and checks its counts and files.
+def open_table(name: str, root: Path | None, strict: bool = True) -> ImageTable:
+    """Opens a data set, checks its counts and files, and says what was passed over in its folder.
 
     `root` is an extracted folder, an archive, or a pack of the data set; without one it is downloaded into the cache.
+    Unless `strict`, problems of images of one's own are left to the caller, in the table's listing.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -40,7 +43,15 @@ def open_table(name: str, root: Path | None) -> ImageTable:
         raise UserError(f"{root}: no such folder or archive (--data-root)")
     dataset = DATASETS[name]
     images = pack.open_pack(root, name) if root is not None and (root / pack.INDEX).is_file() else dataset.open(root)
+    images = replace(images, own=dataset.counts is None)
     dataset.check(images)
+    if not strict:
+        return images
+    if images.listing and (passed_over := images.listing.passed_over()):
+        logger.info(f"{images.root}: passed over {passed_over}")
+    if images.listing and (problems := images.listing.problems):
+        more = f" ({len(problems) - 1} more like this: `data verify` shows all)" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)
     _ = images.files  # every image is there and not empty
     return images
 

@@ -16,7 +16,7 @@ from retrieval_bench.data.pack import write_pack
 from retrieval_bench.data.sheet import draw_sheet, write_sheet
 from retrieval_bench.data.splits import Split, check_fold, make_split, manifest, split_names
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.data.verify import verify
+from retrieval_bench.data.verify import some, verify
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.files import check_writable, digest, gigabytes, write_text
 from retrieval_bench.parsing import ask, choose
@@ -56,9 +56,6 @@ class Fetch:
             raise UserError(f"data set '{self.name}' {problem}")
         for path in self.from_archive:
             logger.info(f"{path}: kept as {install(archives, path.expanduser()).path}")
-        missing = [archive.name for archive in archives if not archive.urls and not archive.path.exists()]
-        if self.from_archive and missing:
-            raise UserError(f"{self.name} also needs {', '.join(missing)}: give it with --from-archive as well")
         describe(self.name, *open_dataset(self.name, self.data_root))
 
 
@@ -73,13 +70,22 @@ class OfSplit:
 
 @dataclass(frozen=True)
 class Verify(OfSplit):
-    """Check counts, decode every image, and report sizes and copies, also across the two sides of a split."""
+    """Check counts, decode every image, and report all at once: sizes, copies and near copies, what is passed over."""
 
     def execute(self) -> None:
-        table, split = open_dataset(self.name, self.data_root, self.split)
-        findings = verify(table, split)
+        table = open_table(self.name, self.data_root, strict=False)
+        problems = [*table.listing.problems] if table.listing else []
+        try:
+            split = make_split(self.split, table)
+        except UserError as error:
+            split = None
+            problems.append(str(error))
+        findings, unreadable = verify(table, split)
         describe(self.name, table, split)
-        print("\n".join(findings))
+        print("\n".join([*findings, *some([f"problem: {problem}" for problem in problems])]))
+        if problems := unreadable + problems:
+            more = f" (and {len(problems) - 1:,} more problems, see above)" if len(problems) > 1 else ""
+            raise UserError(problems[0] + more)
 
 
 @dataclass(frozen=True)
@@ -160,9 +166,12 @@ def data(words: Sequence[str]) -> Any:
     return ask(ACTIONS[name], words[1:], f"data {name}")
 
 
-def describe(name: str, table: ImageTable, split: Split) -> None:
+def describe(name: str, table: ImageTable, split: Split | None) -> None:
     """Prints one line: images and classes in all and on each side."""
+    classes = f"{len(table):,} images of {len(table.class_names):,} classes"
+    if split is None:
+        print(f"{name}: {classes}; no split")
+        return
     roles = f" ({len(split.query):,} queries, {len(split.gallery):,} in the gallery)"
     tested = f"{len(split.test):,} to test on{roles if len(split.query) < len(split.test) else ''}"
-    classes = f"{len(table):,} images of {len(table.class_names):,} classes"
     print(f"{name}: {classes}; {len(split.train):,} to train on, {tested}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import numpy as np
 from retrieval_bench.data.reading import in_threads, read_image, read_size, shrink, shrunk_size
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import cache_dir, check_space, gigabytes, locked, whole_folder
+from retrieval_bench.files import cache_dir, check_space, gigabytes, made_once
 from retrieval_bench.progress import logger
 
-VERSION = 2
+VERSION = 3
 """Counts changes of the contents, so that an older cache is never read as a newer one."""
 
 PIXELS, SIZES = "pixels.bin", "sizes.npy"
@@ -47,18 +48,15 @@ class DecodeCache:
 def open_decode_cache(table: ImageTable, side: int, limit_gb: float) -> DecodeCache:
     """Opens the cache of a table, building it first (in threads, with a bar) if there is none.
 
-    A cache belongs to the names, sizes and times of change of all image files and to `side`, the shorter side in pixels
-    that images are scaled down to (0: not at all). None is built if all caches together would take more than `limit_gb`
-    10^9 bytes, or more than the disk has.
+    A cache belongs to the names and contents (:attr:`ImageTable.contents`) of all image files and to `side`, the
+    shorter side in pixels that images are scaled down to (0: not at all). None is built if all caches together would
+    take more than `limit_gb` 10^9 bytes, or more than the disk has.
     """
     sha = hashlib.sha256(f"{VERSION} {side} {table.root.resolve()}\n".encode())
-    for path, (size, changed) in zip(table.paths, table.files, strict=True):
-        sha.update(f"{path},{size},{changed}\n".encode())
-    folder = cache_dir() / "decoded" / f"{table.root.name}-{side or 'full'}-{sha.hexdigest()[:16]}"
-    if not folder.is_dir():
-        with locked(folder, f"decoding the images of {table.root}"):
-            if not folder.is_dir():
-                _build(table, side, limit_gb, folder)
+    for path, content in zip(table.paths, table.contents, strict=True):
+        sha.update(f"{path},{content}\n".encode())
+    folder = cache_dir() / "decoded" / f"{table.root.name[:80]}-{side or 'full'}-{sha.hexdigest()[:16]}"
+    made_once(folder, f"decoding the images of {table.root}", partial(_build, table, side, limit_gb))
     sizes = np.load(folder / SIZES)
     lengths = 3 * sizes.prod(axis=1)
     pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="c")  # copy on write: nobody changes the file by mistake
@@ -69,24 +67,25 @@ def _build(table: ImageTable, side: int, limit_gb: float, folder: Path) -> None:
     files = [table.root / path for path in table.paths]
     heads = in_threads(read_size, files, "reading sizes", len(files))
     total = sum(3 * height * width for height, width in (shrunk_size(*head, side) for head in heads))
-    others = sum(path.stat().st_size for path in folder.parent.glob(f"[!.]*/{PIXELS}"))
+    caches = folder.parent
+    others = sum(path.stat().st_size for path in caches.glob(f"[!.]*/{PIXELS}"))
     if not total + others <= limit_gb * 1e9:
-        beside = f", beside {gigabytes(others)} of other caches in {folder.parent}," if others else ""
+        beside = f", beside {gigabytes(others)} of other caches in {caches}," if others else ""
         smaller = f"--stored below {side}" if side else "--stored 256"
         raise UserError(
             f"the decoded images would take {gigabytes(total)}{beside} and --cache-limit-gb is {limit_gb:g}: "
             f"raise it, scale the images down with {smaller}, {'delete other caches, ' if others else ''}or read with "
             "--reader pil"
         )
-    check_space(folder.parent, total, "the cache of decoded images")
-    logger.info(f"decoding {len(files):,} images once into {folder} ({gigabytes(total)})")
+    check_space(caches, total, "the cache of decoded images")
+    logger.info(f"decoding {len(files):,} images once into {caches} ({gigabytes(total)})")
     sizes = []
-    with whole_folder(folder) as temporary:
-        with (
-            (temporary / PIXELS).open("wb") as stream,
-            closing(in_threads(lambda file: shrink(read_image(file), side), files, "decoding", len(files))) as images,
-        ):
-            for image in images:
-                stream.write(image.tobytes())
-                sizes.append((image.height, image.width))
-        np.save(temporary / SIZES, np.array(sizes, dtype=np.int64).reshape(-1, 2))
+    with (
+        (folder / PIXELS).open("wb") as stream,
+        closing(in_threads(lambda file: shrink(read_image(file), side), files, "decoding", len(files))) as images,
+    ):
+        for image in images:
+            stream.write(image.tobytes())
+            sizes.append((image.height, image.width))
+    np.save(folder / SIZES, np.array(sizes, dtype=np.int64).reshape(-1, 2))
+    table.check_unchanged()

@@ -12,6 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ from retrieval_bench.files import (
     check_space,
     check_writable,
     digest,
-    locked,
+    made_once,
     whole_folder,
     write_text,
 )
-from retrieval_bench.progress import logger
 
 FORMAT = 1
 QUALITY = 90
@@ -127,27 +127,22 @@ def open_pack(root: Path, name: str) -> ImageTable:
         raise UserError(f"{root}: a pack of '{index['name']}', not of '{name}' (--dataset {index['name']})")
     digests: dict[str, str] = index["sha256"]
     target = cache_dir() / "packs" / f"{name}-{digest(root / INDEX)[:12]}"
-    if not target.is_dir():
-        with locked(target, f"extracting the pack {root}"):
-            if not target.is_dir():
-                _extract(root, digests, target)
+    made_once(target, f"extracting the pack {root}", partial(_extract, root, digests))
     check_digest(root / "manifest.csv", digests["manifest.csv"], "sha256")
     return _read_manifest(root / "manifest.csv", index, target)
 
 
-def _extract(root: Path, digests: dict[str, str], target: Path) -> None:
+def _extract(root: Path, digests: dict[str, str], folder: Path) -> None:
     missing = [name for name in digests if not (root / name).is_file()]
     if missing:
         count = f"{len(missing)} of the pack's {len(digests)} files missing"
         raise UserError(f"{root / missing[0]}: {count}; copy the rest of the pack")
     shards = [root / name for name in digests if name.endswith(".tar")]
-    check_space(target, sum(path.stat().st_size for path in shards), f"extracting the pack {root}")
-    logger.info(f"extracting {len(shards)} shards of {root}")
-    with whole_folder(target) as temporary:
-        for name, expected in digests.items():
-            check_digest(root / name, expected, "sha256")
-        for shard in shards:
-            unpack(shard, temporary)
+    check_space(folder, sum(path.stat().st_size for path in shards), f"extracting the pack {root}")
+    for name, expected in digests.items():
+        check_digest(root / name, expected, "sha256")
+    for shard in shards:
+        unpack(shard, folder)
 
 
 def _read_manifest(path: Path, index: dict[str, Any], folder: Path) -> ImageTable:

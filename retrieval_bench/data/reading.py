@@ -17,23 +17,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.progress import track
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 DECODING_ERRORS = (UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def is_image(path: Path, folder: Path) -> bool:
-    """Whether `path`, below `folder`, is an image by its ending, and not hidden there."""
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
-
-
 def read_image(path: Path) -> Image.Image:
-    """An RGB image, set upright as its EXIF data says, with transparency laid over white; whatever the file's mode.
+    """An RGB image, set upright as its EXIF data says, with transparency laid over white; whatever the file's mode. Of
+    several frames or pages it is the first.
 
-    A :class:`UserError` names a file that is missing, damaged or no image.
+    Values of more than 8 bits are scaled: see :func:`_to_bytes`. A :class:`UserError` names a file that is missing,
+    damaged or no image.
     """
     with _opened(path) as image:
         has_exif = "exif" in image.info  # in the head: Pillow would also turn an image by its XMP data
@@ -41,13 +36,32 @@ def read_image(path: Path) -> Image.Image:
         if has_exif:
             with suppress(*DECODING_ERRORS, struct.error, KeyError):  # damaged EXIF data says nothing
                 ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I;16") or image.mode == "I":  # PIL clips 16-bit values to 255; scale them instead
-            values = (np.asarray(image, dtype=np.float64) / 257).clip(0, 255)
-            return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+        if image.mode[0] in "IF":
+            sixteen_bits = image.mode != "F" and (image.mode != "I" or image.format in ("PPM", "PNG"))
+            return Image.fromarray(_to_bytes(np.asarray(image), sixteen_bits)).convert("RGB")
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             layer = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         return image.convert("RGB")
+
+
+def _to_bytes(values: np.ndarray, sixteen_bits: bool) -> np.ndarray:
+    """uint8 (H, W): grey values of 16 or 32 bits, whole or real numbers, scaled.
+
+    Whole numbers that are all in 0..255 stay as they are; others of `sixteen_bits` are divided by 257. Real numbers in
+    0..1, of which the largest exceeds 1/16, are multiplied by 255. In all other images the least value becomes 0 and
+    the largest 255. Raises ValueError for values that are infinite or no numbers.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are infinite or NaN")
+    whole, low, high = values.dtype.kind in "iu", float(values.min()), float(values.max())
+    if whole and low >= 0 and high <= 255:
+        return values.astype(np.uint8)
+    if sixteen_bits:
+        return (values / 257).astype(np.uint8)
+    if not whole and low >= 0 and 1 / 16 < high <= 1:
+        low, high = 0.0, 1.0
+    return ((values.astype(np.float64) - low) * (255 / ((high - low) or 1))).round().astype(np.uint8)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -56,10 +70,22 @@ def read_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def read_kind(path: Path) -> tuple[str, int]:
+    """Pillow's mode of the pixels in the file, and how many frames or pages it has; raises as :func:`read_image`."""
+    with _opened(path) as image:
+        frames = 1
+        if image.format != "MPO":  # whose further frames are smaller or other versions of the photograph
+            with suppress(Exception):  # a damaged later frame
+                frames = getattr(image, "n_frames", 1)
+        return image.mode, frames
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
+            if 0 in image.size:
+                raise ValueError("it has no pixels")
             yield image
     except FileNotFoundError:
         raise UserError(f"{path}: image is missing; restore it or fetch the data set again") from None

@@ -13,8 +13,9 @@ import faiss
 import numpy as np
 from PIL import Image
 
+from retrieval_bench.data.listing import list_images
 from retrieval_bench.data.loading import Batches, resolve_workers
-from retrieval_bench.data.reading import in_threads, is_image, read_image
+from retrieval_bench.data.reading import in_threads, read_image
 from retrieval_bench.data.sheet import Tile, draw_rows
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy.saved import data_config, read_embedder
@@ -60,24 +61,23 @@ class Neighbour(NamedTuple):
 
 
 def images_below(folder: Path, skip_unreadable: bool = False) -> ImageTable:
-    """The images at any depth below a folder by name, hidden ones passed over; their class is the first folder on their
-    path, "" for none. With `skip_unreadable` all are decoded now, and those that cannot be are left out, with a line
-    each.
+    """The images that :func:`list_images` finds below a folder; their class is the first folder on their path, "" for
+    none. What is passed over is said. With `skip_unreadable` all are decoded now, and those that cannot be are left
+    out, with a line each.
 
     Raises:
         UserError: no folder, no image in it, or a name that is no text.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_image(path, folder))
-    for path in paths:
-        if path != path.encode(errors="replace").decode():
-            raise UserError(f"{path!a}: the file's name is no UTF-8 text; rename it")
+    listing = list_images(folder)
+    paths, passed_over = listing.images, listing.passed_over()
+    if paths and passed_over:
+        logger.info(f"{folder}: passed over {passed_over}")
     if skip_unreadable:
         problems = in_threads(_problem_of, [folder / path for path in paths], "reading", len(paths))
         paths = [path for path, problem in zip(paths, problems, strict=True) if not problem]
     if not paths:
-        raise UserError(f"{folder}: no image in it{' that can be read' if skip_unreadable else ''}")
+        others = f" (passed over {passed_over})" if passed_over else ""
+        raise UserError(f"{folder}: no image in it{' that can be read' if skip_unreadable else ''}{others}")
     classes, labels = np.unique([path.rpartition("/")[0].split("/")[0] for path in paths], return_inverse=True)
     return ImageTable(folder, tuple(paths), labels.astype(np.int64), tuple(classes.tolist()))
 

@@ -61,8 +61,9 @@ def test_verify_reports_sizes_and_copies(tmp_path: Path, capsys: Printed) -> Non
     assert lines[0] == "folder: 8 images of 4 classes; 4 to train on, 4 to test on"
     assert lines[1] == "all 8 images decode"
     assert "width 40 to 41" in lines[2]
-    assert "1 across training and test" in lines[3]
-    assert lines[4] == "  equal: c0/0.png, c3/1.png"
+    assert lines[3] == "8 of one colour all over: c0/0.png, c0/1.png, c1/0.png, c1/1.png, c2/0.png, and 3 more"
+    assert "1 across training and test" in lines[4]
+    assert lines[5] == "  equal: c0/0.png, c3/1.png"
 
 
 @pytest.mark.parametrize("output", [None, "sheets/mine.png"])

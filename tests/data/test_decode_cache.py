@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +82,29 @@ def test_changed_files_another_size_and_another_folder_have_another_cache(root: 
     later = time.time_ns() + 5_000_000_000
     os.utime(root / NAMES[0], ns=(later, later))
     assert np.array_equal(open_decode_cache(make_table(root), 0, 1.0)[0], np.asarray(random_image(20, 30, 7)))
+    own = replace(make_table(root), own=True)
+    before = open_decode_cache(own, 0, 1.0)[0].copy()
+    random_image(20, 30, 8).save(root / NAMES[0])
+    os.utime(root / NAMES[0], ns=(later, later))
+    assert not np.array_equal(open_decode_cache(replace(own), 0, 1.0)[0], before), "same size and time, other bytes"
     (root.parent / "other").mkdir()
     open_decode_cache(make_table(root.rename(root.parent / "other" / root.name)), 0, 1.0)
-    assert len(folders(empty_cache)) == 5
+    assert len(folders(empty_cache)) == 7
+
+
+def test_image_that_changes_while_it_is_decoded_leaves_nothing(
+    root: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(path: Path) -> Image.Image:
+        if path.name == "4.png":
+            random_image(20, 30, 9).save(root / "new.png")
+            (root / "new.png").replace(root / NAMES[0])
+        return read_image(path)
+
+    monkeypatch.setattr(decode_cache, "read_image", change)
+    with refused(root / NAMES[0], "was changed", "run again"):
+        open_decode_cache(make_table(root), 0, 1.0)
+    assert folders(empty_cache) == []
 
 
 @pytest.mark.parametrize("error", [UserError("bad"), KeyboardInterrupt()])

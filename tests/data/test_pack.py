@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_pack_opens_as_the_table_it_was_made_of(
         assert getattr(opened, field) == getattr(table, field)
     assert (opened.labels.tolist(), opened.labels.dtype) == (table.labels.tolist(), np.dtype(np.int64))
     assert (None if opened.official_split is None else opened.official_split.tolist()) == split
-    assert opened.fingerprint() == table.fingerprint(), "small images are carried byte for byte"
+    assert opened.fingerprint() == replace(table, own=True).fingerprint(), "small images are carried byte for byte"
     write_pack("folder", table, tmp_path / "again", 20, 1)
     for name in files_below(tmp_path / "pack"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "pack" / name).read_bytes()

@@ -37,10 +37,6 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     assert read(image, tmp_path / "c.png", transparency=1).tolist() == [[[250, 10, 20], [255, 255, 255]]]
     image = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
     assert np.abs(read(image, tmp_path / "d.jpg", quality=95).astype(int) - [200, 40, 90]).max() <= 4
-    values = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
-    result = read(Image.fromarray(values), tmp_path / "e.png")
-    assert np.abs(result[..., 0] - values / 257).max() <= 1
-    assert len(np.unique(result)) == 64
     image = Image.new("LA", (2, 1))
     image.putdata([(9, 255), (9, 0)])
     assert read(image, tmp_path / "f.png")[0, :, 0].tolist() == [9, 255], "transparency is laid over white"
@@ -48,6 +44,55 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     image.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (255, 0, 0, 128)])
     pixels = read(image, tmp_path / "g.png")[0].astype(int)
     assert np.abs(pixels - [[255, 0, 0], [255, 255, 255], [255, 127, 127]]).max() <= 1
+
+
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+DEEP = {
+    "16 bits": ("png", RAMP * 65_535, np.uint16, np.floor(RAMP * 65_535 / 257)),
+    "16 bits, big end first": ("tif", RAMP * 65_535, ">u2", np.floor(RAMP * 65_535 / 257)),
+    "16 bits that hold 8": ("tif", RAMP * 255, np.uint16, np.floor(RAMP * 255)),
+    "16 bits of a PGM": ("pgm", RAMP * 65_535, np.uint16, np.floor(RAMP * 65_535 / 257)),
+    "32 bits": ("tif", RAMP * 2e9, np.int32, RAMP * 255),
+    "32 bits that hold 8": ("tif", RAMP * 255, np.int32, np.floor(RAMP * 255)),
+    "32 bits that hold 12": ("tif", RAMP * 4_095, np.int32, RAMP * 255),
+    "negative": ("tif", RAMP * 900 - 700, np.int32, RAMP * 255),
+    "real, 0 to 1": ("tif", 0.2 + RAMP / 2, np.float32, (0.2 + RAMP / 2) * 255),
+    "real, 0 to 255": ("tif", RAMP * 255, np.float32, RAMP * 255),
+    "real, above 1": ("tif", RAMP * 3.7, np.float32, RAMP * 255),
+    "real, very small": ("tif", RAMP / 5_000, np.float32, RAMP * 255),
+    "real, negative": ("pfm", RAMP - 0.5, np.float32, RAMP * 255),
+    "real, all equal": ("tif", RAMP * 0 + 7, np.float32, RAMP * 0),
+}
+
+
+@pytest.mark.parametrize(("kind", "values", "dtype", "expected"), DEEP.values(), ids=DEEP)
+def test_more_than_8_bits_are_scaled(
+    kind: str, values: np.ndarray, dtype: Any, expected: np.ndarray, tmp_path: Path
+) -> None:
+    result = read(Image.fromarray(values.astype(dtype)), tmp_path / f"a.{kind}")
+    assert (result == result[..., :1]).all()
+    assert np.abs(result[..., 0] - expected).max() <= (1 if expected.max() > 0 else 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    Image.fromarray(np.where(RAMP > 0.5, value, RAMP).astype(np.float32)).save(tmp_path / "a.tif")
+    with refused(tmp_path / "a.tif", "cannot be decoded", "NaN"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [(m, k) for m in ("1", "LA", "P", "PA", "CMYK", "YCbCr", "LAB") for k in ("tif", "png")]
+)
+def test_no_mode_is_black(mode: str, kind: str, tmp_path: Path) -> None:
+    image = random_image(5, 5).resize((40, 30))
+    converted = Image.frombytes("LAB", image.size, image.tobytes()) if mode == "LAB" else image.convert(mode)
+    if kind == "tif" or mode in ("1", "LA", "P"):
+        result = read(converted, tmp_path / f"a.{kind}")
+        assert result.std() > 20
+        if mode not in ("1", "LAB"):
+            grey = np.asarray(image.convert("L"), dtype=int) - np.asarray(Image.fromarray(result).convert("L"))
+            assert np.abs(grey).mean() < 12
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])

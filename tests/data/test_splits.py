@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval_bench.data import table as table_module
 from retrieval_bench.data.splits import check_fold, make_split, manifest, split_names
 from retrieval_bench.data.table import SPLIT_NAMES, ImageTable
+from retrieval_bench.files import digest
 from tests.data.data_checks import MANIFESTS, read_manifest, refused
 
 DISJOINT = ("zero_shot", "zero_shot_val", "kfold")
@@ -200,8 +203,59 @@ def test_fingerprint_is_of_names_classes_and_sizes(table: ImageTable, tmp_path: 
     reordered = replace(table, paths=("a/2.png", "a/1.png", "b/1.png")).fingerprint()
     (table.root / "a/2.png").write_bytes(b"123456")
     assert len({before, relabelled, reordered, replace(table).fingerprint()}) == 4
-    assert [size for size, _ in replace(table).files] == [5, 6, 5]
+    assert [size for size, *_ in replace(table).files] == [5, 6, 5]
     assert replace(table).files[1][1] == (tmp_path / "a/2.png").stat().st_mtime_ns
+
+
+CHANGES = {
+    "other bytes of that size": lambda path: path.write_bytes(b"54321"),
+    "also of that time": lambda path: (path.write_bytes(b"54321"), os.utime(path, ns=(10**18, 10**18))),
+    "another file in its place": lambda path: (
+        path.with_name("new").write_bytes(b"54321"),
+        path.with_name("new").replace(path),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_own_images_are_known_by_their_bytes(
+    change: Callable[[Path], object], table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after they were written, and later, when digests come from the cache."""
+    monkeypatch.setenv("RETRIEVAL_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(table_module, "digest", lambda path: read.append(path.name) or digest(path))
+    own, read = replace(table, own=True), []
+    for path in own.paths:
+        os.utime(own.root / path, ns=(10**18, 10**18))
+    before = own.fingerprint()
+    assert before == replace(own, root=shutil.copytree(own.root, tmp_path / "copy")).fingerprint()
+    for settled in (False, True):
+        if settled:
+            monkeypatch.setattr(table_module, "SETTLED", -(10**10))
+            assert replace(own).fingerprint() == before
+            read.clear()
+            assert replace(own).fingerprint() == before
+            assert read == [], "nothing has changed"
+        opened = replace(own)
+        assert opened.fingerprint() == before
+        change(own.root / "a/2.png")
+        assert replace(own).fingerprint() != before
+        with refused(own.root / "a/2.png", "was changed", "run again"):
+            opened.check_unchanged()
+        (own.root / "a/2.png").write_bytes(b"12345")
+        os.utime(own.root / "a/2.png", ns=(10**18, 10**18))
+        opened.check_unchanged()
+
+
+def test_split_of_own_images_is_part_of_their_fingerprint(table: ImageTable) -> None:
+    """A list that says otherwise what trains is another data set; published sets keep the names of their records."""
+    sides = [["train", "train", "test"], ["train", "", "test"], ["test", "test", "train"]]
+    for own, count in ((True, 5), (False, 1)):
+        tables = [
+            replace(table, own=own, official_split=None if split is None else np.array(split))
+            for split in [None, *sides]
+        ]
+        assert len({other.fingerprint() for other in [*tables, replace(tables[0], zero_shot_classes=2)]}) == count
 
 
 @pytest.mark.parametrize("problem", ["image is missing", "image file is empty", "folder is missing"])

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from retrieval_bench.data.sheet import CAPTION, GAP, HEADING, THUMBNAIL, Tile, draw_rows, draw_sheet, write_sheet
 from retrieval_bench.data.splits import Split, make_split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.data.verify import SHOWN, verify
-from tests.data.data_checks import files_below, random_image, refused
+from tests.data.data_checks import files_below, random_image
 
 SIZES = [(20, 30), (20, 31), (20, 36), (25, 33), (50, 40), (20, 30), (20, 30), (22, 60)]
 
@@ -27,8 +29,10 @@ def images(tmp_path: Path) -> ImageTable:
     return ImageTable(tmp_path, tuple(f"{index}.png" for index in range(8)), np.arange(8) // 2, tuple("abcd"))
 
 
-def findings(images: ImageTable) -> list[str]:
-    return verify(images, make_split("zero_shot", images))
+def findings(images: ImageTable, split: Split | None = None) -> list[str]:
+    lines, unreadable = verify(images, split or make_split("zero_shot", images))
+    assert not unreadable
+    return lines
 
 
 def test_sizes_are_reported_and_there_is_no_copy(images: ImageTable) -> None:
@@ -39,26 +43,31 @@ def test_sizes_are_reported_and_there_is_no_copy(images: ImageTable) -> None:
     ]
 
 
-def test_corrupt_images_are_counted_and_the_first_is_named(images: ImageTable) -> None:
-    for bad, words in ((["5.png"], ["not an image"]), (["6.png", "3.png", "7.png"], ["4 of 8 images", "first: "])):
-        for name in bad:
-            (images.root / name).write_text("no image")
-        with refused(images.root / sorted(bad)[0], *words):
-            findings(images)
+def test_corrupt_images_are_counted_and_named(images: ImageTable) -> None:
+    for count, bad in enumerate(("5.png", "6.png", "7.png"), start=1):
+        (images.root / bad).write_text("no image")
+        lines, unreadable = verify(images, None)
+        assert lines[0] == f"{count} of 8 images cannot be read"
+        assert lines[1 : count + 1] == [f"  {line}" for line in unreadable]
+        assert f"{images.root / bad}: image cannot be decoded (not an image)" in unreadable[-1]
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "across", "mixed"), [(0, 6, 1, 1), (1, 2, 0, 1), (4, 5, 0, 0)], ids=["split", "class", "inside"]
+    ("first", "second", "across", "mixed", "inside"),
+    [(0, 6, 1, 1, 0), (1, 2, 0, 1, 0), (4, 5, 0, 0, 1), (0, 1, 0, 0, 0)],
+    ids=["split", "class", "test", "training class"],
 )
 def test_copies_are_counted_and_named_where_they_matter(
-    first: int, second: int, across: int, mixed: int, images: ImageTable
+    first: int, second: int, across: int, mixed: int, inside: int, images: ImageTable
 ) -> None:
     shutil.copy(images.root / f"{first}.png", images.root / f"{second}.png")
-    summary = "2 images with equal pixels in 1 group(s): {} across training and test, {} across classes"
-    named = [f"  equal: {first}.png, {second}.png"] if mixed else []
-    assert findings(images)[2:] == [summary.format(across, mixed), *named]
+    summary = (
+        "2 images with equal pixels in 1 group(s): {} across training and test, {} across classes, {} inside the test"
+    )
+    named = [f"  equal: {first}.png, {second}.png"] if mixed or inside else []
+    assert findings(images)[2:] == [summary.format(across, mixed, inside), *named]
     split = Split(np.array([0, 1]), np.array([4, 5]), np.array([4, 5]), np.array([0]))
-    assert verify(images, split)[2] == summary.format(0, mixed), "what the split leaves out is no leak"
+    assert findings(images, split)[2] == summary.format(0, mixed, inside), "what the split leaves out is no leak"
 
 
 def test_copy_is_of_pixels_and_shape_not_of_bytes(images: ImageTable) -> None:
@@ -74,8 +83,64 @@ def test_leaks_are_named_first_and_not_all(tmp_path: Path) -> None:
         random_image(8, 8, seed).save(tmp_path / f"{index:02d}.png")
     paths = tuple(f"{index:02d}.png" for index in range(count))
     lines = findings(ImageTable(tmp_path, paths, np.arange(count), tuple(map(str, range(count)))))
-    assert len(lines) == 3 + SHOWN
-    assert all(int(line.split(", ")[-1][:2]) >= count // 2 for line in lines[3:]), "each has a copy on the test side"
+    assert len(lines) == 4 + SHOWN
+    assert lines[-1] == "  and 1 more"
+    assert all(int(line.split(", ")[-1][:2]) >= count // 2 for line in lines[3:-1]), "each has a copy on the test side"
+
+
+def drawing(seed: int, side: int) -> Image.Image:
+    """A smooth pattern, or (from 1,000 on) noise."""
+    return random_image(side if seed >= 1_000 else 6, side if seed >= 1_000 else 6, seed).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+
+
+VERSIONS: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any]]] = {
+    "half": ("png", lambda image: image.resize((image.width // 2, image.height // 2)), {}),
+    "thumbnail": ("jpg", lambda image: image.resize((80, 80)), {"quality": 75}),
+    "larger": ("png", lambda image: image.resize((2 * image.width, 2 * image.height)), {}),
+    "odd size": ("webp", lambda image: image.resize((151, 149)), {"quality": 70}),
+    "JPEG": ("jpg", lambda image: image, {"quality": 60}),
+    "palette": ("gif", lambda image: image, {}),
+}
+
+
+CASES = [(seed, name) for name in VERSIONS for seed in (3, 1_000) if (seed, name) != (1_000, "palette")]
+
+
+@pytest.mark.parametrize(("seed", "name"), CASES)
+def test_near_copies_are_found(seed: int, name: str, tmp_path: Path) -> None:
+    """The picture in another size, encoding or format, beside others."""
+    ending, change, options = VERSIONS[name]
+    for number in range(7):
+        drawing(seed + number, 200).save(tmp_path / f"{number}.png")
+    change(drawing(seed, 200)).save(tmp_path / f"7.{ending}", **options)
+    paths = (*(f"{number}.png" for number in range(7)), f"7.{ending}")
+    lines = findings(ImageTable(tmp_path, paths, np.arange(8) // 2, tuple("abcd")))
+    assert lines[-1] == f"  near: 0.png, 7.{ending}"
+    assert "2 images that are near copies" in lines[-2]
+    assert "1 across training and test, 1 across classes, 0 inside the test" in lines[-2]
+
+
+def test_different_drawings_are_no_copies(tmp_path: Path) -> None:
+    """On one background: other faces, a moved part, another colour, plain sheets of different colours."""
+    parts = [((60, 70), (140, 80)), ((60, 70), (80, 140)), ((100, 100), (140, 140)), ((60, 120), (140, 130))]
+    number = 0
+    for colour in ("gold", "orange", "tomato"):
+        for box in parts:
+            image = Image.new("RGB", (200, 200), "white")
+            pen = ImageDraw.Draw(image)
+            pen.ellipse((20, 20, 180, 180), fill=colour)
+            pen.rectangle(box, fill="black")
+            image.save(tmp_path / f"{number}.png")
+            number += 1
+    for colour in ("white", "black", "red", "pink"):
+        Image.new("RGB", (200, 200), colour).save(tmp_path / f"{number}.png")
+        number += 1
+    paths = tuple(f"{index}.png" for index in range(number))
+    assert findings(ImageTable(tmp_path, paths, np.arange(number) // 2, tuple("abcdefgh")))[-1] == (
+        "no image is a copy of another"
+    )
 
 
 STEP, ROW = THUMBNAIL + GAP, THUMBNAIL + CAPTION + GAP

@@ -14,6 +14,7 @@ import numpy as np
 from retrieval_bench.data.archive import find_files, read_matlab
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Archive
+from retrieval_bench.data.listing import subfolders
 from retrieval_bench.data.sets.folder import class_folders, open_folder
 from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
@@ -37,7 +38,7 @@ def open_cars(root: Path | None) -> ImageTable:
         for folder in (root, root / "stanford_cars", root / "car_data", root / "car_data" / "car_data"):
             if (folder / "cars_train").is_dir():
                 return _open_torchvision(folder)
-            if folder.is_dir() and len(list((folder / class_folders(folder)["test"]).glob("*/"))) > 98:
+            if folder.is_dir() and len(subfolders(folder / class_folders(folder, subfolders(folder))[-1])) > 98:
                 return replace(open_folder(folder), zero_shot_classes=98)
     names = [(name, f"stanford_cars/{name}") for name in ("cars_annos.mat", "car_ims")]
     lists, images = find_files(root, ARCHIVES, "Cars-196", *names, below=("stanford_cars",))

@@ -7,41 +7,37 @@ torchvision downloads and checks the files; their images are written as PNG once
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.sets.folder import open_folder
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.files import cache_dir, locked
+from retrieval_bench.files import cache_dir, made_once
 
 
 def open_cifar10(root: Path | None) -> ImageTable:
     """Opens the images, from torchvision's folder (``cifar-10-batches-py`` or its parent) at `root`, or downloaded."""
     source = cache_dir() / "downloads" if root is None else root.parent if root.name == "cifar-10-batches-py" else root
-    folder = cache_dir() / f"cifar10-{hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]}"
-    if not (folder / "complete").exists():
-        with locked(folder, "writing the images of CIFAR-10"):
-            if not (folder / "complete").exists():
-                for side in ("train", "test"):
-                    _write(source, folder / side, side == "train", download=root is None)
-                (folder / "complete").touch()
-    return open_folder(folder)
+    folder = cache_dir() / f"cifar10-{hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:10]}"
+    return open_folder(made_once(folder, "writing the images of CIFAR-10", partial(_write, source, root is None)))
 
 
-def _write(source: Path, folder: Path, train: bool, download: bool) -> None:
+def _write(source: Path, download: bool, folder: Path) -> None:
     from torchvision import datasets  # here, so that listing the data sets does not load torch
 
-    try:
-        images = datasets.CIFAR10(str(source), train=train, download=download)
-    except (RuntimeError, OSError) as error:
-        hint = "get cifar-10-python.tar.gz by hand and give --data-root" if download else "files missing or damaged"
-        raise UserError(f"{source}: no CIFAR-10 here: {hint} ({first_line(error)})") from None
-    for number in range(len(images)):
-        image, label = images[number]
-        path = folder / f"{label}_{images.classes[label]}" / f"{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+    for side in ("train", "test"):
+        try:
+            images = datasets.CIFAR10(str(source), train=side == "train", download=download)
+        except (RuntimeError, OSError) as error:
+            hint = "get cifar-10-python.tar.gz by hand and give --data-root" if download else "files missing or damaged"
+            raise UserError(f"{source}: no CIFAR-10 here: {hint} ({first_line(error)})") from None
+        for number in range(len(images)):
+            image, label = images[number]
+            path = folder / side / f"{label}_{images.classes[label]}" / f"{number:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
 
 
 CIFAR10 = Dataset(

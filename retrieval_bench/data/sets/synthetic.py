@@ -12,7 +12,7 @@ from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.sets.folder import open_folder
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import cache_dir, locked
+from retrieval_bench.files import cache_dir, made_once
 from retrieval_bench.seeding import derive
 
 CLASSES, IMAGES_PER_CLASS, SIDE = 16, 8, 40
@@ -33,17 +33,15 @@ def open_synthetic(root: Path | None) -> ImageTable:
     """Opens the PNG files, written into the cache on the first call; there is no other copy, so `root` must be None."""
     if root is not None:
         raise UserError(f"{root}: data set 'synthetic' is drawn on the spot and takes no --data-root")
-    root = cache_dir() / "synthetic-2"
-    if not (root / "complete").exists():
-        with locked(root, "drawing the synthetic images"):
-            for label in range(CLASSES):
-                folder = root / f"class_{label:02d}"
-                folder.mkdir(parents=True, exist_ok=True)
-                for index in range(IMAGES_PER_CLASS):
-                    Image.fromarray(draw(label, index)).save(folder / f"{index}.png")
-            (root / "complete").touch()
-    table = open_folder(root)
+    table = open_folder(made_once(cache_dir() / "synthetic-3", "drawing the synthetic images", _write))
     return replace(table, official_split=np.where(np.arange(len(table)) % 2 == 0, "train", "test"))
+
+
+def _write(root: Path) -> None:
+    for label in range(CLASSES):
+        (root / f"class_{label:02d}").mkdir()
+        for index in range(IMAGES_PER_CLASS):
+            Image.fromarray(draw(label, index)).save(root / f"class_{label:02d}" / f"{index}.png")
 
 
 SIDES = {"train": 64, "test": 64}

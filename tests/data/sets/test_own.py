@@ -7,8 +7,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from retrieval_bench.data.catalog import open_dataset, open_table
 from retrieval_bench.data.dataset import Counts
@@ -16,7 +14,7 @@ from retrieval_bench.data.sets.table import open_image_list
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
 from tests.data.data_checks import refused
-from tests.data.sets.layouts import Miniature, class_of, paths_of, touch
+from tests.data.sets.layouts import Miniature, class_of, pack, paths_of, touch
 
 
 @pytest.fixture
@@ -62,8 +60,18 @@ def test_folders_that_cannot_be_split_are_refused(paths: list[str], message: str
 def test_a_folder_is_needed(root: Path) -> None:
     with refused("--data-root FOLDER"):
         open_dataset("folder", None)
-    with refused(touch(root, "images.zip") / "images.zip", "not a folder"):
+    with refused(touch(root, "images.zip") / "images.zip", "not a tar or zip archive"):
         open_dataset("folder", root / "images.zip")
+
+
+@pytest.mark.parametrize("name", ["mine.zip", "mine.tgz"])
+def test_archive_of_the_folder_is_the_same_data(name: str, root: Path, empty_cache: Path) -> None:
+    """As a Mac packs it, with what it leaves behind."""
+    expected = open_table("folder", root)
+    touch(root.parent, "__MACOSX/mine/crow/._1.jpg", "mine/crow/.DS_Store", "mine/crow/._1.jpg")
+    table = open_table("folder", pack(root.parent / "packed" / name, root.parent, "mine", "__MACOSX"))
+    assert table.root.is_relative_to(empty_cache)
+    assert (table.paths, table.fingerprint()) == (expected.paths, expected.fingerprint())
 
 
 def write_sides(root: Path, train: str, tested: str, test: str = "test") -> Path:
@@ -169,26 +177,6 @@ def test_other_columns_and_fractional_labels_of_parquet(tmp_path: Path) -> None:
     gap = save(tmp_path, {"path": PATHS[:3], "label": [1, None, 2]}, "parquet")
     with refused(gap, "row 2 has no label"):
         open_image_list(gap)
-
-
-FLAGS = st.tuples(st.sampled_from("abcd"), st.sampled_from(["train", "test", ""]), st.booleans(), st.booleans())
-
-
-@settings(max_examples=40)
-@given(st.lists(FLAGS, min_size=2).filter(lambda rows: len({label for label, *_ in rows}) > 1))
-def test_flags_and_split_are_kept_row_by_row(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool, bool]]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "property.csv"
-    lines = [f"{row}.jpg,{label},{split},{q:d},{g:d}" for row, (label, split, q, g) in enumerate(rows)]
-    path.write_text("\n".join(["path,label,split,query,gallery", *lines]))
-    table = open_image_list(path)
-    assert [table.class_names[label] for label in table.labels] == [label for label, *_ in rows]
-    assert table.official_split is not None
-    for side, (_, split, query, gallery) in zip(table.official_split, rows, strict=True):
-        assert (side == "train") == (split == "train")
-        assert (side in ("test", "query")) == (split == "test" and query)
-        assert (side in ("test", "gallery")) == (split == "test" and gallery)
 
 
 @pytest.mark.parametrize(

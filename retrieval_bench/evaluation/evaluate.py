@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, Literal, ParamSpec, cast, get_args
+from typing import Literal, ParamSpec, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ from retrieval_bench.evaluation.metrics import (
     DEFAULT_METRICS,
     METRICS,
     MetricName,
-    Needs,
     Ranking,
     check_ks,
     depths,
@@ -36,7 +35,7 @@ Engine = Literal["auto", "blocked", "reference", "flat", "ivf", "hnsw"]
 TieRule = Literal["lower", "average", "bounds"]
 UNLIMITED = ("mrr", "map")
 """Metrics that ranks beyond any list add to."""
-POSITIVES = 1 << 24
+POSITIVES = 1 << 23
 """Ranks of positives that are kept at once."""
 
 
@@ -134,8 +133,9 @@ def evaluate_in_detail(
     chosen = {f"{name}_at_{k}": (name, k) for k in ks for name in ("recall", "precision") if name in metrics}
     chosen |= {name + (cut if name in UNLIMITED else ""): (name, 0) for name in plain}
     curve = CURVE if "curve" in metrics else None
-    needs: list[Needs] = [METRICS[name].needs for name, _ in chosen.values()] + ([curve.needs] if curve else [])
-    task = replace(task, depth=depths(["all"] if ties == "average" else needs, task.counts, max(ks)))
+    needs = [METRICS[name].needs for name, _ in chosen.values()] + ([CURVE.needs] if curve else [])
+    needs += ["all"] if ties == "average" else []
+    task = replace(task, depth=depths(needs, task.counts, max(ks)))
     count = len(query_names)
     columns = {"query": np.arange(count), "label": query_names}
     columns |= {name: np.zeros(count, dtype=np.int64) for name in ("positives", "first_rank")}
@@ -217,13 +217,13 @@ def _prepare(
         if same_item is not None:
             raise UserError("same_item: without query_embeddings every row is its own query, and is left out by itself")
         (gallery,) = (queries,) = as_vectors({"embeddings": embeddings}, distance)
-        names = asked = _checked(labels, len(gallery), "labels")
+        names = asked = as_labels(labels, "labels", len(gallery))
         rows = np.arange(len(gallery))
     else:
         given = {"query_embeddings": as_rows(query_embeddings, "query_embeddings"), "embeddings": embeddings}
         queries, gallery = as_vectors(given, distance)
-        names = _checked(labels, len(gallery), "labels")
-        asked = _checked(query_labels, len(queries), "query_labels")
+        names = as_labels(labels, "labels", len(gallery))
+        asked = as_labels(query_labels, "query_labels", len(queries))
         rows = np.full(len(queries), -1) if same_item is None else as_array(same_item, "same_item")
         inside = rows.shape == (len(queries),) and rows.dtype.kind in "iu"
         if not inside or (len(rows) and not -1 <= rows.min() <= rows.max() < len(gallery)):
@@ -245,11 +245,3 @@ def _prepare(
         reason = "every class needs two images (or one in the gallery)"
         raise UserError(f"no query has an item of its class in the gallery: {reason}")
     return task, asked, gallery_codes
-
-
-def _checked(labels: Any, count: int, name: str) -> np.ndarray:
-    """:func:`as_labels`, as many as there are embeddings."""
-    found = as_labels(labels, name)
-    if found.shape != (count,):
-        raise UserError(f"{name}: expected shape ({count},) to match its embeddings, found {found.shape}")
-    return found

@@ -27,7 +27,9 @@ STRETCH = 128
 """Neighbouring items of a block that are skipped together."""
 BEHIND = -8.0
 """Less than any inner product."""
-SHARE = {"positives": 1 / 16, "pairs": 1 / 64, "queries": 1 / 4}
+DECIDED = 8
+"""Pairs that cost as much as one that float64 decides."""
+SHARE = {"positives": 1 / 16, "pairs": 1 / 64, "queries": 1 / 2}
 """Of the gallery: positives, and pairs that are looked at one by one, beyond which a query is ranked by itself; of the
 queries: how many such ones make it pay to rank all by themselves."""
 
@@ -118,7 +120,7 @@ class Counter:
         above = perhaps - surely if self.between is None else count_at_least(similarity, self.floor[numbers])
         row, count = rows.cpu().numpy(), queries.stop - queries.start
         self.before_best[queries] += np.bincount(row, surely, count).astype(np.int64)  # far less than 2^53: exact
-        self.pairs[queries] += np.bincount(row, np.maximum(above, perhaps - surely), count).astype(np.int64)
+        self.pairs[queries] += np.bincount(row, above + DECIDED * (perhaps - surely), count).astype(np.int64)
         self.leave_out(queries.start + np.flatnonzero(self.pairs[queries] > self.most))
         kept = ~self.dense[queries][row]
         query, first_item = row + queries.start, items.start + wide * parts.cpu().numpy()

@@ -127,7 +127,9 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
         name = suffix[1:].upper() if suffix == ".csv" else suffix[1:].capitalize()
         raise UserError(f"{path}: not a {name} file ({first_line(error)})") from None
     frame.columns = [str(name) for name in frame.columns]
-    if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
+    names = set(frame.columns)  # pandas names a CSV file's second column e1 "e1.1"
+    twice = [name[:-2] for name in names if suffix == ".csv" and name[-2:] == ".1" and name[:-2] in names]
+    if twice := sorted({*twice, *frame.columns[frame.columns.duplicated()]}):
         raise UserError(f"{path}: column '{twice[0]}' is there twice")
     arrays: dict[str, np.ndarray] = {}
     if "label" in frame:

@@ -34,7 +34,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 def as_rows(embeddings: Any, name: str) -> np.ndarray:
     """:func:`as_array`, also of objects that are numbers or vectors."""
     array = as_array(embeddings, name)
-    if array.dtype != object:
+    if array.dtype != object or array.ndim == 0:
         return array
     try:
         return np.array([np.asarray(row).tolist() for row in array])
@@ -42,13 +42,15 @@ def as_rows(embeddings: Any, name: str) -> np.ndarray:
         raise UserError(f"{name}: not an array of plain numbers or text ({first_line(error)})") from None
 
 
-def as_labels(labels: Any, name: str) -> np.ndarray:
-    """(N,) numbers or text, also of categories and objects; bytes are read as UTF-8.
+def as_labels(labels: Any, name: str, count: int | None = None) -> np.ndarray:
+    """(N,) numbers or text, also of categories and objects; bytes are read as UTF-8. If `count` is given, so many.
 
     Raises:
         UserError: other kinds, text beside numbers, or a label that is missing, with its row.
     """
     array = as_array(labels, name)
+    if count is not None and array.shape != (count,):
+        raise UserError(f"{name}: expected shape ({count},) to match its embeddings, found {array.shape}")
     if array.dtype.kind in "OT" and array.ndim == 1:
         if (missing := pd.isna(array)).any():
             row = int(missing.argmax())

@@ -152,21 +152,12 @@ class RetrievalTask:
         return positives + tolerance(positives) if self.flattering else positives - tolerance(positives)
 
     def similarity(self, query: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """float64 (n,): similarities of pairs; where most combinations of query and item are asked for, of all."""
-        queries, row = np.unique(query, return_inverse=True)
-        items, column = np.unique(item, return_inverse=True)
+        """float64 (n,): similarities of pairs."""
         found = np.empty(len(query))
-        if len(query) < len(queries) * len(items) / 16:
-            for part in chunks(len(query), self.gallery.width):
-                difference = self.queries.rows(self.query_order[query[part]])
-                difference -= self.gallery.rows(self.gallery_order[item[part]])
-                found[part] = -0.5 * np.einsum("nd,nd->n", difference, difference)
-            return found
-        for start in range(0, len(queries), 64):
-            here = np.flatnonzero((row >= start) & (row < start + 64))
-            left = self.queries.rows(self.query_order[queries[start : start + 64]])
-            block = similarities(left, self.gallery.rows(self.gallery_order[items]))
-            found[here] = block[row[here] - start, column[here]]
+        for part in chunks(len(query), self.gallery.width):
+            difference = self.queries.rows(self.query_order[query[part]])
+            difference -= self.gallery.rows(self.gallery_order[item[part]])
+            found[part] = -0.5 * np.einsum("nd,nd->n", difference, difference)
         return found
 
     def subset(self, queries: np.ndarray) -> RetrievalTask:

@@ -135,6 +135,10 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "empty CSV": (lambda folder: text(folder / "e.csv", ""), "not a CSV file"),
     "CSV that is none": (lambda folder: text(folder / "e.csv", b"\xff\x00,"), "e.csv: "),
     "empty Feather": (lambda folder: text(folder / "e.feather", ""), "not a Feather file"),
+    "CSV with a column twice": (
+        lambda folder: text(folder / "e.csv", "label,e0,e1,e1\n1,2,3,4\n"),
+        "'e1' is there twice",
+    ),
     "CSV without a label": (lambda folder: text(folder / "e.csv", "label,d0\n1,2\n,3\n"), "row 2 has no label"),
     "pickle": (lambda folder: text(folder / "e.pkl", pickle.dumps({})), "can run code"),
     "pickle of another name": (lambda folder: text(folder / "e.npz", pickle.dumps({})), "not a file of plain arrays"),

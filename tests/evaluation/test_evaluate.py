@@ -109,6 +109,8 @@ APART = {"query_embeddings": VECTORS, "query_labels": LABELS}
         ({"labels": np.array([0, 0, 2**70, 1], dtype=object)}, "labels: expected whole numbers or text, found objects"),
         ({"labels": np.ma.array(LABELS, mask=LABELS == 1)}, "labels: 2 elements are masked"),
         ({"embeddings": np.ma.array(VECTORS, mask=VECTORS > 0.95)}, "embeddings: 2 elements are masked"),
+        ({"embeddings": None}, "embeddings: expected numbers of shape"),
+        ({"labels": None}, "labels: expected shape (4,)"),
         ({"embeddings": [[1.0, 2.0], [1.0]]}, "embeddings: not an array of plain numbers"),
         ({"embeddings": pd.Series([[1.0, 2.0], [1.0], [1.0, 2.0], [1.0, 2.0]])}, "embeddings: not an array"),
         ({"ks": ("a",)}, "--k a: give distinct whole numbers"),

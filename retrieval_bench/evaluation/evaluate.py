@@ -21,6 +21,7 @@ from retrieval_bench.evaluation.metrics import (
     DEFAULT_METRICS,
     METRICS,
     MetricName,
+    Needs,
     Ranking,
     check_ks,
     depths,
@@ -133,8 +134,9 @@ def evaluate_in_detail(
     chosen = {f"{name}_at_{k}": (name, k) for k in ks for name in ("recall", "precision") if name in metrics}
     chosen |= {name + (cut if name in UNLIMITED else ""): (name, 0) for name in plain}
     curve = CURVE if "curve" in metrics else None
-    needs = [METRICS[name].needs for name, _ in chosen.values()] + ([CURVE.needs] if curve else [])
-    needs += ["all"] if ties == "average" else []
+    needs: list[Needs] = [METRICS[name].needs for name, _ in chosen.values()]
+    if curve or ties == "average":
+        needs.append("all")
     task = replace(task, depth=depths(needs, task.counts, max(ks)))
     count = len(query_names)
     columns = {"query": np.arange(count), "label": query_names}

@@ -44,7 +44,7 @@ bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji: bench-%:
 bench-smoke: setup ## The same on drawn patterns: shows within a minute that everything works
 	$(BENCH) bench synthetic --results $(RESULTS) $(ARGS)
 
-bench-eval: setup ## Time the evaluator beside its peers, on an idle machine (tens of minutes)
+bench-eval: setup ## Time the evaluator beside its peers, and on hard data, on an idle machine (tens of minutes)
 	$(VENV)/bin/python -m benchmarks.eval_speed $(ARGS)
 
 bench-routing: setup ## Time a routed network beside the plain backbone and beside both branches, on an idle machine

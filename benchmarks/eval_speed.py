@@ -1,9 +1,10 @@
 """How fast the evaluator is, beside its peers: each in its own process, on the same input, with as many threads.
 
 ``make bench-eval`` prints, for each size, seconds (median over rounds in which the competitors take turns), peak memory
-of the process and ratios; then how the cost grows, with ``growth.png`` beside the output, and an approximate index at a
-million rows. The input is drawn: Gaussian clusters, noise chosen so that Recall@1 is about 0.85. Run it on an idle
-machine. ``--only figure`` draws ``growth.png`` again from what was measured.
+of the process and ratios; then how the cost grows, with ``growth.png`` beside the output, an approximate index at a
+million rows, and data that is not clean (:mod:`benchmarks.eval_cases`). The input is drawn: Gaussian clusters, noise
+chosen so that Recall@1 is about 0.85. Run it on an idle machine. ``--only figure`` draws ``growth.png`` again from what
+was measured.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from matplotlib import rc_context
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.nn.functional import normalize
 
+from benchmarks.eval_cases import compare as compare_cases
+from benchmarks.eval_cases import draw
 from benchmarks.timing import command_line
 from retrieval_bench.device import environment
 from retrieval_bench.errors import UserError
@@ -38,16 +41,6 @@ KS = (1, 10, 100, 1000)
 SIZES = {"medium": (20_000, 512, 3_741), "sop": (60_502, 512, 11_316)}
 GROWTH = (5_000, 10_000, 20_000, 40_000, 60_000)
 Found = dict[str, Any]
-
-
-def draw(rows: int, size: int, classes: int, noise: float = 2.2) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (rows, size) around one centre per class, and int64 (rows,) labels in random order."""
-    random = np.random.default_rng(0)
-    labels = random.permutation(np.arange(rows) % classes)
-    vectors = random.standard_normal((classes, size), dtype=np.float32)[labels]
-    for part in np.array_split(vectors, 100):  # little more memory than the result takes
-        part += noise * random.standard_normal(part.shape, dtype=np.float32)
-    return vectors, labels
 
 
 def half_products(embeddings: np.ndarray, labels: np.ndarray) -> Found:
@@ -181,7 +174,7 @@ def growth_figure(growth: list[Found]) -> Plot:
 
 def main(
     rounds: int = 3,
-    only: Literal["medium", "sop", "growth", "million", "figure"] | None = None,
+    only: Literal["medium", "sop", "growth", "million", "cases", "figure"] | None = None,
     output: Path = Path("results/local/eval_speed.json"),
 ) -> None:
     """Times the evaluator beside its peers, each `rounds` times; `only` one part, and the others stay in the output."""
@@ -192,12 +185,14 @@ def main(
         growth_figure(kept["growth"]).save(output.with_name("growth.png"))
         return
     kept["environment"] = environment("cpu")
-    for name in [only] if only else [*SIZES, "growth", "million"]:
+    for name in [only] if only else [*SIZES, "growth", "million", "cases"]:
         if name in SIZES:
             competitors = compare(SIZES[name], rounds)
             shape = dict(zip(("rows", "size", "classes"), SIZES[name], strict=True))
             kept[name] = {**shape, "rounds": rounds, "competitors": competitors}
             print(f"\n{shape}, K = {KS}\n{table(competitors)}")
+        elif name == "cases":
+            kept[name] = compare_cases()
         elif name == "growth":
             runs = [in_own_process("retrieval_bench, recall + MAP@R", rows, 512, rows // 5) for rows in GROWTH]
             kept[name] = [{"rows": rows, **run} for rows, run in zip(GROWTH, runs, strict=True)]

@@ -57,12 +57,12 @@ def check_bounds(section: Any, prefix: str = "--") -> None:
         values = flat(value)
         words, numbers = " ".join(map(str, values)), [number for number in values if isinstance(number, int | float)]
         allowed = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"{flag} {words}: must be finite")
         if not all(
             compare(number, bounds[name]) for number in numbers for name, compare in BOUNDS.items() if name in bounds
         ):
             raise UserError(f"{flag} {words}: must be {allowed}")
-        if not all(map(math.isfinite, numbers)):
-            raise UserError(f"{flag} {words}: must be finite")
         if choices and value not in choices:
             raise unknown(f"value of {flag}", value, choices)
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import eval_speed, inference_speed, training_speed
+from benchmarks import eval_cases, eval_speed, inference_speed, training_speed
 from benchmarks.timing import command_line, report, timed
 from retrieval_bench.errors import UserError
+from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.sections import ModelConfig
+from tests.evaluation.retrieval_cases import EVERY
 from tests.training.helpers import random_images
 
 SMALL = ["--backbone", "resnet10t", "--image-size", "32", "--device", "cpu"]
@@ -93,3 +95,14 @@ def test_the_figure_of_growth_is_drawn_again_from_what_was_measured(tmp_path: Pa
     assert (tmp_path / "growth.png").exists()
     with pytest.raises(UserError, match="no measured growth"):
         eval_speed.main(only="figure", output=tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("name", eval_cases.CASES)
+def test_hard_cases_run_and_the_engines_agree_on_them(name: str) -> None:
+    case = eval_cases.CASES[name]
+    embeddings, labels = case.data(120)
+    case.ours(embeddings, labels)
+    case.simple(embeddings, labels)
+    if embeddings.shape[1] <= 512:
+        fast, slow = (evaluate(embeddings, labels, ks=(1, 10), metrics=EVERY, engine=e) for e in ("auto", "reference"))
+        assert fast == slow

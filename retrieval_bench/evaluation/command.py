@@ -11,8 +11,8 @@ from typing import Any, Literal
 import tyro
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.evaluate import Engine, evaluate_in_detail
-from retrieval_bench.evaluation.files import check_table_name, read_embeddings, write_frame
+from retrieval_bench.evaluation.evaluate import Engine, TieRule, evaluate_in_detail
+from retrieval_bench.evaluation.files import check_table_name, read_embeddings, read_numbers, write_frame
 from retrieval_bench.evaluation.metrics import DEFAULT_METRICS, MetricName
 from retrieval_bench.evaluation.statistics import intervals
 
@@ -21,8 +21,8 @@ Positional = tyro.conf.Positional
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Retrieval metrics of your own embeddings (.npz, .npy with --labels, .parquet): all in all, or queries in a
-    gallery."""
+    """Retrieval metrics of your own embeddings (.npz, .npy with --labels, .parquet, .feather, .csv): all in all, or
+    queries in a gallery."""
 
     file: Positional[Path | None] = None
     """embeddings and labels; every row is searched among all the others (or use --query and --gallery)"""
@@ -36,10 +36,12 @@ class Evaluate:
     """embeddings and labels to search in"""
     gallery_labels: Path | None = None
     """labels of --gallery"""
+    same_item: Path | None = None
+    """for each query the row of the gallery that is itself and so left out, -1 for none: .npy, or a number a line"""
     k: tuple[int, ...] = (1, 2, 4, 8)
     """the K of Recall@K and precision@K"""
     metrics: tuple[MetricName, ...] = DEFAULT_METRICS
-    """what is computed; precision, map and curve need every rank and take longer"""
+    """what is computed; map and curve need every rank and take longer"""
     distance: Literal["cosine", "l2"] = "cosine"
     """cosine similarity or Euclidean distance"""
     engine: Engine = "auto"
@@ -48,7 +50,10 @@ class Evaluate:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """of the blocked engine"""
     memory_gb: float = 1.0
-    """10^9 bytes that float32 copies of the embeddings may take"""
+    """10^9 bytes that copies of the embeddings may take"""
+    ties: TieRule = "lower"
+    """items as similar as a positive: lower puts negatives first, bounds adds <metric>_upper with positives first,
+    average gives expected values over random orders (for binary codes)"""
     intervals: bool = False
     """95 % bootstrap intervals, over queries and over classes"""
     per_query: Path | None = None
@@ -67,8 +72,11 @@ class Evaluate:
         if len(set(tables)) < len(tables):
             raise UserError(f"{tables[0]}: two tables cannot be written to one file")
         metrics = self.metrics if self.curve is None or "curve" in self.metrics else (*self.metrics, "curve")
-        choices = {name: getattr(self, name) for name in ("distance", "engine", "device", "memory_gb")}
-        found = evaluate_in_detail(**self._arrays(), ks=self.k, metrics=metrics, **choices)
+        choices = {name: getattr(self, name) for name in ("distance", "engine", "device", "memory_gb", "ties")}
+        arrays = self._arrays()
+        if self.same_item is not None:
+            arrays["same_item"] = read_numbers(self.same_item)
+        found = evaluate_in_detail(**arrays, ks=self.k, metrics=metrics, **choices)
         frames = {self.per_query: found.per_query, self.per_class: found.per_class, self.curve: found.curve_frame}
         for path in tables:
             write_frame(frames[path](), path)
@@ -101,4 +109,5 @@ class Evaluate:
         query = read_embeddings(self.query, self.query_labels)
         gallery = read_embeddings(self.gallery, self.gallery_labels)
         names = ("embeddings", "labels")
-        return {name: gallery[name] for name in names} | {f"query_{name}": query[name] for name in names}
+        itself = {name: query[name] for name in ("same_item",) if name in query}
+        return {name: gallery[name] for name in names} | {f"query_{name}": query[name] for name in names} | itself

@@ -19,8 +19,9 @@ def embedding_stats(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
     two rows or more; ``inter_distance``: mean distance of two class means; ``density``: the first over the second
     (pi_density); ``spectral_decay`` (rho): Kullback-Leibler divergence from the uniform distribution to the singular
     values of the rows, scaled to sum 1: 0 when all directions are used alike, larger when few are (a share counts as
-    10^-6 at least). Distances are those of unit rows, or of the embeddings themselves under ``l2``. NaN where there is
-    nothing to measure.
+    10^-6 at least). Distances are those of unit rows, or of the embeddings themselves under ``l2``; singular values are
+    of rows that are not centred, as in the authors' code. Its distances differ: cosine distances, class means scaled to
+    length 1, and the largest distance for a class of one row. NaN where there is nothing to measure.
     """
     order = np.argsort(codes, kind="stable")
     edges = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
@@ -33,9 +34,9 @@ def embedding_stats(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
     inside = float(np.mean(within)) if within else float("nan")
     between = _mean_distance(np.array(means)) if len(means) > 1 else float("nan")
     dimensions = vectors.raw.shape[1]
-    gram = np.zeros((dimensions, dimensions))
-    for part in chunks(*vectors.raw.shape):
-        rows = vectors.rows(part)
+    gram, step = np.zeros((dimensions, dimensions)), max(dimensions, 1024)  # few sums of large matrices
+    for start in range(0, len(vectors), step):
+        rows = vectors.uncentred(slice(start, start + step))
         gram += rows.T @ rows
     values = np.sqrt(np.linalg.eigvalsh(gram).clip(0))[-min(dimensions, len(vectors)) :]
     decay = float("nan")

@@ -27,10 +27,10 @@ def rank_approximately(
     """
 
     def rows_of(items: Rows) -> np.ndarray:
-        return task.gallery.float32(task.gallery_order[items], "gallery")
+        return task.gallery.factors(task.gallery_order[items], "gallery")
 
     def search(index: Any, rows: Rows, length: int) -> tuple[np.ndarray, np.ndarray]:
-        return index.search(task.queries.float32(task.query_order[rows], "query"), length)
+        return index.search(task.queries.factors(task.query_order[rows], "query"), length)
 
     size, width = len(task.gallery_order), task.gallery.width
     index = index_of(rows_of, size, width, kind, probes)
@@ -43,7 +43,9 @@ def rank_approximately(
         order = np.lexsort((positive, -similarity), axis=1)  # of equal similarities negatives first
         row, before = np.nonzero(np.take_along_axis(positive, order, axis=1))
         first = np.searchsorted(row, np.arange(rows.stop - rows.start))
-        ranks[task.starts[rows.start + row] + np.arange(len(row)) - first[row]] = before + 1
+        place = np.arange(len(row)) - first[row]
+        kept = place < task.kept[rows.start + row]
+        ranks[(task.starts[rows.start + row] + place)[kept]] = before[kept] + 1
     sample = np.unique(np.linspace(0, len(task.counts) - 1, min(SAMPLE, len(task.counts))).astype(np.int64))
     exact = index_of(rows_of, size, width, "flat")
     near, nearest = (search(each, sample, min(SAMPLE_DEPTH, size))[1] for each in (index, exact))

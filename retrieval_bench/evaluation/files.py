@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +11,47 @@ import numpy as np
 import pandas as pd
 
 from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.evaluation.inputs import as_labels
 from retrieval_bench.files import atomic_path, check_writable
 
-ARRAYS = ("embeddings", "labels", "query_embeddings", "query_labels")
+ARRAYS = ("embeddings", "labels", "query_embeddings", "query_labels", "same_item")
+TABLES = {".parquet": "read_parquet", ".feather": "read_feather", ".csv": "read_csv"}
+"""Readers of pandas."""
+FORMATS = ".npz, .npy, .parquet, .feather or .csv"
+PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 MISSING = {
     ".npy": "give them with --labels FILE",
-    ".npz": "save with np.savez(path, embeddings=..., labels=...)",
-    ".parquet": "columns label and embedding",
+    **dict.fromkeys(TABLES, "columns label, and embedding or a series such as e0, e1, ..."),
 }
 
 
 def read_embeddings(path: Path, labels: Path | None = None) -> dict[str, np.ndarray]:
-    """``embeddings`` (N, D) and ``labels`` (N,), and ``query_embeddings`` and ``query_labels`` where a file has them.
+    """``embeddings`` (N, D) and ``labels`` (N,), and ``query_embeddings``, ``query_labels`` and ``same_item`` where a
+    file has them.
 
     Args:
-        path: ``.npz`` with arrays of these names; ``.npy`` with (N, D) numbers, which is memory-mapped, not read; or
-            ``.parquet`` with a column ``label`` and a column ``embedding`` of lists or a column per dimension.
+        path: ``.npz`` with arrays of these names; ``.npy`` with (N, D) numbers, which is memory-mapped, not read; or a
+            table (``.parquet``, ``.feather``, ``.csv``) with a column ``label``, and a column ``embedding`` of lists or
+            a numbered column per dimension (e0, e1, ...).
         labels: ``.npy``, or text with a label per line; needed for ``.npy`` embeddings, instead of the others' own.
 
     Raises:
-        UserError: a file is missing, damaged, holds pickled objects, or lacks an array or column.
+        UserError: a file is missing, damaged, pickled, or lacks an array or column.
     """
-    arrays = _read_parquet(path) if path.suffix == ".parquet" else _read_numpy(path)
+    suffix = path.suffix.lower()
+    arrays = _read_table(path) if suffix in TABLES else _read_numpy(path)
     if labels is not None:
         arrays["labels"] = read_labels(labels)
     for name in ("embeddings", "labels"):
         if name not in arrays:
-            raise UserError(f"{path}: {name} are missing ({MISSING.get(path.suffix, MISSING['.npz'])})")
+            hint = MISSING.get(suffix, "save with np.savez(path, embeddings=..., labels=...)")
+            raise UserError(f"{path}: {name} are missing ({hint})")
     return arrays
 
 
 def read_labels(path: Path) -> np.ndarray:
     """(N,) labels from ``.npy``, or from text with one per line."""
-    if path.suffix == ".npy" and "embeddings" in (arrays := _read_numpy(path)):
+    if path.suffix.lower() == ".npy" and "embeddings" in (arrays := _read_numpy(path)):
         return arrays["embeddings"]
     try:
         return np.array(path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
@@ -49,6 +59,15 @@ def read_labels(path: Path) -> np.ndarray:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path}: not a text file with a label per line ({first_line(error)})") from None
+
+
+def read_numbers(path: Path) -> np.ndarray:
+    """int (N,) from ``.npy``, or from text with a whole number per line."""
+    values = read_labels(path)
+    try:
+        return values.astype(np.int64) if values.dtype.kind == "U" else values
+    except ValueError as error:
+        raise UserError(f"{path}: not a whole number per line ({first_line(error)})") from None
 
 
 def check_table_name(path: Path) -> None:
@@ -78,8 +97,11 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
 
 def _read_numpy(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file, or the one of an ``.npy`` file as ``embeddings``."""
+    safe = f"save plain arrays as {FORMATS}, text labels with dtype=str"
+    if path.suffix.lower() in PICKLED and path.exists():
+        raise UserError(f"{path}: files of this kind can run code when they are loaded, and are not read; {safe}")
     try:
-        loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
+        loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix.lower() == ".npy" else None)
         if isinstance(loaded, np.ndarray):
             return {"embeddings": loaded}
         with loaded as arrays:
@@ -87,32 +109,72 @@ def _read_numpy(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file makes NumPy and zipfile raise a dozen types
-        raise UserError(f"{path}: not an .npz, .npy or .parquet file of plain arrays ({first_line(error)})") from None
+        if "allow_pickle" in str(error) and path.stat().st_size:
+            raise UserError(f"{path}: not a file of plain arrays (objects, or another format); {safe}") from None
+        raise UserError(f"{path}: not an {FORMATS} file of plain arrays ({first_line(error)})") from None
 
 
-def _read_parquet(path: Path) -> dict[str, np.ndarray]:
+def _read_table(path: Path) -> dict[str, np.ndarray]:
+    suffix = path.suffix.lower()
+    more: dict[str, Any] = {"keep_default_na": False, "na_values": [""]} if suffix == ".csv" else {}
     try:
-        frame = pd.read_parquet(path)
+        frame: pd.DataFrame = getattr(pd, TABLES[suffix])(path, **more)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except ImportError:
-        raise UserError(f"{path}: reading Parquet needs the package pyarrow (pip install pyarrow)") from None
+        raise UserError(f"{path}: reading {suffix} files needs the package pyarrow (pip install pyarrow)") from None
     except Exception as error:  # pyarrow raises kinds of its own
-        raise UserError(f"{path}: not a Parquet file ({first_line(error)})") from None
+        name = suffix[1:].upper() if suffix == ".csv" else suffix[1:].capitalize()
+        raise UserError(f"{path}: not a {name} file ({first_line(error)})") from None
+    frame.columns = [str(name) for name in frame.columns]
+    names = set(frame.columns)  # pandas names a CSV file's second column e1 "e1.1"
+    twice = [name[:-2] for name in names if suffix == ".csv" and name[-2:] == ".1" and name[:-2] in names]
+    if twice := sorted({*twice, *frame.columns[frame.columns.duplicated()]}):
+        raise UserError(f"{path}: column '{twice[0]}' is there twice")
     arrays: dict[str, np.ndarray] = {}
     if "label" in frame:
         column = frame.pop("label")
         if column.isna().any():
             raise UserError(f"{path}: row {int(column.isna().to_numpy().argmax()) + 1} has no label")
-        if column.dtype == object and not all(isinstance(label, str) for label in column):
-            raise UserError(f"{path}: column 'label' holds something else than numbers or text")
-        arrays["labels"] = column.to_numpy(str if column.dtype == object else None)
+        arrays["labels"] = as_labels(column, f"{path}: column 'label'")
+    if "embedding" not in frame:
+        if names := _series(frame, path):
+            arrays["embeddings"] = frame[names].to_numpy(dtype=np.float64, na_value=np.nan)
+        return arrays
     try:
-        if "embedding" in frame:
-            arrays["embeddings"] = np.stack([np.asarray(row, dtype=np.float64) for row in frame["embedding"]])
-        elif len(numbers := frame.select_dtypes("number").columns):
-            arrays["embeddings"] = frame[numbers].to_numpy(dtype=np.float64)
+        arrays["embeddings"] = np.stack([np.asarray(row, dtype=np.float64) for row in frame["embedding"]])
     except (ValueError, TypeError) as error:
         reason = f"column 'embedding' does not hold lists of numbers of one length ({first_line(error)})"
         raise UserError(f"{path}: {reason}") from None
     return arrays
+
+
+def _series(frame: pd.DataFrame, path: Path) -> list[str]:
+    """The columns of numbers named alike but for a number, 0 to D - 1 or 1 to D, in that order; none if no column is a
+    number. Says on stderr how many there are and which columns are left out."""
+    numeric = list(frame.select_dtypes("number").columns)
+    series: dict[str, dict[int, str]] = {}
+    for name in numeric:
+        if match := re.fullmatch(r"(.*?)([0-9]+)", name):
+            columns = series.setdefault(match[1], {})
+            if int(match[2]) in columns:
+                raise UserError(f"{path}: columns '{columns[int(match[2])]}' and '{name}' have one number; keep one")
+            columns[int(match[2])] = name
+    long = {prefix: columns for prefix, columns in series.items() if len(columns) > 1} or series
+    if len(long) > 1:
+        kinds = " and ".join(f"{columns[min(columns)]}... ({len(columns)})" for columns in long.values())
+        raise UserError(f"{path}: several series of columns, {kinds}: keep one, or name its columns alike")
+    if not long:
+        if numeric:
+            reason = f"no numbered series of columns such as e0, e1, ... (numbers are in {', '.join(numeric[:5])})"
+            raise UserError(f"{path}: {reason}")
+        return []
+    ((prefix, columns),) = long.items()
+    first = 0 if 0 in columns else 1
+    if lacking := [number for number in range(first, max(columns) + 1) if number not in columns][:1]:
+        raise UserError(f"{path}: column '{prefix}{lacking[0]}' is missing or holds no numbers")
+    names = [columns[number] for number in sorted(columns)]
+    others = [name for name in frame.columns if name not in set(names)]
+    left_out = f"; left out: {', '.join(others)}" if others else ""
+    print(f"{path}: {len(names)} dimensions, {names[0]} to {names[-1]}{left_out}", file=sys.stderr)
+    return names

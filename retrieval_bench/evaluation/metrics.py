@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -16,8 +16,18 @@ from retrieval_bench.errors import UserError
 
 MetricName = Literal["recall", "mrr", "r_precision", "map_at_r", "precision", "map", "curve", "clustering", "health"]
 DEFAULT_METRICS: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r")
-Needs = Literal["first", "top", "all"]
-"""Exact ranks: of each query's best positive; also of every positive among the R nearest; of every positive."""
+Needs = Literal["first", "top", "k", "all"]
+"""Exact ranks: of each query's best positive; also of every positive among the R nearest, or among the K nearest; of
+every positive."""
+EVERY_RANK = int(np.iinfo(np.int64).max)
+
+
+def depths(needs: Iterable[Needs], counts: np.ndarray, k: int) -> np.ndarray:
+    """int64 (Q,): up to which rank all ranks are exact, of queries with R = `counts` positives; 0 for the best's."""
+    found, depth_of = np.zeros_like(counts), {"first": 0, "top": counts, "k": k, "all": EVERY_RANK}
+    for need in needs:
+        found = np.maximum(found, depth_of[need])
+    return found
 
 
 @dataclass(frozen=True)
@@ -28,20 +38,25 @@ class Ranking:
     """int64 (Q,): row number of each query."""
     counts: np.ndarray
     """int64 (Q,): number of positives R, at least 1."""
+    depth: np.ndarray
+    """int64 (Q,): up to which rank all ranks are exact, beside the best positive's; others are known to be larger."""
     ranks: np.ndarray
-    """int64 (sum of R,): ranks of each query's positives from 1, ascending, query after query."""
-    exact: Needs = "all"
-    """Which ranks are exact; any other rank is only known to be larger than R."""
+    """int64 (sum of kept,): ranks of each query's best positives from 1, ascending, query after query."""
+
+    @property
+    def kept(self) -> np.ndarray:
+        """int64 (Q,): how many positives have a rank here: those that may rank within the depth, and the best one."""
+        return np.minimum(self.counts, np.maximum(self.depth, 1))
 
     @property
     def starts(self) -> np.ndarray:
         """int64 (Q,): where each query's ranks begin."""
-        return np.cumsum(self.counts) - self.counts
+        return np.cumsum(self.kept) - self.kept
 
     @property
     def hits(self) -> np.ndarray:
         """int64 (sum of R,): 1 for a query's best positive, 2 for the next, ...: positives found at that rank."""
-        return np.arange(len(self.ranks)) - np.repeat(self.starts, self.counts) + 1
+        return np.arange(len(self.ranks)) - np.repeat(self.starts, self.kept) + 1
 
     def per_query(self, values: np.ndarray) -> np.ndarray:
         """float64 (Q,): sums of `values` (one per positive) over each query's positives."""
@@ -60,12 +75,12 @@ def reciprocal_rank(ranking: Ranking) -> np.ndarray:
 
 def r_precision(ranking: Ranking) -> np.ndarray:
     """float64 (Q,): share of positives among the R nearest (Musgrave, Belongie and Lim, ECCV 2020)."""
-    return ranking.per_query(ranking.ranks <= np.repeat(ranking.counts, ranking.counts)) / ranking.counts
+    return ranking.per_query(ranking.ranks <= np.repeat(ranking.counts, ranking.kept)) / ranking.counts
 
 
 def map_at_r(ranking: Ranking) -> np.ndarray:
     """float64 (Q,): 1/R times the sum, over positives among the R nearest, of the precision at their rank (ibid.)."""
-    inside = ranking.ranks <= np.repeat(ranking.counts, ranking.counts)
+    inside = ranking.ranks <= np.repeat(ranking.counts, ranking.kept)
     return ranking.per_query(inside * ranking.hits / ranking.ranks) / ranking.counts
 
 
@@ -98,16 +113,15 @@ class Metric:
     needs: Needs
     per_k: bool = False
 
-    def __call__(self, ranking: Ranking, k: int | None = None) -> np.ndarray:
-        if most((ranking.exact, self.needs)) != ranking.exact:
-            name = self.function.__name__
-            raise ValueError(f"{name} needs '{self.needs}' ranks to be exact, the ranking has '{ranking.exact}' ones")
+    def __call__(self, ranking: Ranking, k: int = 1) -> np.ndarray:
+        if (ranking.depth < depths([self.needs], ranking.counts, k)).any():
+            raise ValueError(f"{self.function.__name__} needs '{self.needs}' ranks to be exact; the ranking has fewer")
         return self.function(ranking, k) if self.per_k else self.function(ranking)
 
 
 METRICS: dict[str, Metric] = {
     "recall": Metric(recall_at_k, needs="first", per_k=True),
-    "precision": Metric(precision_at_k, needs="all", per_k=True),
+    "precision": Metric(precision_at_k, needs="k", per_k=True),
     "mrr": Metric(reciprocal_rank, needs="first"),
     "r_precision": Metric(r_precision, needs="top"),
     "map_at_r": Metric(map_at_r, needs="top"),
@@ -117,13 +131,12 @@ METRICS: dict[str, Metric] = {
 CURVE = Metric(precision_recall_curve, needs="all")
 
 
-def most(needs: Iterable[Needs]) -> Needs:
-    """The largest of several needs; ``first`` of none."""
-    order: tuple[Needs, ...] = get_args(Needs)
-    return order[max(map(order.index, needs), default=0)]
-
-
-def check_ks(ks: tuple[int, ...]) -> None:
-    """Raises :class:`UserError` unless `ks` are distinct whole numbers from 1 up."""
-    if not ks or any(int(k) != k for k in ks) or min(ks) < 1 or len(set(ks)) < len(ks):
+def check_ks(ks: tuple[int, ...]) -> tuple[int, ...]:
+    """`ks` as they are; raises :class:`UserError` unless they are distinct whole numbers from 1 up."""
+    try:
+        whole = tuple(int(k) for k in ks)
+    except (ValueError, TypeError, OverflowError):
+        whole = ()
+    if not whole or whole != tuple(ks) or min(whole) < 1 or len(set(whole)) < len(whole):
         raise UserError(f"--k {' '.join(map(str, ks))}: give distinct whole numbers from 1 up")
+    return whole

@@ -2,7 +2,7 @@
 
 Engines go from a :class:`RetrievalTask` to the number of negatives before each positive. Three rules decide it:
 
-- Ties never flatter: a negative as similar as a positive ranks before it.
+- Ties never flatter: a negative as similar as a positive ranks before it (behind it where the task says so).
 - A query is never its own neighbour; it is left out by its number, not by its similarity, so that copies of it stay.
 - float64 decides: two :func:`similarities` that differ by less than :func:`tolerance` are equal.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask
-from retrieval_bench.evaluation.vectors import similarities, tolerance
+from retrieval_bench.evaluation.vectors import similarities
 
 
 def count_negatives(task: RetrievalTask) -> np.ndarray:
-    """int64 (sum of R,): how many negatives rank before each of a query's R positives, ascending, in the order of
+    """int64 (sum of kept,): how many negatives rank before each of a query's best positives, ascending, in the order of
     ``task.query_order``."""
     gallery = task.gallery.rows(task.gallery_order)
     counts = []
@@ -27,11 +27,12 @@ def count_negatives(task: RetrievalTask) -> np.ndarray:
         negatives = np.sort(similarity[~same_class])
         if itself >= 0:
             same_class[itself] = False
-        positives = np.sort(similarity[same_class])[::-1]
-        counts.append(len(negatives) - np.searchsorted(negatives, positives - tolerance(positives)))
+        positives = np.sort(similarity[same_class])[::-1][: task.kept[query]]
+        counts.append(len(negatives) - np.searchsorted(negatives, task.limits_of(positives)))
     return np.concatenate(counts)
 
 
 def to_ranks(task: RetrievalTask, negatives_before: np.ndarray) -> np.ndarray:
-    """int64 (sum of R,): ascending ranks from 1 per query; before a positive are its negatives and better positives."""
+    """int64 (sum of kept,): ascending ranks from 1 per query; before a positive are its negatives and better
+    positives."""
     return negatives_before + task.places(slice(0, len(task.counts))) + 1

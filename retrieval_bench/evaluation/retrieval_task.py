@@ -8,10 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from retrieval_bench.evaluation.metrics import EVERY_RANK
 from retrieval_bench.evaluation.vectors import Vectors, chunks, similarities, tolerance
 
 ROWS = 1024
 """Rows of classes of one size that are compared together."""
+LARGE = 128
+"""Items of a class that is compared by itself, beyond which products are much faster than differences."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class RetrievalTask:
     """int64 (C + 1,): the first item of each class."""
     same_item: np.ndarray
     """int64 (Q,): the item that is the query itself, -1 for none."""
+    depth: np.ndarray
+    """int64 (Q,): up to which rank all ranks are asked for, beside that of the best positive; -1 for not even that."""
+    flattering: bool = False
+    """Whether a negative as similar as a positive ranks behind it."""
 
     @cached_property
     def symmetric(self) -> bool:
@@ -53,9 +60,14 @@ class RetrievalTask:
         return np.diff(self.gallery_starts)[self.classes] - (self.same_item >= 0)
 
     @cached_property
+    def kept(self) -> np.ndarray:
+        """int64 (Q,): how many positives are ranked: the best ones, as many as may rank within the depth."""
+        return np.where(self.depth < 0, 0, np.minimum(self.counts, np.maximum(self.depth, 1)))
+
+    @cached_property
     def starts(self) -> np.ndarray:
-        """int64 (Q + 1,): where each query's positives begin in flat arrays over all of them."""
-        return np.concatenate([[0], np.cumsum(self.counts)])
+        """int64 (Q + 1,): where each query's positives begin in flat arrays over all that are ranked."""
+        return np.concatenate([[0], np.cumsum(self.kept)])
 
     def places(self, queries: slice) -> np.ndarray:
         """int64: 0 for the best positive of each of some queries, 1 for its next, ..., in flat order."""
@@ -64,11 +76,16 @@ class RetrievalTask:
 
     @cached_property
     def positives(self) -> np.ndarray:
-        """float64 (sum of R,): similarities of each query's positives, best first; classes of one size together."""
-        flat = np.empty(self.starts[-1])
+        """float64 (sum of kept,): similarities of each query's best positives, best first; small classes of one size
+        together, a large one by itself."""
+        flat, asked = np.empty(self.starts[-1]), np.add.reduceat(np.append(self.kept, 0), self.query_starts[:-1]) > 0
         sizes = np.stack([np.diff(self.query_starts), np.diff(self.gallery_starts)], axis=1)
-        for queries, items in np.unique(sizes[(sizes > 0).all(axis=1)], axis=0).tolist():
-            classes = np.flatnonzero((sizes == (queries, items)).all(axis=1))
+        for queries, items in np.unique(sizes[asked & (sizes > 0).all(axis=1)], axis=0).tolist():
+            classes = np.flatnonzero((sizes == (queries, items)).all(axis=1) & asked)
+            if items > LARGE:
+                for number in classes.tolist():
+                    self._fill_large(flat, number)
+                continue
             step = max(1, ROWS // max(queries, items))
             for start in range(0, len(classes), step):
                 self._fill(flat, classes[start : start + step], queries, items)
@@ -85,44 +102,73 @@ class RetrievalTask:
         similarity = similarities(left, right)
         similarity[self.same_item[query][:, :, None] == item[:, None, :]] = -np.inf
         similarity[..., ::-1].sort(axis=-1)
-        kept = np.arange(items) < self.counts[query][:, :, None]
-        if len(classes) == 1:  # perhaps a large class: its positives are one range
-            flat[self.starts[query[0, 0]] : self.starts[query[0, -1] + 1]] = similarity[kept]
-        else:
-            flat[(self.starts[query][:, :, None] + np.arange(items))[kept]] = similarity[kept]
+        kept = np.arange(items) < self.kept[query][:, :, None]
+        flat[(self.starts[query][:, :, None] + np.arange(items))[kept]] = similarity[kept]
+
+    def _fill_large(self, flat: np.ndarray, number: int) -> None:
+        """The part of :attr:`positives` of a class, by products of rows centred on its mean; those that rounding might
+        order wrongly by differences."""
+        first, last = self.query_starts[number : number + 2].tolist()
+        offset, stop = self.gallery_starts[number : number + 2].tolist()
+        items = self.gallery.rows(self.gallery_order[offset:stop])
+        centre = items.mean(axis=0)
+        items -= centre
+        lengths = np.einsum("nd,nd->n", items, items)
+        for part in chunks(last - first, max(items.shape) // 4):
+            query = np.arange(first + part.start, first + part.stop)
+            keep = self.kept[query]
+            if not (most := int(keep.max())):
+                continue
+            left = self.queries.rows(self.query_order[query]) - centre
+            own = np.einsum("nd,nd->n", left, left)
+            similarity = np.minimum(left @ items.T - 0.5 * own[:, None] - 0.5 * lengths, 0.0)
+            error = (items.shape[1] + 8) * 2.0**-52 * max(own.max(), lengths.max())
+            itself = np.flatnonzero(self.same_item[query] >= 0)
+            similarity[itself, self.same_item[query[itself]] - offset] = -np.inf
+            worst = np.partition(similarity, -most, axis=1)[:, -most]
+            row, item = (similarity >= worst[:, None] - 2 * error).nonzero()
+            doubtful = tolerance(similarity[row, item]) < 8 * error
+            row, item = row[doubtful], item[doubtful]
+            if len(row):
+                similarity[row, item] = self._exactly(query[row], item + offset)
+            best = np.sort(np.partition(similarity, -most, axis=1)[:, -most:], axis=1)[:, ::-1]
+            flat[self.starts[query[0]] : self.starts[query[-1] + 1]] = best[np.arange(most) < keep[:, None]]
+
+    def _exactly(self, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """:meth:`similarity` of pairs of which many may be of equal rows."""
+        found = np.zeros(len(query))
+        keys = self.queries.keys[self.query_order[query]], self.gallery.keys[self.gallery_order[item]]
+        differ = np.flatnonzero(keys[0] != keys[1])
+        found[differ] = self.similarity(query[differ], item[differ])
+        return found
 
     @cached_property
     def limits(self) -> np.ndarray:
-        """float64 (sum of R,): a negative of at least this similarity ranks before the positive, as do equal ones."""
-        return self.positives - tolerance(self.positives)
+        """float64 (sum of kept,): a negative of at least this similarity ranks before the positive."""
+        return self.limits_of(self.positives)
+
+    def limits_of(self, positives: np.ndarray) -> np.ndarray:
+        """float64: limits of positives of some similarities."""
+        return positives + tolerance(positives) if self.flattering else positives - tolerance(positives)
 
     def similarity(self, query: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """float64 (n,): similarities of pairs; where most combinations of query and item are asked for, of all."""
-        queries, row = np.unique(query, return_inverse=True)
-        items, column = np.unique(item, return_inverse=True)
+        """float64 (n,): similarities of pairs."""
         found = np.empty(len(query))
-        if len(query) < len(queries) * len(items) / 16:
-            for part in chunks(len(query), self.gallery.width):
-                difference = self.queries.rows(self.query_order[query[part]])
-                difference -= self.gallery.rows(self.gallery_order[item[part]])
-                found[part] = -0.5 * np.einsum("nd,nd->n", difference, difference)
-            return found
-        for start in range(0, len(queries), 64):
-            here = np.flatnonzero((row >= start) & (row < start + 64))
-            left = self.queries.rows(self.query_order[queries[start : start + 64]])
-            block = similarities(left, self.gallery.rows(self.gallery_order[items]))
-            found[here] = block[row[here] - start, column[here]]
+        for part in chunks(len(query), self.gallery.width):
+            difference = self.queries.rows(self.query_order[query[part]])
+            difference -= self.gallery.rows(self.gallery_order[item[part]])
+            found[part] = -0.5 * np.einsum("nd,nd->n", difference, difference)
         return found
 
     def subset(self, queries: np.ndarray) -> RetrievalTask:
         """The task of some of the queries, given by ascending numbers."""
         starts = np.searchsorted(queries, self.query_starts)
-        order, same_item = self.query_order[queries], self.same_item[queries]
-        return replace(self, query_order=order, query_starts=starts, same_item=same_item)
+        per_query = {name: getattr(self, name)[queries] for name in ("query_order", "same_item", "depth")}
+        return replace(self, query_starts=starts, **per_query)
 
     def portions(self, limit: int) -> list[RetrievalTask]:
         """The task in portions of queries with about `limit` positives at most; a single one keeps the symmetry."""
-        if self.counts.sum() <= limit:
+        if self.starts[-1] <= limit:
             return [self]
         inner = np.searchsorted(self.starts, np.arange(limit, self.starts[-1], limit))
         edges = np.unique(np.concatenate([[0], inner, [len(self.query_order)]]))
@@ -130,7 +176,12 @@ class RetrievalTask:
 
 
 def retrieval_task(
-    queries: Vectors, query_codes: np.ndarray, gallery: Vectors, gallery_codes: np.ndarray, same_item: np.ndarray
+    queries: Vectors,
+    query_codes: np.ndarray,
+    gallery: Vectors,
+    gallery_codes: np.ndarray,
+    same_item: np.ndarray,
+    depth: int = EVERY_RANK,
 ) -> RetrievalTask:
     """Sorts both sides by class: codes are int (Q,) and (G,), 0..C-1; `same_item` is int (Q,), the row of the gallery
     that is the query itself and so of its class, -1 for none."""
@@ -141,4 +192,5 @@ def retrieval_task(
     query_starts = np.searchsorted(query_codes[query_order], classes)
     gallery_starts = np.searchsorted(gallery_codes[gallery_order], classes)
     same_item = number[same_item[query_order]]
-    return RetrievalTask(queries, gallery, query_order, gallery_order, query_starts, gallery_starts, same_item)
+    every = np.full(len(query_order), depth)
+    return RetrievalTask(queries, gallery, query_order, gallery_order, query_starts, gallery_starts, same_item, every)

@@ -1,15 +1,17 @@
-"""Embeddings as rows that are compared: by products in float32 for speed, by differences in float64 for decisions.
+"""Embeddings as rows that are compared: by products for speed, by differences in float64 for decisions.
 
 Rows are scaled to length 1 for the cosine, and centred with a largest norm of 1 for the Euclidean distance. Both then
 rank as ``-|a - b|^2 / 2`` does, which is the similarity in all decisions: differences of rows keep their precision
-however close the rows are. In float32 it is an inner product (less 1, for the cosine): ``<(a, -|a|^2 / 2, 1), (b, 1,
--|b|^2 / 2)>`` for the Euclidean distance.
+however close the rows are. Unit rows that point one way are centred too: differences stay the same, and rounding errors
+of products, which grow with the norms, become smaller. A similarity is an inner product: less 1 of unit rows that are
+not centred, ``<(a, -|a|^2 / 2, 1), (b, 1, -|b|^2 / 2)>`` of centred ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ CHUNK = 1 << 18
 """Numbers that are converted at once: few enough to stay in a processor's cache."""
 SMALLEST, LARGEST = 1e-140, 1e150
 """Norms whose squares neither vanish nor overflow."""
+CENTRED = 0.6
+"""Mean cosine of all pairs from which on unit rows are centred."""
 
 
 @dataclass(frozen=True)
@@ -32,52 +36,94 @@ class Vectors:
     raw: np.ndarray
     """(N, D)."""
     centre: np.ndarray
-    """float64 (D,): subtracted from each row (0 for cosine)."""
+    """float64 (D,): subtracted from each row, for cosine after scaling (0 for rows that are not centred)."""
     norm: np.ndarray
     """float64 (N,): what each row is divided by: its own norm for cosine, the largest norm of all for l2."""
     distance: Distance
+    scale: float = 1.0
+    """Largest norm of :meth:`rows`, also over those that they are compared with; 10^-14 at least."""
 
     def __len__(self) -> int:
         return len(self.raw)
 
     @property
+    def plain(self) -> bool:
+        """Whether rows are unit rows that are not centred."""
+        return self.distance == "cosine" and not self.centre.any()
+
+    @property
     def width(self) -> int:
-        """Length of the rows of :meth:`float32`."""
-        return self.raw.shape[1] + (2 if self.distance == "l2" else 0)
+        """Length of the rows of :meth:`factors`."""
+        return self.raw.shape[1] + (0 if self.plain else 2)
 
-    @property
-    def offset(self) -> float:
-        """By how much inner products of :meth:`float32` rows are larger than similarities."""
-        return 1.0 if self.distance == "cosine" else 0.0
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """int64 (N,): equal where rows are."""
+        parts = (self.rows(part) + 0.0 for part in chunks(*self.raw.shape))  # -0 becomes 0
+        return np.array([hash(row.tobytes()) for part in parts for row in part], dtype=np.int64)
 
-    @property
-    def error(self) -> float:
-        """Bound on what float32 (rounding rows, summing in any order) changes similarities by: ``(n + 2) u |a| |b|`` of
-        n products (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), with some room."""
-        largest = 2.25 if self.distance == "l2" else 1.0
-        return 1.01 * largest * (self.width + 6) * 2.0**-24
+    def products(self, similarity: np.ndarray) -> np.ndarray:
+        """Similarities as inner products of :meth:`factors`."""
+        return similarity / self.scale**2 + (1.0 if self.plain else 0.0)
+
+    def similarity(self, products: np.ndarray) -> np.ndarray:
+        """float64: inner products of :meth:`factors` as similarities."""
+        return (products.astype(np.float64) - (1.0 if self.plain else 0.0)) * self.scale**2
+
+    def error(self, dtype: Any = np.float32) -> float:
+        """Bound on what rounding (of rows, and sums in any order) changes similarities by that are found by products:
+        ``(n + 2) u |a| |b|`` of n products (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1),
+        with some room."""
+        largest = 1.0 if self.plain else 2.25
+        return 1.01 * largest * (self.width + 6) * float(np.finfo(dtype).eps) / 2 * self.scale**2
+
+    def uncentred(self, rows: Rows) -> np.ndarray:
+        """float64 (n, D): unit rows; for ``l2`` rows divided by the largest norm of the centred ones."""
+        return np.array(self.raw[rows], dtype=np.float64, subok=False) / self.norm[rows, None]
 
     def rows(self, rows: Rows) -> np.ndarray:
-        """float64 (n, D): unit rows; for ``l2`` centred ones with a largest norm of 1."""
+        """float64 (n, D): unit rows, perhaps centred; for ``l2`` centred ones with a largest norm of 1."""
+        if self.distance == "cosine":
+            converted = self.uncentred(rows)
+            return converted if self.plain else converted - self.centre
         converted = np.array(self.raw[rows], dtype=np.float64, subok=False)  # a copy, changed in place
-        if self.distance == "l2":
-            converted -= self.centre
+        converted -= self.centre
         converted /= self.norm[rows, None]
         return converted
 
-    def float32(self, rows: Rows, side: Side) -> np.ndarray:
-        """float32 (n, width): rows whose inner products, queries with gallery, are similarities plus :attr:`offset`.
-        Rows in half or single precision are scaled as they are: two roundings, which :attr:`error` allows for."""
+    def factors(self, rows: Rows, side: Side, dtype: Any = np.float32) -> np.ndarray:
+        """float32 or float64 (n, width): rows whose inner products, queries with gallery, are :meth:`products`. Plain
+        rows in half or single precision are scaled as they are: two roundings, which :meth:`error` allows for."""
         norm = self.norm[rows, None]
-        if self.distance == "l2":
+        if not self.plain:
             converted = self.rows(rows)
+            converted /= self.scale
             more = np.ones((len(converted), 2))
             more[:, int(side == "gallery")] = -0.5 * np.einsum("nd,nd->n", converted, converted)
-            return np.concatenate([converted, more], axis=1).astype(np.float32)
-        if self.raw.dtype in (np.float16, np.float32) and ((norm > 1e-30) & (norm < 1e30)).all():
+            return np.concatenate([converted, more], axis=1).astype(dtype)
+        single = dtype == np.float32 and self.raw.dtype in (np.float16, np.float32)
+        if single and ((norm > 1e-30) & (norm < 1e30)).all():
             inverse = (1 / norm).astype(np.float32)
             return np.multiply(self.raw[rows], inverse, dtype=np.float32, order="C", subok=False)
-        return self.rows(rows).astype(np.float32)
+        return self.rows(rows).astype(dtype)
+
+
+class Copies:
+    """Factors (n, width) in an order, by slice: converted once if all fit into `memory` bytes, else every time."""
+
+    def __init__(
+        self, vectors: Vectors, order: np.ndarray, side: Side, device: torch.device, memory: float, dtype: Any
+    ):
+        self.convert = lambda rows: torch.from_numpy(vectors.factors(order[rows], side, dtype)).to(device)
+        self.copy: torch.Tensor | None = None
+        if np.dtype(dtype).itemsize * len(order) * vectors.width <= memory:
+            kind = torch.float32 if dtype == np.float32 else torch.float64
+            self.copy = torch.empty(len(order), vectors.width, device=device, dtype=kind)
+            for rows in chunks(len(order), vectors.width):
+                self.copy[rows] = self.convert(rows)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        return self.convert(rows) if self.copy is None else self.copy[rows]
 
 
 def similarities(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -112,6 +158,7 @@ def as_vectors(given: dict[str, np.ndarray], distance: Distance = "cosine") -> l
     widths = {name: values.shape[1] for name, values in given.items()}
     if len(set(widths.values())) > 1:
         raise UserError(", ".join(f"{name} have {width} dimensions" for name, width in widths.items()))
+    total = max(1, sum(map(len, given.values())))
     centre = np.zeros(max(widths.values()))
     norms = {name: _norms(name, values, centre) for name, values in given.items()}
     if distance == "cosine":
@@ -119,14 +166,22 @@ def as_vectors(given: dict[str, np.ndarray], distance: Distance = "cosine") -> l
             if (zero := np.flatnonzero(norm < SMALLEST)).size:
                 reason = f"is a zero vector, which has no cosine similarity ({len(zero)} such rows)"
                 raise UserError(f"{name}: row {zero[0]} {reason}")
-    else:
-        total = max(1, sum(map(len, given.values())))
-        for values in given.values():
-            for rows in chunks(*values.shape):
-                centre += (values[rows].astype(np.float64) / total).sum(axis=0)
-        norms = {name: _norms(name, values, centre) for name, values in given.items()}
-        largest = max(float(norm.max(initial=0.0)) for norm in norms.values())
-        norms = {name: np.full(len(norm), largest if largest > SMALLEST else 1.0) for name, norm in norms.items()}
+        found = [Vectors(values, centre, norms[name], distance) for name, values in given.items()]
+        for each in found:
+            for rows in chunks(*each.raw.shape):
+                centre = centre + (1 / (total * each.norm[rows])) @ each.raw[rows].astype(np.float64)
+        if centre @ centre < CENTRED:
+            return found
+        found = [replace(each, centre=centre) for each in found]
+        lengths = (np.linalg.norm(each.rows(rows), axis=1) for each in found for rows in chunks(*each.raw.shape))
+        scale = max(1e-14, *(float(each.max(initial=0.0)) for each in lengths))
+        return [replace(each, scale=scale) for each in found]
+    for values in given.values():
+        for rows in chunks(*values.shape):
+            centre += (values[rows].astype(np.float64) / total).sum(axis=0)
+    norms = {name: _norms(name, values, centre) for name, values in given.items()}
+    largest = max(float(norm.max(initial=0.0)) for norm in norms.values())
+    norms = {name: np.full(len(norm), largest if largest > SMALLEST else 1.0) for name, norm in norms.items()}
     return [Vectors(values, centre, norms[name], distance) for name, values in given.items()]
 
 

@@ -138,7 +138,7 @@ def test_limit_counts_all_caches_and_names_the_ways_out(
     assert len(open_decode_cache(make_table(root), 0, total / 1e9)) == 5, "exactly the limit is allowed"
     (name,) = folders(empty_cache)
     whole = empty_cache / "decoded" / name
-    whole.rename(whole.with_name(f".{name}.partial-abc"))  # remains of a killed build do not count
+    whole.rename(whole.with_name(f".{name}.partial"))  # remains of a killed build do not count
     open_decode_cache(make_table(root), 0, total / 1e9)
     assert folders(empty_cache) == [name]
     total += count_bytes(root, 12)

@@ -70,6 +70,7 @@ def test_the_table_has_a_line_per_figure(run: Run) -> None:
         (["e.npz", "--engine", "ivf"], {"engine": "ivf"}),
         ("e.npz --k 2 5 --metrics precision map".split(), {"ks": (2, 5), "metrics": ("precision", "map")}),
         (["e.npz", "--metrics", "clustering", "health"], {"metrics": ("clustering", "health")}),
+        (["e.npz", "--ties", "bounds"], {"ties": "bounds"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -89,6 +90,14 @@ def test_queries_and_gallery_may_be_of_any_kind(run: Run) -> None:
         ["both.npz"],
     ):
         assert json.loads(run(*words, "--json")) == evaluate(ROWS, LABELS, rows, labels)
+    own = np.arange(0, 24, 3)
+    np.savez("both.npz", embeddings=ROWS, labels=LABELS, query_embeddings=rows, query_labels=labels, same_item=own)
+    np.savez("q.npz", embeddings=rows, labels=labels, same_item=own)
+    np.save("own.npy", own)
+    Path("own.txt").write_text("".join(f"{row}\n" for row in own))
+    apart = ["--query", "q.npy", "--query-labels", "q_labels.npy", "--gallery", "e.npz", "--same-item"]
+    for words in (["both.npz"], ["--query", "q.npz", "--gallery", "e.npz"], [*apart, "own.npy"], [*apart, "own.txt"]):
+        assert json.loads(run(*words, "--json")) == evaluate(ROWS, LABELS, rows, labels, same_item=own)
     text = ["--query", "e.npy", "--query-labels", "labels.txt", "--gallery", "e.npy", "--gallery-labels", "labels.txt"]
     assert json.loads(run(*text, "--json"))["recall_at_1"] == 1.0  # every query finds itself
 
@@ -140,6 +149,8 @@ def test_tables_hold_what_the_evaluator_gives(suffix: str, run: Run, here: Path)
         (["e.npz", "--gallery-labels", "labels.npy"], "--query-labels and --gallery-labels belong to"),
         (["--query", "e.npz", "--gallery", "e.npz", "--labels", "labels.npy"], "--labels belongs to a single file"),
         (["--query", "e.npz"], "--gallery FILE"),
+        (["e.npz", "--same-item", "short.txt"], "short.txt: not a whole number per line"),
+        (["e.npz", "--same-item", "labels.npy"], "same_item: without query_embeddings"),
         (["e.npz", "--query", "e.npz"], "give one file, or --query and --gallery, not both"),
         (["--query", "e.npz", "--gallery", "e.npy"], "e.npy: labels are missing"),
         (["alone.npz"], "no query has an item of its class in the gallery"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.files import read_embeddings, read_labels, write_frame
 from tests.data.data_checks import files_below, refused
 
@@ -21,7 +24,9 @@ Make = Callable[[Path], Path]
 
 
 def table(path: Path, **columns: Any) -> Path:
-    pd.DataFrame(columns).to_parquet(path)
+    frame = pd.DataFrame(columns)
+    write = {".csv": partial(frame.to_csv, index=False), ".feather": frame.to_feather}
+    write.get(path.suffix.lower(), frame.to_parquet)(path)
     return path
 
 
@@ -43,13 +48,16 @@ def npz(path: Path, **arrays: Any) -> Path:
 def forms(folder: Path, labels: np.ndarray) -> dict[str, tuple[Path, Path | None]]:
     """The same embeddings and labels in every accepted form."""
     lines, numbers = text(folder / "l.txt", "".join(f"{label}\n" for label in labels)), npy(folder / "l.npy", labels)
-    columns = {"name": ["x"] * 6, "label": labels, **{f"d{i}": ROWS[:, i] for i in range(4)}}
+    columns = {"name": ["x"] * 6, "label": labels, **{f"d{i}": ROWS[:, i] for i in (2, 0, 3, 1)}}
     return {
         "npz": (npz(folder / "e.npz", embeddings=ROWS, labels=labels), None),
         "npy and npy": (npy(folder / "e.npy", ROWS), numbers),
         "npy and text": (npy(folder / "e.npy", ROWS), lines),
         "lists": (table(folder / "lists.parquet", label=labels, embedding=list(ROWS)), None),
         "columns": (table(folder / "columns.parquet", **columns), None),
+        "CSV": (table(folder / "columns.CSV", **columns, label_id=LABELS, is_new=LABELS > 0), None),
+        "Feather": (table(folder / "lists.feather", label=labels, embedding=list(ROWS)), None),
+        "capitals": (table(folder / "lists.PARQUET", label=pd.Categorical(labels), embedding=list(ROWS)), None),
         "Parquet and npy": (table(folder / "alone.parquet", embedding=list(ROWS)), numbers),
     }
 
@@ -61,6 +69,26 @@ def test_every_form_gives_the_same_arrays(labels: np.ndarray, tmp_path: Path) ->
         assert np.array_equal(found["embeddings"], ROWS), form
         assert found["labels"].astype(labels.dtype).tolist() == labels.tolist(), form
         assert isinstance(found["embeddings"], np.memmap) == form.startswith("npy"), "mapped, not read"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_series_of_columns_is_read_in_its_order_and_other_columns_are_named(
+    first: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(1).normal(size=(6, 12))
+    series = {f"e{number + first}": rows[:, number] for number in np.random.default_rng(0).permutation(12)}
+    path = table(tmp_path / "e.parquet", image_id=np.arange(6) * 1000, **series, label=LABELS, label_id=LABELS)
+    assert np.array_equal(read_embeddings(path)["embeddings"], rows)
+    expected = f"{path}: 12 dimensions, e{first} to e{first + 11}; left out: image_id, label_id\n"
+    assert tuple(capfd.readouterr()) == ("", expected)
+    assert read_embeddings(table(path, label=LABELS, e0=rows[:, 0]))["embeddings"].shape == (6, 1)
+
+
+def test_nothing_advises_to_load_unsafely(tmp_path: Path) -> None:
+    for name in ("e.pkl", "e.npz", "e.npy", "e", "e.CSV", "e.feather"):
+        with pytest.raises(UserError) as caught:
+            read_embeddings(text(tmp_path / name, pickle.dumps(np.array([{}], dtype=object))))
+        assert "allow_pickle" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["a\nb\nc d\n", "a\nb\nc d", "a\r\nb\r\nc d\r\n", b"\xef\xbb\xbfa\nb\nc d\n"])
@@ -90,25 +118,51 @@ def parquet(**columns: Any) -> Make:
     return lambda folder: table(folder / "e.parquet", **columns)
 
 
+def columns(*names: str) -> Make:
+    return lambda folder: table(folder / "e.parquet", **dict.fromkeys(names, LABELS))
+
+
 BROKEN: dict[str, tuple[Make, str]] = {
     "missing npz": (lambda folder: folder / "e.npz", "no such file"),
     "missing Parquet": (lambda folder: folder / "e.parquet", "no such file"),
     "folder": (lambda folder: folder, "Is a directory"),
     "empty Parquet": (lambda folder: text(folder / "e.parquet", ""), "not a Parquet file"),
-    "CSV": (lambda folder: text(folder / "e.csv", "label,d0\n1,2\n"), "not an .npz, .npy or .parquet file"),
+    "text": (
+        lambda folder: text(folder / "e.txt", "label,d0\n1,2\n"),
+        "plain arrays as .npz, .npy, .parquet, .feather",
+    ),
+    "empty": (lambda folder: text(folder / "e", ""), "not an .npz, .npy, .parquet, .feather or .csv file"),
+    "empty CSV": (lambda folder: text(folder / "e.csv", ""), "not a CSV file"),
+    "CSV that is none": (lambda folder: text(folder / "e.csv", b"\xff\x00,"), "e.csv: "),
+    "empty Feather": (lambda folder: text(folder / "e.feather", ""), "not a Feather file"),
+    "CSV with a column twice": (
+        lambda folder: text(folder / "e.csv", "label,e0,e1,e1\n1,2,3,4\n"),
+        "'e1' is there twice",
+    ),
+    "CSV without a label": (lambda folder: text(folder / "e.csv", "label,d0\n1,2\n,3\n"), "row 2 has no label"),
+    "pickle": (lambda folder: text(folder / "e.pkl", pickle.dumps({})), "can run code"),
+    "pickle of another name": (lambda folder: text(folder / "e.npz", pickle.dumps({})), "not a file of plain arrays"),
+    "two series": (columns("label", "img_0", "img_1", "txt_0", "txt_1"), "img_0... (2) and txt_0... (2): keep one"),
+    "a number missing": (columns("label", "e0", "e1", "e3"), "column 'e2' is missing or holds no numbers"),
+    "numbers from 5": (columns("label", "e5", "e6"), "column 'e1' is missing"),
+    "a number twice": (columns("label", "e1", "e01"), "'e1' and 'e01' have one number"),
+    "no series": (columns("label", "width", "height"), "no numbered series of columns such as e0, e1, ... (numbers"),
     "truncated npz": (lambda folder: damaged(npz(folder / "e.npz", embeddings=ROWS, labels=[1]), True), "not an .npz"),
     "truncated npy": (lambda folder: damaged(npy(folder / "e.npy", ROWS), True), "not an .npz"),
     "truncated Parquet": (lambda folder: damaged(parquet(embedding=list(ROWS))(folder), True), "not a Parquet file"),
     "damaged npz": (lambda folder: damaged(npz(folder / "e.npz", embeddings=ROWS, labels=LABELS)), "not an .npz"),
-    "objects": (lambda folder: npz(folder / "e.npz", embeddings=np.array([{}], object), labels=[1]), "Object arrays"),
+    "objects": (
+        lambda folder: npz(folder / "e.npz", embeddings=np.array([{}], object), labels=[1]),
+        "text labels with",
+    ),
     "npz without labels": (lambda folder: npz(folder / "e.npz", embeddings=ROWS), "labels are missing (save with np"),
     "npz without embeddings": (lambda folder: npz(folder / "e.npz", labels=LABELS), "embeddings are missing"),
     "npy without labels": (lambda folder: npy(folder / "e.npy", ROWS), "labels are missing (give them with --labels"),
-    "Parquet without labels": (parquet(embedding=list(ROWS)), "labels are missing (columns label and"),
+    "Parquet without labels": (parquet(embedding=list(ROWS)), "labels are missing (columns label, and"),
     "Parquet without numbers": (parquet(label=LABELS, a=["x"] * 6), "embeddings are missing"),
     "ragged lists": (parquet(label=LABELS, embedding=[[1.0, 2.0]] * 5 + [[1.0]]), "lists of numbers of one length"),
     "a row without": (parquet(label=LABELS, embedding=[*ROWS[:5], None]), "lists of numbers"),
-    "labels that are bytes": (parquet(label=[b"\xff"] * 6, embedding=list(ROWS)), "column 'label'"),
+    "labels that are lists": (parquet(label=[[1, 2]] * 6, embedding=list(ROWS)), "column 'label'"),
     "labels that are missing": (parquet(label=[*"aabb", None, None], embedding=list(ROWS)), "row 5 has no label"),
 }
 

@@ -6,6 +6,7 @@ import inspect
 from typing import Any, cast, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -45,18 +46,29 @@ def test_every_number_type_and_layout_gives_the_same_rows(distance: Distance, fo
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 64, 1024]), st.sampled_from(["cosine", "l2"]), st.booleans())
-def test_float32_products_are_similarities_within_the_bound(
-    seed: int, size: int, distance: Distance, positive: bool
-) -> None:
+def test_products_are_similarities_within_the_bound(seed: int, size: int, distance: Distance, positive: bool) -> None:
     given = np.random.default_rng(seed).normal(size=(30, size)) + 0.01
     (found,) = as_vectors({"embeddings": np.abs(given) if positive else given}, distance)
-    exact = module.similarities(found.rows(slice(None)), found.rows(slice(None))) + found.offset
-    left, right = found.float32(slice(None), "query"), found.float32(slice(None), "gallery")
-    in_turn = np.zeros((30, 30), dtype=np.float32)  # the worst order of a sum
-    for column in range(left.shape[1]):
-        in_turn += np.outer(left[:, column], right[:, column])
-    for product in (left @ right.T, in_turn):
-        assert np.abs(product - exact).max() <= found.error
+    exact = module.similarities(found.rows(slice(None)), found.rows(slice(None)))
+    for dtype in (np.float32, np.float64):
+        left, right = (found.factors(slice(None), side, dtype) for side in get_args(module.Side))
+        in_turn = np.zeros((30, 30), dtype=dtype)  # the worst order of a sum
+        for column in range(left.shape[1]):
+            in_turn += np.outer(left[:, column], right[:, column])
+        for product in (left @ right.T, in_turn):
+            assert product.dtype == dtype
+            assert np.abs(found.similarity(product) - exact).max() <= found.error(dtype)
+
+
+def test_rows_that_point_one_way_are_centred_and_copies_have_one_key() -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 8))
+    near = as_vectors({"embeddings": 1000 + rows})[0]
+    apart = as_vectors({"embeddings": rows})[0]
+    assert (near.plain, apart.plain, apart.scale) == (False, True, 1.0)
+    assert 1e-4 < near.scale < 1e-2
+    assert near.error() < 1e-4 * apart.error()
+    same = as_vectors({"embeddings": np.array([[1.0, 0.0], [1.0, -0.0], [2.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])})[0]
+    assert (same.keys == same.keys[0]).tolist() == [True, True, True, False, False]
 
 
 def row(value: float) -> np.ndarray:
@@ -90,7 +102,21 @@ APART = {"query_embeddings": VECTORS, "query_labels": LABELS}
         ({**APART, "query_labels": LABELS[:3]}, "query_labels: expected shape (4,)"),
         ({"labels": np.array([0, 0, np.nan, 1])}, "labels: expected whole numbers or text"),
         ({"labels": np.zeros(4, "timedelta64[s]")}, "labels: expected whole numbers or text"),
-        ({"labels": np.array([0, 0, 1, None])}, "labels: expected whole numbers or text"),
+        ({"labels": np.array([0, 0, 1, None])}, "labels: expected whole numbers or text, row 3 has none"),
+        ({"labels": pd.Series(["a", "a", None, "b"], dtype="string")}, "row 2 has none (1 such rows)"),
+        ({"labels": np.array([0, 0, "a", 1], dtype=object)}, "labels: expected whole numbers or text, found objects"),
+        ({"labels": np.array([0, 0, {}, 1], dtype=object)}, "labels: expected whole numbers or text, found objects"),
+        ({"labels": np.array([0, 0, 2**70, 1], dtype=object)}, "labels: expected whole numbers or text, found objects"),
+        ({"labels": np.ma.array(LABELS, mask=LABELS == 1)}, "labels: 2 elements are masked"),
+        ({"embeddings": np.ma.array(VECTORS, mask=VECTORS > 0.95)}, "embeddings: 2 elements are masked"),
+        ({"embeddings": None}, "embeddings: expected numbers of shape"),
+        ({"labels": None}, "labels: expected shape (4,)"),
+        ({"embeddings": [[1.0, 2.0], [1.0]]}, "embeddings: not an array of plain numbers"),
+        ({"embeddings": pd.Series([[1.0, 2.0], [1.0], [1.0, 2.0], [1.0, 2.0]])}, "embeddings: not an array"),
+        ({"ks": ("a",)}, "--k a: give distinct whole numbers"),
+        ({"ks": (np.nan,)}, "--k nan: give distinct whole numbers"),
+        ({"ties": "mean"}, "unknown ties 'mean' (known: lower, average, bounds)"),
+        ({"ties": "average", "metrics": ("curve",)}, "--ties average gives none"),
         ({**APART, "query_labels": np.array(list("abcd"))}, "one is text"),
         ({**APART, "labels": 2**60 + LABELS, "query_labels": (2**60 + LABELS).astype(np.uint64)}, "above 2^53"),
         ({"labels": np.arange(4)}, "no query has an item of its class"),
@@ -136,10 +162,47 @@ def test_queries_and_classes_without_a_match_are_left_out_and_counted() -> None:
 
 @pytest.mark.parametrize("engine", get_args(Engine))
 def test_figures_are_plain_numbers_whatever_the_engine(engine: Engine) -> None:
-    found = evaluate(*clusters(40, 12), engine=engine, metrics=(*EVERY, "clustering", "health"))
+    ks = (1, 40)  # lists of the whole gallery
+    found = evaluate(*clusters(40, 12), engine=engine, ks=ks, metrics=(*EVERY, "clustering", "health"))
     assert {type(value) for value in found.values()} == {float, int}
     assert {"nmi", "ami", "intra_distance", "inter_distance", "density", "spectral_decay"} <= found.keys()
     assert ("index_recall_at_10" in found) == (engine in ("ivf", "hnsw"))
+
+
+@pytest.mark.parametrize("engine", ["ivf", "hnsw"])
+def test_what_a_cut_list_gives_is_named_after_its_length(engine: Engine) -> None:
+    vectors, labels = clusters(300, 100)
+    listed = 2 * (int(np.bincount(labels).max()) - 1)
+    found = evaluate_in_detail(vectors, labels, engine=engine, ks=(1,), metrics=("recall", "mrr", "map", "map_at_r"))
+    for names in (list(found.metrics), list(found.columns)):
+        assert {f"mrr_at_{listed}", f"map_at_{listed}", "map_at_r"} <= set(names)
+        assert not {"mrr", "map"} & set(names)
+    with refused("curve", f"--engine {engine} lists {listed} items"):
+        evaluate(vectors, labels, engine=engine, ks=(1,), metrics=("curve",))
+    with refused("--ties bounds", engine):
+        evaluate(vectors, labels, engine=engine, ties="bounds")
+
+
+FORMS: dict[str, tuple[Any, Any]] = {
+    "pandas text": (VECTORS, pd.Series(list("aabb"), dtype="string")),
+    "pandas objects": (pd.DataFrame(VECTORS), pd.Series(list("aabb"), dtype=object)),
+    "categories": (VECTORS, pd.Categorical(list("aabb"))),
+    "nullable numbers": (pd.DataFrame(VECTORS).astype("Float64"), pd.Series([5, 5, 7, 7], dtype="Int64")),
+    "objects": (VECTORS.astype(object), np.array([0, 0, 1, 1], dtype=object)),
+    "objects of bytes": (list(VECTORS), np.array([b"a", b"a", b"b", b"b"], dtype=object)),
+    "rows as objects": (pd.Series(list(VECTORS)), np.array([0, 0, 1.0, 1.0], dtype=object)),
+    "bfloat16": (torch.tensor(VECTORS).bfloat16(), torch.tensor(LABELS, dtype=torch.int8)),
+    "gradients": (torch.tensor(VECTORS, requires_grad=True), torch.tensor(LABELS.astype(float), requires_grad=True)),
+    "nothing masked": (np.ma.array(VECTORS, mask=False), np.ma.array(LABELS)),
+    "codes": ((VECTORS > 0.5).astype(np.uint8), LABELS.astype(np.uint64) + 2**63),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_people_call_embeddings_and_labels_is_taken(form: str) -> None:
+    embeddings, labels = FORMS[form]
+    single: Any = {"ks": 1, "metrics": "recall"}
+    assert evaluate(embeddings, labels, **single) == evaluate(VECTORS, LABELS, ks=(1,), metrics=("recall",))
 
 
 def test_by_default_what_a_record_holds_and_both_functions_take_the_same() -> None:

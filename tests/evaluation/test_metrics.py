@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
-from retrieval_bench.evaluation.metrics import CURVE, METRICS, Needs, Ranking, check_ks, most
+from retrieval_bench.evaluation.metrics import CURVE, METRICS, Needs, Ranking, check_ks, depths
 from retrieval_bench.evaluation.vectors import Distance
 from tests.data.data_checks import refused
 from tests.evaluation.retrieval_cases import EVERY, TOP, Case, clusters, integers
@@ -31,16 +31,16 @@ def test_each_metric_by_hand() -> None:
 
 
 def test_a_metric_raises_for_ranks_that_it_needs_and_the_ranking_lacks() -> None:
-    order = get_args(Needs)
-    assert most(order[:2]) == most(order[1::-1]) == "top"
-    for exact in order:
-        ranking = Ranking(np.array([0]), np.array([2]), np.array([1, 9]), exact)
+    counts = np.array([3])
+    for exact in get_args(Needs):
+        depth = depths([exact], counts, 2)
+        ranking = Ranking(np.array([0]), counts, depth, np.array([1, 9, 11])[: max(1, min(3, depth[0]))])
         for metric in (*METRICS.values(), CURVE):
-            if order.index(metric.needs) <= order.index(exact):
-                assert np.isfinite(metric(ranking, 1)).all()
+            if depths([metric.needs], counts, 2)[0] <= depth[0]:
+                assert np.isfinite(metric(ranking, 2)).all()
             else:
                 with pytest.raises(ValueError, match=f"needs '{metric.needs}' ranks to be exact"):
-                    metric(ranking, 1)
+                    metric(ranking, 2)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import itertools
+from dataclasses import replace
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -12,23 +14,24 @@ from hypothesis import strategies as st
 
 from retrieval_bench.evaluation import fast_ranking, ranking
 from retrieval_bench.evaluation.evaluate import Engine, evaluate, evaluate_in_detail
-from retrieval_bench.evaluation.metrics import Needs
+from retrieval_bench.evaluation.metrics import Needs, depths
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask, retrieval_task
 from retrieval_bench.evaluation.vectors import Distance, as_vectors
 from tests.evaluation.retrieval_cases import EVERY, FIRST, TOP, Case, cases, chunked, clusters, same
 
-METRICS = st.sampled_from([EVERY, TOP, FIRST])
+METRICS = st.sampled_from([EVERY, TOP, FIRST, ("precision",)])
 KS = st.sampled_from([(1,), (1, 2, 4), (3, 100)])
+WAYS = st.fixed_dictionaries({"swept": st.booleans(), "pairs": st.sampled_from([0.0, 1.0]), "large": st.integers(0, 3)})
 EXACT = pytest.mark.parametrize("engine", ["blocked", "reference"])
 DISTANCES = pytest.mark.parametrize("distance", ["cosine", "l2"])
 
 
 @settings(max_examples=250, deadline=None)
-@given(cases(), KS, METRICS, st.integers(1, 5), st.sampled_from([1, 7, 1 << 26]), st.sampled_from([0.0, 1.0]))
+@given(cases(), KS, METRICS, st.integers(1, 5), st.sampled_from([1, 7, 1 << 26]), st.sampled_from([0.0, 1.0]), WAYS)
 def test_the_fast_engine_equals_exact_fractions_in_blocks_of_any_size(
-    case: Case, ks: tuple[int, ...], metrics: Any, block: int, positives: int, memory: float
+    case: Case, ks: tuple[int, ...], metrics: Any, block: int, positives: int, memory: float, way: Any
 ) -> None:
-    with chunked(block, positives):
+    with chunked(block, positives, **way):
         case.check(ks, metrics, engine="blocked", device="cpu", memory_gb=memory)
 
 
@@ -36,6 +39,9 @@ def test_the_fast_engine_equals_exact_fractions_in_blocks_of_any_size(
 @given(cases(), KS, METRICS)
 def test_the_reference_engine_equals_exact_fractions(case: Case, ks: tuple[int, ...], metrics: Any) -> None:
     case.check(ks, metrics, engine="flat")
+
+
+KINDS = ("one direction", "classes that are points", "codes")
 
 
 def task_of(kind: str, seed: int, distance: Distance, apart: bool) -> RetrievalTask:
@@ -49,6 +55,13 @@ def task_of(kind: str, seed: int, distance: Distance, apart: bool) -> RetrievalT
         vectors = np.round(vectors) + (np.round(vectors) == 0).all(axis=1, keepdims=True)
     if kind == "collapsed":
         vectors = np.ones((400, 12)) + 1e-9 * np.round(vectors)
+    if kind == "one direction":
+        vectors = np.ones(12) + 1e-3 * vectors
+        vectors[::50] *= -1
+    if kind == "classes that are points":
+        vectors = np.random.default_rng(1).normal(size=(110, 12))[labels] + 1e-8 * vectors
+    if kind == "codes":
+        vectors = np.where(vectors > 0, 1, -1).astype(np.int8)
     if kind == "half precision":
         vectors = vectors.astype(np.float16)
     if not apart:
@@ -61,22 +74,27 @@ def task_of(kind: str, seed: int, distance: Distance, apart: bool) -> RetrievalT
 
 @DISTANCES
 @pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("kind", ["plain", "tied", "quantised", "collapsed", "half precision"])
+@pytest.mark.parametrize("kind", ["plain", "tied", "quantised", "collapsed", "half precision", *KINDS])
 def test_the_fast_engine_counts_what_the_reference_engine_counts(kind: str, apart: bool, distance: Distance) -> None:
     """A block of 256 has two stretches on both sides of the diagonal, one of 100 has none. Threads change nothing."""
-    for seed, block, threads in ((0, 256, 1), (1, 100, 5), (2, 2048, 2)):
-        task = task_of(kind, seed, distance, apart)
-        expected = ranking.count_negatives(task)
-        place = np.arange(len(expected)) - np.repeat(task.starts[:-1], task.counts)
-        counts_of_query = np.repeat(task.counts, task.counts)
-        for needs in get_args(Needs):
-            torch.set_num_threads(threads)
-            with chunked(block):
-                found = fast_ranking.count_negatives(task, needs)
-            torch.set_num_threads(1)
-            exact = (place == 0) | (needs == "all") | ((needs == "top") & (expected + place < counts_of_query))
-            np.testing.assert_array_equal(found[exact], expected[exact])
-            assert (found + place >= counts_of_query)[~exact].all()
+    for seed, block, threads, ways in (
+        (0, 256, 1, ({}, {"pairs": 0.05})),
+        (1, 100, 5, ({}, {"large": 20})),
+        (2, 2048, 2, ({"swept": False}, {"large": 20, "pairs": 0.05})),
+    ):
+        whole = task_of(kind, seed, distance, apart)
+        for needs, flattering in itertools.product(get_args(Needs), (False, True)):
+            task = replace(whole, depth=depths([needs], whole.counts, 10), flattering=flattering)
+            expected, place = ranking.count_negatives(task), task.places(slice(0, len(task.counts)))
+            depth = np.repeat(task.depth, task.kept)
+            exact = (place == 0) | (expected + place < depth)
+            for way in ways:
+                torch.set_num_threads(threads)
+                with chunked(block, **cast(Any, way)):
+                    found = fast_ranking.count_negatives(task)
+                torch.set_num_threads(1)
+                np.testing.assert_array_equal(found[exact], expected[exact])
+                assert (found + place >= depth)[~exact].all()
 
 
 @pytest.mark.parametrize("newer", [False, True])
@@ -107,7 +125,7 @@ def test_float32_copies_stay_within_the_memory_given(share: float, apart: bool, 
     other = as_vectors({"embeddings": clusters(60)[0]}, distance)[0] if apart else one
     task = retrieval_task(one, labels, other, labels, np.arange(60))
     memory = share * 4 * 60 * one.width
-    counter = fast_ranking.Counter(task, "first", torch.device("cpu"), memory)
+    counter = fast_ranking.Counter(task, torch.device("cpu"), memory)
     copies = {id(side.copy): side.copy.nbytes for side in (counter.queries, counter.gallery) if side.copy is not None}
     assert sum(copies.values()) <= memory
     assert copies or share < 1 or (share < 2 and (apart or distance == "l2")), "copies are kept where they fit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -40,7 +41,8 @@ def test_routed_ways_agree_with_each_other_and_not_with_the_plain_network() -> N
 def test_pruned_ways_have_the_cost_that_they_are_named_after() -> None:
     torch.manual_seed(0)
     network = build_embedder(ModelConfig("resnet26", "none"), 32).eval()
-    ways = inference_speed.pruning_ways(network, random_images(6), (0.5,))
+    with ExitStack() as folds:
+        ways = inference_speed.pruning_ways(network, random_images(6), folds, (0.5,))
     assert all(abs(float(re.findall(r"0\.\d+", name)[0]) - 0.5) < 0.01 for name in list(ways)[1:])
 
 

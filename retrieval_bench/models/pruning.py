@@ -2,7 +2,7 @@
 
 Channels that several convolutions share through residual sums, and those of the feature, keep their width. Which layers
 depend on a width is read off torch-pruning's dependency graph (Fang et al., DepGraph, CVPR 2023), which also removes
-the channels. Whole modules are removed too: blocks before training, batch norms (folded into convolutions) after it.
+the channels. Whole blocks are removed too, before training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.models.backbone import TAIL, Backbone, observe
@@ -409,29 +408,3 @@ def _remove(net: nn.Module, path: str) -> None:
         delattr(parent, name)  # the others keep their names
     else:
         setattr(parent, name, nn.Identity())
-
-
-def fold_norms(backbone: Backbone, image_size: int) -> int:
-    """Folds every batch norm that directly follows a convolution, in place; returns how many. Outputs stay the same.
-
-    Which norm follows which convolution is read off one pass. Blocks that it does not reach, such as those of a routed
-    network, stay.
-    """
-    producers: dict[int, tuple[str, Tensor]] = {}  # by the id of the output, which is kept so that no other gets its id
-    pairs: list[tuple[str, str]] = []
-
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, nn.Conv2d):
-            producers[id(output)] = name, output
-        elif id(inputs[0]) in producers:
-            pairs.append((producers[id(inputs[0])][0], name))
-
-    modules = {name: part for name, part in backbone.net.named_modules() if isinstance(part, nn.Conv2d | BatchNorm)}
-    observe(backbone, image_size, modules, note)
-    for conv_name, norm_name in pairs:
-        conv: Any = modules[conv_name]
-        norm: Any = modules[norm_name]
-        backbone.net.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-        activation = getattr(norm, "act", None)  # of timm's norms, which hold the activation after them
-        backbone.net.set_submodule(norm_name, activation if isinstance(activation, nn.Module) else nn.Identity())
-    return len(pairs)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
@@ -23,12 +24,15 @@ from retrieval_bench.seeding import derive, generator
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
-from retrieval_bench.training.step import Step, Stopwatch, build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.step import Step, Stopwatch
 
 CHECKED_EVERY = 10
 """Steps between checks of the loss on a GPU, each of which has to wait for the GPU."""
 COUNTS = ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped")
 """Attributes of a training that go into its checkpoints as they are."""
+TRAINED = ("model", "criterion", "optimizer")
+"""Those whose state a rejected pass gives back."""
 
 
 class Training:
@@ -45,6 +49,8 @@ class Training:
         history: mean loss of each epoch's accepted pass.
         skipped: (epoch, step) of batches that were left out, from 0; those of rejected passes are taken back with them.
         resumed: the epochs after which the training was resumed from a checkpoint.
+        precision: that of the passes; what ``auto`` means is decided by the main process before the first pass, and
+            kept in checkpoints.
     """
 
     embedder: Embedder
@@ -70,11 +76,11 @@ class Training:
         self.history: list[float] = []
         self.resumed: list[int] = []
         self.skipped: list[list[int]] = []
+        self.precision: str = config.train.precision
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
-        batches.reseed(config.seed, "probe")
-        example_images = next(iter(batches))[0].to(self.device)
+        example_images = self._example_images()
         torch.manual_seed(derive(config.seed, "prepare"))
         self.model = strategy.prepare(model, example_images)
         self.rebuild()
@@ -83,9 +89,15 @@ class Training:
         """Makes loss and optimiser anew for the model as it is now."""
         train = self.config.train
         self.criterion = self.make_criterion(self.model.dim).to(self.device)
-        self.step = Step(self.model, self.criterion, self.strategy, train, self.group, self.watch)
+        self.step = Step(self.model, self.criterion, self.strategy, self.config, self.group, self.watch)
+        self.step.precision = self.precision
         groups = parameter_groups(self.model, self.criterion, train, self.config.loss)
-        self.optimizer = build_optimizer(train.optimizer, self.strategy.parameter_groups(self.model, groups))
+        groups = self.strategy.parameter_groups(self.model, groups)
+        self.optimizer = build_optimizer(train.optimizer, groups, train.fused)
+
+    def _example_images(self) -> Tensor:
+        self.batches.reseed(self.config.seed, "probe")
+        return next(iter(self.batches))[0].to(self.device)
 
     def fit(self) -> Embedder:
         """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no
@@ -107,6 +119,9 @@ class Training:
         if self.checkpoints is not None and (state := self.checkpoints.load()):
             self.load_state_dict(state)
         else:
+            if self.precision == "auto":
+                choose = lambda: self.step.faster_precision(self._example_images())  # noqa: E731
+                self.precision = self.step.precision = self.group.from_main(choose)
             self.strategy.before_training(self.train_once, self)
         for epoch in range(len(self.history), self.epochs):
             self.epoch = epoch
@@ -123,6 +138,8 @@ class Training:
     def account(self) -> dict[str, Any]:
         """What the record says of the training; only what happened."""
         events = {"resumed": self.resumed, "skipped_batches": self.skipped}
+        if self.config.train.precision == "auto":
+            events["precision"] = self.precision
         return {
             "loss_per_epoch": self.history,
             "converged": self.history[-1] < self.history[0] if len(self.history) > 1 else None,
@@ -190,16 +207,18 @@ class Training:
         """What a checkpoint needs, after an epoch."""
         return {
             **{name: getattr(self, name) for name in COUNTS},
-            **{name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer", "strategy")},
+            **{name: getattr(self, name).state_dict() for name in (*TRAINED, "strategy")},
             "elapsed": time.perf_counter() - self.started,
             "resumed": self.resumed,
+            "precision": self.precision,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resumes where :meth:`state_dict` was taken, in a training that has just been made."""
         self.strategy.load_state_dict(state["strategy"], self.model)
+        self.precision = state.get("precision", self.precision)  # older checkpoints are of a fixed one
         self.rebuild()
-        for name in ("model", "criterion", "optimizer"):
+        for name in TRAINED:
             getattr(self, name).load_state_dict(state[name])
         for name in COUNTS:
             setattr(self, name, state[name])
@@ -207,14 +226,14 @@ class Training:
         self.resumed = [*state["resumed"], len(self.history)]
 
     def snapshot(self) -> dict[str, Any]:
-        states = {name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer")}
+        states = {name: getattr(self, name).state_dict() for name in TRAINED}
         return copy.deepcopy({**states, "skipped": self.skipped})
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        self.skipped = copy.deepcopy(snapshot["skipped"])
-        for name in ("model", "criterion"):
+        snapshot = copy.deepcopy(snapshot)
+        self.skipped = snapshot["skipped"]
+        for name in TRAINED:
             getattr(self, name).load_state_dict(snapshot[name])
-        self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
 
     def lrs(self) -> dict[str, float]:
         return {group["name"]: group["initial_lr"] for group in self.optimizer.param_groups}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,18 +24,15 @@ from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.state import TrainingState
 from retrieval_bench.training.step import Step, Stopwatch
 
 CHECKED_EVERY = 10
 """Steps between checks of the loss on a GPU, each of which has to wait for the GPU."""
-COUNTS = ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped")
-"""Attributes of a training that go into its checkpoints as they are."""
-TRAINED = ("model", "criterion", "optimizer")
-"""Those whose state a rejected pass gives back."""
 
 
-class Training:
-    """One run's training state: what strategies see as an :class:`~retrieval_bench.strategies.base.EpochState`.
+class Training(TrainingState):
+    """One run's training: what strategies see as an :class:`~retrieval_bench.strategies.base.EpochState`.
 
     `model` is on its device and not yet prepared by the strategy, `make_criterion` gives the loss for embeddings of a
     size that is known only then. `log` is called with loss and learning rates after each epoch, and the number of
@@ -44,13 +40,6 @@ class Training:
 
     Attributes:
         embedder: the finished model, once :meth:`fit` has returned.
-        images_seen: training images passed through the network, rejected attempts included.
-        seconds: wall time of all passes; `strategy_seconds` that of the strategy beside them.
-        history: mean loss of each epoch's accepted pass.
-        skipped: (epoch, step) of batches that were left out, from 0; those of rejected passes are taken back with them.
-        resumed: the epochs after which the training was resumed from a checkpoint.
-        precision: that of the passes; what ``auto`` means is decided by the main process before the first pass, and
-            kept in checkpoints.
     """
 
     embedder: Embedder
@@ -67,16 +56,11 @@ class Training:
         profile: bool = False,
         log: Callable[[Mapping[str, float], int], None] = lambda values, epochs: None,
     ):
-        self.batches, self.strategy, self.config = batches, strategy, config
+        super().__init__(strategy, config.train.precision)
+        self.batches, self.config = batches, config
         self.make_criterion, self.checkpoints, self.group, self.log = make_criterion, checkpoints, group, log
         self.watch = Stopwatch(profile)
-        self.epoch, self.epochs, self.images_seen = 0, config.train.epochs, 0
-        self.seconds = self.strategy_seconds = 0.0
-        self.started = time.perf_counter()
-        self.history: list[float] = []
-        self.resumed: list[int] = []
-        self.skipped: list[list[int]] = []
-        self.precision: str = config.train.precision
+        self.epochs = config.train.epochs
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
@@ -202,46 +186,6 @@ class Training:
             f"the loss became {loss} in {place}: lower --lr (now {train.lr:g}) or --loss-lr (now "
             f"{self.config.loss.loss_lr:g})"
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs, after an epoch."""
-        return {
-            **{name: getattr(self, name) for name in COUNTS},
-            **{name: getattr(self, name).state_dict() for name in (*TRAINED, "strategy")},
-            "elapsed": time.perf_counter() - self.started,
-            "resumed": self.resumed,
-            "precision": self.precision,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes where :meth:`state_dict` was taken, in a training that has just been made."""
-        self.strategy.load_state_dict(state["strategy"], self.model)
-        self.precision = state.get("precision", self.precision)  # older checkpoints are of a fixed one
-        self.rebuild()
-        for name in TRAINED:
-            getattr(self, name).load_state_dict(state[name])
-        for name in COUNTS:
-            setattr(self, name, state[name])
-        self.started -= state["elapsed"]
-        self.resumed = [*state["resumed"], len(self.history)]
-
-    def snapshot(self) -> dict[str, Any]:
-        states = {name: getattr(self, name).state_dict() for name in TRAINED}
-        return copy.deepcopy({**states, "skipped": self.skipped})
-
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        snapshot = copy.deepcopy(snapshot)
-        self.skipped = snapshot["skipped"]
-        for name in TRAINED:
-            getattr(self, name).load_state_dict(snapshot[name])
-
-    def lrs(self) -> dict[str, float]:
-        return {group["name"]: group["initial_lr"] for group in self.optimizer.param_groups}
-
-    def set_lrs(self, rates: dict[str, float]) -> None:
-        groups = {group["name"]: group for group in self.optimizer.param_groups}
-        for name, rate in rates.items():
-            groups[name]["initial_lr"] = rate
 
     @contextmanager
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:

@@ -53,7 +53,7 @@ bench-routing bench-pruning: bench-%:
 	$(VENV)/bin/python -m benchmarks.inference_speed $* $(ARGS)
 
 bench-data: setup ## Time reading images beside a training step, on an idle machine (NAME=<data set>, DATA=<folder or archive>)
-bench-train: setup ## Time training beside the bare step and another trainer, on an idle machine (NAME=<data set>, DATA, ARGS="--backbone resnet50")
+bench-train: setup ## Time training beside the bare step and two other trainers, on an idle machine (NAME=<data set>, DATA, ARGS="--backbone resnet50")
 bench-data: SPEED = --batch-size 64 --steps 8 --workers -1
 bench-data bench-train: bench-%:
 	$(VENV)/bin/python -m benchmarks.training_speed $* $(SPEED) --dataset $(NAME) $(ROOT) $(ARGS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.pruning import fold_norms
+from retrieval_bench.models.folding import foldable, folded
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune
@@ -58,9 +59,10 @@ def routing_ways(plain: Embedder, images: torch.Tensor, share: float = 0.5) -> d
 
 
 def pruning_ways(
-    plain: Embedder, images: torch.Tensor, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)
+    plain: Embedder, images: torch.Tensor, folds: ExitStack, budgets: tuple[float, ...] = (0.7, 0.5, 0.3)
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """The ways of ``pruning`` to embed `images`; names say what share of the multiply-accumulates is left."""
+    """The ways of ``pruning`` to embed `images`, until `folds` is closed; names say what share of the
+    multiply-accumulates is left."""
     side, networks = images.shape[-1], {"whole backbone": copy.deepcopy(plain)}
     for budget in budgets:
         for scores, multiple in (("uniform", 1), ("uniform", 16), ("magnitude", 16)):
@@ -70,8 +72,8 @@ def pruning_ways(
             networks[f"{scores}{', by 16' if multiple > 1 else ''}, {share:.3f} of the MACs"] = pruned
     layout = torch.contiguous_format if next(plain.parameters()).is_contiguous() else torch.channels_last
     for network in networks.values():
-        fold_norms(network.backbone, side)
         network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+        folds.enter_context(folded(foldable(network.backbone, side)))
     return {name: lambda network=network: network(images) for name, network in networks.items()}
 
 
@@ -93,9 +95,9 @@ def main(
     if layout == "channels_last":
         plain = plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8, device=where)
-    ways = (routing_ways if what == "routing" else pruning_ways)(plain, images)
     print(f"{backbone}, {image_size} px, batches of {batch_size}, {layout}")
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as folds:
+        ways = routing_ways(plain, images) if what == "routing" else pruning_ways(plain, images, folds)
         print(report(timed(ways, rounds, where), where))
 
 

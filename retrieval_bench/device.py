@@ -36,6 +36,13 @@ def resolve_device(device: str, deterministic: bool = False) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
+def has_bfloat16(device: str) -> bool:
+    """Whether the GPU (``cuda``) or the processor (``cpu``, by AMX or AVX-512) has instructions for bfloat16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def environment(device: str) -> dict[str, Any]:
     """Device, threads, versions and git revision of this process."""
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()

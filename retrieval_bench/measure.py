@@ -22,6 +22,7 @@ from retrieval_bench.device import environment
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail
 from retrieval_bench.losses import Criterion
 from retrieval_bench.models.embedder import Embedder, embed, unit
+from retrieval_bench.models.folding import foldable, folded
 from retrieval_bench.models.routes import describe_routes, recorded_decisions
 from retrieval_bench.records import Record
 from retrieval_bench.training.loop import Training
@@ -100,7 +101,10 @@ def measure(
     Returns:
         Metrics and values per query, and the float32 (T, D) unit embeddings of the test images.
     """
-    embeddings = embed(embedder, batches, config.evaluation.flip_sum)
+    folds = foldable(embedder.backbone, config.data.image_size) if config.train.fused else []
+    device, bf16 = next(embedder.parameters()).device.type, config.evaluation.test_precision == "bf16"
+    with folded(folds), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        embeddings = embed(embedder, batches, config.evaluation.flip_sum)
     vectors = unit(embeddings)
     gallery, query = (np.searchsorted(split.test, rows) for rows in (split.gallery, split.query))
     if np.array_equal(gallery, query):

@@ -14,7 +14,8 @@ Layout of the file (``schema`` 1)::
     cost         parameters, trained parameters, macs, latency of one image, images seen, seconds, peak memory
     training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs);
                  only if it happened: epochs after which it was resumed, batches that were skipped (skipped_batches),
-                 share of the batches that gave the loss no pair or triplet (batches_without_pairs)
+                  share of the batches that gave the loss no pair or triplet (batches_without_pairs), the precision that
+                  `auto` chose
     facts        what the strategy learned; routes of the test images through a routed network
     environment  device, threads, versions, git revision
 """

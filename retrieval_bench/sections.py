@@ -156,9 +156,13 @@ class TrainConfig:
     cycles: int = option(4, "triangular, warm_restarts: how many", low=1)
     low_rate: float = option(0.0, "triangular, warm_restarts: lowest factor of a cycle", low=0, high=1)
     freeze_bn: bool = option(True, "keep batch normalisation (statistics, scale and shift) as pretrained")
-    precision: Literal["float32", "bf16"] = "float32"
-    """of the network's passes in training (bf16: autocast, for GPUs); weights, losses and evaluation stay
-    float32"""
+    precision: Literal["float32", "bf16", "auto"] = "float32"
+    """of the network's passes in training; weights and losses stay float32. bf16: autocast to bfloat16, for GPUs and
+    processors with matrix units; auto: bf16 if the device has such units and a timing at the start finds this network
+    faster with it; the record says what was chosen"""
+    fused: bool = False
+    """the same but for rounding, faster: batch norms that use their running statistics (frozen ones in training, all at
+    test) are computed inside the convolutions before them, and the optimiser updates all parameters in one operation"""
     compile: bool = False
     """compile the network with torch.compile; where that fails, a line says why and training continues without
     it"""
@@ -176,3 +180,5 @@ class EvalConfig:
 
     k: tuple[int, ...] = option((), "the K of Recall@K; without, those that papers report on the data set")
     flip_sum: bool = option(False, "embed the image and its mirror and take the mean of the two (AutoLR adds them)")
+    test_precision: Literal["float32", "bf16"] = "float32"
+    """of the network's passes over the test images; the embeddings are float32"""

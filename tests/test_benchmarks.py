@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def test_routed_ways_agree_with_each_other_and_not_with_the_plain_network() -> N
 def test_pruned_ways_have_the_cost_that_they_are_named_after() -> None:
     torch.manual_seed(0)
     network = build_embedder(ModelConfig("resnet26", "none"), 32).eval()
-    ways = inference_speed.pruning_ways(network, random_images(6), (0.5,))
+    with ExitStack() as folds:
+        ways = inference_speed.pruning_ways(network, random_images(6), folds, (0.5,))
     assert all(abs(float(re.findall(r"0\.\d+", name)[0]) - 0.5) < 0.01 for name in list(ways)[1:])
 
 
@@ -58,7 +60,7 @@ def test_pruned_ways_have_the_cost_that_they_are_named_after() -> None:
             ["data", *SETTING],
             "PIL DataLoader (0 workers) cache + augmentation opening",
         ),
-        (training_speed, ["train", *SETTING], "bare step \nretrieval_bench pytorch-metric-learning"),
+        (training_speed, ["train", *SETTING], "bare step \nretrieval_bench --fused pytorch-metric-learning timm"),
     ],
 )
 def test_commands(

@@ -16,6 +16,7 @@ from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.data.splits import Split
 from retrieval_bench.losses import Criterion
 from retrieval_bench.measure import accuracy, measure
+from retrieval_bench.models.embedder import Embedder, embed
 from retrieval_bench.records import ResultsFolder, read_record
 from retrieval_bench.run import run
 from tests.board_records import FAST
@@ -101,6 +102,30 @@ def test_evaluation_modes_and_routes_are_in_the_record(tmp_path: Path) -> None:
     assert '"rate": [0.' in text or '"rate": [1.' in text, "numbers on one line"
     both = run(ROUTED.changed(evaluation__flip_sum=True), RuntimeConfig(results=tmp_path))
     assert both.info["routes"] == routes, "of mirrored images the routes are those of the images"
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("float32", True), ("bf16", False), ("bf16", True)])
+def test_embedding_in_bfloat16_and_with_folded_norms(
+    precision: str, fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    vectors: list[np.ndarray] = []
+
+    def spied(embedder: Embedder, *arguments: Any) -> np.ndarray:
+        folds = [vars(module).get("forward") for module in embedder.modules() if isinstance(module, nn.BatchNorm2d)]
+        seen.append((torch.is_autocast_enabled("cpu"), all(folds)))
+        vectors.append(embed(embedder, *arguments))
+        return vectors[-1]
+
+    monkeypatch.setattr("retrieval_bench.measure.embed", spied)
+    config = CLOSED.changed(strategy="frozen", train__epochs=0)
+    run(config, RuntimeConfig(results=tmp_path))
+    run(config.changed(evaluation__test_precision=precision, train__fused=fused), RuntimeConfig(results=tmp_path))
+    assert seen == [(False, False), (precision == "bf16", fused)]
+    usual, other = vectors
+    assert other.dtype == np.float32
+    assert not np.array_equal(usual, other)
+    np.testing.assert_allclose(other, usual, atol=(0.1 if precision == "bf16" else 1e-4) * np.abs(usual).max())
 
 
 def test_choices_are_made_on_validation_classes_and_counted(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 import torch_pruning
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import nn
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone, observe
@@ -217,29 +216,3 @@ def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:
         if not kept or not set(kept) <= set(range(channels.full.get(name, 0))):
             raise UserError(f"channels {len(kept)} of {name}: the network has no such channels")
     set_widths(backbone, channels, {**channels.full, **{name: len(kept) for name, kept in keep.items()}}, keep)
-
-
-def fold_norms(backbone: Backbone, image_size: int) -> int:
-    """Folds every batch norm that directly follows a convolution, in place; returns how many. Outputs stay the same.
-
-    Which norm follows which convolution is read off one pass. Blocks that it does not reach, such as those of a routed
-    network, stay.
-    """
-    producers: dict[int, tuple[str, Tensor]] = {}  # by the id of the output, which is kept so that no other gets its id
-    pairs: list[tuple[str, str]] = []
-
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, nn.Conv2d):
-            producers[id(output)] = name, output
-        elif id(inputs[0]) in producers:
-            pairs.append((producers[id(inputs[0])][0], name))
-
-    modules = {name: part for name, part in backbone.net.named_modules() if isinstance(part, nn.Conv2d | BatchNorm)}
-    observe(backbone, image_size, modules, note)
-    for conv_name, norm_name in pairs:
-        conv: Any = modules[conv_name]
-        norm: Any = modules[norm_name]
-        backbone.net.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-        activation = getattr(norm, "act", None)  # of timm's norms, which hold the activation after them
-        backbone.net.set_submodule(norm_name, activation if isinstance(activation, nn.Module) else nn.Identity())
-    return len(pairs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from retrieval_bench.config import RunConfig, flat_values
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path
 from retrieval_bench.progress import logger
@@ -56,7 +57,8 @@ class Checkpoints:
             except Exception as error:  # a damaged file fails in many ways; the one before it may be whole
                 logger.info(f"{path}: no whole checkpoint ({first_line(error)}); trying the one before it")
                 continue
-            then, now = checkpoint["identity"], self.identity
+            usual = dict(flat_values(RunConfig()))  # of choices that there were not yet when it was made
+            then, now = {**usual, **checkpoint["identity"]}, {**usual, **self.identity}
             if changed := [
                 f"{name} {then.get(name)}, now {now.get(name)}"
                 for name in {**then, **now}

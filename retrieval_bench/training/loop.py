@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
@@ -23,16 +23,16 @@ from retrieval_bench.seeding import derive, generator
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
-from retrieval_bench.training.step import Step, Stopwatch, build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.state import TrainingState
+from retrieval_bench.training.step import Step, Stopwatch
 
 CHECKED_EVERY = 10
 """Steps between checks of the loss on a GPU, each of which has to wait for the GPU."""
-COUNTS = ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped")
-"""Attributes of a training that go into its checkpoints as they are."""
 
 
-class Training:
-    """One run's training state: what strategies see as an :class:`~retrieval_bench.strategies.base.EpochState`.
+class Training(TrainingState):
+    """One run's training: what strategies see as an :class:`~retrieval_bench.strategies.base.EpochState`.
 
     `model` is on its device and not yet prepared by the strategy, `make_criterion` gives the loss for embeddings of a
     size that is known only then. `log` is called with loss and learning rates after each epoch, and the number of
@@ -40,11 +40,6 @@ class Training:
 
     Attributes:
         embedder: the finished model, once :meth:`fit` has returned.
-        images_seen: training images passed through the network, rejected attempts included.
-        seconds: wall time of all passes; `strategy_seconds` that of the strategy beside them.
-        history: mean loss of each epoch's accepted pass.
-        skipped: (epoch, step) of batches that were left out, from 0; those of rejected passes are taken back with them.
-        resumed: the epochs after which the training was resumed from a checkpoint.
     """
 
     embedder: Embedder
@@ -61,20 +56,15 @@ class Training:
         profile: bool = False,
         log: Callable[[Mapping[str, float], int], None] = lambda values, epochs: None,
     ):
-        self.batches, self.strategy, self.config = batches, strategy, config
+        super().__init__(strategy, config.train.precision)
+        self.batches, self.config = batches, config
         self.make_criterion, self.checkpoints, self.group, self.log = make_criterion, checkpoints, group, log
         self.watch = Stopwatch(profile)
-        self.epoch, self.epochs, self.images_seen = 0, config.train.epochs, 0
-        self.seconds = self.strategy_seconds = 0.0
-        self.started = time.perf_counter()
-        self.history: list[float] = []
-        self.resumed: list[int] = []
-        self.skipped: list[list[int]] = []
+        self.epochs = config.train.epochs
         if config.train.freeze_bn:
             freeze_batch_norms(model)
         self.device = next(model.parameters()).device
-        batches.reseed(config.seed, "probe")
-        example_images = next(iter(batches))[0].to(self.device)
+        example_images = self._example_images()
         torch.manual_seed(derive(config.seed, "prepare"))
         self.model = strategy.prepare(model, example_images)
         self.rebuild()
@@ -83,9 +73,15 @@ class Training:
         """Makes loss and optimiser anew for the model as it is now."""
         train = self.config.train
         self.criterion = self.make_criterion(self.model.dim).to(self.device)
-        self.step = Step(self.model, self.criterion, self.strategy, train, self.group, self.watch)
+        self.step = Step(self.model, self.criterion, self.strategy, self.config, self.group, self.watch)
+        self.step.precision = self.precision
         groups = parameter_groups(self.model, self.criterion, train, self.config.loss)
-        self.optimizer = build_optimizer(train.optimizer, self.strategy.parameter_groups(self.model, groups))
+        groups = self.strategy.parameter_groups(self.model, groups)
+        self.optimizer = build_optimizer(train.optimizer, groups, train.fused)
+
+    def _example_images(self) -> Tensor:
+        self.batches.reseed(self.config.seed, "probe")
+        return next(iter(self.batches))[0].to(self.device)
 
     def fit(self) -> Embedder:
         """Trains all epochs and returns the finished model. A model with nothing to train is returned untouched, no
@@ -107,6 +103,9 @@ class Training:
         if self.checkpoints is not None and (state := self.checkpoints.load()):
             self.load_state_dict(state)
         else:
+            if self.precision == "auto":
+                choose = lambda: self.step.faster_precision(self._example_images())  # noqa: E731
+                self.precision = self.step.precision = self.group.from_main(choose)
             self.strategy.before_training(self.train_once, self)
         for epoch in range(len(self.history), self.epochs):
             self.epoch = epoch
@@ -126,6 +125,8 @@ class Training:
         """What the record says of the training; only what happened."""
         without_pairs = round(self.criterion.share_without_pairs, 6)
         events = {"resumed": self.resumed, "skipped_batches": self.skipped, "batches_without_pairs": without_pairs}
+        if self.config.train.precision == "auto":
+            events["precision"] = self.precision
         return {
             "loss_per_epoch": self.history,
             "converged": self.history[-1] < self.history[0] if len(self.history) > 1 else None,
@@ -188,44 +189,6 @@ class Training:
             f"the loss became {loss} in {place}: lower --lr (now {train.lr:g}) or --loss-lr (now "
             f"{self.config.loss.loss_lr:g})"
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs, after an epoch."""
-        return {
-            **{name: getattr(self, name) for name in COUNTS},
-            **{name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer", "strategy")},
-            "elapsed": time.perf_counter() - self.started,
-            "resumed": self.resumed,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes where :meth:`state_dict` was taken, in a training that has just been made."""
-        self.strategy.load_state_dict(state["strategy"], self.model)
-        self.rebuild()
-        for name in ("model", "criterion", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        for name in COUNTS:
-            setattr(self, name, state[name])
-        self.started -= state["elapsed"]
-        self.resumed = [*state["resumed"], len(self.history)]
-
-    def snapshot(self) -> dict[str, Any]:
-        states = {name: getattr(self, name).state_dict() for name in ("model", "criterion", "optimizer")}
-        return copy.deepcopy({**states, "skipped": self.skipped})
-
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        self.skipped = copy.deepcopy(snapshot["skipped"])
-        for name in ("model", "criterion"):
-            getattr(self, name).load_state_dict(snapshot[name])
-        self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
-
-    def lrs(self) -> dict[str, float]:
-        return {group["name"]: group["initial_lr"] for group in self.optimizer.param_groups}
-
-    def set_lrs(self, rates: dict[str, float]) -> None:
-        groups = {group["name"]: group for group in self.optimizer.param_groups}
-        for name, rate in rates.items():
-            groups[name]["initial_lr"] = rate
 
     @contextmanager
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:

@@ -1,25 +1,27 @@
-"""One step: the gradients of a batch in the precision and chunks that memory allows, the optimiser, the schedule."""
+"""One step: the gradients of a batch, in the precision that is faster and the chunks that memory allows."""
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from retrieval_bench.config import RunConfig
+from retrieval_bench.device import has_bfloat16
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.models.embedder import Embedder, batch_norm_momentum
+from retrieval_bench.models.embedder import Embedder, batch_norm_momentum, set_training_mode
+from retrieval_bench.models.folding import foldable, folded
 from retrieval_bench.progress import logger
-from retrieval_bench.sections import LossConfig, TrainConfig
 from retrieval_bench.seeding import random_states, set_random_states
-from retrieval_bench.strategies.base import ParameterGroup, Strategy
+from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.distributed import ProcessGroup
 
 T = TypeVar("T")
@@ -80,13 +82,15 @@ class Step:
         model: Embedder,
         criterion: nn.Module,
         strategy: Strategy,
-        train: TrainConfig,
+        config: RunConfig,
         group: ProcessGroup,
         watch: Stopwatch,
     ):
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.criterion, self.strategy, self.group, self.watch = criterion, strategy, group, watch
-        self.bf16 = train.precision == "bf16"
+        train = config.train
+        self.precision = train.precision
+        self.folds = foldable(model.backbone, config.data.image_size) if train.fused else []
         self.compiled = torch.compile(self.model, dynamic=False) if train.compile else None
         self.micro_batch_size = train.micro_batch
 
@@ -146,7 +150,8 @@ class Step:
 
     def forward(self, images: Tensor) -> Tensor:
         """Float32 (B, D) embeddings."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        bf16 = self.precision == "bf16"
+        with folded(self.folds), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             if self.compiled is not None:
                 try:
                     return self.compiled(images).float()
@@ -156,6 +161,32 @@ class Step:
                     logger.info(f"torch.compile failed, training continues without it: {first_line(error)}")
                     self.compiled = None
             return self.model(images).float()
+
+    def faster_precision(self, images: Tensor) -> str:
+        """``bf16`` if forward and backward passes of `images` take less than 0.9 times as long with it (the fastest of
+        three), else ``float32``; not timed where the device has no such instructions. Leaves the weights and statistics
+        of the model as they are."""
+        if not has_bfloat16(images.device.type):
+            return "float32"
+        state, watch = copy.deepcopy(self.model.state_dict()), Stopwatch(on=True)
+        fastest = dict.fromkeys(("float32", "bf16"), math.inf)
+        set_training_mode(self.model)
+        for trial in range(4):
+            for name in fastest:
+                self.precision = name
+                with watch(name):
+                    total = self.forward(images[: self.micro_batch_size or None]).sum()
+                    if total.requires_grad:
+                        total.backward()
+                seconds = watch.seconds.pop(name)
+                if trial:  # the first warms up
+                    fastest[name] = min(seconds, fastest[name])
+        self.model.zero_grad(set_to_none=True)
+        self.model.load_state_dict(state)
+        chosen = "bf16" if fastest["bf16"] < 0.9 * fastest["float32"] else "float32"
+        times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in fastest.items())
+        logger.info(f"--precision auto: {times} for the passes of a batch, so {chosen}")
+        return chosen
 
 
 def _add(loss: Tensor, regularization: Tensor | None, weight: float) -> Tensor:
@@ -167,63 +198,3 @@ def _add(loss: Tensor, regularization: Tensor | None, weight: float) -> Tensor:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, on a GPU or a CPU."""
     return isinstance(error, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(error)))
-
-
-OPTIMIZERS = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
-}
-
-
-def parameter_groups(
-    model: Embedder, criterion: nn.Module, train: TrainConfig, loss: LossConfig
-) -> list[ParameterGroup]:
-    """One group per block, then ``embedding`` (whatever of the model is in no block), then ``loss``; frozen parameters
-    and empty groups are left out, every trainable parameter is in exactly one group."""
-    seen: set[nn.Parameter] = set()
-
-    def group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> ParameterGroup:
-        new = [parameter for parameter in parameters if parameter.requires_grad and parameter not in seen]
-        seen.update(new)
-        return {"name": name, "params": new, "lr": lr, "weight_decay": weight_decay}
-
-    parts = [(block.name, model.backbone.block_parameters(block)) for block in model.backbone.blocks]
-    parts.append(("embedding", list(model.parameters())))
-    groups = [group(name, parameters, train.lr, train.weight_decay) for name, parameters in parts]
-    groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, loss.loss_weight_decay))
-    return [entry for entry in groups if entry["params"]]
-
-
-def build_optimizer(name: str, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """The optimiser over `groups` (which may be none); each group's rate before the schedule is kept as ``initial_lr``.
-
-    On a GPU all parameters are updated in one kernel.
-    """
-    based: list[dict[str, Any]] = [{**group, "initial_lr": group["lr"]} for group in groups]
-    fused = bool(groups) and all(parameter.is_cuda for group in groups for parameter in group["params"])
-    return OPTIMIZERS[name](based or [{"params": []}], lr=0.0, fused=fused or None)
-
-
-def schedule_factor(train: TrainConfig, progress: float) -> float:
-    """Factor on every learning rate at `progress` in 0..1 of the training.
-
-    ``constant`` 1; ``cosine`` half a cosine from 1 to 0; ``step`` 1, then ``decay_factor``, then its square;
-    ``warm_restarts`` (Loshchilov and Hutter, SGDR, ICLR 2017, equation 5) one half cosine per cycle; ``triangular``
-    (Smith, Cyclical Learning Rates, WACV 2017) up and down once per cycle, from ``low_rate`` to 1 and back. Cycles are
-    of equal length.
-    """
-    cycle = progress * train.cycles % 1
-    span = 1 - train.low_rate
-    match train.schedule:
-        case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        case "step":
-            decays = sum(progress >= start - 1e-9 for start in (train.decay_at, train.second_decay_at))
-            return train.decay_factor**decays
-        case "warm_restarts":
-            return train.low_rate + span * 0.5 * (1 + math.cos(math.pi * cycle))
-        case "triangular":
-            return train.low_rate + span * (1 - abs(2 * cycle - 1))
-        case _:
-            return 1.0

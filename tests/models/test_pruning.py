@@ -25,7 +25,6 @@ from retrieval_bench.models.pruning import (
     Layer,
     Width,
     find_channels,
-    fold_norms,
     remove_channels,
     set_widths,
 )
@@ -197,23 +196,3 @@ def test_what_cannot_be_pruned_is_refused() -> None:
         find_channels(build_backbone(ModelConfig(backbone="vit_tiny_patch16_224", weights="none"), 32), 32)
     with pytest.raises(UserError, match="no such channels"):
         remove_channels(tiny_embedder().backbone, {"layer1.0.conv9": [0]}, 32)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "efficientnet_lite0", "efficientnet_b0"])
-def test_folded_norms_leave_the_outputs_and_no_norm(name: str) -> None:
-    backbone, images = lively(name), random_images(3, side=64)
-    norms = sum(isinstance(module, BatchNorm) for module in backbone.modules())
-    with torch.no_grad():
-        expected = backbone(images)
-        assert fold_norms(backbone, 64) == norms
-        assert_near(backbone(images), expected, 1e-4)
-    assert not any(isinstance(module, BatchNorm) for module in backbone.modules())
-
-
-def test_a_norm_without_a_convolution_before_it_is_not_folded() -> None:
-    backbone = lively("resnet10t")
-    first = backbone.net.get_submodule("bn1")
-    backbone.net.set_submodule("bn1", nn.Sequential(nn.ReLU(), first))
-    norms = sum(isinstance(module, BatchNorm) for module in backbone.modules())
-    assert fold_norms(backbone, 64) == norms - 1
-    assert any(module is first for module in backbone.modules())

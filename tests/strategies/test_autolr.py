@@ -21,7 +21,7 @@ from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.autolr import BOUNDS, AutoLR
 from retrieval_bench.strategies.autolr_rules import initial_target
 from retrieval_bench.strategies.weight_variation import WeightVariation, sorting_quality
-from retrieval_bench.training.step import schedule_factor
+from retrieval_bench.training.optimizer import schedule_factor
 from tests.training.helpers import Data, differing, make_training, run_config, state_of, tiny_embedder
 
 Gradients = Callable[[int, int], Sequence[float]]

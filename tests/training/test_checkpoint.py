@@ -15,6 +15,7 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.strategies import STRATEGIES, build_strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.loop import Training
+from retrieval_bench.training.step import Step
 from tests.training.helpers import OPTIONS, Data, differing, make_training, run_config, state_of
 
 CHAINS = "layer_pruning+channel_gates channel_gates+l2sp channel_gates+autolr channel_pruning+spottune rollback+l2sp"
@@ -72,6 +73,24 @@ def test_stopped_after_an_epoch_it_ends_with_the_same_bits(
     assert resumed.account()["resumed"] == [2]
 
 
+def test_the_precision_that_auto_chose_is_kept_whatever_would_be_chosen_now(
+    synthetic: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training(checkpoints: Checkpoints | None) -> Training:
+        return make_training(synthetic, None, run_config(precision="auto", fused=True), checkpoints=checkpoints)
+
+    monkeypatch.setattr(Step, "faster_precision", lambda step, images: "bf16")
+    state, *rest = outcome(training(None))
+    with pytest.raises(KeyboardInterrupt):
+        training(Stopping(tmp_path, 1)).fit()
+    monkeypatch.setattr(Step, "faster_precision", lambda step, images: "float32")
+    resumed = training(Checkpoints(tmp_path, IDENTITY))
+    again, *others = outcome(resumed)
+    assert not differing(state, again)
+    assert others == rest
+    assert (resumed.account()["precision"], resumed.account()["resumed"]) == ("bf16", [1])
+
+
 @pytest.mark.parametrize(("every", "kept"), [(1, ["epoch-0003.pt", "epoch-0004.pt"]), (3, ["epoch-0003.pt"]), (0, [])])
 def test_last_two_are_kept(every: int, kept: list[str], synthetic: Data, tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run", IDENTITY, every)
@@ -99,8 +118,9 @@ def test_damaged_checkpoint_is_skipped_and_replaced(
 def test_another_configuration_is_refused_with_the_difference(synthetic: Data, tmp_path: Path) -> None:
     made(synthetic, "standard", Checkpoints(tmp_path, IDENTITY)).fit()
     changed = {"seed": 1, "train.lr": 0.001, "train.cycles": 2}
-    with pytest.raises(UserError, match=r"another configuration: seed 0, now 1; train.cycles None, now 2$"):
+    with pytest.raises(UserError, match=r"another configuration: seed 0, now 1; train.cycles 4, now 2$"):
         made(synthetic, "standard", Checkpoints(tmp_path, changed)).fit()
+    assert Checkpoints(tmp_path, {**IDENTITY, "train.cycles": 4}).load(), "a new choice at its default changes nothing"
 
 
 def test_resuming_from_another_folder(synthetic: Data, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from retrieval_bench.sections import TrainConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import ParameterGroup
 from retrieval_bench.training.loop import Training
-from retrieval_bench.training.step import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.optimizer import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
 from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
 
 
@@ -119,6 +120,32 @@ def test_bfloat16_passes_give_float32_embeddings_and_weights(synthetic: Data) ->
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    ("units", "slow", "chosen"), [(True, "float32", "bf16"), (True, "bf16", "float32"), (False, "float32", "float32")]
+)
+def test_auto_takes_bfloat16_where_it_is_faster_and_leaves_the_model_as_it_was(
+    units: bool, slow: str, chosen: str, synthetic: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval_bench.training.step.has_bfloat16", lambda device: units)
+    training = make_training(synthetic, config=run_config(precision="auto", micro_batch=8))
+    before, forward = state_of(training.model), training.step.forward
+    sizes: list[int] = []
+
+    def delayed(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        time.sleep(0.05 * (training.step.precision == slow))
+        return forward(images)
+
+    training.step.forward = delayed
+    assert training.step.faster_precision(random_images(16)) == chosen
+    assert sizes == [8] * 8 * units
+    assert not differing(state_of(training.model), before)
+    assert all(value.grad is None for value in training.model.parameters())
+    monkeypatch.setattr(training.step, "faster_precision", lambda images: chosen)
+    training.fit()
+    assert (training.step.precision, training.account()["precision"]) == (chosen, chosen)
+
+
 def test_a_compiler_that_fails_costs_a_line(
     synthetic: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +161,16 @@ def test_a_compiler_that_fails_costs_a_line(
     plain.fit()
     assert not differing(state_of(compiled.model), state_of(plain.model))
     assert capsys.readouterr().err.count("torch.compile failed, training continues without it: no C++ compiler") == 1
+
+
+def test_frozen_blocks_at_the_start_build_no_graph(synthetic: Data) -> None:
+    strategy = build_strategy("last_k", StrategyOptions())
+    training = make_training(synthetic, strategy, run_config(freeze_bn=True))
+    net, graphs = training.model.backbone.net, []
+    for block in training.model.backbone.body:
+        net.get_submodule(block.name).register_forward_hook(lambda _, __, out: graphs.append(out.requires_grad))
+    gradients(training)
+    assert graphs == [False] * 5 + [True] * 3
 
 
 def test_profile_names_the_parts_of_a_step(synthetic: Data, capsys: pytest.CaptureFixture[str]) -> None:

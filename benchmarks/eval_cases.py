@@ -86,7 +86,7 @@ def ranks_by_argsort(embeddings: np.ndarray, labels: np.ndarray, queries: int = 
     for start in range(0, queries or len(rows), 500):
         similarity = rows[start : start + 500] @ rows.T
         hits = labels[np.argsort(-similarity, axis=1)] == labels[start : start + 500, None]
-        (hits * hits.cumsum(axis=1) / np.arange(1, len(rows) + 1)).sum(axis=1) / hits.sum(axis=1)
+        _ = (hits * hits.cumsum(axis=1) / np.arange(1, len(rows) + 1)).sum(axis=1) / hits.sum(axis=1)
 
 
 def hashing(embeddings: np.ndarray, labels: np.ndarray) -> None:

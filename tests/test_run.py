@@ -296,13 +296,13 @@ def test_images_that_change_give_another_run_or_none(tmp_path: Path, monkeypatch
     Image.fromarray(draw(9, 9)).save(root / "c3" / "1.bmp")
     second = run(config, runtime)
     assert second.id != first.id
-    measure = RUN.measure_run
+    measure = MODULE.measure_run
 
     def replaced(*values: Any) -> Any:
         Image.fromarray(draw(8, 8)).save(root / "c0" / "1.bmp")
         return measure(*values)
 
-    monkeypatch.setattr(RUN, "measure_run", replaced)
+    monkeypatch.setattr(MODULE, "measure_run", replaced)
     with pytest.raises(UserError, match=r"c0/1\.bmp: was changed while images were read"):
         run(config, replace(runtime, force=True))
     assert len(ResultsFolder(tmp_path / "results").read_records()) == 2

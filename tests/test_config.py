@@ -121,7 +121,7 @@ def test_records_of_choices_that_there_are_no_more_are_read() -> None:
             for name in ("triplet", "contrastive", "multi_similarity")
         ),
         ({"train.epochs": -1}, "--epochs -1: must be at least 0"),
-        ({"train.lr": float("nan")}, "--lr nan: must be at least 0"),
+        ({"train.lr": float("nan")}, "--lr nan: must be finite"),
         ({"train.lr": float("inf")}, "--lr inf: must be finite"),
         ({"loss.loss_options": [["margin", float("nan")]]}, "--loss-options margin nan: must be finite"),
         ({"model.std": (1.0, 0.0, 1.0)}, "--std 1.0 0.0 1.0: must be above 0"),

@@ -89,6 +89,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise UserError(f"{path}: image is missing; restore it or fetch the data set again") from None
+    except UnicodeEncodeError:  # the locale lacks the file's name, so no image can be read there
+        raise
     except DECODING_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise UserError(f"{path}: image cannot be decoded ({reason}); restore it or remove it") from None

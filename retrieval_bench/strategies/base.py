@@ -113,6 +113,11 @@ class EpochState(Protocol):
     def rebuild(self) -> None:
         """Makes loss and optimiser anew, for a model whose parameters have become others."""
 
+    def example_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of at least `count` training images, or of all: uint8 (B, 3, H, W) and int64 labels (B,), drawn as
+        those of a pass, the same at every call and counted as cost."""
+        ...
+
     def holding_out(self, share: float) -> AbstractContextManager[Callable[[], float]]:
         """A block whose passes leave out this share of the training classes; yields Recall@1 on them, as a function."""
         ...

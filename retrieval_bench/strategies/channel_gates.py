@@ -85,6 +85,11 @@ class ChannelGates(BudgetedPruning):
                     f"--channel-gates.held-out {self.held_out}: needs at least two --channel-gates.search-epochs to "
                     "choose from"
                 )
+            if self.regime == "from_scratch" and self.statistics != "stale":
+                raise UserError(
+                    f"--channel-gates.statistics {self.statistics}: only with --channel-gates.regime inherit; weights "
+                    "that are drawn anew have no statistics to keep"
+                )
             if self.regime == "inherit" and self.expansion != 1:
                 raise UserError(
                     f"--channel-gates.expansion {self.expansion}: must be 1 with --channel-gates.regime inherit, whose "
@@ -133,6 +138,7 @@ class ChannelGates(BudgetedPruning):
 
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
         assert self._gates is not None
+        self.note_outputs(state)  # all gates are 1
         gates, losses, recalls, scores = self._gates, [], [], []
         with state.holding_out(self.options.held_out) if self.options.held_out else nullcontext() as recall_at_1:
             for number in range(self.options.search_epochs):
@@ -143,12 +149,9 @@ class ChannelGates(BudgetedPruning):
                         recalls.append(recall_at_1())
         if recalls:
             gates.load(scores[recalls.index(max(recalls))])
-        self.prune_by(state.model, self._channels, gates.scores())
-        if self.options.regime == "from_scratch":
-            initialise(state.model.backbone)
         mean = round(gates.mean().item(), 4)
+        self.cut(state, self._channels, gates.scores())
         self._info |= {"mean_gate": mean, "search_losses": losses, "held_out_recall_at_1": recalls}
-        state.rebuild()
 
     def prune(self, model: Embedder, keep: Keep) -> None:
         """Ends the search: folds the gates into inherited weights, removes channels, trains what is left."""
@@ -159,3 +162,5 @@ class ChannelGates(BudgetedPruning):
         super().prune(model, keep)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self._trained)
+        if self.options.regime == "from_scratch":
+            initialise(model.backbone)

@@ -8,11 +8,17 @@ Scores per channel, the highest stay, with one threshold for all layers unless s
   its training);
 - ``uniform``: by magnitude within each layer, the same share of every layer.
 
+With ``statistics matched`` every batch norm is set once after the cut, so that on training images (:data:`EXAMPLES` of
+them, seen by the whole network and by the pruned one, counted as cost) its output before scale and shift has the mean
+and deviation that it had in the whole network; ``mean`` puts back the mean only, which adds what the removed channels
+gave on average to the norm behind them. ``stale`` keeps the statistics of the whole network.
+
 Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.pruning``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +28,12 @@ from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import Channels, Keep, find_channels, remove_channels
-from retrieval_bench.strategies.base import Categorical, Look, Strategy, option
+from retrieval_bench.models.statistics import norm_outputs, restore_outputs
+from retrieval_bench.strategies.base import Categorical, EpochState, Look, Strategy, TrainOnce, option
 
+STATISTICS = ("stale", "mean", "matched")
+EXAMPLES = 1024
+"""Training images at least that statistics are taken from, or all if there are fewer."""
 SCORES = ("magnitude", "bn_scale", "uniform")
 Scores = dict[str, list[float]]
 """One per channel, by the width's name."""
@@ -43,6 +53,12 @@ class BudgetedPruning(Strategy):
         unit: str = option("macs", "what the budget counts: macs or parameters", choices=("macs", "parameters"))
         minimum: float = option(0.1, "smallest share of each layer's channels", low=0, high=1)
         multiple: int = option(1, "widths are multiples of this, such as 8", low=1)
+        statistics: str = option(
+            "stale",
+            "batch norms after the cut: stale, those of the whole network; mean and matched, set so that on training "
+            "images their outputs have the mean, and matched also the deviation, that they had in the whole network",
+            choices=STATISTICS,
+        )
 
     options: Any
 
@@ -60,6 +76,21 @@ class BudgetedPruning(Strategy):
         return choose_channels(
             channels, scores, options.budget, options.unit, options.minimum, options.multiple, self._full_cost
         )
+
+    def note_outputs(self, state: EpochState) -> None:
+        """Notes what the norms of the whole network give, if they are to give it after the cut."""
+        if self.options.statistics != "stale":
+            self._outputs = norm_outputs(state.model.backbone, _images(state))
+
+    def cut(self, state: EpochState, channels: Channels, scores: Scores) -> None:
+        """Prunes before the training by `scores`, and sets the statistics of norms as the options say."""
+        self.prune_by(state.model, channels, scores)
+        if self.options.statistics != "stale":
+            is_matched = self.options.statistics == "matched"
+            restore_outputs(
+                state.model.backbone, channels, self._keep, self._outputs, _images(state), deviations=is_matched
+            )
+        state.rebuild()
 
     def prune(self, model: Embedder, keep: Keep) -> None:
         """Removes all channels but those in `keep`."""
@@ -102,13 +133,30 @@ class ChannelPruning(BudgetedPruning):
             search=Categorical(SCORES),
         )
 
+    @property
+    def cuts_later(self) -> bool:
+        return self.options.statistics != "stale"
+
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        channels = self.find_channels(model, example_images)
-        self.prune_by(model, channels, channel_scores(model.backbone, channels, self.options.scores))
+        self._channels = self.find_channels(model, example_images)
+        if not self.cuts_later:
+            scores = channel_scores(model.backbone, self._channels, self.options.scores)
+            self.prune_by(model, self._channels, scores)
         return model
 
+    def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        if self.cuts_later:
+            self.note_outputs(state)
+            scores = channel_scores(state.model.backbone, self._channels, self.options.scores)
+            self.cut(state, self._channels, scores)
+
     def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
-        """Nothing to do: ``prepare`` has pruned the same channels."""
+        if self.cuts_later:  # otherwise prepare has pruned the same channels
+            super().load_state_dict(state, model)
+
+
+def _images(state: EpochState) -> Iterator[Tensor]:
+    return (images for images, _ in state.example_batches(EXAMPLES))
 
 
 def channel_scores(backbone: Backbone, channels: Channels, criterion: str) -> Scores:

@@ -58,8 +58,8 @@ class NetworkSlimming(BudgetedPruning):
         for number in range(self.options.sparse_epochs):
             train_once(-1 - number)
         scores = channel_scores(state.model.backbone, self._channels, "bn_scale")
-        self.prune_by(state.model, self._channels, scores)
-        state.rebuild()
+        self.note_outputs(state)
+        self.cut(state, self._channels, scores)
 
     def prune(self, model: Embedder, keep: Keep) -> None:
         self._norms = []

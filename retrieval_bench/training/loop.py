@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,18 @@ class Training:
         groups = {group["name"]: group for group in self.optimizer.param_groups}
         for name, rate in rates.items():
             groups[name]["initial_lr"] = rate
+
+    def example_batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        batches = replace(self.batches, share=range)  # every process sees all of them, and computes the same
+        batches.reseed(self.config.seed, "statistics")
+        started, seen = time.perf_counter(), 0
+        for images, labels in batches:
+            self.images_seen += len(labels)
+            seen += len(labels)
+            yield images.to(self.device), labels.to(self.device)
+            if seen >= count:
+                break
+        self.seconds += time.perf_counter() - started
 
     @contextmanager
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:

@@ -11,6 +11,7 @@ import torch
 from retrieval_bench import cost
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import find_channels
+from retrieval_bench.models.statistics import norm_outputs
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning, channel_scores
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
@@ -179,3 +180,28 @@ def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) 
     assert strong_scale < weak_scale
     assert abs(strong["error"]) < 0.01
     assert strong["widths"] != weak["widths"]
+
+
+@pytest.mark.parametrize("kind", [ChannelGates, ChannelPruning, NetworkSlimming])
+def test_matched_norms_give_what_they_gave_in_the_whole_network(kind: Any, synthetic: Data) -> None:
+    """Without the option the outputs of norms behind a cut are others; the images count as cost."""
+
+    def outputs(statistics: str) -> tuple[Any, Any, int]:
+        strategy = kind(kind.Options(budget=0.9, statistics=statistics))
+        training = make_training(synthetic, strategy, run_config(epochs=0, lr=0.0, batch_size=64))
+        images = [images for images, _ in training.example_batches(64)]
+        before = norm_outputs(tiny_embedder().backbone, images)
+        training.images_seen = 0
+        model = training.fit()
+        return before, norm_outputs(model.backbone, images), training.images_seen
+
+    searched = {ChannelGates: 1, NetworkSlimming: 2}.get(kind, 0) * 64
+    before, stale, seen = outputs("stale")
+    _, mean, _ = outputs("mean")
+    _, matched, seen_matched = outputs("matched")
+    assert (seen, seen_matched) == (searched, searched + 2 * 64)
+    if kind is not NetworkSlimming:  # whose statistics move in training
+        for name in ("layer1.0.bn2", "layer4.0.bn2", "layer4.1.bn2"):
+            torch.testing.assert_close(matched[name], before[name], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(mean[name][0], before[name][0], rtol=1e-3, atol=1e-3)
+        assert (stale["layer4.1.bn2"][0] - before["layer4.1.bn2"][0]).abs().max() > 0.01

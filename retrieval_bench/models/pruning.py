@@ -16,8 +16,9 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.models.backbone import Backbone, observe
+from retrieval_bench.cost import macs
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.models.backbone import SHORTCUTS, Backbone, observe
 from retrieval_bench.models.embedder import BatchNorm
 
 Keep = dict[str, list[int]]
@@ -91,8 +92,10 @@ class Channels:
 def find_channels(backbone: Backbone, image_size: int) -> Channels:
     """The free widths of `backbone` for inputs of `image_size` pixels; raises :class:`UserError` if there is none.
 
-    A width is free if a convolution of a body block makes it, a batch norm follows, no other block adds to it, and it
-    is not the feature's: the inner widths of ResNet's blocks and of inverted residuals, and every convolution of a VGG.
+    A width is free if a convolution of a body block makes it, a batch norm follows, no other block adds to it, it is
+    not the feature's, and all that use it use all of it and nothing else: no groups but depthwise ones, no
+    concatenation, no split. That is the inner widths of ResNet's blocks and of inverted residuals, and every
+    convolution of a VGG.
     """
     graph = _graph(backbone, image_size)
     block_of = {id(parameter): block.name for block in backbone.body for parameter in backbone.block_parameters(block)}
@@ -104,13 +107,18 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
     for name, module in convs.items():
         if id(module.weight) not in block_of or name in outputs:
             continue
-        group = graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=[0])
+        every = list(range(module.out_channels))
+        group = graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=every)
         members = [(part.target, graph.is_out_channel_pruning_fn(part.handler)) for part, _ in group]
         layers = [(node.module, makes) for node, makes in members if _is_layer(node.module)]
         makers = {block_of.get(id(layer.weight)) for layer, makes in layers if makes and not _is_depthwise(layer)}
         norms = tuple(names[node.module] for node, _ in members if isinstance(node.module, BatchNorm))
         is_feature = any(makes and not node.outputs for node, makes in members)
-        if is_feature or not norms or makers != {block_of[id(module.weight)]}:
+        is_whole = all(sorted(reached) == every for _, reached in group) and not any(
+            makes and SHORTCUTS & set(names[layer].split(".")) for layer, makes in layers
+        )
+        fits = all(_fits(node.module, makes, module.out_channels) for node, makes in members)
+        if is_feature or not norms or not (is_whole and fits) or makers != {block_of[id(module.weight)]}:
             continue
         widths.append(Width(name, module.out_channels, norms))
         for layer, makes in layers:
@@ -166,6 +174,16 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
 
 
+def _fits(module: nn.Module, makes: bool, channels: int) -> bool:
+    """Whether a layer or norm of a width has these channels on that side, no more or fewer, and no groups of them."""
+    if isinstance(module, BatchNorm):
+        return module.num_features == channels
+    if isinstance(module, nn.Conv2d):
+        sides = module.in_channels, module.out_channels
+        return (module.groups == 1 or (_is_depthwise(module) and sides[0] == sides[1])) and sides[makes] == channels
+    return not isinstance(module, nn.Linear) or (module.in_features, module.out_features)[makes] == channels
+
+
 def set_widths(backbone: Backbone, channels: Channels, widths: Widths, keep: Keep | None = None) -> None:
     """Resizes free widths, those of `channels`, in place. What changes its size draws new weights from torch's global
     generator, or with `keep` holds those of the channels that stay."""
@@ -211,12 +229,25 @@ def _resize(
 
 def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:
     """Removes, in place, all channels but those in `keep`: a plain smaller network is left. Raises :class:`UserError`
-    for a name that is no free width of the network, or indices that it does not have."""
+    for a name that is no free width of the network, for indices that it does not have, and if the smaller network does
+    not cost what was counted."""
     channels = find_channels(backbone, image_size)
     for name, kept in keep.items():
         if not kept or not set(kept) <= set(range(channels.full.get(name, 0))):
             raise UserError(f"channels {len(kept)} of {name}: the network has no such channels")
-    set_widths(backbone, channels, {**channels.full, **{name: len(kept) for name, kept in keep.items()}}, keep)
+    widths = {**channels.full, **{name: len(kept) for name, kept in keep.items()}}
+    set_widths(backbone, channels, widths, keep)
+    try:
+        measured = macs(backbone, image_size)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"channels of this backbone cannot be removed: the rest does not fit ({first_line(error)})"
+        ) from None
+    if measured != channels.macs(widths):
+        raise UserError(
+            f"channels of this backbone cannot be removed: {measured:,} multiply-accumulates are left, counted were "
+            f"{channels.macs(widths):,}"
+        )
 
 
 def fold_norms(backbone: Backbone, image_size: int) -> int:

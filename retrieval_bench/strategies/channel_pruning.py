@@ -6,7 +6,17 @@ Scores per channel, the highest stay, with one threshold for all layers unless s
   ConvNets, ICLR 2017, with the L2 norm, scaled so that layers can be compared);
 - ``bn_scale``: absolute scale of the batch norm behind the channel (Liu et al., Network Slimming, ICCV 2017, without
   its training);
-- ``uniform``: by magnitude within each layer, the same share of every layer.
+- ``uniform``: by magnitude within each layer, the same share of every layer;
+- ``random``: a random order, the baseline of all;
+- ``folded``: L2 norm of the kernel that a fold of the norm into the convolution gives (kernel times scale over
+  deviation);
+- ``activation``: deviation of the channel where the next layers receive it, on training images, times the L2 norm of
+  their weights for it, over the layer's mean: how much of what the next layers give varies with it. What a removed
+  channel gives on average is put into the norm behind with ``statistics mean``;
+- ``snip``: connection sensitivity |gradient times weight|, summed over the channel's kernel, from the training loss of
+  one batch in eval mode (Lee, Ajanthan and Torr, SNIP, ICLR 2019, there per weight and before any training).
+
+``activation`` and ``snip`` see training images, which count as cost.
 
 With ``statistics matched`` every batch norm is set once after the cut, so that on training images (:data:`EXAMPLES` of
 them, seen by the whole network and by the pruned one, counted as cost) its output before scale and shift has the mean
@@ -18,23 +28,25 @@ Inner widths only: residual sums and the feature keep their size (``retrieval_be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import Channels, Keep, find_channels, remove_channels
-from retrieval_bench.models.statistics import norm_outputs, restore_outputs
+from retrieval_bench.models.statistics import input_moments, norm_outputs, restore_outputs
 from retrieval_bench.strategies.base import Categorical, EpochState, Look, Strategy, TrainOnce, option
 
 STATISTICS = ("stale", "mean", "matched")
 EXAMPLES = 1024
 """Training images at least that statistics are taken from, or all if there are fewer."""
-SCORES = ("magnitude", "bn_scale", "uniform")
+MEASURED = ("activation", "snip")
+SCORES = ("magnitude", "bn_scale", "uniform", "random", "folded", *MEASURED)
 Scores = dict[str, list[float]]
 """One per channel, by the width's name."""
 
@@ -128,14 +140,14 @@ class ChannelPruning(BudgetedPruning):
     class Options(BudgetedPruning.Options):
         scores: str = option(
             "magnitude",
-            "how channels are ranked: magnitude, bn_scale or uniform",
+            "how channels are ranked: magnitude, bn_scale, uniform, random, folded, activation or snip",
             choices=SCORES,
-            search=Categorical(SCORES),
+            search=Categorical(SCORES[:3]),
         )
 
     @property
     def cuts_later(self) -> bool:
-        return self.options.statistics != "stale"
+        return self.options.statistics != "stale" or self.options.scores in MEASURED
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self._channels = self.find_channels(model, example_images)
@@ -147,7 +159,13 @@ class ChannelPruning(BudgetedPruning):
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
         if self.cuts_later:
             self.note_outputs(state)
-            scores = channel_scores(state.model.backbone, self._channels, self.options.scores)
+            backbone, criterion = state.model.backbone, self.options.scores
+            if criterion == "activation":
+                scores = activation_scores(backbone, self._channels, _images(state))
+            elif criterion == "snip":
+                scores = sensitivities(state, self._channels)
+            else:
+                scores = channel_scores(backbone, self._channels, criterion)
             self.cut(state, self._channels, scores)
 
     def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
@@ -160,14 +178,53 @@ def _images(state: EpochState) -> Iterator[Tensor]:
 
 
 def channel_scores(backbone: Backbone, channels: Channels, criterion: str) -> Scores:
-    """Importance of each channel by one of the criteria in :data:`SCORES`."""
+    """Importance of each channel by one of the criteria in :data:`SCORES` that need no images; ``random`` draws from
+    torch's global generator."""
     scores: Scores = {}
     for width in channels.widths:
         norm: Any = backbone.net.get_submodule(width.norms[0])
         conv: Any = backbone.net.get_submodule(width.name)
         lengths = conv.weight.detach().flatten(1).norm(dim=1)
-        values = norm.weight.abs() if criterion == "bn_scale" else lengths / lengths.mean().clamp(min=1e-12)
+        values = lengths / lengths.mean().clamp(min=1e-12)
+        if criterion == "bn_scale":
+            values = norm.weight.abs()
+        if criterion == "folded":
+            values = lengths * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+        if criterion == "random":
+            values = torch.rand(width.channels)
         if criterion == "uniform":  # the rank within the layer: one threshold takes one share of each
             values = values.argsort().argsort().double() / len(values)
         scores[width.name] = values.detach().tolist()
+    return scores
+
+
+def activation_scores(backbone: Backbone, channels: Channels, batches: Iterable[Tensor]) -> Scores:
+    """Deviation of each channel where layers receive it, on the images of `batches`, times the L2 norm of their weights
+    for it, over the layer's mean."""
+    readers = [layer for layer in channels.layers if isinstance(layer.inputs, str) and not layer.depthwise]
+    moments = input_moments(backbone, [layer.name for layer in readers], batches)
+    squares = {width.name: torch.zeros(width.channels, dtype=torch.float64) for width in channels.widths}
+    for layer in readers:
+        module: Any = backbone.net.get_submodule(layer.name)
+        columns = module.weight.detach().double().transpose(0, 1).flatten(1).square().sum(dim=1)
+        squares[str(layer.inputs)] += (moments[layer.name][1] * columns).cpu()
+    lengths = {name: values.sqrt() for name, values in squares.items()}
+    return {name: (values / values.mean().clamp(min=1e-12)).tolist() for name, values in lengths.items()}
+
+
+def sensitivities(state: EpochState, channels: Channels) -> Scores:
+    """Sum over each channel's kernel of |gradient times weight|, the gradient that of the training loss of a batch."""
+    images, labels = next(state.example_batches(1))
+    convs: dict[str, Any] = {
+        width.name: state.model.backbone.net.get_submodule(width.name) for width in channels.widths
+    }
+    trained = {name: conv.weight.requires_grad for name, conv in convs.items()}
+    for conv in convs.values():
+        conv.weight.requires_grad_(True)
+    loss = state.criterion(state.model.eval()(images), labels)
+    gradients = torch.autograd.grad(loss, [conv.weight for conv in convs.values()])
+    scores = {}
+    for (name, conv), gradient in zip(convs.items(), gradients, strict=True):
+        conv.weight.requires_grad_(trained[name])
+        scores[name] = (gradient * conv.weight.detach()).abs().flatten(1).sum(dim=1).tolist()
     return scores

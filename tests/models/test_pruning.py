@@ -79,6 +79,29 @@ def test_what_is_left_meets_the_budget_costs_what_was_counted_and_gives_what_a_m
     assert_near(actual, expected, 1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["regnetx_002", "regnety_002", "resnext50_32x4d", "res2net50_26w_4s", "inception_v3", "densenet121"]
+)
+def test_widths_in_groups_splits_and_concatenations_stay(name: str) -> None:
+    size = 96 if name == "inception_v3" else 64
+    backbone = lively(name, size)
+    if name not in ("inception_v3", "densenet121"):
+        with pytest.raises(UserError, match="no channels that can be pruned"):
+            find_channels(backbone, size)
+        return
+    channels = find_channels(backbone, size)
+    assert name != "densenet121" or {width.name[-5:] for width in channels.widths} == {"conv1"}, "concatenated: conv2"
+    chosen = choose_channels(channels, random_scores(channels), 0.95)
+    remove_channels(backbone, chosen.keep, size)
+    assert cost.macs(backbone, size) == channels.macs(chosen.widths)
+
+
+def test_a_network_that_costs_something_else_than_counted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval_bench.models.pruning.macs", lambda backbone, size: 1)
+    with pytest.raises(UserError, match="cannot be removed: 1 multiply-accumulates are left, counted were"):
+        remove_channels(tiny_embedder().backbone, {"layer1.0.conv1": [0, 1]}, 32)
+
+
 def test_inner_widths_of_bottlenecks_are_free_and_nothing_else() -> None:
     """32 of them in ResNet-50: two per block (Pruning from Scratch gates the same)."""
     widths = find_channels(lively("resnet50"), 64).widths

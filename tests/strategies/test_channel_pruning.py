@@ -13,7 +13,13 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import find_channels
 from retrieval_bench.models.statistics import norm_outputs
 from retrieval_bench.strategies.channel_gates import ChannelGates
-from retrieval_bench.strategies.channel_pruning import ChannelPruning, channel_scores
+from retrieval_bench.strategies.channel_pruning import (
+    SCORES,
+    ChannelPruning,
+    activation_scores,
+    channel_scores,
+    sensitivities,
+)
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from tests.training.helpers import (
     Data,
@@ -141,10 +147,13 @@ def test_expansion_searches_a_wider_network_for_the_budget_of_the_usual_one(synt
     assert info["reached"] == pytest.approx(0.9, abs=0.01)
 
 
-@pytest.mark.parametrize("scores", ["magnitude", "bn_scale", "uniform"])
-def test_pruning_at_once(scores: str) -> None:
+@pytest.mark.parametrize("scores", SCORES)
+def test_every_score_prunes_to_the_budget(scores: str, synthetic: Data) -> None:
     strategy = ChannelPruning(ChannelPruning.Options(budget=0.9, scores=scores))
-    model = strategy.prepare(tiny_embedder(), random_images(2))
+    training = make_training(synthetic, strategy, run_config(epochs=0))
+    model = training.fit()
+    assert training.images_seen == {"activation": 64, "snip": 16}.get(scores, 0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert cost.macs(model, 32) / cost.macs(tiny_embedder(), 32) == pytest.approx(0.9, abs=0.01)
     shares = [width / WIDTHS.full[name] for name, width in strategy.info()["widths"].items()]
     if scores == "uniform":
@@ -156,13 +165,38 @@ def test_scores_by_hand() -> None:
     with torch.no_grad():
         backbone.net.layer1[0].conv1.weight[3] *= 100
         backbone.net.layer1[0].bn1.weight[2] *= -3
-    criteria = ("magnitude", "bn_scale", "uniform")
-    magnitude, scale, uniform = (channel_scores(backbone, WIDTHS, each)["layer1.0.conv1"] for each in criteria)
+    criteria = ("magnitude", "bn_scale", "uniform", "folded")
+    magnitude, scale, uniform, folded = (channel_scores(backbone, WIDTHS, each)["layer1.0.conv1"] for each in criteria)
     assert max(range(8), key=magnitude.__getitem__) == 3
     assert sum(magnitude) / 8 == pytest.approx(1, rel=1e-5)
     assert scale == [1.0, 1.0, 3.0, *[1.0] * 5]
     assert sorted(uniform) == [rank / 8 for rank in range(8)]
     assert uniform[3] == 7 / 8
+    norm, lengths = backbone.net.layer1[0].bn1, backbone.net.layer1[0].conv1.weight.flatten(1).norm(dim=1)
+    expected = lengths * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(torch.tensor(folded), expected)
+
+
+def test_measured_scores_by_hand(synthetic: Data) -> None:
+    """Activation: what the next convolution gives varies by that much if this channel alone does. SNIP: by the loss's
+    change when a channel's kernel is scaled, where all products of gradient and weight have one sign."""
+    training = make_training(synthetic, None, run_config())
+    backbone: Any = training.model.backbone
+    name, conv = "layer4.1.conv1", backbone.net.layer4[1].conv2
+    seen: list[torch.Tensor] = []
+    handle = conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images, labels = next(training.example_batches(1))
+    with torch.no_grad():
+        backbone.eval()(images)
+        handle.remove()
+        deviations = seen[0].std(dim=(0, 2, 3), correction=0)
+        expected = deviations * torch.stack([conv.weight[:, channel].norm() for channel in range(64)])
+    scores = activation_scores(backbone, WIDTHS, [images])[name]
+    torch.testing.assert_close(torch.tensor(scores), expected / expected.mean())
+    measured = sensitivities(training, WIDTHS)[name]
+    weight = backbone.net.layer4[1].conv1.weight
+    training.criterion(training.model.eval()(images), labels).backward()
+    torch.testing.assert_close(torch.tensor(measured), (weight.grad * weight).abs().sum(dim=(1, 2, 3)))
 
 
 def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) -> None:

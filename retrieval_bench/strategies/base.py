@@ -158,8 +158,8 @@ class Strategy:
     trains_backbone: ClassVar[bool] = True
     """Whether the learning rate has anything to act on in the backbone."""
 
-    prunes: ClassVar[bool] = False
-    """Removes blocks or channels, and so comes before the others in a chain."""
+    prunes: ClassVar[str] = ""
+    """Removes ``blocks`` or ``channels``, in that order before the others of a chain; one removes channels."""
 
     rebuilds_blocks: ClassVar[bool] = False
     """Puts other modules in the place of blocks: one such strategy per chain."""
@@ -173,9 +173,14 @@ class Strategy:
     def __init__(self, options: Any = None):
         self.options = self.Options() if options is None else options
 
+    @property
+    def cuts_later(self) -> bool:
+        """Whether parts of the network are removed in ``before_training``: other parts of a chain wait for that."""
+        return False
+
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        """Edits the network before the optimiser sees it: freeze, drop blocks, add gates, twin blocks. `example_images`
-        are a few training images, uint8 (B, 3, H, W), for shapes and statistics."""
+        """Edits the network in place before the optimiser sees it: freeze, drop blocks, add gates, twin blocks.
+        `example_images` are a few training images, uint8 (B, 3, H, W), for shapes and statistics."""
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:

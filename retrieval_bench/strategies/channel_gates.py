@@ -43,7 +43,6 @@ class ChannelGates(BudgetedPruning):
     """Searches with gates before training. Raises :class:`UserError` for options that cannot work."""
 
     rebuilds_blocks = True
-
     look = Look("#246c84", "P")
 
     @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class BudgetedPruning(Strategy):
     Raises :class:`UserError` for a backbone without prunable channels and for a budget that cannot be met.
     """
 
-    prunes = True
+    prunes = "channels"
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):
@@ -73,6 +73,10 @@ class BudgetedPruning(Strategy):
         )
 
     options: Any
+
+    @property
+    def cuts_later(self) -> bool:
+        return True
 
     def find_channels(self, model: Embedder, example_images: Tensor) -> Channels:
         """The free widths of the model's backbone, whose full cost the budget is a share of."""

@@ -8,6 +8,7 @@ arXiv 1708.06519)::
 for ``sparse_epochs`` passes of ordinary training; then one threshold over all layers decides, and the smaller network
 is fine-tuned for ``--epochs`` with the weights it has. With ``--epochs 0`` only the structure is of interest, as in the
 similarity experiment of Pruning from Scratch (Wang et al., AAAI 2020), which prunes after several lengths of training.
+In a chain, ``l2sp`` and ``rollback`` hold to the weights before the sparse training, of the channels that stay.
 
 Defaults: strength 1e-4 as in the paper. Deviations: a budget of the cost in place of a share of the channels; inner
 widths only (``retrieval_bench.models.pruning``), scored by the scale of the first norm behind them.
@@ -15,6 +16,7 @@ widths only (``retrieval_bench.models.pruning``), scored by the scale of the fir
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.models.pruning import Keep
+from retrieval_bench.models.pruning import Keep, remove_channels
 from retrieval_bench.strategies.base import EpochState, Look, Range, TrainOnce, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, channel_scores
 
@@ -55,11 +57,14 @@ class NetworkSlimming(BudgetedPruning):
         return self.options.strength * torch.cat([norm.weight.abs() for norm in self._norms]).sum()
 
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        whole = copy.deepcopy(state.model.backbone)
         for number in range(self.options.sparse_epochs):
             train_once(-1 - number)
         scores = channel_scores(state.model.backbone, self._channels, "bn_scale")
         self.note_outputs(state)
         self.cut(state, self._channels, scores)
+        remove_channels(whole, self._keep, self._image_size)
+        state.model.backbone.start = whole.state_dict()
 
     def prune(self, model: Embedder, keep: Keep) -> None:
         self._norms = []

@@ -95,21 +95,24 @@ class Training:
         Raises :class:`Diverged` if the loss became non-finite (and the strategy did not reject the pass),
         :class:`UserError` if memory does not suffice.
         """
-        if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
+        if self._trains():
             self._train()
-        else:
-            logger.info("nothing to train: the pretrained features are evaluated as they are")
+        if not self._trains():
+            logger.info("nothing to train: the features are evaluated as they are")
         if self.watch.on and self.images_seen:
             logger.info(self.watch.report(self.seconds, self.images_seen))
         self.embedder = self.strategy.finalize(self.model)
         return self.embedder
+
+    def _trains(self) -> bool:
+        return self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies)
 
     def _train(self) -> None:
         if self.checkpoints is not None and (state := self.checkpoints.load()):
             self.load_state_dict(state)
         else:
             self.strategy.before_training(self.train_once, self)
-        for epoch in range(len(self.history), self.epochs):
+        for epoch in range(len(self.history), self.epochs if self._trains() else 0):
             self.epoch = epoch
             start, passes = time.perf_counter(), self.seconds
             self.history.append(self.strategy.run_epoch(self.train_once, self))

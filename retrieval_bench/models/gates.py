@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.embedder import BatchNorm, batch_norm_momentum
@@ -29,11 +30,15 @@ class _Gated(nn.Module):
 
 class Gates(nn.ParameterList):
     """A gate per channel of each width, float (channels,), all 1 at the start, which changes nothing; it acts on the
-    first norm of its width, which is parametrised (Wang et al., Pruning from Scratch, AAAI 2020)."""
+    first norm of its width, or the `last`, which is parametrised (Wang et al., Pruning from Scratch, AAAI 2020).
 
-    def __init__(self, net: nn.Module, widths: Iterable[Width]):
-        self.widths = tuple(widths)
-        norms: list[Any] = [net.get_submodule(width.norms[0]) for width in self.widths]
+    A closed gate at the last norm has the effect that removing the channel has. One at the first norm of several does
+    not: what follows, such as a depthwise convolution's norm, still shifts the channel.
+    """
+
+    def __init__(self, net: nn.Module, widths: Iterable[Width], last: bool = False):
+        self.widths, self._last = tuple(widths), last
+        norms: list[Any] = [net.get_submodule(width.norm(last)) for width in self.widths]
         super().__init__(nn.Parameter(torch.ones_like(norm.weight)) for norm in norms)
         for norm, gate in zip(norms, self, strict=True):
             for name in ("weight", "bias"):
@@ -77,7 +82,9 @@ class Gates(nn.ParameterList):
         """Leaves plain norms in `net`: with the gates multiplied into them (`fold`), or as they were before."""
         for width in self.widths:
             for name in ("weight", "bias"):
-                parametrize.remove_parametrizations(net.get_submodule(width.norms[0]), name, leave_parametrized=fold)
+                parametrize.remove_parametrizations(
+                    net.get_submodule(width.norm(self._last)), name, leave_parametrized=fold
+                )
 
 
 def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None:
@@ -95,3 +102,14 @@ def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None
     with batch_norm_momentum(backbone, None), torch.no_grad():
         backbone.train()(example_images)
     backbone.eval()
+
+
+def live_norms(backbone: Backbone) -> list[RemovableHandle]:
+    """Hooks by which batch norms normalise by each batch, and move their statistics, whenever the backbone is in train
+    mode, though all their parameters are frozen."""
+
+    def follow(norm: nn.Module, _: Any) -> None:
+        norm.training = backbone.training
+
+    norms = [module for module in backbone.net.modules() if isinstance(module, BatchNorm)]
+    return [norm.register_forward_pre_hook(follow) for norm in norms]

@@ -37,6 +37,10 @@ class Width:
     channels: int
     norms: tuple[str, ...]
 
+    def norm(self, last: bool) -> str:
+        """Path of the norm behind the convolution, or of the last one, which may stand behind a depthwise one."""
+        return self.norms[-1 if last else 0]
+
 
 @dataclass(frozen=True)
 class Layer:

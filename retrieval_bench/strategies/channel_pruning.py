@@ -23,6 +23,10 @@ them, seen by the whole network and by the pruned one, counted as cost) its outp
 and deviation that it had in the whole network; ``mean`` puts back the mean only, which adds what the removed channels
 gave on average to the norm behind them. ``stale`` keeps the statistics of the whole network.
 
+Depthwise networks have two norms per width. ``norm first``, the default, is what was done before ``norm last`` could be
+chosen, and what the records of EfficientNet-lite0 were made with: its gates leave out that a closed channel is shifted
+by the second norm, so that ``held_out`` scores another network than the one that is pruned.
+
 Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.pruning``).
 """
 
@@ -71,6 +75,16 @@ class BudgetedPruning(Strategy):
             "images their outputs have the mean, and matched also the deviation, that they had in the whole network",
             choices=STATISTICS,
         )
+        norm: str = option(
+            "first",
+            "where a width has several norms, as around a depthwise convolution, the one that gates, penalties and "
+            "scales of norms are those of: first, or last, behind which a closed channel has no effect",
+            choices=("first", "last"),
+        )
+
+        @property
+        def at_last_norm(self) -> bool:
+            return self.norm == "last"
 
     options: Any
 
@@ -156,7 +170,7 @@ class ChannelPruning(BudgetedPruning):
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self._channels = self.find_channels(model, example_images)
         if not self.cuts_later:
-            scores = channel_scores(model.backbone, self._channels, self.options.scores)
+            scores = channel_scores(model.backbone, self._channels, self.options.scores, self.options.at_last_norm)
             self.prune_by(model, self._channels, scores)
         return model
 
@@ -169,7 +183,7 @@ class ChannelPruning(BudgetedPruning):
             elif criterion == "snip":
                 scores = sensitivities(state, self._channels)
             else:
-                scores = channel_scores(backbone, self._channels, criterion)
+                scores = channel_scores(backbone, self._channels, criterion, self.options.at_last_norm)
             self.cut(state, self._channels, scores)
 
     def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
@@ -181,9 +195,9 @@ def _images(state: EpochState) -> Iterator[Tensor]:
     return (images for images, _ in state.example_batches(EXAMPLES))
 
 
-def channel_scores(backbone: Backbone, channels: Channels, criterion: str) -> Scores:
+def channel_scores(backbone: Backbone, channels: Channels, criterion: str, last: bool = False) -> Scores:
     """Importance of each channel by one of the criteria in :data:`SCORES` that need no images; ``random`` draws from
-    torch's global generator."""
+    torch's global generator, and `last` takes the scale of a width's last norm."""
     scores: Scores = {}
     for width in channels.widths:
         norm: Any = backbone.net.get_submodule(width.norms[0])
@@ -191,7 +205,7 @@ def channel_scores(backbone: Backbone, channels: Channels, criterion: str) -> Sc
         lengths = conv.weight.detach().flatten(1).norm(dim=1)
         values = lengths / lengths.mean().clamp(min=1e-12)
         if criterion == "bn_scale":
-            values = norm.weight.abs()
+            values = backbone.net.get_submodule(width.norm(last)).weight.abs()  # pyright: ignore[reportCallIssue]
         if criterion == "folded":
             values = lengths * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
         if criterion == "random":

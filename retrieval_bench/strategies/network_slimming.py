@@ -11,7 +11,8 @@ similarity experiment of Pruning from Scratch (Wang et al., AAAI 2020), which pr
 In a chain, ``l2sp`` and ``rollback`` hold to the weights before the sparse training, of the channels that stay.
 
 Defaults: strength 1e-4 as in the paper. Deviations: a budget of the cost in place of a share of the channels; inner
-widths only (``retrieval_bench.models.pruning``), scored by the scale of the first norm behind them.
+widths only (``retrieval_bench.models.pruning``), scored by the scale of the
+first norm behind them (``norm last``: the last).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class NetworkSlimming(BudgetedPruning):
         if not trains_batch_norms(model):
             raise UserError("network_slimming trains the scales of batch norms, which are frozen: add --no-freeze-bn")
         self._channels = self.find_channels(model, example_images)
-        self._norms: list[Any] = [model.backbone.net.get_submodule(width.norms[0]) for width in self._channels.widths]
+        last, net = self.options.at_last_norm, model.backbone.net
+        self._norms: list[Any] = [net.get_submodule(width.norm(last)) for width in self._channels.widths]
         return model
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
@@ -60,7 +62,7 @@ class NetworkSlimming(BudgetedPruning):
         whole = copy.deepcopy(state.model.backbone)
         for number in range(self.options.sparse_epochs):
             train_once(-1 - number)
-        scores = channel_scores(state.model.backbone, self._channels, "bn_scale")
+        scores = channel_scores(state.model.backbone, self._channels, "bn_scale", self.options.at_last_norm)
         self.note_outputs(state)
         self.cut(state, self._channels, scores)
         remove_channels(whole, self._keep, self._image_size)

@@ -20,6 +20,7 @@ from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import BatchNorm
+from retrieval_bench.models.gates import Gates
 from retrieval_bench.models.pruning import (
     Channels,
     Layer,
@@ -100,6 +101,28 @@ def test_a_network_that_costs_something_else_than_counted_is_refused(monkeypatch
     monkeypatch.setattr("retrieval_bench.models.pruning.macs", lambda backbone, size: 1)
     with pytest.raises(UserError, match="cannot be removed: 1 multiply-accumulates are left, counted were"):
         remove_channels(tiny_embedder().backbone, {"layer1.0.conv1": [0, 1]}, 32)
+
+
+DEPTHWISE = ["mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_small_100", "efficientnet_lite0", "efficientnet_b0"]
+
+
+@pytest.mark.parametrize("name", [*DEPTHWISE, "resnet50", "torchvision/vgg16_bn"])
+def test_gates_that_close_channels_at_the_last_norm_give_what_their_removal_gives(name: str) -> None:
+    """At the first norm they do not, in depthwise networks."""
+    backbone, images = lively(name), random_images(4, side=64)
+    channels = find_channels(backbone, 64)
+    keep = choose_channels(channels, random_scores(channels), 0.5).keep
+    masked = {}
+    for last in (False, True):
+        gated = copy.deepcopy(backbone)
+        with torch.no_grad(), Gates(gated.net, channels.widths, last).only(keep):
+            masked[last] = gated(images)
+    remove_channels(backbone, keep, 64)
+    with torch.no_grad():
+        pruned = backbone.eval()(images)
+    assert_near(masked[True], pruned)
+    distance = ((masked[False] - pruned).norm(dim=1) / pruned.norm(dim=1)).mean()
+    assert (distance > 0.02) == (name in DEPTHWISE)
 
 
 def test_inner_widths_of_bottlenecks_are_free_and_nothing_else() -> None:

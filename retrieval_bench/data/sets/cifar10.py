@@ -1,7 +1,8 @@
 """CIFAR-10 (Krizhevsky 2009): 60,000 images of 32 x 32 pixels, ten classes; the data of the paper Pruning from Scratch.
 
-torchvision downloads and checks the files; their images are written as PNG once. Closed set: the official 50,000 and
-10,000. Retrieval has no official split; zero-shot takes the first five classes to train on.
+torchvision downloads and checks the files; their images are written as PNG once. Copies of the images as files below
+``train/<class>/`` and ``test/<class>/`` are opened as they are. Closed set: the official 50,000 and 10,000. Retrieval
+has no official split; zero-shot takes the first five classes to train on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from retrieval_bench.data.archive import extracted
 from retrieval_bench.data.dataset import Counts, Dataset
 from retrieval_bench.data.sets.folder import open_folder
 from retrieval_bench.data.table import ImageTable
@@ -17,7 +19,17 @@ from retrieval_bench.files import cache_dir, locked
 
 
 def open_cifar10(root: Path | None) -> ImageTable:
-    """Opens the images, from torchvision's folder (``cifar-10-batches-py`` or its parent) at `root`, or downloaded."""
+    """Opens the images, downloaded, or from `root`: torchvision's folder (``cifar-10-batches-py`` or its parent); a
+    folder with ``train/<class>`` and ``test/<class>`` in it or one below it; an archive of either, or its folder.
+
+    Files are read as they are: of JPEG copies, the pixels are near the official ones.
+    """
+    if root is not None:
+        archives = [root] if root.is_file() else sorted(root.glob("cifar*10*.tar*")) if root.is_dir() else []
+        for folder in (root, *map(extracted, archives[:1])):
+            if (images := _split_folder(folder)) is not None:
+                return open_folder(images)
+            root = folder
     source = cache_dir() / "downloads" if root is None else root.parent if root.name == "cifar-10-batches-py" else root
     folder = cache_dir() / f"cifar10-{hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]}"
     if not (folder / "complete").exists():
@@ -27,6 +39,12 @@ def open_cifar10(root: Path | None) -> ImageTable:
                     _write(source, folder / side, side == "train", download=root is None)
                 (folder / "complete").touch()
     return open_folder(folder)
+
+
+def _split_folder(root: Path) -> Path | None:
+    """The folder that holds ``train`` and ``test``: `root` or one in it; None if there is none."""
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
+    return next((folder for folder in folders if (folder / "train").is_dir() and (folder / "test").is_dir()), None)
 
 
 def _write(source: Path, folder: Path, train: bool, download: bool) -> None:

@@ -23,7 +23,7 @@ from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.models.pruning import fold_norms
+from retrieval_bench.models.statistics import fold_norms
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.spottune import SpotTune

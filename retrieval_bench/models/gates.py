@@ -29,16 +29,15 @@ class _Gated(nn.Module):
 
 
 class Gates(nn.ParameterList):
-    """A gate per channel of each width, float (channels,), all 1 at the start, which changes nothing; it acts on the
-    first norm of its width, or the `last`, which is parametrised (Wang et al., Pruning from Scratch, AAAI 2020).
+    """A gate per channel of each width, float (channels,), all 1 at the start, which changes nothing; it acts on one
+    norm of its width, the ``first`` or ``last``, which is parametrised (Wang et al., Pruning from Scratch, AAAI 2020).
 
-    A closed gate at the last norm has the effect that removing the channel has. One at the first norm of several does
-    not: what follows, such as a depthwise convolution's norm, still shifts the channel.
+    A closed gate at the last norm does what removing its channel does; at the first of several, later ones shift it.
     """
 
-    def __init__(self, net: nn.Module, widths: Iterable[Width], last: bool = False):
-        self.widths, self._last = tuple(widths), last
-        norms: list[Any] = [net.get_submodule(width.norm(last)) for width in self.widths]
+    def __init__(self, net: nn.Module, widths: Iterable[Width], which: str = "first"):
+        self.widths, self._which = tuple(widths), which
+        norms: list[Any] = [net.get_submodule(width.norm(which)) for width in self.widths]
         super().__init__(nn.Parameter(torch.ones_like(norm.weight)) for norm in norms)
         for norm, gate in zip(norms, self, strict=True):
             for name in ("weight", "bias"):
@@ -83,7 +82,7 @@ class Gates(nn.ParameterList):
         for width in self.widths:
             for name in ("weight", "bias"):
                 parametrize.remove_parametrizations(
-                    net.get_submodule(width.norm(self._last)), name, leave_parametrized=fold
+                    net.get_submodule(width.norm(self._which)), name, leave_parametrized=fold
                 )
 
 
@@ -105,8 +104,7 @@ def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None
 
 
 def live_norms(backbone: Backbone) -> list[RemovableHandle]:
-    """Hooks by which batch norms normalise by each batch, and move their statistics, whenever the backbone is in train
-    mode, though all their parameters are frozen."""
+    """Hooks by which batch norms with frozen parameters are in train mode whenever the backbone is."""
 
     def follow(norm: nn.Module, _: Any) -> None:
         norm.training = backbone.training

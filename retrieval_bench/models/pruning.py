@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 import torch_pruning
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import nn
 
 from retrieval_bench.cost import macs
 from retrieval_bench.errors import UserError, first_line
@@ -37,9 +36,9 @@ class Width:
     channels: int
     norms: tuple[str, ...]
 
-    def norm(self, last: bool) -> str:
-        """Path of the norm behind the convolution, or of the last one, which may stand behind a depthwise one."""
-        return self.norms[-1 if last else 0]
+    def norm(self, which: str) -> str:
+        """Path of the ``first`` norm, or of the ``last``, which may stand behind a depthwise convolution."""
+        return self.norms[-1 if which == "last" else 0]
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,15 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
         makers = {block_of.get(id(layer.weight)) for layer, makes in layers if makes and not _is_depthwise(layer)}
         norms = tuple(names[node.module] for node, _ in members if isinstance(node.module, BatchNorm))
         is_feature = any(makes and not node.outputs for node, makes in members)
-        is_whole = all(sorted(reached) == every for _, reached in group) and not any(
-            makes and SHORTCUTS & set(names[layer].split(".")) for layer, makes in layers
-        )
-        fits = all(_fits(node.module, makes, module.out_channels) for node, makes in members)
-        if is_feature or not norms or not (is_whole and fits) or makers != {block_of[id(module.weight)]}:
+        sizes = [layer.weight.shape[not makes and not _is_depthwise(layer)] for layer, makes in layers]
+        sizes += [len(reached) for _, reached in group] + [
+            backbone.net.get_submodule(norm).num_features for norm in norms
+        ]
+        in_groups = any(getattr(layer, "groups", 1) > 1 and not _is_depthwise(layer) for layer, _ in layers)
+        is_shortcut = any(makes and SHORTCUTS & set(names[layer].split(".")) for layer, makes in layers)
+        if is_feature or not norms or in_groups or is_shortcut or set(sizes) != {module.out_channels}:
+            continue
+        if makers != {block_of[id(module.weight)]}:
             continue
         widths.append(Width(name, module.out_channels, norms))
         for layer, makes in layers:
@@ -176,16 +179,6 @@ def _is_layer(module: nn.Module) -> bool:
 
 def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels
-
-
-def _fits(module: nn.Module, makes: bool, channels: int) -> bool:
-    """Whether a layer or norm of a width has these channels on that side, no more or fewer, and no groups of them."""
-    if isinstance(module, BatchNorm):
-        return module.num_features == channels
-    if isinstance(module, nn.Conv2d):
-        sides = module.in_channels, module.out_channels
-        return (module.groups == 1 or (_is_depthwise(module) and sides[0] == sides[1])) and sides[makes] == channels
-    return not isinstance(module, nn.Linear) or (module.in_features, module.out_features)[makes] == channels
 
 
 def set_widths(backbone: Backbone, channels: Channels, widths: Widths, keep: Keep | None = None) -> None:
@@ -252,29 +245,3 @@ def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:
             f"channels of this backbone cannot be removed: {measured:,} multiply-accumulates are left, counted were "
             f"{channels.macs(widths):,}"
         )
-
-
-def fold_norms(backbone: Backbone, image_size: int) -> int:
-    """Folds every batch norm that directly follows a convolution, in place; returns how many. Outputs stay the same.
-
-    Which norm follows which convolution is read off one pass. Blocks that it does not reach, such as those of a routed
-    network, stay.
-    """
-    producers: dict[int, tuple[str, Tensor]] = {}  # by the id of the output, which is kept so that no other gets its id
-    pairs: list[tuple[str, str]] = []
-
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, nn.Conv2d):
-            producers[id(output)] = name, output
-        elif id(inputs[0]) in producers:
-            pairs.append((producers[id(inputs[0])][0], name))
-
-    modules = {name: part for name, part in backbone.net.named_modules() if isinstance(part, nn.Conv2d | BatchNorm)}
-    observe(backbone, image_size, modules, note)
-    for conv_name, norm_name in pairs:
-        conv: Any = modules[conv_name]
-        norm: Any = modules[norm_name]
-        backbone.net.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-        activation = getattr(norm, "act", None)  # of timm's norms, which hold the activation after them
-        backbone.net.set_submodule(norm_name, activation if isinstance(activation, nn.Module) else nn.Identity())
-    return len(pairs)

@@ -1,7 +1,7 @@
-"""What a network's activations are like on images, and batch norms that keep it after channels were removed.
+"""What a network's activations are like on images, batch norms that keep it after channels were removed, and folding.
 
-A batch norm whose statistics are fixed holds the mean and variance that its input had in the whole network. Once
-channels of that input are gone these are other numbers, and what the norm gives is shifted and scaled.
+A batch norm with fixed statistics holds the mean and variance that its input had in the whole network; once channels of
+that input are gone, what it gives is shifted and scaled.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from retrieval_bench.models.backbone import Backbone
+from retrieval_bench.models.backbone import Backbone, observe
 from retrieval_bench.models.embedder import BatchNorm
 from retrieval_bench.models.pruning import Channels, Keep
 
@@ -104,10 +105,34 @@ def restore_outputs(
 
 
 def _norms(backbone: Backbone) -> dict[str, Any]:
-    """The batch norms with fixed statistics by name."""
-    norms = {name: module for name, module in backbone.net.named_modules() if isinstance(module, BatchNorm)}
-    return {name: norm for name, norm in norms.items() if norm.running_mean is not None}
+    return {name: module for name, module in backbone.net.named_modules() if isinstance(module, BatchNorm)}
 
 
 def _variance(norm: Any) -> Tensor:
     return norm.running_var.double() + norm.eps
+
+
+def fold_norms(backbone: Backbone, image_size: int) -> int:
+    """Folds every batch norm that directly follows a convolution, in place; returns how many. Outputs stay the same.
+
+    Which norm follows which convolution is read off one pass. Blocks that it does not reach, such as those of a routed
+    network, stay.
+    """
+    producers: dict[int, tuple[str, Tensor]] = {}  # by the id of the output, which is kept so that no other gets its id
+    pairs: list[tuple[str, str]] = []
+
+    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, nn.Conv2d):
+            producers[id(output)] = name, output
+        elif id(inputs[0]) in producers:
+            pairs.append((producers[id(inputs[0])][0], name))
+
+    modules = {name: part for name, part in backbone.net.named_modules() if isinstance(part, nn.Conv2d | BatchNorm)}
+    observe(backbone, image_size, modules, note)
+    for conv_name, norm_name in pairs:
+        conv: Any = modules[conv_name]
+        norm: Any = modules[norm_name]
+        backbone.net.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
+        activation = getattr(norm, "act", None)  # of timm's norms, which hold the activation after them
+        backbone.net.set_submodule(norm_name, activation if isinstance(activation, nn.Module) else nn.Identity())
+    return len(pairs)

@@ -159,7 +159,7 @@ class Strategy:
     """Whether the learning rate has anything to act on in the backbone."""
 
     prunes: ClassVar[str] = ""
-    """Removes ``blocks`` or ``channels``, in that order before the others of a chain; one removes channels."""
+    """Removes ``blocks``, in ``prepare``, or ``channels``, in ``before_training``: others of a chain wait for that."""
 
     rebuilds_blocks: ClassVar[bool] = False
     """Puts other modules in the place of blocks: one such strategy per chain."""
@@ -172,11 +172,6 @@ class Strategy:
 
     def __init__(self, options: Any = None):
         self.options = self.Options() if options is None else options
-
-    @property
-    def cuts_later(self) -> bool:
-        """Whether parts of the network are removed in ``before_training``: other parts of a chain wait for that."""
-        return False
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         """Edits the network in place before the optimiser sees it: freeze, drop blocks, add gates, twin blocks.

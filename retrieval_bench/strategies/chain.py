@@ -32,7 +32,7 @@ def refuse_clashes(parts: Mapping[str, type[Strategy]]) -> None:
 class Chain(Strategy):
     """Runs its parts in order: edits follow one another, regularization is added up, info is filed by part's name.
 
-    Parts behind one that cuts later take part once it has: they are prepared for the network that it leaves, with the
+    Parts behind one that removes channels wait until it has: they are prepared for the network that is left, with the
     random numbers that they would have had before.
     """
 
@@ -40,7 +40,7 @@ class Chain(Strategy):
         super().__init__()
         refuse_clashes({name: type(part) for name, part in parts.items()})
         self.parts = parts
-        cutting = [number for number, part in enumerate(parts.values(), 1) if part.cuts_later]
+        cutting = [number for number, part in enumerate(parts.values(), 1) if part.prunes == "channels"]
         self._active = list(parts.values())[: cutting[0] if cutting else None]
         self._waiting = list(parts.values())[len(self._active) :]
 

@@ -7,25 +7,20 @@ Scores per channel, the highest stay, with one threshold for all layers unless s
 - ``bn_scale``: absolute scale of the batch norm behind the channel (Liu et al., Network Slimming, ICCV 2017, without
   its training);
 - ``uniform``: by magnitude within each layer, the same share of every layer;
-- ``random``: a random order, the baseline of all;
-- ``folded``: L2 norm of the kernel that a fold of the norm into the convolution gives (kernel times scale over
-  deviation);
-- ``activation``: deviation of the channel where the next layers receive it, on training images, times the L2 norm of
-  their weights for it, over the layer's mean: how much of what the next layers give varies with it. What a removed
-  channel gives on average is put into the norm behind with ``statistics mean``;
-- ``snip``: connection sensitivity |gradient times weight|, summed over the channel's kernel, from the training loss of
-  one batch in eval mode (Lee, Ajanthan and Torr, SNIP, ICLR 2019, there per weight and before any training).
+- ``random``: a random order;
+- ``folded``: L2 norm of the kernel once its norm is folded into it;
+- ``activation``: deviation of the channel where the next layers receive it, times the L2 norm of their weights for it,
+  over the layer's mean; what removed channels give on average is put into the next norm by ``statistics mean``;
+- ``snip``: |gradient times weight| of the training loss of one batch in eval mode, summed over the channel's kernel
+  (Lee, Ajanthan and Torr, SNIP, ICLR 2019, there per weight and before any training).
 
-``activation`` and ``snip`` see training images, which count as cost.
+``statistics matched`` sets every batch norm once after the cut, so that on training images its output before scale and
+shift has the mean and deviation that it had in the whole network; ``mean`` puts back the mean only; ``stale`` leaves
+them. Each pass over images for scores or statistics, :data:`EXAMPLES` of them, counts as cost.
 
-With ``statistics matched`` every batch norm is set once after the cut, so that on training images (:data:`EXAMPLES` of
-them, seen by the whole network and by the pruned one, counted as cost) its output before scale and shift has the mean
-and deviation that it had in the whole network; ``mean`` puts back the mean only, which adds what the removed channels
-gave on average to the norm behind them. ``stale`` keeps the statistics of the whole network.
-
-Depthwise networks have two norms per width. ``norm first``, the default, is what was done before ``norm last`` could be
-chosen, and what the records of EfficientNet-lite0 were made with: its gates leave out that a closed channel is shifted
-by the second norm, so that ``held_out`` scores another network than the one that is pruned.
+``norm first`` is what was done before ``last`` could be chosen, and what the records of EfficientNet-lite0 have: in
+depthwise networks a closed gate then leaves what the second norm adds, so ``held_out`` scores another network than the
+pruned one. After ``layer_pruning`` the budget is a share of what that leaves (``full_cost`` in the record).
 
 Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.pruning``).
 """
@@ -46,17 +41,15 @@ from retrieval_bench.models.pruning import Channels, Keep, find_channels, remove
 from retrieval_bench.models.statistics import input_moments, norm_outputs, restore_outputs
 from retrieval_bench.strategies.base import Categorical, EpochState, Look, Strategy, TrainOnce, option
 
-STATISTICS = ("stale", "mean", "matched")
 EXAMPLES = 1024
 """Training images at least that statistics are taken from, or all if there are fewer."""
-MEASURED = ("activation", "snip")
-SCORES = ("magnitude", "bn_scale", "uniform", "random", "folded", *MEASURED)
+SCORES = ("magnitude", "bn_scale", "uniform", "random", "folded", "activation", "snip")
 Scores = dict[str, list[float]]
 """One per channel, by the width's name."""
 
 
 class BudgetedPruning(Strategy):
-    """What strategies that prune channels to a budget share: some prune in ``prepare``, others after a search.
+    """What strategies that prune channels to a budget share; each calls :meth:`cut` in ``before_training``.
 
     Raises :class:`UserError` for a backbone without prunable channels and for a budget that cannot be met.
     """
@@ -73,24 +66,15 @@ class BudgetedPruning(Strategy):
             "stale",
             "batch norms after the cut: stale, those of the whole network; mean and matched, set so that on training "
             "images their outputs have the mean, and matched also the deviation, that they had in the whole network",
-            choices=STATISTICS,
+            choices=("stale", "mean", "matched"),
         )
         norm: str = option(
             "first",
-            "where a width has several norms, as around a depthwise convolution, the one that gates, penalties and "
-            "scales of norms are those of: first, or last, behind which a closed channel has no effect",
+            "of several norms of a width, as in depthwise networks, that of gates, penalties, scales: first or last",
             choices=("first", "last"),
         )
 
-        @property
-        def at_last_norm(self) -> bool:
-            return self.norm == "last"
-
     options: Any
-
-    @property
-    def cuts_later(self) -> bool:
-        return True
 
     def find_channels(self, model: Embedder, example_images: Tensor) -> Channels:
         """The free widths of the model's backbone, whose full cost the budget is a share of."""
@@ -113,13 +97,11 @@ class BudgetedPruning(Strategy):
             self._outputs = norm_outputs(state.model.backbone, _images(state))
 
     def cut(self, state: EpochState, channels: Channels, scores: Scores) -> None:
-        """Prunes before the training by `scores`, and sets the statistics of norms as the options say."""
+        """Prunes by `scores` and sets the statistics of norms as the options say."""
         self.prune_by(state.model, channels, scores)
-        if self.options.statistics != "stale":
-            is_matched = self.options.statistics == "matched"
-            restore_outputs(
-                state.model.backbone, channels, self._keep, self._outputs, _images(state), deviations=is_matched
-            )
+        if (statistics := self.options.statistics) != "stale":
+            backbone, images = state.model.backbone, _images(state)
+            restore_outputs(backbone, channels, self._keep, self._outputs, images, statistics == "matched")
         state.rebuild()
 
     def prune(self, model: Embedder, keep: Keep) -> None:
@@ -134,6 +116,7 @@ class BudgetedPruning(Strategy):
         self._info: dict[str, Any] = {
             "widths": chosen.widths,
             "full_widths": self._full_widths,
+            "full_cost": self._full_cost,
             "reached": round(chosen.reached, 6),
             "error": round(chosen.error, 6),
         }
@@ -163,55 +146,44 @@ class ChannelPruning(BudgetedPruning):
             search=Categorical(SCORES[:3]),
         )
 
-    @property
-    def cuts_later(self) -> bool:
-        return self.options.statistics != "stale" or self.options.scores in MEASURED
-
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self._channels = self.find_channels(model, example_images)
-        if not self.cuts_later:
-            scores = channel_scores(model.backbone, self._channels, self.options.scores, self.options.at_last_norm)
-            self.prune_by(model, self._channels, scores)
         return model
 
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
-        if self.cuts_later:
-            self.note_outputs(state)
-            backbone, criterion = state.model.backbone, self.options.scores
-            if criterion == "activation":
-                scores = activation_scores(backbone, self._channels, _images(state))
-            elif criterion == "snip":
+        self.note_outputs(state)
+        match self.options.scores:
+            case "activation":
+                scores = activation_scores(state.model.backbone, self._channels, _images(state))
+            case "snip":
                 scores = sensitivities(state, self._channels)
-            else:
-                scores = channel_scores(backbone, self._channels, criterion, self.options.at_last_norm)
-            self.cut(state, self._channels, scores)
-
-    def load_state_dict(self, state: dict[str, Any], model: Embedder) -> None:
-        if self.cuts_later:  # otherwise prepare has pruned the same channels
-            super().load_state_dict(state, model)
+            case criterion:
+                scores = channel_scores(state.model.backbone, self._channels, criterion, self.options.norm)
+        self.cut(state, self._channels, scores)
 
 
 def _images(state: EpochState) -> Iterator[Tensor]:
     return (images for images, _ in state.example_batches(EXAMPLES))
 
 
-def channel_scores(backbone: Backbone, channels: Channels, criterion: str, last: bool = False) -> Scores:
-    """Importance of each channel by one of the criteria in :data:`SCORES` that need no images; ``random`` draws from
-    torch's global generator, and `last` takes the scale of a width's last norm."""
+def channel_scores(backbone: Backbone, channels: Channels, criterion: str, norm: str = "first") -> Scores:
+    """Importance of each channel by a criterion in :data:`SCORES` that needs no images, with scales of the ``first`` or
+    ``last`` `norm`; ``random`` draws from torch's global generator."""
+    net: Any = backbone.net
     scores: Scores = {}
     for width in channels.widths:
-        norm: Any = backbone.net.get_submodule(width.norms[0])
-        conv: Any = backbone.net.get_submodule(width.name)
+        conv, first, scaled = map(net.get_submodule, (width.name, width.norms[0], width.norm(norm)))
         lengths = conv.weight.detach().flatten(1).norm(dim=1)
         values = lengths / lengths.mean().clamp(min=1e-12)
-        if criterion == "bn_scale":
-            values = backbone.net.get_submodule(width.norm(last)).weight.abs()  # pyright: ignore[reportCallIssue]
-        if criterion == "folded":
-            values = lengths * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
-        if criterion == "random":
-            values = torch.rand(width.channels)
-        if criterion == "uniform":  # the rank within the layer: one threshold takes one share of each
-            values = values.argsort().argsort().double() / len(values)
+        match criterion:
+            case "bn_scale":
+                values = scaled.weight.abs()
+            case "folded":
+                values = lengths * first.weight.abs() / (first.running_var + first.eps).sqrt()
+            case "random":
+                values = torch.rand(width.channels)
+            case "uniform":  # the rank within the layer: one threshold takes one share of each
+                values = values.argsort().argsort().double() / len(values)
         scores[width.name] = values.detach().tolist()
     return scores
 
@@ -233,16 +205,11 @@ def activation_scores(backbone: Backbone, channels: Channels, batches: Iterable[
 def sensitivities(state: EpochState, channels: Channels) -> Scores:
     """Sum over each channel's kernel of |gradient times weight|, the gradient that of the training loss of a batch."""
     images, labels = next(state.example_batches(1))
-    convs: dict[str, Any] = {
-        width.name: state.model.backbone.net.get_submodule(width.name) for width in channels.widths
-    }
-    trained = {name: conv.weight.requires_grad for name, conv in convs.items()}
-    for conv in convs.values():
-        conv.weight.requires_grad_(True)
-    loss = state.criterion(state.model.eval()(images), labels)
-    gradients = torch.autograd.grad(loss, [conv.weight for conv in convs.values()])
-    scores = {}
-    for (name, conv), gradient in zip(convs.items(), gradients, strict=True):
-        conv.weight.requires_grad_(trained[name])
-        scores[name] = (gradient * conv.weight.detach()).abs().flatten(1).sum(dim=1).tolist()
-    return scores
+    net: Any = state.model.backbone.net
+    weights = [net.get_submodule(width.name).weight for width in channels.widths]
+    gradients = torch.autograd.grad(state.criterion(state.model.eval()(images), labels), weights)
+    sums = [
+        (gradient * weight.detach()).abs().flatten(1).sum(dim=1)
+        for gradient, weight in zip(gradients, weights, strict=True)
+    ]
+    return {width.name: each.tolist() for width, each in zip(channels.widths, sums, strict=True)}

@@ -48,8 +48,8 @@ class NetworkSlimming(BudgetedPruning):
         if not trains_batch_norms(model):
             raise UserError("network_slimming trains the scales of batch norms, which are frozen: add --no-freeze-bn")
         self._channels = self.find_channels(model, example_images)
-        last, net = self.options.at_last_norm, model.backbone.net
-        self._norms: list[Any] = [net.get_submodule(width.norm(last)) for width in self._channels.widths]
+        names = [width.norm(self.options.norm) for width in self._channels.widths]
+        self._norms: list[Any] = list(map(model.backbone.net.get_submodule, names))
         return model
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
@@ -62,7 +62,7 @@ class NetworkSlimming(BudgetedPruning):
         whole = copy.deepcopy(state.model.backbone)
         for number in range(self.options.sparse_epochs):
             train_once(-1 - number)
-        scores = channel_scores(state.model.backbone, self._channels, "bn_scale", self.options.at_last_norm)
+        scores = channel_scores(state.model.backbone, self._channels, "bn_scale", self.options.norm)
         self.note_outputs(state)
         self.cut(state, self._channels, scores)
         remove_channels(whole, self._keep, self._image_size)

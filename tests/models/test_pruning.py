@@ -26,10 +26,10 @@ from retrieval_bench.models.pruning import (
     Layer,
     Width,
     find_channels,
-    fold_norms,
     remove_channels,
     set_widths,
 )
+from retrieval_bench.models.statistics import fold_norms
 from retrieval_bench.sections import ModelConfig
 from tests.training.helpers import assert_near, random_images, tiny_embedder
 
@@ -113,15 +113,15 @@ def test_gates_that_close_channels_at_the_last_norm_give_what_their_removal_give
     channels = find_channels(backbone, 64)
     keep = choose_channels(channels, random_scores(channels), 0.5).keep
     masked = {}
-    for last in (False, True):
+    for norm in ("first", "last"):
         gated = copy.deepcopy(backbone)
-        with torch.no_grad(), Gates(gated.net, channels.widths, last).only(keep):
-            masked[last] = gated(images)
+        with torch.no_grad(), Gates(gated.net, channels.widths, norm).only(keep):
+            masked[norm] = gated(images)
     remove_channels(backbone, keep, 64)
     with torch.no_grad():
         pruned = backbone.eval()(images)
-    assert_near(masked[True], pruned)
-    distance = ((masked[False] - pruned).norm(dim=1) / pruned.norm(dim=1)).mean()
+    assert_near(masked["last"], pruned)
+    distance = ((masked["first"] - pruned).norm(dim=1) / pruned.norm(dim=1)).mean()
     assert (distance > 0.02) == (name in DEPTHWISE)
 
 
@@ -157,7 +157,7 @@ def every_share(channels: Channels, scores: Scores, count_cost: Callable[[Any], 
         widths = {}
         for layer, width in enumerate(channels.widths):
             size = max(1, sum(kept == layer for _, kept, _ in flat[:count]))
-            if width.channels >= multiple:  # the closest multiple, of two the even one
+            if width.channels >= multiple and size < width.channels:  # the closest multiple, of two the even one
                 size = min((abs(step - size), step // multiple % 2, step) for step in range(multiple, 99, multiple))[2]
             widths[width.name] = min(size, width.channels)
         shares.append(count_cost(widths) / count_cost(channels.full))
@@ -202,6 +202,9 @@ def test_smallest_widths_multiples_and_units() -> None:
     assert choose_channels(channels, scores, 300 / 720, minimum=0.26).widths["c0"] == 5, "rounded up"
     rounded = choose_channels(channels, random_scores(channels), 0.6, multiple=8).widths
     assert all(width % 8 == 0 for width in rounded.values())
+    low, high = {"c0": [0.0] * 20, "c1": [1.0] * 32}, {"c0": [1.0] * 20, "c1": [0.0] * 32}
+    assert choose_channels(toy(20, 32), low, 0.6, minimum=0.45, multiple=8).widths["c0"] == 16, "8 is below the minimum"
+    assert choose_channels(toy(20, 32), high, 0.5, multiple=8).widths["c0"] == 20, "all of them"
     assert choose_channels(toy(16, 6), {"c0": [0.0] * 16, "c1": [1.0] * 6}, 0.9, multiple=8).widths["c1"] == 6
     assert choose_channels(channels, scores, 1.0) == Budget({}, {"c0": 16, "c1": 32}, 1.0, 0.0), "nothing is removed"
     assert channels.parameters({"c0": 2, "c1": 3}) == (3 + 1) * 2 + 2 * 3 + 3 * 5 + 2 * 2 + 2 * 3 + 7

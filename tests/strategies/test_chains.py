@@ -11,7 +11,6 @@ import torch
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies import STRATEGIES, build_strategy, split_names
-from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.strategies.rollback import Rollback
 from retrieval_bench.training.checkpoint import Checkpoints
@@ -32,9 +31,8 @@ SHORT: Any = replace(
 )
 
 
-def trained(data: Data, strategy: str, options: Any = SHORT, **more: Any) -> Training:
-    config = run_config(batch_size=32, lr=0.01)
-    training = make_training(data, build_strategy(strategy, options), config, tiny_embedder(), **more)
+def trained(data: Data, strategy: str, **more: Any) -> Training:
+    training = make_training(data, build_strategy(strategy, SHORT), run_config(batch_size=32, lr=0.01), **more)
     training.fit()
     return training
 
@@ -59,7 +57,6 @@ def test_every_pair_trains_or_is_refused_in_one_line(first: str, synthetic: Data
     ("strategy", "message"),
     [
         ("channel_gates+channel_pruning", "both remove channels"),
-        ("network_slimming+channel_gates", "both remove channels"),
         ("channel_gates+layer_pruning", r"layer_pruning and then channel_gates must .* layer_pruning\+channel_gates$"),
         ("last_k+channel_pruning", r"channel_pruning must come first: --strategy channel_pruning\+last_k"),
     ],
@@ -69,20 +66,16 @@ def test_what_prunes_comes_first_and_blocks_before_channels(strategy: str, messa
         split_names(strategy)
 
 
-@pytest.mark.parametrize("cutting", ["channel_gates", "channel_pruning", "network_slimming", "matched"])
-def test_what_later_parts_freeze_stays_frozen_after_the_cut(cutting: str, synthetic: Data) -> None:
-    matched = replace(SHORT, channel_pruning=ChannelPruning.Options(budget=0.9, statistics="matched"))
-    options, name = (matched, "channel_pruning") if cutting == "matched" else (SHORT, cutting)
-    frozen = trained(synthetic, f"{name}+frozen", options)
+@pytest.mark.parametrize("name", ["channel_gates", "channel_pruning", "network_slimming"])
+def test_what_later_parts_freeze_stays_frozen_after_the_cut(name: str, synthetic: Data) -> None:
+    frozen, partly = trained(synthetic, f"{name}+frozen"), trained(synthetic, f"{name}+last_k")
     assert (frozen.model.trainable(), frozen.history) == (False, [])
-    partly = trained(synthetic, f"{name}+last_k", options)
-    tuned = set(partly.strategy.info()["last_k"]["tuned_blocks"])
-    backbone = partly.model.backbone
+    tuned, backbone = partly.strategy.info()["last_k"]["tuned_blocks"], partly.model.backbone
     for block in backbone.blocks:
         is_trained = any(parameter.requires_grad for parameter in backbone.block_parameters(block))
         assert is_trained == (block.name in (*tuned, "tail")), block.name
     changed = differing(state_of(frozen.model), state_of(partly.model))
-    assert {name.split("net.")[1].split(".")[0] for name in changed} <= {block.split(".")[0] for block in tuned}
+    assert {key.split("net.")[1].split(".")[0] for key in changed} <= {block.split(".")[0] for block in tuned}
 
 
 def test_slimming_holds_to_the_weights_before_it(synthetic: Data) -> None:
@@ -97,11 +90,10 @@ def test_slimming_holds_to_the_weights_before_it(synthetic: Data) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["channel_gates+stochastic", "network_slimming+l2sp", "channel_pruning+last_k"])
-def test_a_chain_that_cuts_later_is_resumed(strategy: str, synthetic: Data, tmp_path: Path) -> None:
-    options = replace(SHORT, channel_pruning=ChannelPruning.Options(budget=0.9, scores="activation"))
-    whole = trained(synthetic, strategy, options, checkpoints=Checkpoints(tmp_path, {}))
+def test_a_chain_that_waits_for_the_cut_is_resumed(strategy: str, synthetic: Data, tmp_path: Path) -> None:
+    whole = trained(synthetic, strategy, checkpoints=Checkpoints(tmp_path, {}))
     (tmp_path / "epoch-0002.pt").unlink()
-    resumed = trained(synthetic, strategy, options, checkpoints=Checkpoints(tmp_path, {}))
+    resumed = trained(synthetic, strategy, checkpoints=Checkpoints(tmp_path, {}))
     assert resumed.resumed == [1]
     assert not differing(state_of(whole.model), state_of(resumed.model))
     assert resumed.strategy.info() == whole.strategy.info()

@@ -6,7 +6,7 @@ that input are gone, what it gives is shifted and scaled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -26,10 +26,7 @@ FLOOR = 1e-6
 
 @torch.no_grad()
 def input_moments(
-    backbone: Backbone,
-    names: Iterable[str],
-    batches: Iterable[Tensor],
-    each: Callable[[Any, Tensor, Tensor], None] | None = None,
+    backbone: Backbone, names: Iterable[str], batches: Iterable[Tensor], each: Callable[..., None] | None = None
 ) -> Moments:
     """Mean and variance of what the named modules of `backbone.net` receive, in eval mode, over all images of `batches`
     (uint8 (B, 3, H, W)) and all places; modules that the pass does not reach are left out.
@@ -70,12 +67,7 @@ def norm_outputs(backbone: Backbone, batches: Iterable[Tensor]) -> Moments:
 
 
 def restore_outputs(
-    backbone: Backbone,
-    channels: Channels,
-    keep: Keep,
-    before: Mapping[str, tuple[Tensor, Tensor]],
-    batches: Iterable[Tensor],
-    deviations: bool = True,
+    backbone: Backbone, channels: Channels, keep: Keep, before: Moments, batches: Iterable[Tensor], deviations: bool
 ) -> None:
     """Sets the statistics of each batch norm of a backbone that was cut so that on the images of `batches` its output
     has the mean, and with `deviations` the variance, that it had `before` (:func:`norm_outputs` of the whole network).
@@ -84,17 +76,13 @@ def restore_outputs(
     before the layers behind it see it; then statistics are those over all batches.
     """
     kept = {norm: keep[width.name] for width in channels.widths if width.name in keep for norm in width.norms}
-    norms = _norms(backbone)
+    norms = {name: norm for name, norm in _norms(backbone).items() if name in before}
     names = {norm: name for name, norm in norms.items()}
-    own = {name: _variance(norm) for name, norm in norms.items()}
+    own = {norm: _variance(norm) for norm in names}
     targets = {name: [part[kept[name]] if name in kept else part for part in before[name]] for name in before}
 
     def match(norm: Any, mean: Tensor, variance: Tensor) -> None:
-        name = names[norm]
-        if name not in targets:
-            return
-        wanted_mean, wanted_variance = targets[name]
-        new = own[name]
+        new, (wanted_mean, wanted_variance) = own[norm], targets[names[norm]]
         if deviations:
             new = new * (variance / new + FLOOR) / (wanted_variance + FLOOR)
         norm.running_mean.copy_(mean - wanted_mean * new.sqrt())

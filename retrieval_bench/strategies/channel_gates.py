@@ -118,8 +118,7 @@ class ChannelGates(BudgetedPruning):
             wider = {name: max(1, round(options.expansion * size)) for name, size in self._channels.full.items()}
             set_widths(model.backbone, self._channels, wider)
             self._channels = find_channels(model.backbone, example_images.shape[-1])
-        same = {width.name: [1.0] * width.channels for width in self._channels.widths}
-        self.choose(self._channels, same)  # refuses a budget that cannot be met, before the search
+        self.refuse_budget()
         if options.regime == "from_scratch":
             initialise(model.backbone, example_images)
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -164,7 +163,7 @@ class ChannelGates(BudgetedPruning):
         if recalls:
             gates.load(scores[recalls.index(max(recalls))])
         mean, sparsity = round(gates.mean().item(), 4), self.options.sparsity
-        self.cut(state, self._channels, gates.scores())
+        self.cut(state, gates.scores())
         self._info |= {"mean_gate": mean, "search_losses": losses, "held_out_recall_at_1": recalls}
         if self.options.form == "ratio" and abs(mean - sparsity) > FAR:
             self._info["warning"] = (

@@ -76,6 +76,15 @@ class BudgetedPruning(Strategy):
 
     options: Any
 
+    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+        self._channels = self.find_channels(model, example_images)
+        self.refuse_budget()
+        return model
+
+    def refuse_budget(self) -> None:
+        """Refuses, before a search, a budget that no choice can meet."""
+        self.choose(self._channels, {width.name: [1.0] * width.channels for width in self._channels.widths})
+
     def find_channels(self, model: Embedder, example_images: Tensor) -> Channels:
         """The free widths of the model's backbone, whose full cost the budget is a share of."""
         self._image_size = example_images.shape[-1]
@@ -96,21 +105,21 @@ class BudgetedPruning(Strategy):
         if self.options.statistics != "stale":
             self._outputs = norm_outputs(state.model.backbone, _images(state))
 
-    def cut(self, state: EpochState, channels: Channels, scores: Scores) -> None:
+    def cut(self, state: EpochState, scores: Scores) -> None:
         """Prunes by `scores` and sets the statistics of norms as the options say."""
-        self.prune_by(state.model, channels, scores)
+        self.prune_by(state.model, scores)
         if (statistics := self.options.statistics) != "stale":
             backbone, images = state.model.backbone, _images(state)
-            restore_outputs(backbone, channels, self._keep, self._outputs, images, statistics == "matched")
+            restore_outputs(backbone, self._channels, self._keep, self._outputs, images, statistics == "matched")
         state.rebuild()
 
     def prune(self, model: Embedder, keep: Keep) -> None:
         """Removes all channels but those in `keep`."""
         remove_channels(model.backbone, keep, self._image_size)
 
-    def prune_by(self, model: Embedder, channels: Channels, scores: Scores) -> None:
+    def prune_by(self, model: Embedder, scores: Scores) -> None:
         """Prunes to the budget by `scores`, for the record too."""
-        chosen = self.choose(channels, scores)
+        chosen = self.choose(self._channels, scores)
         self.prune(model, chosen.keep)
         self._keep = chosen.keep
         self._info: dict[str, Any] = {
@@ -146,10 +155,6 @@ class ChannelPruning(BudgetedPruning):
             search=Categorical(SCORES[:3]),
         )
 
-    def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        self._channels = self.find_channels(model, example_images)
-        return model
-
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
         self.note_outputs(state)
         match self.options.scores:
@@ -159,7 +164,7 @@ class ChannelPruning(BudgetedPruning):
                 scores = sensitivities(state, self._channels)
             case criterion:
                 scores = channel_scores(state.model.backbone, self._channels, criterion, self.options.norm)
-        self.cut(state, self._channels, scores)
+        self.cut(state, scores)
 
 
 def _images(state: EpochState) -> Iterator[Tensor]:
@@ -208,8 +213,6 @@ def sensitivities(state: EpochState, channels: Channels) -> Scores:
     net: Any = state.model.backbone.net
     weights = [net.get_submodule(width.name).weight for width in channels.widths]
     gradients = torch.autograd.grad(state.criterion(state.model.eval()(images), labels), weights)
-    sums = [
-        (gradient * weight.detach()).abs().flatten(1).sum(dim=1)
-        for gradient, weight in zip(gradients, weights, strict=True)
-    ]
-    return {width.name: each.tolist() for width, each in zip(channels.widths, sums, strict=True)}
+    products = [(gradient * weight).abs() for gradient, weight in zip(gradients, weights, strict=True)]
+    names = [width.name for width in channels.widths]
+    return {name: each.flatten(1).sum(dim=1).tolist() for name, each in zip(names, products, strict=True)}

@@ -47,7 +47,7 @@ class NetworkSlimming(BudgetedPruning):
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if not trains_batch_norms(model):
             raise UserError("network_slimming trains the scales of batch norms, which are frozen: add --no-freeze-bn")
-        self._channels = self.find_channels(model, example_images)
+        super().prepare(model, example_images)
         names = [width.norm(self.options.norm) for width in self._channels.widths]
         self._norms: list[Any] = list(map(model.backbone.net.get_submodule, names))
         return model
@@ -64,7 +64,7 @@ class NetworkSlimming(BudgetedPruning):
             train_once(-1 - number)
         scores = channel_scores(state.model.backbone, self._channels, "bn_scale", self.options.norm)
         self.note_outputs(state)
-        self.cut(state, self._channels, scores)
+        self.cut(state, scores)
         remove_channels(whole, self._keep, self._image_size)
         state.model.backbone.start = whole.state_dict()
 

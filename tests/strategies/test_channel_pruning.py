@@ -119,7 +119,7 @@ def test_inherit_gives_what_the_gated_network_gives_where_only_closed_channels_a
     gates.load(scores)
     with torch.no_grad():
         expected = model(IMAGES)
-        strategy.prune_by(model, strategy._channels, gates.scores())
+        strategy.prune_by(model, gates.scores())
         actual = model.eval()(IMAGES)
     assert strategy.info()["widths"] == open_gates
     assert_near(actual, expected)

@@ -25,9 +25,10 @@ def open_cifar10(root: Path | None) -> ImageTable:
     Files are read as they are: of JPEG copies, the pixels are near the official ones.
     """
     if root is not None:
-        archives = [root] if root.is_file() else sorted(root.glob("cifar*10*.tar*")) if root.is_dir() else []
-        for folder in (root, *map(extracted, archives[:1])):
-            if (images := _split_folder(folder)) is not None:
+        archives = [root] if root.is_file() else sorted(root.glob("cifar*10*.tar*"))[:1]
+        for folder in (root, *map(extracted, archives)):
+            sides = [*folder.glob("train"), *folder.glob("*/train")]
+            if images := next((side.parent for side in sides if (side.parent / "test").is_dir()), None):
                 return open_folder(images)
             root = folder
     source = cache_dir() / "downloads" if root is None else root.parent if root.name == "cifar-10-batches-py" else root
@@ -39,12 +40,6 @@ def open_cifar10(root: Path | None) -> ImageTable:
                     _write(source, folder / side, side == "train", download=root is None)
                 (folder / "complete").touch()
     return open_folder(folder)
-
-
-def _split_folder(root: Path) -> Path | None:
-    """The folder that holds ``train`` and ``test``: `root` or one in it; None if there is none."""
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
-    return next((folder for folder in folders if (folder / "train").is_dir() and (folder / "test").is_dir()), None)
 
 
 def _write(source: Path, folder: Path, train: bool, download: bool) -> None:

@@ -9,8 +9,9 @@ Scores per channel, the highest stay, with one threshold for all layers unless s
 - ``uniform``: by magnitude within each layer, the same share of every layer;
 - ``random``: a random order;
 - ``folded``: L2 norm of the kernel once its norm is folded into it;
-- ``activation``: deviation of the channel where the next layers receive it, times the L2 norm of their weights for it,
-  over the layer's mean; what removed channels give on average is put into the next norm by ``statistics mean``;
+- ``activation``: variance of the channel where the next layers receive it, times the squared L2 norm of their weights
+  for it, as a share of the layer's sum: the share of what they give that varies with it; what removed channels give on
+  average is put into the next norm by ``statistics mean``;
 - ``snip``: |gradient times weight| of the training loss of one batch in eval mode, summed over the channel's kernel
   (Lee, Ajanthan and Torr, SNIP, ICLR 2019, there per weight and before any training).
 
@@ -194,8 +195,8 @@ def channel_scores(backbone: Backbone, channels: Channels, criterion: str, norm:
 
 
 def activation_scores(backbone: Backbone, channels: Channels, batches: Iterable[Tensor]) -> Scores:
-    """Deviation of each channel where layers receive it, on the images of `batches`, times the L2 norm of their weights
-    for it, over the layer's mean."""
+    """Variance of each channel where layers receive it, on the images of `batches`, times the squared L2 norm of their
+    weights for it, as a share of the sum over the layer."""
     readers = [layer for layer in channels.layers if isinstance(layer.inputs, str) and not layer.depthwise]
     moments = input_moments(backbone, [layer.name for layer in readers], batches)
     squares = {width.name: torch.zeros(width.channels, dtype=torch.float64) for width in channels.widths}
@@ -203,8 +204,7 @@ def activation_scores(backbone: Backbone, channels: Channels, batches: Iterable[
         module: Any = backbone.net.get_submodule(layer.name)
         columns = module.weight.detach().double().transpose(0, 1).flatten(1).square().sum(dim=1)
         squares[str(layer.inputs)] += (moments[layer.name][1] * columns).cpu()
-    lengths = {name: values.sqrt() for name, values in squares.items()}
-    return {name: (values / values.mean().clamp(min=1e-12)).tolist() for name, values in lengths.items()}
+    return {name: (values / values.sum().clamp(min=1e-12)).tolist() for name, values in squares.items()}
 
 
 def sensitivities(state: EpochState, channels: Channels) -> Scores:

@@ -219,7 +219,7 @@ def test_measured_scores_by_hand(synthetic: Data) -> None:
         deviations = seen[0].std(dim=(0, 2, 3), correction=0)
         expected = deviations * torch.stack([conv.weight[:, channel].norm() for channel in range(64)])
     scores = activation_scores(backbone, WIDTHS, [images])[name]
-    torch.testing.assert_close(torch.tensor(scores), expected / expected.mean())
+    torch.testing.assert_close(torch.tensor(scores), expected.square() / expected.square().sum())
     measured = sensitivities(training, WIDTHS)[name]
     weight = backbone.net.layer4[1].conv1.weight
     training.criterion(training.model.eval()(images), labels).backward()

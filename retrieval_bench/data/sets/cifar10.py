@@ -25,7 +25,8 @@ def open_cifar10(root: Path | None) -> ImageTable:
     Files are read as they are: of JPEG copies, the pixels are near the official ones.
     """
     if root is not None:
-        archives = [root] if root.is_file() else sorted(root.glob("cifar*10*.tar*"))[:1]
+        is_official = (root / "cifar-10-batches-py").is_dir()  # its archive may lie beside it
+        archives = [root] if root.is_file() else [] if is_official else sorted(root.glob("cifar*10*.tar*"))[:1]
         for folder in (root, *map(extracted, archives)):
             sides = [*folder.glob("train"), *folder.glob("*/train")]
             if images := next((side.parent for side in sides if (side.parent / "test").is_dir()), None):

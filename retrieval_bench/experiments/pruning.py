@@ -2,7 +2,7 @@
 alike are structures?
 
 The paper's tables could not be found, so nothing is reported. Its setting, VGG-16 from random weights on CIFAR-10 (give
-``--backbone torchvision/resnet18`` for a ResNet), is the profile ``paper``; ``cub`` is ResNet-50 on CUB-200-2011, where
+``--backbone cifar_resnet56`` for a ResNet), is the profile ``paper``; ``cub`` is ResNet-50 on CUB-200-2011, where
 pretrained weights matter.
 """
 

@@ -37,7 +37,8 @@ class Block:
 class Backbone(nn.Module):
     """A network `net` from normalised float images (B, 3, H, W) to one pooled feature vector (B, `feature_dim`), its
     `blocks` in order, every parameter in exactly one, and `mean` and `std` per channel of inputs in 0..1, which belong
-    to the weights."""
+    to the weights. `start` is the state that strategies hold to or go back to, where a part of a chain has trained
+    before them; empty, it is the state that they find."""
 
     mean: Tensor
     std: Tensor
@@ -54,6 +55,7 @@ class Backbone(nn.Module):
         self.net = net
         self.blocks = blocks
         self.feature_dim = feature_dim
+        self.start: Mapping[str, Tensor] = {}
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 

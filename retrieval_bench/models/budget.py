@@ -37,8 +37,8 @@ def choose_channels(
 
     A global threshold by binary search on the number of kept channels (Wang et al., Pruning from Scratch, AAAI 2020);
     of equal scores those of earlier layers and lower indices stay. Each layer keeps the share `minimum` of its
-    channels, at least one, and a multiple of `multiple` where it has that many. Raises :class:`UserError` with the
-    range of shares that can be reached.
+    channels, at least one, and a multiple of `multiple` where it has that many, or all. Raises :class:`UserError` with
+    the range of shares that can be reached.
     """
     count_cost = channels.macs if unit == "macs" else channels.parameters
     full_cost = full_cost or count_cost(channels.full)
@@ -52,9 +52,10 @@ def choose_channels(
         kept = Counter(layer for _, layer, _ in ranking[:count])
         widths = {}
         for layer, width in enumerate(channels.widths):
-            size = max(kept[layer], 1, math.ceil(minimum * width.channels))
-            if 1 < multiple <= width.channels:
-                size = max(1, round(size / multiple)) * multiple
+            least = max(1, math.ceil(minimum * width.channels))
+            size = max(kept[layer], least)
+            if 1 < multiple <= width.channels and size < width.channels:
+                size = max(round(size / multiple), math.ceil(least / multiple)) * multiple
             widths[width.name] = min(size, width.channels)
         return widths
 

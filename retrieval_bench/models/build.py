@@ -7,6 +7,8 @@ Names of backbones, in the order they are tried:
   in the original Caffe models (He et al., CVPR 2016), inputs normalised to mean-subtracted 0..255, weights from a file;
 - ``torchvision/<resnet>``, ``torchvision/<vgg>_bn``: torchvision's, weights ``IMAGENET1K_V1``; of a VGG the pooled
   convolutional features;
+- ``cifar_resnet20``, ``cifar_resnet56``: He et al.'s for images of 32 pixels (``models.cifar_resnet``), without
+  published weights;
 - anything else: timm's model of that name, with timm's default weights or those of its tag (``resnet50.tv_in1k``).
 """
 
@@ -30,6 +32,7 @@ from retrieval_bench.data.download import Wheel, fetch_wheel
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.files import atomic_path, cache_dir
 from retrieval_bench.models.backbone import Backbone, name_blocks
+from retrieval_bench.models.cifar_resnet import DEPTHS, cifar_resnet
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.weights import load_weights, read_file, state_dicts
 from retrieval_bench.sections import ModelConfig
@@ -51,6 +54,7 @@ def efficientnet_lite0_weights() -> Path:
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3
+CIFAR = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 LITE0 = (0.498,) * 3, (0.502,) * 3
 """Mean and std of inputs in 0..1, per channel."""
 
@@ -75,6 +79,11 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
             raise UserError(f"--backbone {name}: its weights cannot be downloaded; give --weights FILE.safetensors")
         net, (mean, std) = _timm(name.removesuffix("_caffe"), config, image_size, pretrained), CAFFE
         move_stride_first(net)
+    elif name in DEPTHS:
+        if pretrained:
+            raise UserError(f"--backbone {name}: has no published weights; give --weights none or --weights FILE")
+        net = cifar_resnet(name, "avg" if config.pooling == "default" else config.pooling)
+        mean, std = CIFAR
     elif name.startswith("torchvision/"):
         net, (mean, std) = _torchvision(config), IMAGENET
     else:
@@ -112,7 +121,7 @@ def move_stride_first(net: nn.Module) -> None:
 
 def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> nn.Module:
     if not timm.is_model(name.split(".")[0]):
-        own = ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50"]
+        own = ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50", *DEPTHS]
         raise unknown("backbone", name, [*own, *timm.list_models()])
     options: dict[str, Any] = {} if config.pooling == "default" else {"global_pool": config.pooling}
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.embedder import BatchNorm, batch_norm_momentum
@@ -28,12 +29,15 @@ class _Gated(nn.Module):
 
 
 class Gates(nn.ParameterList):
-    """A gate per channel of each width, float (channels,), all 1 at the start, which changes nothing; it acts on the
-    first norm of its width, which is parametrised (Wang et al., Pruning from Scratch, AAAI 2020)."""
+    """A gate per channel of each width, float (channels,), all 1 at the start, which changes nothing; it acts on one
+    norm of its width, the ``first`` or ``last``, which is parametrised (Wang et al., Pruning from Scratch, AAAI 2020).
 
-    def __init__(self, net: nn.Module, widths: Iterable[Width]):
-        self.widths = tuple(widths)
-        norms: list[Any] = [net.get_submodule(width.norms[0]) for width in self.widths]
+    A closed gate at the last norm does what removing its channel does; at the first of several, later ones shift it.
+    """
+
+    def __init__(self, net: nn.Module, widths: Iterable[Width], which: str = "first"):
+        self.widths, self._which = tuple(widths), which
+        norms: list[Any] = [net.get_submodule(width.norm(which)) for width in self.widths]
         super().__init__(nn.Parameter(torch.ones_like(norm.weight)) for norm in norms)
         for norm, gate in zip(norms, self, strict=True):
             for name in ("weight", "bias"):
@@ -77,7 +81,9 @@ class Gates(nn.ParameterList):
         """Leaves plain norms in `net`: with the gates multiplied into them (`fold`), or as they were before."""
         for width in self.widths:
             for name in ("weight", "bias"):
-                parametrize.remove_parametrizations(net.get_submodule(width.norms[0]), name, leave_parametrized=fold)
+                parametrize.remove_parametrizations(
+                    net.get_submodule(width.norm(self._which)), name, leave_parametrized=fold
+                )
 
 
 def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None:
@@ -95,3 +101,13 @@ def initialise(backbone: Backbone, example_images: Tensor | None = None) -> None
     with batch_norm_momentum(backbone, None), torch.no_grad():
         backbone.train()(example_images)
     backbone.eval()
+
+
+def live_norms(backbone: Backbone) -> list[RemovableHandle]:
+    """Hooks by which batch norms with frozen parameters are in train mode whenever the backbone is."""
+
+    def follow(norm: nn.Module, _: Any) -> None:
+        norm.training = backbone.training
+
+    norms = [module for module in backbone.net.modules() if isinstance(module, BatchNorm)]
+    return [norm.register_forward_pre_hook(follow) for norm in norms]

@@ -15,8 +15,9 @@ import torch
 import torch_pruning
 from torch import nn
 
-from retrieval_bench.errors import UserError
-from retrieval_bench.models.backbone import Backbone, observe
+from retrieval_bench.cost import macs
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.models.backbone import SHORTCUTS, Backbone, observe
 from retrieval_bench.models.embedder import BatchNorm
 
 Keep = dict[str, list[int]]
@@ -34,6 +35,10 @@ class Width:
     name: str
     channels: int
     norms: tuple[str, ...]
+
+    def norm(self, which: str) -> str:
+        """Path of the ``first`` norm, or of the ``last``, which may stand behind a depthwise convolution."""
+        return self.norms[-1 if which == "last" else 0]
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,10 @@ class Channels:
 def find_channels(backbone: Backbone, image_size: int) -> Channels:
     """The free widths of `backbone` for inputs of `image_size` pixels; raises :class:`UserError` if there is none.
 
-    A width is free if a convolution of a body block makes it, a batch norm follows, no other block adds to it, and it
-    is not the feature's: the inner widths of ResNet's blocks and of inverted residuals, and every convolution of a VGG.
+    A width is free if a convolution of a body block makes it, a batch norm follows, no other block adds to it, it is
+    not the feature's, and all that use it use all of it and nothing else: no groups but depthwise ones, no
+    concatenation, no split. That is the inner widths of ResNet's blocks and of inverted residuals, and every
+    convolution of a VGG.
     """
     graph = _graph(backbone, image_size)
     block_of = {id(parameter): block.name for block in backbone.body for parameter in backbone.block_parameters(block)}
@@ -103,13 +110,22 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
     for name, module in convs.items():
         if id(module.weight) not in block_of or name in outputs:
             continue
-        group = graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=[0])
+        every = list(range(module.out_channels))
+        group = graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=every)
         members = [(part.target, graph.is_out_channel_pruning_fn(part.handler)) for part, _ in group]
         layers = [(node.module, makes) for node, makes in members if _is_layer(node.module)]
         makers = {block_of.get(id(layer.weight)) for layer, makes in layers if makes and not _is_depthwise(layer)}
         norms = tuple(names[node.module] for node, _ in members if isinstance(node.module, BatchNorm))
         is_feature = any(makes and not node.outputs for node, makes in members)
-        if is_feature or not norms or makers != {block_of[id(module.weight)]}:
+        sizes = [layer.weight.shape[not makes and not _is_depthwise(layer)] for layer, makes in layers]
+        sizes += [len(reached) for _, reached in group] + [
+            backbone.net.get_submodule(norm).num_features for norm in norms
+        ]
+        in_groups = any(getattr(layer, "groups", 1) > 1 and not _is_depthwise(layer) for layer, _ in layers)
+        is_shortcut = any(makes and SHORTCUTS & set(names[layer].split(".")) for layer, makes in layers)
+        if is_feature or not norms or in_groups or is_shortcut or set(sizes) != {module.out_channels}:
+            continue
+        if makers != {block_of[id(module.weight)]}:
             continue
         widths.append(Width(name, module.out_channels, norms))
         for layer, makes in layers:
@@ -210,9 +226,22 @@ def _resize(
 
 def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:
     """Removes, in place, all channels but those in `keep`: a plain smaller network is left. Raises :class:`UserError`
-    for a name that is no free width of the network, or indices that it does not have."""
+    for a name that is no free width of the network, for indices that it does not have, and if the smaller network does
+    not cost what was counted."""
     channels = find_channels(backbone, image_size)
     for name, kept in keep.items():
         if not kept or not set(kept) <= set(range(channels.full.get(name, 0))):
             raise UserError(f"channels {len(kept)} of {name}: the network has no such channels")
-    set_widths(backbone, channels, {**channels.full, **{name: len(kept) for name, kept in keep.items()}}, keep)
+    widths = {**channels.full, **{name: len(kept) for name, kept in keep.items()}}
+    set_widths(backbone, channels, widths, keep)
+    try:
+        measured = macs(backbone, image_size)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"channels of this backbone cannot be removed: the rest does not fit ({first_line(error)})"
+        ) from None
+    if measured != channels.macs(widths):
+        raise UserError(
+            f"channels of this backbone cannot be removed: {measured:,} multiply-accumulates are left, counted were "
+            f"{channels.macs(widths):,}"
+        )

@@ -113,6 +113,11 @@ class EpochState(Protocol):
     def rebuild(self) -> None:
         """Makes loss and optimiser anew, for a model whose parameters have become others."""
 
+    def example_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of at least `count` training images, or of all: uint8 (B, 3, H, W) and int64 labels (B,), drawn as
+        those of a pass, the same at every call and counted as cost."""
+        ...
+
     def holding_out(self, share: float) -> AbstractContextManager[Callable[[], float]]:
         """A block whose passes leave out this share of the training classes; yields Recall@1 on them, as a function."""
         ...
@@ -157,8 +162,8 @@ class Strategy:
     trains_backbone: ClassVar[bool] = True
     """Whether the learning rate has anything to act on in the backbone."""
 
-    prunes: ClassVar[bool] = False
-    """Removes blocks or channels, and so comes before the others in a chain."""
+    prunes: ClassVar[str] = ""
+    """Removes ``blocks``, in ``prepare``, or ``channels``, in ``before_training``: others of a chain wait for that."""
 
     rebuilds_blocks: ClassVar[bool] = False
     """Puts other modules in the place of blocks: one such strategy per chain."""
@@ -173,8 +178,8 @@ class Strategy:
         self.options = self.Options() if options is None else options
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
-        """Edits the network before the optimiser sees it: freeze, drop blocks, add gates, twin blocks. `example_images`
-        are a few training images, uint8 (B, 3, H, W), for shapes and statistics."""
+        """Edits the network in place before the optimiser sees it: freeze, drop blocks, add gates, twin blocks.
+        `example_images` are a few training images, uint8 (B, 3, H, W), for shapes and statistics."""
         return model
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:

@@ -48,8 +48,9 @@ class L2SP(Strategy):
         # here and not in prepare, so that blocks that other strategies made are held too
         trained = [(name, value) for name, value in model.backbone.net.named_parameters() if value.requires_grad]
         held = {name: value for name, value in trained if ".adapter." not in name}
+        start = {name.removeprefix("net."): value for name, value in model.backbone.start.items()} | self._resumed
         self._start = {
-            name: self._resumed.get(name, value).detach().to(value.device, copy=True) for name, value in held.items()
+            name: start.get(name, value).detach().to(value.device, copy=True) for name, value in held.items()
         }
         self._held = [(value, self._start[name]) for name, value in held.items()]
         return [group if group["name"] in ("loss", "policy") else {**group, "weight_decay": 0.0} for group in groups]

@@ -32,7 +32,7 @@ class LayerPruning(Strategy):
     """Drops blocks. Raises :class:`UserError` for blocks that the backbone does not have or cannot do without."""
 
     look = Look("#9000fc", "D")
-    prunes = True
+    prunes = "blocks"
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):

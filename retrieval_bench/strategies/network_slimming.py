@@ -8,13 +8,16 @@ arXiv 1708.06519)::
 for ``sparse_epochs`` passes of ordinary training; then one threshold over all layers decides, and the smaller network
 is fine-tuned for ``--epochs`` with the weights it has. With ``--epochs 0`` only the structure is of interest, as in the
 similarity experiment of Pruning from Scratch (Wang et al., AAAI 2020), which prunes after several lengths of training.
+In a chain, ``l2sp`` and ``rollback`` hold to the weights before the sparse training, of the channels that stay.
 
 Defaults: strength 1e-4 as in the paper. Deviations: a budget of the cost in place of a share of the channels; inner
-widths only (``retrieval_bench.models.pruning``), scored by the scale of the first norm behind them.
+widths only (``retrieval_bench.models.pruning``), scored by the scale of the
+first norm behind them (``norm last``: the last).
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +26,7 @@ from torch import Tensor
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
-from retrieval_bench.models.pruning import Keep
+from retrieval_bench.models.pruning import Keep, remove_channels
 from retrieval_bench.strategies.base import EpochState, Look, Range, TrainOnce, option
 from retrieval_bench.strategies.channel_pruning import BudgetedPruning, channel_scores
 
@@ -44,8 +47,9 @@ class NetworkSlimming(BudgetedPruning):
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         if not trains_batch_norms(model):
             raise UserError("network_slimming trains the scales of batch norms, which are frozen: add --no-freeze-bn")
-        self._channels = self.find_channels(model, example_images)
-        self._norms: list[Any] = [model.backbone.net.get_submodule(width.norms[0]) for width in self._channels.widths]
+        super().prepare(model, example_images)
+        names = [width.norm(self.options.norm) for width in self._channels.widths]
+        self._norms: list[Any] = list(map(model.backbone.net.get_submodule, names))
         return model
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
@@ -55,11 +59,14 @@ class NetworkSlimming(BudgetedPruning):
         return self.options.strength * torch.cat([norm.weight.abs() for norm in self._norms]).sum()
 
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        whole = copy.deepcopy(state.model.backbone)
         for number in range(self.options.sparse_epochs):
             train_once(-1 - number)
-        scores = channel_scores(state.model.backbone, self._channels, "bn_scale")
-        self.prune_by(state.model, self._channels, scores)
-        state.rebuild()
+        scores = channel_scores(state.model.backbone, self._channels, "bn_scale", self.options.norm)
+        self.note_outputs(state)
+        self.cut(state, scores)
+        remove_channels(whole, self._keep, self._image_size)
+        state.model.backbone.start = whole.state_dict()
 
     def prune(self, model: Embedder, keep: Keep) -> None:
         self._norms = []

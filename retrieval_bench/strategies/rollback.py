@@ -51,7 +51,9 @@ class Rollback(Strategy):
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         if state.epoch == 0:
-            self._start = {name: value.detach().clone() for name, value in state.model.backbone.state_dict().items()}
+            backbone = state.model.backbone
+            start = {**backbone.state_dict(), **backbone.start}
+            self._start = {name: value.detach().clone() for name, value in start.items()}
             self._lrs = state.lrs()
         elif (period := self._period(state.epoch, state.epochs)) != self._period(state.epoch - 1, state.epochs):
             self._roll_back(state, (period - 1) * len(self._blocks) // self.options.periods)

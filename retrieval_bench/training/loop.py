@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,17 @@ class Training(TrainingState):
         Raises :class:`Diverged` if the loss became non-finite (and the strategy did not reject the pass),
         :class:`UserError` if memory does not suffice.
         """
-        if self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies):
+        if self._trains():
             self._train()
-        else:
-            logger.info("nothing to train: the pretrained features are evaluated as they are")
+        if not self._trains():
+            logger.info("nothing to train: the features are evaluated as they are")
         if self.watch.on and self.images_seen:
             logger.info(self.watch.report(self.seconds, self.images_seen))
         self.embedder = self.strategy.finalize(self.model)
         return self.embedder
+
+    def _trains(self) -> bool:
+        return self.model.trainable() or (self.config.data.split == "closed_set" and self.criterion.classifies)
 
     def _train(self) -> None:
         if self.checkpoints is not None and (state := self.checkpoints.load()):
@@ -107,7 +111,7 @@ class Training(TrainingState):
                 choose = lambda: self.step.faster_precision(self._example_images())  # noqa: E731
                 self.precision = self.step.precision = self.group.from_main(choose)
             self.strategy.before_training(self.train_once, self)
-        for epoch in range(len(self.history), self.epochs):
+        for epoch in range(len(self.history), self.epochs if self._trains() else 0):
             self.epoch = epoch
             start, passes = time.perf_counter(), self.seconds
             self.history.append(self.strategy.run_epoch(self.train_once, self))
@@ -189,6 +193,18 @@ class Training(TrainingState):
             f"the loss became {loss} in {place}: lower --lr (now {train.lr:g}) or --loss-lr (now "
             f"{self.config.loss.loss_lr:g})"
         )
+
+    def example_batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        batches = replace(self.batches, share=range)  # every process sees all of them, and computes the same
+        batches.reseed(self.config.seed, "statistics")
+        started, seen = time.perf_counter(), 0
+        for images, labels in batches:
+            self.images_seen += len(labels)
+            seen += len(labels)
+            yield images.to(self.device), labels.to(self.device)
+            if seen >= count:
+                break
+        self.seconds += time.perf_counter() - started
 
     @contextmanager
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:

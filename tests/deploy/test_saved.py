@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +51,9 @@ def deployed(model: Embedder, strategy: str) -> tuple[Embedder, Chain]:
         channel_pruning=ChannelPruning.Options(budget=0.6, scores="uniform"),
     )
     built = build_strategy(strategy, options)
-    finished = built.finalize(built.prepare(model, IMAGES)).eval()
+    state: Any = SimpleNamespace(model=built.prepare(model, IMAGES), rebuild=lambda: None)
+    built.before_training(lambda attempt=0: 0.0, state)
+    finished = built.finalize(state.model).eval()
     return finished.to(memory_format=torch.channels_last), built  # pyright: ignore[reportCallIssue]
 
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retrieval_bench import cost
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.build import build_backbone, build_embedder, full_name
 from retrieval_bench.models.embedder import freeze_batch_norms, set_training_mode, trains_batch_norms
+from retrieval_bench.models.pruning import find_channels
 from retrieval_bench.sections import ModelConfig
 from tests.training.helpers import differing, random_images, state_of, tiny_embedder
 
@@ -31,6 +33,7 @@ BLOCKS = {
     "resnet10t": ["stem", "layer1.0", "layer2.0", "layer3.0", "layer4.0"],
     "torchvision/resnet18": ["stem", *numbered("layer{}.{}", 2, 2, 2, 2, first=1)],
     "torchvision/vgg11_bn": ["stem", *[f"features.{position}" for position in (4, 8, 11, 15, 18, 22, 25)]],
+    "cifar_resnet20": ["stem", *numbered("layer{}.{}", 3, 3, 3, first=1)],
     "efficientnet_lite0": ["stem", *numbered("blocks.{}.{}", 1, 2, 2, 3, 3, 4, 1), "tail"],
     "mobilenetv2_050": ["stem", *numbered("blocks.{}.{}", 1, 2, 3, 4, 3, 3, 1), "tail"],
     "convnext_atto": ["stem", *numbered("stages.{}.blocks.{}", 2, 2, 6, 2), "tail"],
@@ -220,3 +223,18 @@ def test_batch_norms_with_an_activation_inside_can_be_frozen() -> None:
     model(random_images(4))
     assert len(before) > 100
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+@pytest.mark.parametrize(("depth", "count"), [(20, 269_722), (56, 853_018)])
+def test_resnets_of_cifar_have_the_layers_and_size_of_the_paper(depth: int, count: int) -> None:
+    """The usual count, without its classifier (650) and with the projections that stand in for padded shortcuts."""
+    backbone = build(f"cifar_resnet{depth}")
+    assert cost.parameters(backbone) == count - 650 + 2752
+    convs = [module for module in backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)]
+    assert len(convs) == depth - 1
+    assert len(backbone.body) == (depth - 2) // 2
+    assert backbone.feature_dim == 64
+    widths = find_channels(backbone, 32).widths
+    assert [width.name.rpartition(".")[2] for width in widths] == ["conv1"] * len(backbone.body), "inner widths"
+    with pytest.raises(UserError, match="no published weights"):
+        build(f"cifar_resnet{depth}", weights="imagenet")

@@ -20,6 +20,7 @@ from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import BatchNorm
+from retrieval_bench.models.gates import Gates
 from retrieval_bench.models.pruning import (
     Channels,
     Layer,
@@ -78,6 +79,39 @@ def test_what_is_left_meets_the_budget_costs_what_was_counted_and_gives_what_a_m
     assert_near(actual, expected, 1e-5)
 
 
+def test_widths_in_groups_splits_and_concatenations_stay() -> None:
+    """Of a DenseNet, whose second convolutions are concatenated, the first ones are free."""
+    for name in ("regnetx_002", "regnety_002", "resnext50_32x4d", "res2net50_26w_4s"):
+        with pytest.raises(UserError, match="no channels that can be pruned"):
+            find_channels(lively(name), 64)
+    backbone = lively("densenet121")
+    channels = find_channels(backbone, 64)
+    assert {width.name.rpartition(".")[2] for width in channels.widths} == {"conv1"}
+    remove_channels(backbone, choose_channels(channels, random_scores(channels), 0.95).keep, 64)
+
+
+DEPTHWISE = ["mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_small_100", "efficientnet_lite0", "efficientnet_b0"]
+
+
+@pytest.mark.parametrize("name", [*DEPTHWISE, "resnet50", "torchvision/vgg16_bn"])
+def test_gates_that_close_channels_at_the_last_norm_give_what_their_removal_gives(name: str) -> None:
+    """At the first norm they do not, in depthwise networks."""
+    backbone, images = lively(name), random_images(4, side=64)
+    channels = find_channels(backbone, 64)
+    keep = choose_channels(channels, random_scores(channels), 0.5).keep
+    masked = {}
+    for norm in ("first", "last"):
+        gated = copy.deepcopy(backbone)
+        with torch.no_grad(), Gates(gated.net, channels.widths, norm).only(keep):
+            masked[norm] = gated(images)
+    remove_channels(backbone, keep, 64)
+    with torch.no_grad():
+        pruned = backbone.eval()(images)
+    assert_near(masked["last"], pruned)
+    distance = ((masked["first"] - pruned).norm(dim=1) / pruned.norm(dim=1)).mean()
+    assert (distance > 0.02) == (name in DEPTHWISE)
+
+
 def test_inner_widths_of_bottlenecks_are_free_and_nothing_else() -> None:
     """32 of them in ResNet-50: two per block (Pruning from Scratch gates the same)."""
     widths = find_channels(lively("resnet50"), 64).widths
@@ -110,7 +144,7 @@ def every_share(channels: Channels, scores: Scores, count_cost: Callable[[Any], 
         widths = {}
         for layer, width in enumerate(channels.widths):
             size = max(1, sum(kept == layer for _, kept, _ in flat[:count]))
-            if width.channels >= multiple:  # the closest multiple, of two the even one
+            if width.channels >= multiple and size < width.channels:  # the closest multiple, of two the even one
                 size = min((abs(step - size), step // multiple % 2, step) for step in range(multiple, 99, multiple))[2]
             widths[width.name] = min(size, width.channels)
         shares.append(count_cost(widths) / count_cost(channels.full))
@@ -155,6 +189,9 @@ def test_smallest_widths_multiples_and_units() -> None:
     assert choose_channels(channels, scores, 300 / 720, minimum=0.26).widths["c0"] == 5, "rounded up"
     rounded = choose_channels(channels, random_scores(channels), 0.6, multiple=8).widths
     assert all(width % 8 == 0 for width in rounded.values())
+    low, high = {"c0": [0.0] * 20, "c1": [1.0] * 32}, {"c0": [1.0] * 20, "c1": [0.0] * 32}
+    assert choose_channels(toy(20, 32), low, 0.6, minimum=0.45, multiple=8).widths["c0"] == 16, "8 is below the minimum"
+    assert choose_channels(toy(20, 32), high, 0.5, multiple=8).widths["c0"] == 20, "all of them"
     assert choose_channels(toy(16, 6), {"c0": [0.0] * 16, "c1": [1.0] * 6}, 0.9, multiple=8).widths["c1"] == 6
     assert choose_channels(channels, scores, 1.0) == Budget({}, {"c0": 16, "c1": 32}, 1.0, 0.0), "nothing is removed"
     assert channels.parameters({"c0": 2, "c1": 3}) == (3 + 1) * 2 + 2 * 3 + 3 * 5 + 2 * 2 + 2 * 3 + 7
@@ -188,7 +225,7 @@ def test_what_was_frozen_stays_frozen() -> None:
     assert all(parameter.requires_grad == ("bn" not in name) for name, parameter in backbone.net.named_parameters())
 
 
-def test_what_cannot_be_pruned_is_refused() -> None:
+def test_what_cannot_be_pruned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for share in (0.01, 1.5):
         with pytest.raises(UserError, match=r"cannot be met: 0\.\d+ to 1 can"):
             choose_channels(toy(8, 8), random_scores(toy(8, 8)), share)
@@ -196,3 +233,6 @@ def test_what_cannot_be_pruned_is_refused() -> None:
         find_channels(build_backbone(ModelConfig(backbone="vit_tiny_patch16_224", weights="none"), 32), 32)
     with pytest.raises(UserError, match="no such channels"):
         remove_channels(tiny_embedder().backbone, {"layer1.0.conv9": [0]}, 32)
+    monkeypatch.setattr("retrieval_bench.models.pruning.macs", lambda backbone, size: 1)
+    with pytest.raises(UserError, match="cannot be removed: 1 multiply-accumulates are left, counted were"):
+        remove_channels(tiny_embedder().backbone, {"layer1.0.conv1": [0, 1]}, 32)

@@ -60,6 +60,9 @@ class LinearState:
     def holding_out(self, share: float) -> Any:
         raise NotImplementedError
 
+    def example_batches(self, count: int) -> Any:
+        raise NotImplementedError
+
     def lrs(self) -> dict[str, float]:
         return dict(self.rate)
 

@@ -9,10 +9,18 @@ import pytest
 import torch
 
 from retrieval_bench import cost
+from retrieval_bench.errors import UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import find_channels
+from retrieval_bench.models.statistics import norm_outputs
 from retrieval_bench.strategies.channel_gates import ChannelGates
-from retrieval_bench.strategies.channel_pruning import ChannelPruning, channel_scores
+from retrieval_bench.strategies.channel_pruning import (
+    SCORES,
+    ChannelPruning,
+    activation_scores,
+    channel_scores,
+    sensitivities,
+)
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from tests.training.helpers import (
     Data,
@@ -62,6 +70,32 @@ def test_only_gates_change_in_the_search_and_stay_between_0_and_1(regime: str, s
     assert (gates.min(), gates.max()) == (0, 1), "clamped"
 
 
+def test_the_search_of_the_public_code(synthetic: Data) -> None:
+    """Adam, norms that normalise by the batch, a classifier that stays as drawn; the training is as usual again."""
+    options: Any = {"search": "public", "gamma": 50.0, "gate_lr": 0.05, "search_epochs": 4}
+    strategy = ChannelGates(ChannelGates.Options(budget=0.9, regime="from_scratch", **options))
+    training = make_training(synthetic, strategy, run_config(optimizer="sgd"))
+    before, loss = state_of(training.model), state_of(training.criterion)
+    seen = []
+
+    def train_once(attempt: int = 0) -> float:
+        seen.append(type(training.optimizer))
+        return training.train_once(attempt)
+
+    strategy.before_training(train_once, training)
+    assert set(seen) == {torch.optim.Adam}
+    assert isinstance(training.optimizer, torch.optim.SGD)
+    assert not differing(loss, state_of(training.criterion)), "drawn alike, and not trained"
+    assert any(key.endswith("running_mean") for key in differing(before, state_of(training.model)))
+    assert strategy.info()["mean_gate"] < 0.75
+    assert not any(module._forward_pre_hooks for module in training.model.modules())
+    assert "warning" in strategy.info(), "of a mean gate far from r"
+    cases: list[Any] = [{"search": "public"}, {"regime": "from_scratch", "statistics": "mean"}]
+    for misplaced in cases:
+        with pytest.raises(UserError, match=r"not with --channel-gates\.regime"):
+            ChannelGates.Options(**misplaced).check()
+
+
 def test_penalty_pulls_the_mean_to_the_sparsity_and_vanishes_there() -> None:
     strategy, model, gates = gated(gamma=2.0, sparsity=0.25)
     penalty: Any = strategy.regularization(model, IMAGES)
@@ -85,7 +119,7 @@ def test_inherit_gives_what_the_gated_network_gives_where_only_closed_channels_a
     gates.load(scores)
     with torch.no_grad():
         expected = model(IMAGES)
-        strategy.prune_by(model, strategy._channels, gates.scores())
+        strategy.prune_by(model, gates.scores())
         actual = model.eval()(IMAGES)
     assert strategy.info()["widths"] == open_gates
     assert_near(actual, expected)
@@ -140,10 +174,13 @@ def test_expansion_searches_a_wider_network_for_the_budget_of_the_usual_one(synt
     assert info["reached"] == pytest.approx(0.9, abs=0.01)
 
 
-@pytest.mark.parametrize("scores", ["magnitude", "bn_scale", "uniform"])
-def test_pruning_at_once(scores: str) -> None:
+@pytest.mark.parametrize("scores", SCORES)
+def test_every_score_prunes_to_the_budget(scores: str, synthetic: Data) -> None:
     strategy = ChannelPruning(ChannelPruning.Options(budget=0.9, scores=scores))
-    model = strategy.prepare(tiny_embedder(), random_images(2))
+    training = make_training(synthetic, strategy, run_config(epochs=0))
+    model = training.fit()
+    assert training.images_seen == {"activation": 64, "snip": 16}.get(scores, 0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert cost.macs(model, 32) / cost.macs(tiny_embedder(), 32) == pytest.approx(0.9, abs=0.01)
     shares = [width / WIDTHS.full[name] for name, width in strategy.info()["widths"].items()]
     if scores == "uniform":
@@ -155,13 +192,38 @@ def test_scores_by_hand() -> None:
     with torch.no_grad():
         backbone.net.layer1[0].conv1.weight[3] *= 100
         backbone.net.layer1[0].bn1.weight[2] *= -3
-    criteria = ("magnitude", "bn_scale", "uniform")
-    magnitude, scale, uniform = (channel_scores(backbone, WIDTHS, each)["layer1.0.conv1"] for each in criteria)
+    criteria = ("magnitude", "bn_scale", "uniform", "folded")
+    magnitude, scale, uniform, folded = (channel_scores(backbone, WIDTHS, each)["layer1.0.conv1"] for each in criteria)
     assert max(range(8), key=magnitude.__getitem__) == 3
     assert sum(magnitude) / 8 == pytest.approx(1, rel=1e-5)
     assert scale == [1.0, 1.0, 3.0, *[1.0] * 5]
     assert sorted(uniform) == [rank / 8 for rank in range(8)]
     assert uniform[3] == 7 / 8
+    norm, lengths = backbone.net.layer1[0].bn1, backbone.net.layer1[0].conv1.weight.flatten(1).norm(dim=1)
+    expected = lengths * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(torch.tensor(folded), expected)
+
+
+def test_measured_scores_by_hand(synthetic: Data) -> None:
+    """Activation: what the next convolution gives varies by that much if this channel alone does. SNIP: by the loss's
+    change when a channel's kernel is scaled, where all products of gradient and weight have one sign."""
+    training = make_training(synthetic, None, run_config())
+    backbone: Any = training.model.backbone
+    name, conv = "layer4.1.conv1", backbone.net.layer4[1].conv2
+    seen: list[torch.Tensor] = []
+    handle = conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images, labels = next(training.example_batches(1))
+    with torch.no_grad():
+        backbone.eval()(images)
+        handle.remove()
+        deviations = seen[0].std(dim=(0, 2, 3), correction=0)
+        expected = deviations * torch.stack([conv.weight[:, channel].norm() for channel in range(64)])
+    scores = activation_scores(backbone, WIDTHS, [images])[name]
+    torch.testing.assert_close(torch.tensor(scores), expected.square() / expected.square().sum())
+    measured = sensitivities(training, WIDTHS)[name]
+    weight = backbone.net.layer4[1].conv1.weight
+    training.criterion(training.model.eval()(images), labels).backward()
+    torch.testing.assert_close(torch.tensor(measured), (weight.grad * weight).abs().sum(dim=(1, 2, 3)))
 
 
 def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) -> None:
@@ -179,3 +241,28 @@ def test_slimming_shrinks_the_scales_and_prunes_after_training(synthetic: Data) 
     assert strong_scale < weak_scale
     assert abs(strong["error"]) < 0.01
     assert strong["widths"] != weak["widths"]
+
+
+@pytest.mark.parametrize("kind", [ChannelGates, ChannelPruning, NetworkSlimming])
+def test_matched_norms_give_what_they_gave_in_the_whole_network(kind: Any, synthetic: Data) -> None:
+    """Without the option the outputs of norms behind a cut are others; the images count as cost."""
+
+    def outputs(statistics: str) -> tuple[Any, Any, int]:
+        strategy = kind(kind.Options(budget=0.9, statistics=statistics))
+        training = make_training(synthetic, strategy, run_config(epochs=0, lr=0.0, batch_size=64))
+        images = [images for images, _ in training.example_batches(64)]
+        before = norm_outputs(tiny_embedder().backbone, images)
+        training.images_seen = 0
+        model = training.fit()
+        return before, norm_outputs(model.backbone, images), training.images_seen
+
+    searched = {ChannelGates: 1, NetworkSlimming: 2}.get(kind, 0) * 64
+    before, stale, seen = outputs("stale")
+    _, mean, _ = outputs("mean")
+    _, matched, seen_matched = outputs("matched")
+    assert (seen, seen_matched) == (searched, searched + 2 * 64)
+    if kind is not NetworkSlimming:  # whose statistics move in training
+        for name in ("layer1.0.bn2", "layer4.0.bn2", "layer4.1.bn2"):
+            torch.testing.assert_close(matched[name], before[name], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(mean[name][0], before[name][0], rtol=1e-3, atol=1e-3)
+        assert (stale["layer4.1.bn2"][0] - before["layer4.1.bn2"][0]).abs().max() > 0.01

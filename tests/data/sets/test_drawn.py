@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +176,26 @@ def test_images_of_cifar10_are_written_once(official: Path) -> None:
     assert open_cifar10(official).paths == table.paths, "the folder itself may be given"
     shutil.rmtree(official)
     assert open_cifar10(official).paths == table.paths
+
+
+@pytest.mark.parametrize("given", ["cifar10", "", "cifar10.tar.gz", "elsewhere"])
+def test_copies_of_cifar10_as_files_are_opened_as_they_are(given: str, official: Path) -> None:
+    """The folder with train and test, the one around it, an archive of it, or the folder of the archive."""
+    data = official.parent
+    shutil.rmtree(official)
+    for side, count in {"train": 3, "test": 2}.items():
+        for name, number in itertools.product(NAMES, range(count)):
+            path = data / "cifar10" / side / name / f"{number:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(path)
+    folder = data / "elsewhere" if given == "elsewhere" else data
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "cifar10.tar.gz", "w:gz") as tar:
+        tar.add(data / "cifar10", "cifar10")
+    table, split = open_dataset("cifar10", data / given, "closed_set")
+    assert table.class_names == tuple(NAMES)
+    assert (len(split.train), len(split.test)) == (12, 8)
+    assert len(open_dataset("cifar10", data / given)[1].train) == 10
 
 
 def test_damaged_or_missing_cifar10_is_refused(official: Path) -> None:

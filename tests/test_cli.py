@@ -108,6 +108,14 @@ def test_help_names_every_command_and_every_command_has_help(capsys: pytest.Capt
         (["sweep", "--engine", "ray", "--jobs", "2"], "belongs to --engine local"),
         (["sweep", "--dataset", "synthetic", "--resume", "x"], "--resume is for one run"),
         (["study", "ablation"], "unknown"),
+        (
+            ["bench", "synthetic", "--rebuild", "--results", "/nowhere"],
+            "/nowhere/runs: no records to rebuild the table",
+        ),
+        (
+            ["sweep", "--mean", "0.5", "0.5", "0.5", "--std", "0", "1", "1", "--dry-run"],
+            "--std 0.0 1.0 1.0: must be above",
+        ),
         (["leaderboard", "--results", "/nowhere"], "/nowhere: no such folder"),
         (["data", "fetsh", "cub"], "did you mean 'fetch'"),
         (["data", "list", "cub"], "Unrecognized options: cub"),

@@ -67,6 +67,8 @@ class ManyRuns:
         """
         runtime = self.workers.settle(self.runtime)
         hashes = recorded_hashes(rows, self.results.read_records()) if rebuild else row_hashes(rows, runtime)
+        if rebuild and not any(hashes.values()):
+            raise UserError(f"{self.results.runs}: no records to rebuild the table from")
         made: list[JobResult] = []
         try:
             made = [] if rebuild else run_all(configs, self.runtime, self.workers, isolate)

@@ -30,6 +30,6 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
     """
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    hint = f": did you mean '{near[0]}'?" if near else ""
     listed = ", ".join(names) if len(names) <= 30 else f"{len(names)} names"
-    return UserError(f"unknown {kind} '{given}': {hint}(known: {listed or 'none'})")
+    return UserError(f"unknown {kind} '{given}'{hint} (known: {listed or 'none'})")

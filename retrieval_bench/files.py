@@ -35,8 +35,11 @@ def cache_dir() -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside `path`, renamed onto it when the block ends well and removed when it does not.
 
-    A reader therefore sees the whole old file or the whole new one, whatever interrupts the write.
+    A reader therefore sees the whole old file or the whole new one, whatever interrupts the write. A `path` that is a
+    folder is a :class:`UserError`.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -16,6 +16,13 @@ import tyro
 
 from retrieval_bench.errors import UserError, unknown
 
+PLAIN = {
+    r"invalid literal for int\(\) with base 10: ('.*?')": r"\1 is not a whole number",
+    r"could not convert string to float: ('.*?')": r"\1 is not a number",
+    r"no type matching \{None\}\|(.*) could be instantiated from (\[.*?\])\. Got .*\]`": r"expected \1, found \2",
+}
+"""Messages of Python and tyro, and what users read in their place."""
+
 
 def ask(kind: Any, words: Sequence[str], program: str, default: Any = None) -> Any:
     """The command `kind` with the flags that `words` give.
@@ -66,17 +73,26 @@ def list_flags(kind: Any) -> Iterator[str]:
 
 
 def split_commas(words: Sequence[str], flags: set[str]) -> list[str]:
-    """The words, with the values of these flags separated at commas; not inside ``label(a=1,b=2)``."""
-    separated, inside = [], False
+    """The words, with the values of these flags separated at commas; not inside ``label(a=1,b=2)``. Raises
+    :class:`UserError` where one is missing."""
+    separated, given, inside = [], "", False
     for word in words:
         flag, values = "", word
         if word.startswith("--"):
             flag, _, values = word.partition("=")
-            inside = flag[2:].replace("_", "-") in flags
+            given, inside = flag, flag[2:].replace("_", "-") in flags
         if not inside or "," not in values or {"(", "="} & set(values):
             separated.append(word)
         else:
-            separated += [*([flag] if flag else []), *values.split(",")]
+            separated += [*([flag] if flag else []), *split_values(given, values)]
+    return separated
+
+
+def split_values(flag: str, values: str) -> list[str]:
+    """What stands between commas. Raises :class:`UserError` if that is nothing."""
+    separated = values.split(",")
+    if not all(map(str.strip, separated)):
+        raise UserError(f"{flag} {values}: a value is missing beside a comma")
     return separated
 
 
@@ -89,6 +105,8 @@ def one_line(box: str) -> str:
     if any("Perhaps you meant:" in row or "Arguments similar to" in row for row in rows):
         rows = [row for row in rows if not row.startswith(" " * 8)]
     text = re.sub(r"\s+", " ", " ".join(rows)).strip()
+    for theirs, ours in PLAIN.items():
+        text = re.sub(theirs, ours, text)
     return re.split(r" ?(?:Argument|For full) helptext", text)[0] or "the arguments cannot be understood"
 
 

@@ -144,6 +144,10 @@ def read_record(path: Path) -> Record:
         reason = "no such record"
     except RecursionError:
         reason = "nested too deeply"
+    except IsADirectoryError:
+        reason = "is a folder; name the file of a record, <results>/runs/<id>.json"
+    except json.JSONDecodeError as error:
+        reason = f"not a record ({first_line(error)})"
     except (ValueError, OSError) as error:
         reason = first_line(error)
     raise UserError(f"{path}: {reason}") from None

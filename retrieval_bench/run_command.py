@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from retrieval_bench.config import Flat, RunConfig, RuntimeConfig, recorded_config
+from retrieval_bench.errors import UserError
 from retrieval_bench.leaderboard import leaderboard, print_table
 from retrieval_bench.parsing import ask
 from retrieval_bench.progress import logger
@@ -44,7 +45,9 @@ def read_run(words: Sequence[str]) -> Run:
     words, record = list(words), None
     for place, word in enumerate(words):
         if word == "--config" or word.startswith("--config="):
-            name = word.partition("=")[2] or "".join(words[place + 1 : place + 2])
+            name = word.partition("=")[2] if "=" in word else "".join(words[place + 1 : place + 2])
+            if not name or name.startswith("--"):
+                raise UserError("--config: give the file of a record, <results>/runs/<id>.json")
             record = read_record(Path(name))
             words[place : place + (1 if "=" in word else 2)] = []
             break

@@ -33,7 +33,7 @@ from retrieval_bench.experiments.strategy_search import StrategySearch
 from retrieval_bench.experiments.table import write_experiment
 from retrieval_bench.experiments.workers import JobResult, Workers, run_all
 from retrieval_bench.leaderboard import leaderboard, print_table, write_tables
-from retrieval_bench.parsing import ask, choose
+from retrieval_bench.parsing import ask, choose, split_values
 from retrieval_bench.progress import is_main_process, logger
 from retrieval_bench.records import ResultsFolder
 from retrieval_bench.strategies import refuse_unused_options
@@ -67,6 +67,8 @@ class ManyRuns:
         """
         runtime = self.workers.settle(self.runtime)
         hashes = recorded_hashes(rows, self.results.read_records()) if rebuild else row_hashes(rows, runtime)
+        if rebuild and not any(hashes.values()):
+            raise UserError(f"{self.results.runs}: no records to rebuild the table from")
         made: list[JobResult] = []
         try:
             made = [] if rebuild else run_all(configs, self.runtime, self.workers, isolate)
@@ -183,7 +185,7 @@ class Tune(ManyRuns):
     """what is maximised on the validation classes"""
 
     def execute(self) -> None:
-        strategies = tuple(self.base.strategy.split(","))
+        strategies = tuple(split_values("--strategy", self.base.strategy))
         refuse_unused_options(strategies, self.base.options)
         for entry in self.search(self.base, strategies, self.trials, self.objective):
             print(entry.path.with_suffix(".md").read_text(encoding="utf-8"))

@@ -69,6 +69,9 @@ def sweep(words: Sequence[str]) -> Sweep:
         if len(values) > 1:
             parsed = [ask(Sweep, [flag(name), *value], "sweep").base for value in values]
             axes[name] = tuple(dict(flat_values(config))[name] for config in parsed)
+            for place, value in enumerate(axes[name]):
+                if value in axes[name][:place]:
+                    raise UserError(f"{flag(name)} {' '.join(values[place])} is given twice")
     return replace(command, axes=axes)
 
 
@@ -84,7 +87,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
         The words that are no flags of ``run``, and for each choice, by its dotted name, its values as words.
 
     Raises:
-        UserError: an empty value, or one that is given twice.
+        UserError: an empty value.
     """
     usual = dict(flat_values(RunConfig()))
     names = {flag(name): name for name in usual}
@@ -103,13 +106,11 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
             continue
         if name in LISTS:
             given[name] = [*given.get(name, []), *([part] for part in parts)]
-        elif isinstance(usual[name], list):
+        elif usual[name] is None or isinstance(usual[name], list):
             given[name] = [list(value) for value in itertools.product(*(part.split(",") for part in parts))]
         else:
             given[name] = [[value] for part in parts for value in part.split(",")]
         values = given[name]
         if len(parts) < len(values) and any("" in value for value in values):
             raise UserError(f"{word} {' '.join(parts)}: a value is missing beside a comma")
-        for value in (value for place, value in enumerate(values) if value in values[:place]):
-            raise UserError(f"{word} {' '.join(value)} is given twice")
     return others, given

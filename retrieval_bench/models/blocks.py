@@ -16,10 +16,14 @@ def drop_blocks(backbone: Backbone, names: Collection[str], example_images: Tens
     """Removes the named body blocks in place, with all that they own, and returns the size of the feature that is left.
 
     What follows the blocks (the tail) stays where it fits the last block that is left, and is removed too where it does
-    not: an EfficientNet's final convolution is made for the width of its last block. `example_images`, uint8 (B, 3, H,
-    W), are passed through to see what fits. Raises :class:`UserError` if a block that stays needs the output of a
-    dropped one; the backbone is unusable then.
+    not: an EfficientNet's final convolution is made for the width of its last block. Two images of the shape of
+    `example_images`, uint8 (B, 3, H, W), are passed through to see what fits. Raises :class:`UserError` if a block that
+    stays needs the output of a dropped one, or if all images have one feature, as where a class token has lost the
+    blocks that look at the image; the backbone is unusable then.
     """
+    generator = torch.Generator("cpu").manual_seed(0)
+    noise = torch.randint(256, (2, *example_images.shape[1:]), generator=generator, device="cpu")
+    images = noise.to(example_images)
     problem, are_last = "", {block.name for block in backbone.body[-len(names) :]} == set(names)
     for leaving in (set(names), {TAIL}):
         going = [block for block in backbone.blocks if block.name in leaving]
@@ -29,9 +33,13 @@ def drop_blocks(backbone: Backbone, names: Collection[str], example_images: Tens
             for path in (path for block in going for path in block.owns):
                 _remove(backbone.net, path)
             backbone.blocks = tuple(block for block in backbone.blocks if block not in going)
-            if (features := backbone.eval()(example_images[:1])).ndim == 2:
+            features = backbone.eval()(images)
+            if features.ndim != 2:
+                problem = f"what is left gives no vector but {tuple(features.shape[1:])}"
+            elif not features.is_meta and (features[0] - features[1]).abs().max() <= 1e-6 * features.abs().max():
+                problem = "what is left gives all images one vector"
+            else:
                 return features.shape[1]
-            problem = f"what is left gives no vector but {tuple(features.shape[1:])}"
         except Exception as error:  # networks that do not simply call block after block fail in ways of their own
             problem = first_line(error)
     way_out = "this backbone cannot be cut there" if are_last else "drop the last ones"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,9 +124,11 @@ class Report:
 
     def execute(self) -> None:
         results = ResultsFolder(self.results).existing()
-        if self.megabytes < 1:
+        if not 1 <= self.megabytes < math.inf:
             raise UserError(f"--megabytes {self.megabytes}: give 1 or more")
         output = self.output or self.results / "report.html"
+        if output.is_dir():
+            raise UserError(f"{output}: is a folder; name a file")
         check_writable(output.parent, "--output")
         made = write_report(results, output, self.title, self.megabytes)
         counts = f"{made['configurations']} configurations, {made['figures']} figures, {made['galleries']} galleries"

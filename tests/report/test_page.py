@@ -132,6 +132,10 @@ def test_what_cannot_be_reported_is_one_line(tmp_path: Path, capsys: pytest.Capt
         assert main(["report", *words]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+    save(tmp_path, record("standard", 0, 0.5))
+    for words in (["--megabytes", "nan"], ["--megabytes", "inf"], ["--output", str(tmp_path)]):
+        assert main(["report", "--results", str(tmp_path), *words]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_gallery_marks_what_is_right_and_embeds_a_picture_once() -> None:

@@ -95,6 +95,13 @@ def test_blocks_that_the_others_need_are_refused_in_one_line(name: str, drop: st
 NAMES = ["a.0", "a.1", "b.0", "b.1"]
 
 
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "volo_d1_224", "xcit_nano_12_p16_224"])
+def test_blocks_without_which_all_images_are_alike_are_refused(name: str) -> None:
+    embedder = build_embedder(ModelConfig(backbone=name, weights="none"), 32)
+    with pytest.raises(UserError, match=r"all images one vector\): this backbone cannot be cut there"):
+        LayerPruning(LayerPruning.Options(drop="last:2")).prepare(embedder, random_images(1))
+
+
 def test_what_drop_means() -> None:
     last = ["b.0", "b.1"]
     meanings = {"last:0": [], "last:2": last, "4,3": last, " a.1 , 4": ["a.1", "b.1"], "2,2": ["a.1"]}

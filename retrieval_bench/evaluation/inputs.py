@@ -69,7 +69,7 @@ def as_labels(labels: Any, name: str, count: int | None = None) -> np.ndarray:
     if array.dtype.kind not in "iubfU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         found = "objects of other kinds" if array.dtype == object else f"{array.dtype} (or non-finite values)"
         raise UserError(f"{name}: expected whole numbers or text, found {found}")
-    if array.dtype.kind == "f" and np.abs(array).max(initial=0) >= (exact := 2 / np.finfo(array.dtype).eps):
+    if array.dtype.kind == "f" and np.abs(array).max(initial=0) >= (exact := 2 / np.finfo(array.dtype.name).eps):
         raise UserError(f"{name}: {array.dtype} numbers of {exact:,.0f} or more merge with others; give whole numbers")
     if array.dtype.kind == "U" and (empty := array == "").any():
         raise UserError(f"{name}: row {int(empty.argmax())} has no label ({empty.sum()} such rows); leave them out")

@@ -38,7 +38,12 @@ def read_image(path: Path) -> Image.Image:
                 ImageOps.exif_transpose(image, in_place=True)
         if image.mode[0] in "IF":
             sixteen_bits = image.mode != "F" and (image.mode != "I" or image.format in ("PPM", "PNG"))
-            return Image.fromarray(_to_bytes(np.asarray(image), sixteen_bits)).convert("RGB")
+            values = np.asarray(image)
+            grey = _to_bytes(values, sixteen_bits)
+            clear = image.info.get("transparency") if image.format == "PNG" else None
+            return Image.fromarray(grey if clear is None else np.where(values == clear, np.uint8(255), grey)).convert(
+                "RGB"
+            )
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             layer = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

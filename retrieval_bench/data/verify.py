@@ -4,6 +4,7 @@ others, and what was passed over in the folder?"""
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def _names(table: ImageTable) -> Iterator[str]:
     """Lines about names of classes that hardly differ, and about what the folder holds besides images."""
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for name in table.class_names:
-        spellings[name.strip().casefold()].append(name)
+        spellings[unicodedata.normalize("NFKC", "".join(name.split())).casefold()].append(name)
     alike = [", ".join(names) for names in spellings.values() if len(names) > 1]
     if alike:
         yield f"class names that differ in case or spaces only: {'; '.join(alike[:SHOWN])}"

@@ -86,9 +86,10 @@ class Embed:
         collection = search.Collection(embeddings, labels, np.array(table.paths), embedder_digest(path))
         collection.write(output)
         search.write_index(collection, output, self.index)
-        (count, size), classes = embeddings.shape, len(table.class_names)
+        (count, size), classes, loose = embeddings.shape, sum(map(bool, table.class_names)), int((labels == "").sum())
         print(
-            f"{output}: {count:,} images, {size} dimensions, {classes:,} labels; "
+            f"{output}: {count:,} images, {size} dimensions, {classes:,} labels"
+            f"{f' ({loose:,} in no class folder have none; evaluate needs one)' if loose else ''}; "
             f"{self.index} index in {output.with_suffix('.faiss')}"
         )
 

@@ -109,5 +109,8 @@ class Evaluate:
         query = read_embeddings(self.query, self.query_labels)
         gallery = read_embeddings(self.gallery, self.gallery_labels)
         names = ("embeddings", "labels")
+        for path, arrays, known in ((self.query, query, {*names, "same_item"}), (self.gallery, gallery, {*names})):
+            if unused := sorted(arrays.keys() - known):
+                raise UserError(f"{path}: holds {', '.join(unused)} too; give it as FILE, or leave them out")
         itself = {name: query[name] for name in ("same_item",) if name in query}
         return {name: gallery[name] for name in names} | {f"query_{name}": query[name] for name in names} | itself

@@ -232,8 +232,10 @@ def _prepare(
             wanted = f"expected {len(queries)} row numbers of embeddings (-1 to {len(gallery) - 1})"
             raise UserError(f"same_item: {wanted}, found {rows.dtype} {rows.shape}")
         rows = rows.astype(np.int64)
-    if (names.dtype.kind == "U") != (asked.dtype.kind == "U"):
-        raise UserError("labels and query_labels: one is text and the other numbers; give both in the same form")
+    forms = {{"U": "text", "b": "truth values"}.get(side.dtype.kind, "numbers") for side in (names, asked)}
+    if len(forms) > 1:
+        one, other = sorted(forms, reverse=True)
+        raise UserError(f"labels and query_labels: one is {one} and the other {other}; give both in the same form")
     become_floats = names.dtype != asked.dtype and np.result_type(names, asked).kind == "f"
     if become_floats and max(np.abs(side.astype(np.float64)).max(initial=0.0) for side in (names, asked)) >= 2.0**53:
         kinds = f"{names.dtype} and {asked.dtype} numbers above 2^53"

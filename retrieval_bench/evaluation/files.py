@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -50,15 +51,20 @@ def read_embeddings(path: Path, labels: Path | None = None) -> dict[str, np.ndar
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """(N,) labels from ``.npy``, or from text with one per line."""
+    """(N,) labels from ``.npy``, or from text with one per line, without the spaces around it."""
     if path.suffix.lower() == ".npy" and "embeddings" in (arrays := _read_numpy(path)):
         return arrays["embeddings"]
     try:
-        return np.array(path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
+        lines = np.strings.strip(path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path}: not a text file with a label per line ({first_line(error)})") from None
+    if re.search(r"(^|[,;\t\"])labels?($|[,;\t\"])", lines[0], re.IGNORECASE):
+        raise UserError(
+            f"{path}: its first line is a heading ({lines[0][:60]}); give a label per line and nothing else"
+        )
+    return lines
 
 
 def read_numbers(path: Path) -> np.ndarray:
@@ -116,9 +122,11 @@ def _read_numpy(path: Path) -> dict[str, np.ndarray]:
 
 def _read_table(path: Path) -> dict[str, np.ndarray]:
     suffix = path.suffix.lower()
-    more: dict[str, Any] = {"keep_default_na": False, "na_values": [""]} if suffix == ".csv" else {}
+    text = {"dtype": {"label": str}, "keep_default_na": False, "na_values": [""], "skipinitialspace": True}
     try:
-        frame: pd.DataFrame = getattr(pd, TABLES[suffix])(path, **more)
+        frame: pd.DataFrame = getattr(pd, TABLES[suffix])(path, **(text if suffix == ".csv" else {}))
+        shifted = suffix == ".csv" and not isinstance(frame.index, pd.RangeIndex)
+        frame = frame.reset_index(drop=frame.index.names == [None])  # a column that is the index is still a column
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except ImportError:
@@ -126,7 +134,11 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # pyarrow raises kinds of its own
         name = suffix[1:].upper() if suffix == ".csv" else suffix[1:].capitalize()
         raise UserError(f"{path}: not a {name} file ({first_line(error)})") from None
-    frame.columns = [str(name) for name in frame.columns]
+    frame.columns = [str(name).strip() for name in frame.columns]
+    if suffix == ".csv" and (mark := re.search("[;\t]", frame.columns[-1])):
+        raise UserError(f"{path}: its columns are separated by {mark[0]!r}; write it with commas")
+    if shifted:  # pandas took a row's first value as its name
+        raise UserError(f"{path}: rows have more columns than the heading; put quotes around values that hold a comma")
     names = set(frame.columns)  # pandas names a CSV file's second column e1 "e1.1"
     twice = [name[:-2] for name in names if suffix == ".csv" and name[-2:] == ".1" and name[:-2] in names]
     if twice := sorted({*twice, *frame.columns[frame.columns.duplicated()]}):
@@ -136,7 +148,7 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
         column = frame.pop("label")
         if column.isna().any():
             raise UserError(f"{path}: row {int(column.isna().to_numpy().argmax()) + 1} has no label")
-        arrays["labels"] = as_labels(column, f"{path}: column 'label'")
+        arrays["labels"] = _plain_labels(as_labels(column, f"{path}: column 'label'"), suffix == ".csv")
     if "embedding" not in frame:
         if names := _series(frame, path):
             arrays["embeddings"] = frame[names].to_numpy(dtype=np.float64, na_value=np.nan)
@@ -147,6 +159,15 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
         reason = f"column 'embedding' does not hold lists of numbers of one length ({first_line(error)})"
         raise UserError(f"{path}: {reason}") from None
     return arrays
+
+
+def _plain_labels(labels: np.ndarray, written: bool) -> np.ndarray:
+    """Text without the spaces around it; numbers where all labels are `written` in text and as whole numbers."""
+    if labels.dtype.kind != "U":
+        return labels
+    labels = np.strings.strip(labels)
+    numbers = [re.fullmatch(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0*)?", label) for label in labels.tolist()]
+    return np.array([number[1] for number in numbers if number], dtype=np.int64) if written and all(numbers) else labels
 
 
 def _series(frame: pd.DataFrame, path: Path) -> list[str]:
@@ -171,8 +192,10 @@ def _series(frame: pd.DataFrame, path: Path) -> list[str]:
         return []
     ((prefix, columns),) = long.items()
     first = 0 if 0 in columns else 1
-    if lacking := [number for number in range(first, max(columns) + 1) if number not in columns][:1]:
-        raise UserError(f"{path}: column '{prefix}{lacking[0]}' is missing or holds no numbers")
+    text = [name for name in frame.columns.difference(numeric) if re.fullmatch(re.escape(prefix) + "[0-9]+", name)]
+    lacking = (f"{prefix}{number}" for number in itertools.count(first) if number not in columns)
+    if text or max(columns) - first >= len(columns):
+        raise UserError(f"{path}: column '{[*text, next(lacking)][0]}' is missing or holds no numbers")
     names = [columns[number] for number in sorted(columns)]
     others = [name for name in frame.columns if name not in set(names)]
     left_out = f"; left out: {', '.join(others)}" if others else ""

@@ -26,6 +26,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
         raise UserError(f"{name}: {np.ma.count_masked(values)} elements are masked; leave out their rows")
     try:
         array = np.asanyarray(values.data if isinstance(values, np.ma.MaskedArray) else values)
+        array = np.asarray(array) if isinstance(array, np.matrix) else array  # whose rows stay matrices
         return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{name}: not an array of plain numbers or text ({first_line(error)})") from None
@@ -46,9 +47,12 @@ def as_labels(labels: Any, name: str, count: int | None = None) -> np.ndarray:
     """(N,) numbers or text, also of categories and objects; bytes are read as UTF-8. If `count` is given, so many.
 
     Raises:
-        UserError: other kinds, text beside numbers, or a label that is missing, with its row.
+        UserError: other kinds, text beside numbers, real numbers that stand for several whole ones, or a label that is
+            missing or empty, with its row.
     """
     array = as_array(labels, name)
+    if isinstance(labels, list | tuple) and array.ndim == 1 and array.dtype.kind in "US":
+        array = np.array(labels, dtype=object)  # NumPy made text of numbers and of None beside text
     if count is not None and array.shape != (count,):
         raise UserError(f"{name}: expected shape ({count},) to match its embeddings, found {array.shape}")
     if array.dtype.kind in "OT" and array.ndim == 1:
@@ -65,6 +69,10 @@ def as_labels(labels: Any, name: str, count: int | None = None) -> np.ndarray:
     if array.dtype.kind not in "iubfU" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         found = "objects of other kinds" if array.dtype == object else f"{array.dtype} (or non-finite values)"
         raise UserError(f"{name}: expected whole numbers or text, found {found}")
+    if array.dtype.kind == "f" and np.abs(array).max(initial=0) >= (exact := 2 / np.finfo(array.dtype.name).eps):
+        raise UserError(f"{name}: {array.dtype} numbers of {exact:,.0f} or more merge with others; give whole numbers")
+    if array.dtype.kind == "U" and (empty := array == "").any():
+        raise UserError(f"{name}: row {int(empty.argmax())} has no label ({empty.sum()} such rows); leave them out")
     return array
 
 

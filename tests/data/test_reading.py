@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ def test_more_than_8_bits_are_scaled(
     result = read(Image.fromarray(values.astype(dtype)), tmp_path / f"a.{kind}")
     assert (result == result[..., :1]).all()
     assert np.abs(result[..., 0] - expected).max() <= (1 if expected.max() > 0 else 0)
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
+    values = np.array([[1000, 40_000], [60_000, 1000]], dtype=np.uint16)
+    chunk = b"tRNS" + (1000).to_bytes(2)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    head, tail = (tmp_path / "a.png").read_bytes()[:33], (tmp_path / "a.png").read_bytes()[33:]
+    (tmp_path / "a.png").write_bytes(head + (2).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) + tail)
+    assert np.asarray(read_image(tmp_path / "a.png"))[..., 0].tolist() == [[255, 155], [233, 255]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

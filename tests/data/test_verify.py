@@ -43,6 +43,12 @@ def test_sizes_are_reported_and_there_is_no_copy(images: ImageTable) -> None:
     ]
 
 
+@pytest.mark.parametrize("second", ["Caf\xe9", "cafe\u0301", "ca f\xe9", "caf\xe9 "])
+def test_class_names_that_look_alike_are_named(second: str, images: ImageTable) -> None:
+    named = replace(images, class_names=("caf\xe9", second, "c", "d"))
+    assert findings(named)[-1] == f"class names that differ in case or spaces only: caf\xe9, {second}"
+
+
 def test_corrupt_images_are_counted_and_named(images: ImageTable) -> None:
     for count, bad in enumerate(("5.png", "6.png", "7.png"), start=1):
         (images.root / bad).write_text("no image")

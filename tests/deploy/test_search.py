@@ -41,10 +41,11 @@ def test_embeddings_are_those_of_the_test(results: Path, gallery: Path, capsys: 
     assert json.loads(capsys.readouterr().out) == {name: pytest.approx(value) for name, value in metrics.items()}
 
 
-def test_labels_and_paths(results: Path, pictures: Path, tmp_path: Path) -> None:
+def test_labels_and_paths(results: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The label is the first folder, none for images of the folder itself; hidden and other files are passed over."""
     next(pictures.rglob("deep/*.png")).rename(pictures / "top.PNG")
     assert embed(results, pictures, tmp_path / "g.npz") == 0
+    assert "8 labels (1 in no class folder have none; evaluate needs one)" in capsys.readouterr().out
     collection = read_collection(tmp_path / "g.npz")
     paths, labels = collection.paths.tolist(), collection.labels.tolist()
     assert len(paths) == 64

@@ -182,3 +182,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert (out, re.fullmatch(r"error: .+\n", err) is None) == ("", False)
     assert message in err
     assert files_below(here) == before
+
+
+@pytest.mark.parametrize("side", ["query", "gallery"])
+def test_arrays_that_would_not_be_used_are_refused(side: str, capfd: pytest.CaptureFixture[str]) -> None:
+    np.savez("both.npz", embeddings=ROWS, labels=LABELS, query_embeddings=ROWS[:2], query_labels=LABELS[:2])
+    files = {"query": "e.npz", "gallery": "e.npz", side: "both.npz"}
+    assert main(["evaluate", "--query", files["query"], "--gallery", files["gallery"]]) == 2
+    assert "both.npz: holds query_embeddings, query_labels too" in capfd.readouterr().err

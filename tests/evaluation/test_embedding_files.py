@@ -84,6 +84,33 @@ def test_a_series_of_columns_is_read_in_its_order_and_other_columns_are_named(
     assert read_embeddings(table(path, label=LABELS, e0=rows[:, 0]))["embeddings"].shape == (6, 1)
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["1", "1.0", "-2", "-2.", "3", "3.00"], [1, 1, -2, -2, 3, 3]),
+        (["a ", " a", "a", "b", " b", "b "], ["a", "a", "a", "b", "b", "b"]),
+        (["01", "1", "1e1", "10", "2", "2"], ["01", "1", "1e1", "10", "2", "2"]),
+        ([f"{2**64}", f"{2**64 + 1}"] * 3, [f"{2**64}", f"{2**64 + 1}"] * 3),
+        (["9007199254740993.0", "9007199254740992.0"] * 3, [2**53 + 1, 2**53] * 3),
+        (["0.10000000000000001", "0.1"] * 3, ["0.10000000000000001", "0.1"] * 3),
+        (["NA", "None", "nan"] * 2, ["NA", "None", "nan"] * 2),
+    ],
+    ids=["whole numbers", "spaces", "ids", "huge", "huge real", "decimals", "words"],
+)
+def test_labels_of_a_csv_file_are_what_is_written(written: list[str], read: list[Any], tmp_path: Path) -> None:
+    content = "label, e0, e1\n" + "".join(f"{label}, {row}, 1\n" for row, label in enumerate(written))
+    assert read_embeddings(text(tmp_path / "e.csv", content))["labels"].tolist() == read
+
+
+def test_a_column_that_is_the_index_is_read(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"label": LABELS, **{f"e{i}": ROWS[:, i] for i in range(4)}})
+    for index in (["label"], ["e0"], ["label", "e0"]):
+        frame.set_index(index).to_parquet(tmp_path / "e.parquet")
+        found = read_embeddings(tmp_path / "e.parquet")
+        assert np.array_equal(found["embeddings"], ROWS)
+        assert found["labels"].tolist() == LABELS.tolist()
+
+
 def test_nothing_advises_to_load_unsafely(tmp_path: Path) -> None:
     for name in ("e.pkl", "e.npz", "e.npy", "e", "e.CSV", "e.feather"):
         with pytest.raises(UserError) as caught:
@@ -91,7 +118,7 @@ def test_nothing_advises_to_load_unsafely(tmp_path: Path) -> None:
         assert "allow_pickle" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["a\nb\nc d\n", "a\nb\nc d", "a\r\nb\r\nc d\r\n", b"\xef\xbb\xbfa\nb\nc d\n"])
+@pytest.mark.parametrize("content", ["a\nb\nc d\n", "a\nb\nc d", "a\r\nb \r\n c d\r\n", b"\xef\xbb\xbfa\nb\nc d\n"])
 def test_labels_are_lines_of_text(content: str | bytes, tmp_path: Path) -> None:
     assert read_labels(text(tmp_path / "labels.txt", content)).tolist() == ["a", "b", "c d"]
 
@@ -146,6 +173,18 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "a number missing": (columns("label", "e0", "e1", "e3"), "column 'e2' is missing or holds no numbers"),
     "numbers from 5": (columns("label", "e5", "e6"), "column 'e1' is missing"),
     "a number twice": (columns("label", "e1", "e01"), "'e1' and 'e01' have one number"),
+    "no numbers in the last": (parquet(label=LABELS, e0=LABELS, e1=LABELS, e2=["x"] * 6), "column 'e2' is missing or"),
+    "no numbers in the first": (
+        parquet(label=LABELS, e0=[True] * 6, e1=LABELS, e2=LABELS),
+        "column 'e0' is missing or",
+    ),
+    "CSV without a heading": (
+        lambda folder: text(folder / "e.csv", f"0.5,0.{10**15},0.7\n0,1,2\n"),
+        "'0.1' is missing",
+    ),
+    "CSV with semicolons": (lambda folder: text(folder / "e.csv", "label;e0;e1\n1;2,5;3,5\n"), "separated by ';'"),
+    "CSV with tabs": (lambda folder: text(folder / "e.csv", "label\te0\n1\t2\n"), "separated by '\\t'"),
+    "CSV with longer rows": (lambda folder: text(folder / "e.csv", "label,e0,e1\n1,2,3,4\n"), "than the heading"),
     "no series": (columns("label", "width", "height"), "no numbered series of columns such as e0, e1, ... (numbers"),
     "truncated npz": (lambda folder: damaged(npz(folder / "e.npz", embeddings=ROWS, labels=[1]), True), "not an .npz"),
     "truncated npy": (lambda folder: damaged(npy(folder / "e.npy", ROWS), True), "not an .npz"),
@@ -178,12 +217,14 @@ def test_broken_embeddings_are_one_line(case: str, tmp_path: Path) -> None:
 def test_broken_labels_are_one_line(tmp_path: Path) -> None:
     text(tmp_path / "bytes.txt", b"\xff\xfe\x00")
     text(tmp_path / "empty.npy", b"")
+    text(tmp_path / "heading.csv", "path,label\na.jpg,1\n")
     for name, message in (
         ("none.txt", "no such file"),
         ("none.npy", "no such file"),
         ("bytes.txt", "not a text file with a label per line"),
         ("empty.npy", "not an .npz"),
         (".", "not a text file"),
+        ("heading.csv", "its first line is a heading (path,label)"),
     ):
         with refused(tmp_path / name, message):
             read_labels(tmp_path / name)

@@ -30,7 +30,8 @@ def open_image_list(root: Path | None) -> ImageTable:
     for name in ("path", "label"):
         _refuse(root, frame[name] == "", f"has no {name}")
     paths = frame["path"].str.replace("\\", "/").map(posixpath.normpath)
-    _refuse(root, paths.duplicated(), "names an image a second time ({})", paths)
+    files = paths.map(lambda path: posixpath.normpath(posixpath.join(root.parent.resolve().as_posix(), path)))
+    _refuse(root, files.duplicated(), "names an image a second time ({})", paths)
     if frame["label"].nunique() < 2:
         raise UserError(f"{root}: all rows have one label; retrieval needs several classes")
     split = _split(root, frame)
@@ -49,6 +50,10 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: reading Parquet needs pyarrow (pip install pyarrow); CSV needs nothing") from None
     except (ValueError, OSError) as error:  # pandas and pyarrow raise kinds of both
         raise UserError(f"{path}: not a CSV or Parquet table ({first_line(error)})") from None
+    known = {name: str(name).strip().lower() for name in frame.columns}
+    frame = frame.rename(columns={name: plain for name, plain in known.items() if plain.removesuffix(".1") in COLUMNS})
+    if twice := [name for name in COLUMNS if list(frame.columns).count(name) > 1 or f"{name}.1" in frame]:
+        raise UserError(f"{path}: column '{twice[0]}' is there twice")  # pandas names the second "label.1"
     for name in ("path", "label"):
         if name not in frame:
             raise UserError(f"{path}: column '{name}' is missing; its columns are {', '.join(map(str, frame.columns))}")

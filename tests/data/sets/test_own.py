@@ -190,6 +190,10 @@ def test_other_columns_and_fractional_labels_of_parquet(tmp_path: Path) -> None:
         ("path,label\n0.jpg,a\n1.jpg,b\n0.jpg,b\n", ["row 3", "second time", "0.jpg"]),
         ("path,label\n0.jpg,a\n1.jpg,b\n./0.jpg,c\n", ["row 3", "second time"]),
         ("path,label\n0.jpg,a\n1.jpg,b\nsub/../0.jpg,c\n", ["row 3", "second time"]),
+        ("path,label\n0.jpg,a\n1.jpg,b\n{folder}/0.jpg,c\n", ["row 3", "second time"]),
+        ("path,label,Label\n0.jpg,a,b\n1.jpg,b,c\n", ["column 'label' is there twice"]),
+        ("path,label,label\n0.jpg,a,b\n1.jpg,b,c\n", ["column 'label' is there twice"]),
+        ("Path, LABEL ,Split\n0.jpg,a,dev\n1.jpg,b,test\n", ["row 1 has split 'dev'"]),
         ("path,label\ns/0.jpg,a\ns\\0.jpg,b\n", ["row 2", "second time", "s/0.jpg"]),
         ("path,label\n0.jpg,a\n1.jpg,a\n", ["one label"]),
         ("path,label,split\n0.jpg,a,train\n1.jpg,b,dev\n", ["row 2", "'dev'"]),
@@ -207,7 +211,7 @@ def test_other_columns_and_fractional_labels_of_parquet(tmp_path: Path) -> None:
 )
 def test_bad_table_is_refused(text: str, words: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
-    path = write(tmp_path, text)
+    path = write(tmp_path, text.replace("{folder}", tmp_path.as_posix()))
     with refused(tmp_path, *words):
         open_dataset("table", path)
 

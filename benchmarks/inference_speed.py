@@ -19,14 +19,15 @@ import torch
 import tyro
 
 from benchmarks.timing import command_line, report, timed
-from retrieval_bench import cost
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
+from retrieval_bench.models.budget import choose_channels
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.folding import foldable, folded
+from retrieval_bench.models.pruning import find_channels, remove_channels
 from retrieval_bench.sections import ModelConfig
-from retrieval_bench.strategies.channel_pruning import ChannelPruning
+from retrieval_bench.strategies.channel_pruning import channel_scores
 from retrieval_bench.strategies.spottune import SpotTune
 
 
@@ -64,12 +65,13 @@ def pruning_ways(
     """The ways of ``pruning`` to embed `images`, until `folds` is closed; names say what share of the
     multiply-accumulates is left."""
     side, networks = images.shape[-1], {"whole backbone": copy.deepcopy(plain)}
+    channels = find_channels(plain.backbone, side)
     for budget in budgets:
-        for scores, multiple in (("uniform", 1), ("uniform", 16), ("magnitude", 16)):
-            strategy = ChannelPruning(ChannelPruning.Options(budget=budget, scores=scores, multiple=multiple))
-            pruned = strategy.prepare(copy.deepcopy(plain), images[:2]).eval()
-            share = cost.macs(pruned, side) / cost.macs(plain, side)
-            networks[f"{scores}{', by 16' if multiple > 1 else ''}, {share:.3f} of the MACs"] = pruned
+        for criterion, multiple in (("uniform", 1), ("uniform", 16), ("magnitude", 16)):
+            scores = channel_scores(plain.backbone, channels, criterion)
+            chosen, pruned = choose_channels(channels, scores, budget, multiple=multiple), copy.deepcopy(plain)
+            remove_channels(pruned.backbone, chosen.keep, side)
+            networks[f"{criterion}{', by 16' if multiple > 1 else ''}, {chosen.reached:.3f} of the MACs"] = pruned
     layout = torch.contiguous_format if next(plain.parameters()).is_contiguous() else torch.channels_last
     for network in networks.values():
         network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]

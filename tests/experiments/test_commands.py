@@ -222,7 +222,7 @@ STUDY, CHECK_SMOKE, TUNE = ["study", "ablation_pruning", "smoke"], ["reality-che
         ([*CHECK_SMOKE, "--jobs", "-1"], "--jobs -1"),
         ([*CHECK_SMOKE, "--dry-run"], "depend on what its trials give"),
         ([*TUNE, "--strategy", "frozen,frozen"], "each once"),
-        ([*TUNE, "--strategy", "frozen,"], "unknown strategy ''"),
+        ([*TUNE, "--strategy", "frozen,"], "a value is missing beside a comma"),
         ([*TUNE, "--last-k.k", "2"], "--last-k options are set"),
         ([*TUNE, "--strategy", "last_k", "--last-k.k", "99"], "--last-k.k 99"),
         ([*TUNE, "--trials", "0"], "--trials 0"),

@@ -92,6 +92,11 @@ class RuntimeConfig:
     thumbnails: bool = option(True, "keep small pictures of some test images beside the record, for the report")
     force: bool = option(False, "run from the beginning even if the same configuration has a record or checkpoints")
 
+    def __post_init__(self) -> None:
+        for name in ("data_root", "results", "resume"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(path).expanduser())
+
 
 def flatten(config: RunConfig) -> dict[str, Any]:
     """The configuration as JSON types by dotted names (``train.lr``, ``options.autolr.low``) in one spelling: defaults

@@ -278,4 +278,4 @@ class ResultsFolder:
 def load_records(results: Path | str = "results/local") -> list[Record]:
     """All records of a results folder, by file name; a broken or foreign file is named on standard error and
     skipped."""
-    return ResultsFolder(Path(results)).read_records()
+    return ResultsFolder(Path(results).expanduser()).read_records()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.cli import parse
-from retrieval_bench.config import RunConfig, config_hash, flatten, nest, recorded_config, to_command, unflatten, unnest
+from retrieval_bench.config import (
+    RunConfig,
+    RuntimeConfig,
+    config_hash,
+    flatten,
+    nest,
+    recorded_config,
+    to_command,
+    unflatten,
+    unnest,
+)
 from retrieval_bench.errors import UserError
+from retrieval_bench.records import load_records
 from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions
 from retrieval_bench.strategies.last_k import LastK
@@ -163,3 +175,12 @@ def test_pair_losses_get_batches_with_several_images_per_class() -> None:
     validate(DEFAULT.changed(loss__loss="triplet", train__batch_size=4, train__samples_per_class=2))
     assert DEFAULT.changed(loss__loss="triplet").samples_per_class == 4
     assert flatten(DEFAULT)["train.samples_per_class"] == 0
+
+
+def test_paths_of_the_home_folder_are_those_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    runtime = RuntimeConfig(results=Path("~/x"), data_root=Path("~/y"))
+    assert (runtime.results, runtime.data_root, runtime.resume) == (tmp_path / "x", tmp_path / "y", None)
+    assert load_records("~/x") == []

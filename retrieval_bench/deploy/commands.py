@@ -38,7 +38,7 @@ class Export:
         path, record = find_embedder(self.run, self.results)
         if record is None:
             raise UserError(f"{self.run}: is an exported folder already; export takes the id of a run")
-        target = self.output.expanduser() if self.output else self.results / "exported" / path.name
+        target = self.output or self.results / "exported" / path.name
         graph = export(path, record, target)
         if graph.difference is None:
             print(f"{target}: weights, recipe and card; no ONNX graph: {graph.missing}")
@@ -69,13 +69,13 @@ class Embed:
     """images that pass through the network at a time"""
 
     def execute(self) -> None:
-        output = self.output.expanduser()
+        output = self.output
         if output.suffix != ".npz" or output.is_dir():
             raise UserError(f"{self.output}: name a file that ends in .npz")
         if self.batch_size < 1:
             raise UserError(f"--batch-size {self.batch_size}: at least 1")
         path, _ = find_embedder(self.run, self.results)
-        table = search.images_below(self.folder.expanduser(), self.skip_unreadable)
+        table = search.images_below(self.folder, self.skip_unreadable)
         check_writable(output.parent, "--output")
         try:
             embeddings = search.embed_images(path, table, self.device, self.workers, self.batch_size)
@@ -121,25 +121,24 @@ class Search:
         for query in self.queries:
             if not query.is_file():
                 raise UserError(f"{query}: no such image file")
-        (path, _), gallery = find_embedder(self.run, self.results), self.gallery.expanduser()
+        (path, _), gallery = find_embedder(self.run, self.results), self.gallery
         collection = search.read_collection(gallery)
         if collection.embedder != embedder_digest(path):
             raise UserError(
                 f"{gallery}: was made with another embedder than {self.run}; embed its images with this one, "
                 "or name that one"
             )
-        sheet = self.sheet and self.sheet.expanduser()
-        if sheet:
-            if sheet.suffix.lower() != ".png":
+        if self.sheet:
+            if self.sheet.suffix.lower() != ".png":
                 raise UserError(f"{self.sheet}: a sheet is written as .png")
-            check_writable(sheet.parent, "--sheet")
+            check_writable(self.sheet.parent, "--sheet")
         labels = np.zeros(len(self.queries), dtype=np.int64)
         table = ImageTable(Path(), tuple(map(str, self.queries)), labels, ("",))
         queries = search.embed_images(path, table, self.device)
         neighbours = search.nearest(search.open_index(collection, gallery), collection, queries, self.k)
-        if sheet:
-            folder = self.folder.expanduser() if self.folder else gallery.parent
-            write_sheet(search.draw_neighbours(self.queries, neighbours, folder), sheet)
+        if self.sheet:
+            folder = self.folder or gallery.parent
+            write_sheet(search.draw_neighbours(self.queries, neighbours, folder), self.sheet)
         answers = list(zip(map(str, self.queries), neighbours, strict=True))
         if self.json:
             print(

@@ -1,8 +1,10 @@
-"""Imports point one way, from the command line to the metrics, without a circle and on at most eleven floors."""
+"""Imports point one way, from the command line to the metrics, without a circle and on at most eleven floors; a class
+name means one thing."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -97,3 +99,9 @@ def test_no_circle_among_modules_and_at_most_eleven_floors_of_rooms() -> None:
     for name in TopologicalSorter(rooms).static_order():
         floors[name] = 1 + max((floors[other] for other in rooms[name]), default=0)
     assert max(floors.values()) <= 11, floors
+
+
+def test_every_class_name_means_one_thing() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in NAMES.values()]
+    names = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []

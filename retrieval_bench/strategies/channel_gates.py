@@ -167,8 +167,8 @@ class ChannelGates(BudgetedPruning):
         self._info |= {"mean_gate": mean, "search_losses": losses, "held_out_recall_at_1": recalls}
         if self.options.form == "ratio" and abs(mean - sparsity) > FAR:
             self._info["warning"] = (
-                f"the mean gate {mean} is far from r = {sparsity:g}: more --channel-gates.search-epochs, a higher "
-                "--channel-gates.gamma or --channel-gates.search adam bring it nearer"
+                f"the mean gate {mean} is far from r = {sparsity:g}: a higher --channel-gates.gamma, "
+                "--channel-gates.gate-lr or --channel-gates.search-epochs may bring it nearer"
             )
 
     def prune(self, model: Embedder, keep: Keep) -> None:

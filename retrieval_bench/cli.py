@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
+from importlib.metadata import version
 from typing import Any
 
 from retrieval_bench.errors import UserError, first_line, unknown
@@ -38,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Make all runs of a grid: every flag of run takes several values, as in --seed 0,1,2.",
     ),
     "tune": (
-        "experiments.commands:Tune",
+        "experiments.commands:tune",
         "Choose options of strategies on validation classes, with equal effort for each.",
     ),
     "reality-check": (
@@ -111,8 +112,12 @@ def sigterm_interrupts() -> Iterator[None]:
 
 def _main(words: list[str]) -> int:
     try:
+        if words == ["--version"]:
+            print(", ".join(f"{name} {version(name)}" for name in ("retrieval_bench", "torch", "torchvision", "timm")))
+            return 0
         if not words or words[0] in ("-h", "--help"):
-            print(listing("COMMAND [--help]", "commands", {name: about for name, (_, about) in COMMANDS.items()}))
+            commands = {name: about for name, (_, about) in COMMANDS.items()}
+            print(listing("COMMAND [--help] | --version", "commands", commands))
             return 0 if words else 2
         return parse(words).execute() or 0
     except UserError as error:

@@ -65,11 +65,14 @@ def wide_terminal() -> Iterator[None]:
 
 def list_flags(kind: Any) -> Iterator[str]:
     """The flags of a command that take any number of values, without dashes."""
+    extras = get_type_hints(kind, include_extras=True)
     for name, hint in get_type_hints(kind).items():
         if is_dataclass(hint):
             yield from list_flags(hint)
         elif get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is not tuple and get_args(hint)[0] is not Path:
             yield name.replace("_", "-")
+            for extra in getattr(extras[name], "__metadata__", ()):
+                yield from (alias.lstrip("-") for alias in getattr(extra, "aliases", None) or ())
 
 
 def split_commas(words: Sequence[str], flags: set[str]) -> list[str]:

@@ -74,7 +74,7 @@ def test_help_names_every_command_and_every_command_has_help(capsys: pytest.Capt
         (["run", "--config", "/nowhere.json"], "/nowhere.json: no such record"),
         (["bench", "cubb"], "did you mean 'cub'"),
         (["bench", "synthetic", "--strategies", "frozen", "standrad"], "did you mean 'standard'"),
-        (["bench", "synthetic", "--strategy", "frozen"], "use --strategies"),
+        (["bench", "synthetic", "--strategy", "frozn"], "did you mean 'frozen'"),
         (["bench", "synthetic", "--strategies", "frozen", "--last-k.k", "1"], "--last-k.k changes nothing here"),
         (["sweep", "synthetik"], "did you mean 'synthetic'"),
         (["sweep", "--strategy", "frozen,standrad"], "did you mean 'standard'"),
@@ -252,3 +252,28 @@ def test_a_tilde_is_the_home_folder_of_config_and_of_each_of_several_values(
         "/home/of-mine/a.pth", "/home/of-mine/b.pth"
     )  # fmt: skip
     assert parse(["report", "--title", "~5 runs, ~half"]).title == "~5 runs, ~half"
+
+
+@pytest.mark.parametrize("word", ["sweep", "tune", "reality-check"])
+def test_hours_of_work_do_not_start_without_a_name(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([word])
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_the_version_names_what_numbers_depend_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert all(name in capsys.readouterr().out for name in ("retrieval_bench 0", "torch 2", "timm"))
+
+
+def test_flags_mean_the_same_for_one_run_and_for_many() -> None:
+    words = ["--strategy", "frozen,last_k", "--seed", "0,1"]
+    many = parse(["bench", "synthetic", *words])
+    assert many == parse(["bench", "synthetic", "--strategies", "frozen,last_k", "--seeds", "0,1"])
+    grid = [(config.strategy, config.seed) for config in parse(["sweep", *words]).configs]
+    assert (
+        sorted(grid)
+        == [("frozen", 0), ("frozen", 1), ("last_k", 0), ("last_k", 1)]
+        == sorted((strategy, seed) for strategy in many.strategy for seed in many.seed)
+    )

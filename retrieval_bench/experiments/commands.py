@@ -3,6 +3,7 @@ words; and ``tune``, the search alone."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,7 +37,7 @@ from retrieval_bench.leaderboard import leaderboard, print_table, write_tables
 from retrieval_bench.parsing import ask, choose, split_values
 from retrieval_bench.progress import is_main_process, logger
 from retrieval_bench.records import ResultsFolder
-from retrieval_bench.strategies import refuse_unused_options
+from retrieval_bench.strategies import STRATEGIES, refuse_unused_options
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,31 @@ class ManyRuns:
 
 
 @dataclass(frozen=True)
+class SharedConfig(RunConfig):
+    """What all runs of an experiment share: no flags for what differs between them."""
+
+    strategy: Annotated[str, tyro.conf.Suppress, tyro.conf.Fixed, tyro.conf.arg(name="any-strategy")] = (
+        RunConfig.strategy
+    )
+    seed: Annotated[int, tyro.conf.Suppress, tyro.conf.Fixed, tyro.conf.arg(name="any-seed")] = RunConfig.seed
+
+
+@dataclass(frozen=True)
 class RunExperiment(ManyRuns):
     """Make all runs of an experiment that have no record, and show its table.
 
     The table shows every recorded run of its rows, whichever were asked for this time; interrupted, what is there.
     """
 
+    base: Annotated[SharedConfig, Flat] = field(default_factory=SharedConfig)
     name: tyro.conf.Suppress[str] = ""
     profile: tyro.conf.Suppress[str] = ""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """one run per row and seed"""
+    seed: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seeds"])] = (0, 1, 2)
+    """one run per row and seed: 0,1,2"""
     rows: tuple[int, ...] = ()
     """numbers of the rows to run, from 1; without, all"""
-    strategies: tuple[str, ...] = ()
-    """strategies to compare, where the experiment has no rows of its own"""
+    strategy: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--strategies"])] = ()
+    """strategies to compare, where the experiment has no rows of its own: frozen,last_k"""
     trials: int = 0
     """where options are searched first: trials for each strategy; what costs more than a plain run gets fewer"""
     objective: Objective = "recall_at_1"
@@ -163,15 +175,12 @@ class RunExperiment(ManyRuns):
 
     def _changed(self, profile: Profile) -> Profile:
         """The profile with what the flags change. Raises :class:`UserError` for flags that have no effect on it."""
-        if (self.base.strategy, self.base.seed) != (RunConfig.strategy, RunConfig.seed):
-            instead = "use --strategies and --seeds in place of --strategy and --seed"
-            raise UserError(f"an experiment compares several runs: {instead}")
-        if self.strategies and "strategy" not in profile.axes:
-            raise UserError("--strategies: the rows of this experiment are its own; --rows chooses among them")
+        if self.strategy and "strategy" not in profile.axes:
+            raise UserError("--strategy: the rows of this experiment are its own; --rows chooses among them")
         if not profile.trials and (self.trials or self.objective != profile.objective):
             raise UserError("--trials and --objective: this experiment searches no options; `tune` does")
-        axes = {**profile.axes, **({"strategy": self.strategies} if self.strategies else {})}
-        changed = replace(profile, base=self.base, seeds=self.seeds, axes=axes)
+        axes = {**profile.axes, **({"strategy": self.strategy} if self.strategy else {})}
+        changed = replace(profile, base=RunConfig(**vars(self.base)), seeds=self.seed, axes=axes)
         return replace(changed, trials=self.trials, objective=self.objective)
 
 
@@ -203,12 +212,12 @@ def _read(word: str, experiments: Mapping[str, Experiment], words: Sequence[str]
             raise unknown("profile", size, entry.profiles)
     profile = entry.profiles[size]
     usual = RunExperiment(
-        profile.base,
+        SharedConfig(**vars(profile.base)),
         RuntimeConfig(keep_new=entry.in_leaderboard),
         name=name,
         profile=size,
-        seeds=profile.seeds,
-        strategies=profile.axes.get("strategy", ()),
+        seed=profile.seeds,
+        strategy=profile.axes.get("strategy", ()),
         trials=profile.trials,
         objective=profile.objective,
     )
@@ -221,8 +230,15 @@ study = partial(_read, "study", {name: entry for name, entry in EXPERIMENTS.item
 
 
 def reality_check(words: Sequence[str]) -> RunExperiment:
-    """``experiment reality_check``, of which ``--help`` lists the profiles."""
-    if words and words[0] in ("-h", "--help"):
-        about = {name: profile.about for name, profile in EXPERIMENTS["reality_check"].profiles.items()}
-        choose(words, "profile", about, "reality-check [PROFILE] [--help] [flags of run]", "profiles (cpu is usual)")
+    """``experiment reality_check``; its hours of work start with the name of a profile."""
+    about = {name: profile.about for name, profile in EXPERIMENTS["reality_check"].profiles.items()}
+    choose(words, "profile", about, "reality-check PROFILE [--help] [flags of run]", "profiles (cpu is usual)")
     return _read("reality-check", EXPERIMENTS, ["reality_check", *words])
+
+
+def tune(words: Sequence[str]) -> Tune:
+    """The command from its flags; without any, the strategies that it could tune."""
+    if not words:
+        about = {name: sys.modules[kind.__module__].__doc__ or "" for name, kind in STRATEGIES.items()}
+        choose(words, "strategy", about, "tune --strategy NAME,NAME [--help] [flags of run]", "strategies")
+    return ask(Tune, words, "tune")

@@ -10,12 +10,12 @@ from typing import Any
 import tyro
 
 from retrieval_bench.config import RunConfig, flag, flat_values
-from retrieval_bench.errors import UserError, unknown
+from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.commands import ManyRuns
 from retrieval_bench.experiments.experiment import Profile, Row, grid_rows, runs_of
 from retrieval_bench.experiments.plan import print_plan
 from retrieval_bench.experiments.registry import EXPERIMENTS
-from retrieval_bench.parsing import ask
+from retrieval_bench.parsing import ask, choose
 
 LISTS = ("options.layer_pruning.drop",)
 """Choices whose values have commas of their own; for several values the flag is given several times."""
@@ -55,11 +55,11 @@ def sweep(words: Sequence[str]) -> Sweep:
     several values."""
     grids = {name: entry.profiles["grid"] for name, entry in EXPERIMENTS.items() if "grid" in entry.profiles}
     profile, rest = Profile("", RunConfig(), ()), list(words)
-    if rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        if name not in grids:
-            raise unknown("grid", name, grids)
-        profile = grids[name]
+    if not words or not words[0].startswith("-"):
+        about = {name: grid.about for name, grid in grids.items()}
+        usage = "sweep [GRID] [--help] [flags of run, each with several values: --strategy frozen,last_k --seed 0,1]"
+        profile = grids[choose(words, "grid", about, usage, "grids")]
+        rest.pop(0)
     others, given = split_words(rest)
     single = [word for name, values in given.items() if len(values) == 1 for word in (flag(name), *values[0])]
     command = ask(Sweep, [*others, *single], "sweep", Sweep(profile.base))

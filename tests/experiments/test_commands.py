@@ -31,7 +31,7 @@ def test_words_for_the_same_command() -> None:
     assert parse(["experiment", "table_autolr", "smoke"]) == parse(["study", "table_autolr", "smoke"])
     check = parse(["reality-check", "smoke", "--jobs", "2"])
     assert check == parse(["experiment", "reality_check", "smoke", "--jobs", "2"])
-    assert (check.trials, check.seeds, check.strategies[0], check.workers.jobs) == (2, (0, 1), "frozen", 2)
+    assert (check.trials, check.seed, check.strategy[0], check.workers.jobs) == (2, (0, 1), "frozen", 2)
     assert parse(["bench", "synthetic"]).runtime.keep_new, "benchmarks keep embedders"
     assert not parse(["study", "table_autolr"]).runtime.keep_new
 
@@ -191,12 +191,13 @@ STUDY, CHECK_SMOKE, TUNE = ["study", "ablation_pruning", "smoke"], ["reality-che
     [
         (["bench", "cubb"], "did you mean 'cub'"),
         (["bench", "synthetic", "--strategies", "frozen", "standrad"], "did you mean 'standard'"),
-        (["bench", "synthetic", "--strategy", "frozen"], "use --strategies"),
+        (["bench", "synthetic", "--strategy", "frozn"], "did you mean 'frozen'"),
+        (["bench", "synthetic", "--strategy", "frozen", "--seed", "0", "0"], "each once"),
         (["bench", "synthetic", "--strategies", "frozen", "--last-k.k", "1"], "--last-k.k changes nothing"),
         (["study", "ablation"], "did you mean 'ablation_pruning'"),
         (["study", "ablation_pruning", "cpus"], "did you mean 'cpu'"),
         (["study", "table_spottune", "smoke", "--epochs", "3"], "rollback needs at least 4"),
-        ([*STUDY, "--strategy", "frozen"], "use --strategies and --seeds in place of"),
+        ([*STUDY, "--strategy", "frozen"], "rows of this experiment are its own"),
         ([*STUDY, "--strategies", "frozen"], "rows of this experiment are its own"),
         ([*STUDY, "--trials", "3"], "searches no options"),
         ([*STUDY, "--seeds", "1", "1"], "each once"),
@@ -210,7 +211,7 @@ STUDY, CHECK_SMOKE, TUNE = ["study", "ablation_pruning", "smoke"], ["reality-che
         (["study", "figure_weight_variation", "smoke", "--autolr.max-trials", "0"], "--autolr.max-trials 0"),
         (["study", "ablation_pruning", "paper", "--weights", "x.pth", "--dataset", "synthetic"], "x.pth: no such"),
         (["reality-check", "cpus"], "did you mean 'cpu'"),
-        ([*CHECK_SMOKE, "--seed", "3"], "use --strategies and --seeds in place of"),
+        ([*CHECK_SMOKE, "--seed", "3", "3"], "each once"),
         ([*CHECK_SMOKE, "--seeds", "1", "1"], "each once"),
         ([*CHECK_SMOKE, "--strategies", "frozen", "frozen"], "each once"),
         ([*CHECK_SMOKE, "--strategies", "frozn"], "did you mean 'frozen'"),

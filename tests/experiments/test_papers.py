@@ -95,7 +95,9 @@ def test_every_budget_is_met_by_every_way_and_random_weights_train_for_longer() 
         options = {row.name: row.config.options for row in pruning.curve(profile.base)}
         for budget in pruning.BUDGETS:
             assert options[f"Gates {budget}"].channel_gates.budget == budget
-            assert options[f"Uniform {budget}"].channel_pruning.scores == "uniform"
+            assert options[f"SNIP {budget}"].channel_pruning.scores == "snip"
+            matched = options[f"Uniform {budget}"].channel_pruning.statistics == "matched"
+            assert matched == (profile.base.model.weights != "none" or profile.base.train.freeze_bn)
     rows = {row.name: row.config for row in pruning.curve(pruning.PROFILES["paper"].base)}
     epochs = [rows[name].train.epochs for name in ("Whole network", "Gates 0.5", "Gates 0.3")]
     assert epochs == [160, 320, 533]

@@ -13,7 +13,7 @@ import tyro
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.evaluate import Engine, TieRule, evaluate_in_detail
 from retrieval_bench.evaluation.files import check_table_name, read_embeddings, read_numbers, write_frame
-from retrieval_bench.evaluation.metrics import DEFAULT_METRICS, MetricName
+from retrieval_bench.evaluation.metrics import DEFAULT_METRICS, METRICS, MetricName
 from retrieval_bench.evaluation.statistics import intervals
 
 Positional = tyro.conf.Positional
@@ -86,11 +86,11 @@ class Evaluate:
             print(json.dumps({**finite, **ranges}, allow_nan=False))
             return
         for name, value in found.metrics.items():
-            line = f"{name:26}{value:>10}" if isinstance(value, int) else f"{name:26}{value:>10.4f}"
+            line = f"{name:26}{as_text(name, value):>10}"
             for over in ("queries", "classes"):
                 if f"{name}_over_{over}" in ranges:
                     low, high = ranges[f"{name}_over_{over}"]
-                    line += f"   [{low:.4f}, {high:.4f}] over {over}"
+                    line += f"   [{as_text(name, low)}, {as_text(name, high)}] over {over}"
             print(line)
 
     def _arrays(self) -> dict[str, Any]:
@@ -114,3 +114,10 @@ class Evaluate:
                 raise UserError(f"{path}: holds {', '.join(unused)} too; give it as FILE, or leave them out")
         itself = {name: query[name] for name in ("same_item",) if name in query}
         return {name: gallery[name] for name in names} | {f"query_{name}": query[name] for name in names} | itself
+
+
+def as_text(name: str, value: float) -> str:
+    """The value of a metric for people: retrieval metrics in percent, as in all tables."""
+    if any(name == metric or name.startswith(f"{metric}_") for metric in METRICS):
+        return f"{100 * value:.2f} %"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

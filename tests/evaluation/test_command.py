@@ -52,10 +52,14 @@ def expected(**options: Any) -> dict[str, Any]:
 
 
 def test_the_table_has_a_line_per_figure(run: Run) -> None:
-    lines = [line.split() for line in run("e.npz").splitlines()]
-    assert lines == [
-        [name, str(value) if isinstance(value, int) else f"{value:.4f}"] for name, value in expected().items()
-    ]
+    lines = dict(
+        line.split(maxsplit=1) for line in run("e.npz", "--metrics", "recall", "map_at_r", "health").splitlines()
+    )
+    values = expected(metrics=("recall", "map_at_r", "health"))
+    assert lines.keys() == values.keys()
+    assert lines["recall_at_1"] == f"{100 * values['recall_at_1']:.2f} %", "as all tables show it"
+    assert lines["queries"] == str(values["queries"])
+    assert lines["spectral_decay"] == f"{values['spectral_decay']:.4f}", "no share"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ def test_intervals_are_beside_the_figures(run: Run) -> None:
         for over in ("queries", "classes"):
             low, high = ranges[f"{name}_over_{over}"]
             assert low <= expected()[name] <= high
-            assert f"[{low:.4f}, {high:.4f}] over {over}" in lines[name]
+            assert f"[{100 * low:.2f} %, {100 * high:.2f} %] over {over}" in lines[name]
     assert "[" not in lines["queries"]
 
 

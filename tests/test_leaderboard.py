@@ -29,7 +29,7 @@ from retrieval_bench.leaderboard import (
     write_tables,
 )
 from retrieval_bench.records import Record
-from retrieval_bench.report.commands import select_runs
+from retrieval_bench.report.commands import select_rows
 from tests.board_records import of, record, save
 from tests.data.data_checks import refused
 
@@ -231,13 +231,20 @@ def test_means_and_groups_are_those_of_plain_python_in_any_order_of_records(
         assert row["recall_at_1_ci95"] == pytest.approx(half_interval(means), abs=5e-6, nan_ok=True)
 
 
-def test_runs_are_selected_by_what_people_type() -> None:
+def test_a_filter_hides_rows_and_changes_none() -> None:
+    table = leaderboard([*of("good", 0.9), *of("fair", 0.6), *of("poor", 0.2)])
+    shown = select_rows(table, {"strategy": ["fair", "poor"]})
+    pd.testing.assert_frame_equal(shown, table[table["strategy"] != "good"].reset_index(drop=True))
+    assert "best" not in set(shown["significance"])
+
+
+def test_rows_are_selected_by_what_people_type() -> None:
     names = ["last_k(k=2)", "last_k(k=3)", "l2sp+last_k(k=2)", "frozen"]
     records = [entry for number, name in enumerate(names) for entry in of(name, 0.5 - number / 10, 0.1)]
-    records += of("a", 0.5, config={"data.dataset": "synthetic"})
+    table = leaderboard([*records, *of("a", 0.5, config={"data.dataset": "synthetic"})])
 
     def selected(**conditions: list[str]) -> list[str]:
-        return [entry.strategy for entry in select_runs(records, conditions)][::2]
+        return [*select_rows(table, conditions)["strategy"]]
 
     assert selected(strategy=["last_k"]) == ["last_k(k=2)", "last_k(k=3)"]
     assert selected(strategy=["last_k(k=3)", "frozen"]) == ["last_k(k=3)", "frozen"]
@@ -250,7 +257,7 @@ def test_runs_are_selected_by_what_people_type() -> None:
         ({"dataset": ["synthetic"], "strategy": ["frozen"]}, ["no row has dataset synthetic, strategy frozen"]),
     ):
         with refused(*words):
-            select_runs(records, conditions)
+            select_rows(table, conditions)
 
 
 def test_groups_of_mixed_values_and_of_a_column_twice() -> None:

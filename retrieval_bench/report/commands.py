@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +22,10 @@ from retrieval_bench.leaderboard import (
     plain_text,
     print_table,
     render,
-    row_keys,
-    runs_by_row,
     write_tables,
 )
 from retrieval_bench.progress import logger
-from retrieval_bench.records import Record, ResultsFolder, finite
+from retrieval_bench.records import ResultsFolder, finite
 from retrieval_bench.report.page import write_report
 
 Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
@@ -67,8 +65,8 @@ class Leaderboard:
         if not (conditions or self.by or self.output) and self.format == "text":
             print_table(write_tables(results))
             return
-        records = results.require_records()
-        table = leaderboard(select_runs(records, conditions) if conditions else records)  # ranked among themselves
+        table = leaderboard(results.require_records())  # what is best depends on all rows, whichever are shown
+        table = select_rows(table, conditions) if conditions else table
         table = group_rows(table, self.by) if self.by else table
         is_shown = self.output is None and self.format == "text"
         text = render(table, self.format, self.by, reported=set(conditions) <= {"dataset"} and not is_shown)
@@ -138,10 +136,9 @@ class Report:
             logger.info(f"{left_out}; --megabytes raises the limit")
 
 
-def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[str]]) -> list[Record]:
-    """The runs of those rows whose columns have one of the given values, as text (a strategy with or without options);
-    raises :class:`UserError` for no such column, or a value that no row has."""
-    table: Any = leaderboard(records)
+def select_rows(table: Any, conditions: Mapping[str, Collection[str]]) -> Any:
+    """Those rows of a leaderboard whose columns have one of the given values, as text (a strategy with or without
+    options); raises :class:`UserError` for no such column, or a value that no row has."""
     is_selected = pd.Series(True, index=table.index)
     for name, values in conditions.items():
         if name not in table:
@@ -155,5 +152,4 @@ def select_runs(records: Sequence[Record], conditions: Mapping[str, Collection[s
     if not is_selected.any():
         listed = ", ".join(f"{name} {' or '.join(values)}" for name, values in conditions.items())
         raise UserError(f"no row has {listed}, all together")
-    runs = runs_by_row(records)
-    return [record for key in row_keys(table[is_selected]) for record in runs[key]]
+    return table[is_selected].reset_index(drop=True)

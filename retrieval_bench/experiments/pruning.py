@@ -84,7 +84,8 @@ def curve(base: RunConfig) -> list[Row]:
     """The whole network, then channels by six ways to choose them and blocks from the top, each at several sizes.
 
     Pretrained networks keep their statistics after a cut (``statistics matched``), and gates act on the last norm of a
-    width. Where a network starts from random weights, gates are the paper's (r = 0.2), and what is pruned gets more
+    width. Their search trains the loss's proxies too, so that ``longer`` rows train for as many epochs as gates search
+    and train. Where a network starts from random weights, gates are the paper's (r = 0.2), and what is pruned gets more
     epochs (Scratch-B).
     """
     is_scratch = base.model.weights == "none" and not base.train.freeze_bn
@@ -94,12 +95,17 @@ def curve(base: RunConfig) -> list[Row]:
         **{name: ("channel_pruning", {"scores": scores}) for name, scores in SCORES.items()},
     }
     changes: dict[str, dict[str, Any]] = {"Whole network": {"strategy": "standard"}}
+    longer = {"train.epochs": base.train.epochs + base.options.channel_gates.search_epochs}
+    if not is_scratch:
+        ways["Activation longer"] = ways["Activation"]
+        changes["Whole network longer"] = {"strategy": "standard", **longer}
     for budget in BUDGETS:
-        longer = {"train.epochs": int(base.train.epochs / budget)} if is_scratch else {}
+        scratch_b = {"train.epochs": int(base.train.epochs / budget)} if is_scratch else {}
         for name, (strategy, options) in ways.items():
             chosen = {"budget": budget, **shared, **options}
             settings = {f"options.{strategy}.{option}": value for option, value in chosen.items()}
-            changes[f"{name} {budget}"] = {"strategy": strategy, **settings, **longer}
+            epochs = longer if name.endswith("longer") else scratch_b
+            changes[f"{name} {budget}"] = {"strategy": strategy, **settings, **epochs}
     for count in DROPPED:
         changes[f"Blocks -{count}"] = {"strategy": "layer_pruning", "options.layer_pruning.drop": f"last:{count}"}
     return named_rows(base, changes, "Whole network")

@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Build leaderboard.csv and leaderboard.md from the records, and print the table.",
     ),
     "compare": ("report.commands:Compare", "Compare two runs, or two configurations over their seeds."),
+    "reproduce": ("reproduce:Reproduce", "Make a recorded run again, and print what came out otherwise."),
     "report": ("report.commands:Report", "Write one HTML file with tables, figures and galleries."),
     "figures": ("figures.commands:Figures", "Draw every figure that the records give, each as SVG and as PNG."),
     "map": ("figures.commands:Map", "Draw a map of embeddings in two dimensions, coloured by class (PNG or SVG)."),

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from retrieval_bench.columns import column, metric_names
-from retrieval_bench.config import unnest
+from retrieval_bench.config import RunConfig, flat_values, unnest
 from retrieval_bench.details import Details, read_details
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.statistics import SEEDS, bootstrap_interval, paired_permutation_test, paired_t_test
 from retrieval_bench.leaderboard import runs_by_row
 from retrieval_bench.records import Record, ResultsFolder
+from retrieval_bench.strategies import STRATEGIES
 
 Pair = tuple[Record, Record]
 EXAMPLES = 5
@@ -63,9 +64,7 @@ def compare(first: str, second: str, results: ResultsFolder) -> Comparison:
         f"{run.strategy} on {run.dataset} ({run.config_hash}, {over or f'seed {run.seed}'})" for run in pairs[0]
     )
     names = (one_name, other_name)
-    choices: Any = pd.DataFrame([unnest(run.config) for run in pairs[0]], dtype=object).drop(
-        columns="seed", errors="ignore"
-    )
+    choices: Any = pd.DataFrame([_choices(run) for run in pairs[0]], dtype=object).drop(columns="seed", errors="ignore")
     choices = choices.where(choices.notna(), "-").map(str)
     changes = [(name, *choices[name]) for name in sorted(choices) if choices[name].nunique() > 1]
     files = [Path(word) for word in (first, second)]  # details lie beside a record that is named by its file
@@ -76,6 +75,14 @@ def compare(first: str, second: str, results: ResultsFolder) -> Comparison:
         return Comparison(names, changes, seeds, _metric_rows(pairs, []), reason=str(error))
     won, lost = _won_and_lost(details)
     return Comparison(names, changes, seeds, _metric_rows(pairs, details), won, lost, len(details[0][0].queries))
+
+
+def _choices(run: Record) -> dict[str, Any]:
+    """The values of a run's configuration by dotted names; those that older records lack, since the choice came later,
+    are at their defaults."""
+    values = unnest(run.config)
+    unused = tuple(f"options.{name}." for name in STRATEGIES if name not in str(values.get("strategy")).split("+"))
+    return {name: value for name, value in flat_values(RunConfig()) if not name.startswith(unused)} | values
 
 
 def _runs_by_seed(word: str, results: ResultsFolder) -> dict[int, Record]:

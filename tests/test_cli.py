@@ -264,7 +264,8 @@ def test_hours_of_work_do_not_start_without_a_name(word: str, capsys: pytest.Cap
 
 def test_the_version_names_what_numbers_depend_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert all(name in capsys.readouterr().out for name in ("retrieval_bench 0", "torch 2", "timm"))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("retrieval_bench 0", "torch 2", "timm"))
 
 
 def test_flags_mean_the_same_for_one_run_and_for_many() -> None:

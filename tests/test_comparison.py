@@ -123,6 +123,15 @@ def test_two_runs_of_different_seeds_are_compared_as_they_are(results: ResultsFo
     assert "no difference in configuration" in "\n".join(to_lines(comparison))
 
 
+def test_choices_that_came_later_are_at_their_defaults(tmp_path: Path) -> None:
+    """An older record lacks them; a strategy that takes no part has no options."""
+    older, newer = record("last_k", 0, 0.5, {"strategy": "last_k", "options.last_k.k": 3}), record("standard", 0, 0.6)
+    assert older.config["train"].pop("fused") is False
+    results = save(tmp_path, replace(older, id="older"), replace(newer, id="newer"))
+    changes = compare("older", "newer", results).changes
+    assert changes == [("options.last_k.k", "3", "-"), ("strategy", "last_k", "standard")]
+
+
 def test_without_details_there_are_metrics_and_a_reason(results: ResultsFolder) -> None:
     comparison = compare("hashone", "hashbare", results)
     assert comparison.queries == 0

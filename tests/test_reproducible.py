@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import retrieval_bench
 from retrieval_bench.cli import main
-from retrieval_bench.records import load_records
+from retrieval_bench.records import load_records, write_record
+from tests.board_records import RUN
 
 NUMPY = r"np\.random\.(?!Generator|PCG64|default_rng|SeedSequence)\w+"
 GLOBAL = re.compile(rf"^\s*(import random\b|from random import)|{NUMPY}|torch\.(initial_seed|seed)\(", re.M)
@@ -41,3 +44,21 @@ def test_shared_generators_may_be_in_any_state(tmp_path: Path) -> None:
         torch.use_deterministic_algorithms(False)
     (one,), (two,) = (load_records(tmp_path / name) for name in "12")
     assert (one.metrics, one.training, one.info) == (two.metrics, two.training, two.info)
+
+
+def test_reproduce_says_what_came_out_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN.split(), "--strategy", "frozen", "--results", str(tmp_path)]) == 0
+    (record,) = load_records(tmp_path)
+    capsys.readouterr()
+    words = ["reproduce", record.id, "--results", str(tmp_path)]
+    assert main(words) == 0
+    assert "+0.00" in capsys.readouterr().out
+    assert load_records(tmp_path) == [record], "the record stays as it was"
+    metrics = {**record.metrics, "recall_at_1": 0.0}
+    environment = {**record.environment, "threads": 99}
+    write_record(tmp_path / "runs" / f"{record.id}.json", replace(record, metrics=metrics, environment=environment))
+    assert main(words) == 1
+    printed = capsys.readouterr().out
+    assert f"+{100 * record.metrics['recall_at_1']:.2f}" in printed
+    assert f"threads: 99 | {record.environment['threads']}" in printed
+    assert main(["reproduce", "nothing", "--results", str(tmp_path)]) == 2

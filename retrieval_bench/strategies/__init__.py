@@ -18,6 +18,7 @@ from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
+from retrieval_bench.strategies.lora import LoRA
 from retrieval_bench.strategies.low_high import LowHigh
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.strategies.progressive import Progressive
@@ -38,6 +39,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "last_k": LastK,
     "layer_pruning": LayerPruning,
     "layerwise_decay": LayerwiseDecay,
+    "lora": LoRA,
     "low_high": LowHigh,
     "network_slimming": NetworkSlimming,
     "progressive": Progressive,

@@ -27,6 +27,7 @@ from retrieval_bench.strategies.rollback import Rollback
 from retrieval_bench.strategies.spottune import SpotTune
 from retrieval_bench.strategies.standard import Standard
 from retrieval_bench.strategies.stochastic import Stochastic
+from retrieval_bench.strategies.visual_prompts import VisualPrompts
 from retrieval_bench.strategies.weight_variation import WeightVariation
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -48,6 +49,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "spottune": SpotTune,
     "standard": Standard,
     "stochastic": Stochastic,
+    "visual_prompts": VisualPrompts,
     "weight_variation": WeightVariation,
 }
 

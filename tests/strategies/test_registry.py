@@ -20,11 +20,11 @@ from tests.training.helpers import (
     OPTIONS,
     Data,
     differing,
+    embedder_for,
     make_training,
     random_images,
     run_config,
     state_of,
-    tiny_embedder,
 )
 
 pytestmark = pytest.mark.parametrize("name", STRATEGIES)
@@ -51,7 +51,7 @@ def eval_embeddings(model: nn.Module) -> Tensor:
 def train(data: Data, name: str, dim: int = 0) -> Outcome:
     """`dim` = 0 leaves `frozen` nothing to train. Proxies do not move: only the network can lower the loss."""
     strategy = build_strategy(name, OPTIONS)
-    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=5), tiny_embedder(dim))
+    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=5), embedder_for(name, dim))
     prepared = state_of(training.model)
     seen: dict[str, Any] = {}
     finalize = strategy.finalize

@@ -55,6 +55,15 @@ def tiny_vit(dim: int = 0, seed: int = 0, **options: Any) -> Embedder:
     return Embedder(Backbone(net, name_blocks(net), (0.5,) * 3, (0.25,) * 3, 24), dim).eval()
 
 
+NEEDS_TOKENS = {"visual_prompts"}
+"""Strategies for transformers only."""
+
+
+def embedder_for(strategy: str, dim: int = 0) -> Embedder:
+    """The tiny network that `strategy`, perhaps a chain, works on."""
+    return tiny_vit(dim) if NEEDS_TOKENS & set(strategy.split("+")) else tiny_embedder(dim)
+
+
 def random_images(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
     """uint8 (count, 3, side, side)."""
     generator = torch.Generator().manual_seed(seed)

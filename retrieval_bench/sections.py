@@ -114,6 +114,9 @@ class ModelConfig:
     pooling: Literal["default", "avg", "max", "avgmax"] = "default"
     """how the feature map becomes one vector; default is the backbone's own"""
     embedding_dim: int = option(0, "size of a linear embedding layer; 0 uses the pooled feature itself", low=0)
+    drop_path: float = option(0.0, low=0, below=1)
+    """stochastic depth in training (timm's drop_path_rate): the last block's path is left out with this probability,
+    earlier ones with less"""
     mean: tuple[float, float, float] | None = None
     """input normalisation when a weight file differs from its architecture's usual one (inputs in 0..1)"""
     std: tuple[float, float, float] | None = option(None, "see mean", above=0)
@@ -169,6 +172,9 @@ class TrainConfig:
     micro_batch: int = option(0, low=0)
     """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at
     once"""
+    grad_checkpointing: bool = False
+    """compute the blocks' activations a second time in the backward pass in place of keeping them: the same gradients
+    in less memory, about a third slower; timm's networks, frozen batch norms"""
     skip_batches: int = option(0, low=0)
     """batches of the whole training whose loss may be non-finite; they are skipped (recorded); not with trained
     batch norms, whose statistics would be spoilt"""

@@ -47,6 +47,10 @@ def _problems(config: RunConfig) -> Iterator[str]:
             yield f"{chosen} belongs to --schedule {' or '.join(schedules)}; --schedule is {train.schedule}"
     if train.skip_batches and not train.freeze_bn:
         yield "--skip-batches needs frozen batch norms (--freeze-bn): a non-finite batch would spoil their statistics"
+    if train.grad_checkpointing and not train.freeze_bn:
+        yield "--grad-checkpointing needs frozen batch norms (--freeze-bn): a second pass counts in their statistics"
+    if train.grad_checkpointing and train.fused:
+        yield "--grad-checkpointing and --fused: the second pass would find other weights; leave one of them out"
     if needs_pairs and per_class < 2:
         yield f"--loss {loss.loss} compares images of one class: set --samples-per-class to 2 or more"
     if loss.miner not in ("default", "none") and not needs_pairs:

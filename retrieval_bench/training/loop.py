@@ -73,6 +73,8 @@ class Training(TrainingState):
     def rebuild(self) -> None:
         """Makes loss and optimiser anew for the model as it is now."""
         train = self.config.train
+        if train.grad_checkpointing:
+            self.model.backbone.set_grad_checkpointing(True)
         self.criterion = self.make_criterion(self.model.dim).to(self.device)
         self.step = Step(self.model, self.criterion, self.strategy, self.config, self.group, self.watch)
         self.step.precision = self.precision
@@ -97,6 +99,8 @@ class Training(TrainingState):
             logger.info("nothing to train: the features are evaluated as they are")
         if self.watch.on and self.images_seen:
             logger.info(self.watch.report(self.seconds, self.images_seen))
+        if self.config.train.grad_checkpointing:
+            self.model.backbone.set_grad_checkpointing(False)
         self.embedder = self.strategy.finalize(self.model)
         return self.embedder
 

@@ -12,13 +12,24 @@ from torch import Tensor
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.losses import build_criterion
+from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import set_training_mode
-from retrieval_bench.sections import TrainConfig
+from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import ParameterGroup
 from retrieval_bench.training.loop import Training
 from retrieval_bench.training.optimizer import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
-from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
+from tests.training.helpers import (
+    OPTIONS,
+    Data,
+    differing,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
+    tiny_vit,
+)
 
 
 def gradients(training: Training) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
@@ -59,6 +70,40 @@ def test_gradients_of_chunks_are_those_of_the_whole_batch(
     assert any(value.abs().max() > 0 for value in expected.values())
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()) + 1e-8)
+
+
+@pytest.mark.parametrize("strategy", ["standard", "last_k", "lora", "visual_prompts", "progressive", "channel_pruning"])
+@pytest.mark.parametrize("micro_batch", [0, 6])
+def test_gradients_of_activations_that_are_computed_again_are_the_same(
+    strategy: str, micro_batch: int, synthetic: Data
+) -> None:
+    """With stochastic depth, whose draws must be the same in both passes; blocks are called once more."""
+
+    def result(again: bool) -> tuple[dict[str, Tensor], int]:
+        model = tiny_embedder(8) if strategy in ("progressive", "channel_pruning") else tiny_vit(8, drop_path_rate=0.3)
+        config, calls = run_config(freeze_bn=True, grad_checkpointing=again, micro_batch=micro_batch), []
+        training = make_training(synthetic, build_strategy(strategy, OPTIONS), config, model)
+        last = model.backbone.net.get_submodule(model.backbone.body[-1].name)
+        last.register_forward_pre_hook(lambda *_: calls.append(1))
+        return gradients(training)[1], len(calls)
+
+    (expected, once), (actual, twice) = result(False), result(True)
+    assert twice > once
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_where_activations_cannot_be_computed_again_one_line_says_so(synthetic: Data) -> None:
+    config = run_config(freeze_bn=True, grad_checkpointing=True)
+    for strategy in ("spottune", "channel_pruning+spottune"):
+        with pytest.raises(UserError, match=r"^--grad-checkpointing: routes of images"):
+            make_training(synthetic, build_strategy(strategy, OPTIONS), config).fit()
+    for backbone in ("cifar_resnet20", "torchvision/resnet18"):
+        with pytest.raises(UserError, match=r"^--grad-checkpointing: this backbone has none"):
+            build_backbone(ModelConfig(backbone=backbone, weights="none"), 32).set_grad_checkpointing(True)
+    finished = make_training(synthetic, None, config, model := tiny_vit()).fit()
+    assert finished is model
+    assert not model.backbone.net.grad_checkpointing
 
 
 def test_batch_norm_statistics_move_once_per_image(synthetic: Data) -> None:

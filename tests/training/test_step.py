@@ -18,7 +18,13 @@ from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import ParameterGroup
 from retrieval_bench.training.loop import Training
-from retrieval_bench.training.optimizer import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.optimizer import (
+    OPTIMIZERS,
+    build_optimizer,
+    parameter_groups,
+    schedule_factor,
+    step_factor,
+)
 from tests.training.helpers import (
     OPTIONS,
     Data,
@@ -248,6 +254,35 @@ def test_groups_are_blocks_embedding_and_loss_with_their_rates() -> None:
     assert rates == {name: (0.5, 0.3) if name == "loss" else (0.01, 0.1) for name in rates}
     without = [name for name in blocks if name not in ("stem", "layer2.1")]
     assert [group["name"] for group in groups_of(0, ("stem", "layer2.1"), "triplet")] == without
+
+
+def test_the_embedding_layer_has_a_multiple_of_the_rate() -> None:
+    config = run_config(lr=0.01, embedding_lr=10.0)
+    model = tiny_embedder(12)
+    groups = parameter_groups(model, build_criterion(config.loss, 8, 12), config.train, config.loss)
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates.pop("embedding") == pytest.approx(0.1)
+    assert {rates[block.name] for block in model.backbone.blocks} == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("warmup", "factors"),
+    [
+        (0.0, [1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2]),
+        (1.0, [0.25, 0.5, 0.75, 1, 0.2, 0.2, 0.2, 0.2]),
+        (0.5, [0.5, 1, 1, 1, 0.2, 0.2, 0.2, 0.2]),
+        (2.0, [0.125, 0.25, 0.375, 0.5, 0.125, 0.15, 0.175, 0.2]),
+    ],
+)
+def test_rates_rise_linearly_and_follow_the_schedule(warmup: float, factors: list[float], synthetic: Data) -> None:
+    """Two epochs of four steps; the schedule falls to a fifth in the middle. As computed, and as set by the loop."""
+    config = run_config(warmup=warmup, schedule="step", decay_at=0.5, lr=1.0)
+    computed = [step_factor(config.train, epoch, step, 4) for epoch in range(2) for step in range(4)]
+    assert computed == pytest.approx(factors)
+    training, seen = make_training(synthetic, None, replace(config, train=replace(config.train, lr=1e-3))), []
+    training.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    training.fit()
+    assert seen == pytest.approx([1e-3 * factor for factor in factors])
 
 
 def test_shared_parameter_is_in_one_group_only() -> None:

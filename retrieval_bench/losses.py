@@ -2,8 +2,8 @@
 
 Beside the short names stands every loss and miner of the library by its class name, but for those that cannot work
 here (:data:`REFUSED`). Losses receive embeddings that are not normalised and labels 0..C-1; pytorch-metric-learning's
-distances normalise by themselves, or a line says that they do not. The defaults are those of each loss's paper as the
-library documents them; ``--loss-options`` and ``--miner-options`` change them.
+distances normalise by themselves; where a loss sees their length all the same, a line says so. The defaults are those
+of each loss's paper as the library documents them; ``--loss-options`` and ``--miner-options`` change them.
 """
 
 from __future__ import annotations
@@ -185,12 +185,16 @@ def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:
     name = spec.miner if config.miner == "default" else config.miner
     miner = None if name == "none" else _make("miner", name, MINERS[name], config.miner_options)
     criterion = Criterion(loss, miner)
+    trial, values = copy.deepcopy(criterion), []
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():  # a pass that leaves no trace
-            copy.deepcopy(criterion)(torch.randn(8, dim), torch.arange(8) % 2)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():  # passes that leave no trace
+            embeddings, lengths = torch.randn(8, dim), torch.linspace(0.5, 2, 8)[:, None]
+            for factor in (torch.ones(8, 1), lengths):
+                torch.manual_seed(0)
+                values.append(trial(embeddings * factor, torch.arange(8) % 2))
     except Exception as error:  # the library checks when it is called, in many ways
         raise UserError(f"--loss {config.loss} fails with --miner {name}: {first_line(error)}") from None
-    if not getattr(getattr(loss, "distance", None), "normalize_embeddings", True):
+    if hasattr(loss, "distance") and not torch.isclose(*values, rtol=1e-3, equal_nan=True):
         logger.info(f"--loss {config.loss} sees the length of embeddings, which the evaluation does not")
     return criterion
 

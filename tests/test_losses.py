@@ -106,10 +106,12 @@ def test_a_loss_that_takes_no_mined_pairs_is_one_line_and_lengths_that_count_are
         criterion("PNPLoss", "hard")
     assert "\n" not in str(caught.value)
     capsys.readouterr()
-    criterion("triplet")
-    assert "length" not in capsys.readouterr().err
-    criterion("LargeMarginSoftmaxLoss")
-    assert "--loss LargeMarginSoftmaxLoss sees the length of embeddings" in capsys.readouterr().err
+    for name in (*SHORT, "CircleLoss", "SoftTripleLoss", "MarginLoss"):
+        criterion(name)
+    assert capsys.readouterr().err == ""
+    for name in ("LargeMarginSoftmaxLoss", "SphereFaceLoss", "AngularLoss"):
+        criterion(name)
+        assert f"--loss {name} sees the length of embeddings" in capsys.readouterr().err
 
 
 def test_building_draws_what_it_drew_before_every_loss_was_tried() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.parsing import ask, listing
+from retrieval_bench.presets import expand_preset
 from retrieval_bench.progress import replace_unknown_signs
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -69,6 +70,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "strategies": ("strategy_list:Strategies", "List the fine-tuning strategies and their options."),
 }
 """Where each command is (a dataclass of flags, or a function from words to one), and what it does."""
+
+TAKE_PRESETS = ("run", "experiment", "bench", "study", "sweep", "tune", "reality-check")
+"""Commands with the flags of a configuration."""
 
 HOME = re.compile(r"(?:^|(?<=[=,]))~[^/,\s]*(?=[/,]|$)")
 """A home folder where a value begins: ``~`` or ``~user``."""
@@ -154,4 +158,5 @@ def parse(words: Sequence[str]) -> Any:
         raise unknown("command", name, COMMANDS)
     module, attribute = COMMANDS[name][0].split(":")
     kind = getattr(importlib.import_module(f"retrieval_bench.{module}"), attribute)
+    rest = expand_preset(rest) if name in TAKE_PRESETS else rest
     return ask(kind, rest, name) if is_dataclass(kind) else kind(rest)

@@ -1,22 +1,27 @@
 """Losses and miners by name, from pytorch-metric-learning and the softmax loss below. To add one, add its line.
 
-Losses receive embeddings that are not normalised and labels 0..C-1; pytorch-metric-learning's distances normalise by
-themselves. The defaults are those of each loss's paper as the library documents them; ``--loss-options`` changes them.
+Beside the short names stands every loss and miner of the library by its class name, but for those that cannot work
+here (:data:`REFUSED`). Losses receive embeddings that are not normalised and labels 0..C-1; pytorch-metric-learning's
+distances normalise by themselves; where a loss sees their length all the same, a line says so. The defaults are those
+of each loss's paper as the library documents them; ``--loss-options`` and ``--miner-options`` change them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
 from torch import Tensor, nn
 
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.progress import logger
 from retrieval_bench.sections import LossConfig
 
 
@@ -89,6 +94,39 @@ MINERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+BASE, VIEWS = "is a base of other classes", "needs two views of each image, of which a batch here has one"
+MEMORY = "holds embeddings or losses of earlier batches, which no checkpoint has"
+REFUSED = {
+    **dict.fromkeys(("BaseLossWrapper", "BaseMetricLossFunction", "BaseMiner", "GenericPairLoss"), BASE),
+    **dict.fromkeys(("EmbeddingRegularizerMixin", "WeightRegularizerMixin"), BASE),
+    **dict.fromkeys(("CrossBatchMemory", "DynamicSoftMarginLoss"), MEMORY),
+    **dict.fromkeys(("SelfSupervisedLoss", "VICRegLoss"), VIEWS),
+    "EmbeddingsAlreadyPackagedAsTriplets": "needs batches of anchors, positives and negatives in turn",
+    "InstanceLoss": "takes the number of a class for a place in the batch: it is for pairs of image and text",
+    "ManifoldLoss": "takes no labels",
+    "MultipleLosses": "is a sum of other losses; name one of them",
+}
+"""Why classes of pytorch-metric-learning cannot be used, by name."""
+
+
+def _classes(module: Any) -> dict[str, type]:
+    return {name: kind for name, kind in vars(module).items() if inspect.isclass(kind) and name not in REFUSED}
+
+
+def _is_for_classes(kind: type) -> bool:
+    """Whether a loss's constructor, or one that it calls, asks for the number of classes."""
+    own = [inspect.signature(vars(base)["__init__"]).parameters for base in kind.__mro__ if "__init__" in vars(base)]
+    return any("num_classes" in names and names["num_classes"].default is inspect.Parameter.empty for names in own)
+
+
+LOSSES |= {name: Loss(kind, needs_pairs=not _is_for_classes(kind)) for name, kind in _classes(losses).items()}
+LOSSES["P2SGradLoss"] = Loss(
+    lambda num_classes, embedding_size, **options: losses.P2SGradLoss(embedding_size, num_classes, **options)
+)
+LOSSES["RankedListLoss"] = Loss(partial(losses.RankedListLoss, margin=0.4, Tn=10), needs_pairs=True)  # its paper's
+MINERS |= _classes(miners)
+
+
 class Criterion(nn.Module):
     """A loss with its miner: ``criterion(embeddings, labels)`` with float (B, D) embeddings, not normalised, and int64
     (B,) labels in 0..C-1; a scalar. `mined` counts batches with a miner, and those of which it left the loss no pair or
@@ -138,13 +176,45 @@ def _count_from_zero(criterion: nn.Module, state: dict[str, Any], prefix: str, *
 
 def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:
     """The criterion for `classes` training classes and embeddings of size `dim`; draws from torch's global generator.
-    Raises :class:`UserError` for an option that the loss does not know."""
-    spec, options = LOSSES[config.loss], dict[str, Any](config.loss_options)
+    Raises :class:`UserError` for an option that loss or miner does not know, and for a miner whose pairs the loss does
+    not take."""
+    spec = LOSSES[config.loss]
     sizes = {} if spec.needs_pairs else {"num_classes": classes, "embedding_size": dim}
     head = {"head": config.head} if config.loss == "softmax" else {}
+    loss = _make("loss", config.loss, spec.make, config.loss_options, {**sizes, **head})
+    name = spec.miner if config.miner == "default" else config.miner
+    miner = None if name == "none" else _make("miner", name, MINERS[name], config.miner_options)
+    criterion = Criterion(loss, miner)
+    trial, values = copy.deepcopy(criterion), []
     try:
-        loss = spec.make(**sizes, **options, **head)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--loss-options {dict(config.loss_options)}: {config.loss} refuses them ({error})") from None
-    miner = spec.miner if config.miner == "default" else config.miner
-    return Criterion(loss, None if miner == "none" else MINERS[miner]())
+        with torch.random.fork_rng(devices=[]), torch.no_grad():  # passes that leave no trace
+            embeddings, lengths = torch.randn(8, dim), torch.linspace(0.5, 2, 8)[:, None]
+            for factor in (torch.ones(8, 1), lengths):
+                torch.manual_seed(0)
+                values.append(trial(embeddings * factor, torch.arange(8) % 2))
+    except Exception as error:  # the library checks when it is called, in many ways
+        raise UserError(f"--loss {config.loss} fails with --miner {name}: {first_line(error)}") from None
+    if hasattr(loss, "distance") and not torch.isclose(*values, rtol=1e-3, equal_nan=True):
+        logger.info(f"--loss {config.loss} sees the length of embeddings, which the evaluation does not")
+    return criterion
+
+
+def _make(
+    kind: str, name: str, make: Callable[..., nn.Module], options: Any, sizes: Mapping[str, Any] = {}
+) -> nn.Module:
+    """Calls `make` with options as the command line gives them: whole numbers become int, words truth values or objects
+    of the library (``distance CosineSimilarity``)."""
+    words = {"true": True, "false": False, "none": None}
+    modules = (distances, reducers, regularizers)
+    values = dict(sizes)
+    for option, value in options:
+        if isinstance(value, str):
+            found = [vars(module)[value] for module in modules if inspect.isclass(vars(module).get(value))]
+            value = found[0]() if found else words.get(value.lower(), value)
+        elif float(value).is_integer():
+            value = int(value)
+        values[option] = value
+    try:
+        return make(**values)
+    except Exception as error:
+        raise UserError(f"--{kind}-options {dict(options)}: {name} refuses them ({first_line(error)})") from None

@@ -23,7 +23,8 @@ from retrieval_bench.run import run
 class Run:
     """Train and evaluate one configuration, and record it.
 
-    ``--config FILE`` takes the configuration of a record (``results/runs/<id>.json``); other flags change it.
+    ``--config FILE`` takes the configuration of a record (``results/runs/<id>.json``), ``--preset NAME`` a
+    backbone with flags that suit it (an unknown name lists them); other flags change them.
     """
 
     config: Annotated[RunConfig, Flat] = field(default_factory=RunConfig)

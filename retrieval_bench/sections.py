@@ -114,6 +114,9 @@ class ModelConfig:
     pooling: Literal["default", "avg", "max", "avgmax"] = "default"
     """how the feature map becomes one vector; default is the backbone's own"""
     embedding_dim: int = option(0, "size of a linear embedding layer; 0 uses the pooled feature itself", low=0)
+    drop_path: float = option(0.0, low=0, below=1)
+    """stochastic depth in training (timm's drop_path_rate): the last block's path is left out with this probability,
+    earlier ones with less"""
     mean: tuple[float, float, float] | None = None
     """input normalisation when a weight file differs from its architecture's usual one (inputs in 0..1)"""
     std: tuple[float, float, float] | None = option(None, "see mean", above=0)
@@ -123,11 +126,18 @@ class ModelConfig:
 class LossConfig:
     """The metric-learning loss."""
 
-    loss: str = option("proxy_anchor", "name of a loss (an unknown one lists them)")
+    loss: str = option(
+        "proxy_anchor", "name of a loss, or a class of pytorch-metric-learning (an unknown one lists them)"
+    )
     miner: str = option("default", "which pairs or triplets of a batch count; default is the loss's usual one")
-    loss_options: tuple[tuple[str, float], ...] = ()
-    """pairs NAME VALUE passed to the loss, such as margin 0.1 alpha 32"""
+    loss_options: tuple[tuple[str, float | str], ...] = ()
+    """pairs NAME VALUE passed to the loss, such as margin 0.1 alpha 32 or distance CosineSimilarity"""
+    miner_options: tuple[tuple[str, float | str], ...] = ()
+    """pairs NAME VALUE passed to the miner, such as epsilon 0.2 or type_of_triplets hard"""
     loss_lr: float = option(1e-2, "learning rate of the loss's own parameters (proxies, classifier)", low=0)
+    proxy_warmup: int = option(0, low=0)
+    """passes before the training, counted as cost, in which the backbone is frozen and only embedding layer and
+    proxies learn, at the full rate (Proxy-Anchor's code: 1)"""
     loss_weight_decay: float = option(0.0, "weight decay of the loss's own parameters", low=0)
     head: Literal["linear", "autolr"] = "linear"
     """classifier of the softmax loss: one linear layer, or AutoLR's 512-unit bottleneck"""
@@ -144,6 +154,9 @@ class TrainConfig:
     compare pairs, 0 for others"""
     optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "optimiser (sgd: Nesterov, momentum 0.9)")
     lr: float = option(3e-4, "learning rate of the backbone and the embedding layer", low=0)
+    embedding_lr: float = option(1.0, "learning rate of the embedding layer, as a multiple of --lr", low=0)
+    warmup: float = option(0.0, low=0)
+    """epochs in which all learning rates rise linearly from 0, before the schedule's factor; 0.5 is half an epoch"""
     weight_decay: float = option(1e-4, low=0)
     """weight decay of the network; --loss-weight-decay is that of the loss's parameters"""
     schedule: Literal["constant", "cosine", "step", "triangular", "warm_restarts"] = "cosine"
@@ -169,6 +182,9 @@ class TrainConfig:
     micro_batch: int = option(0, low=0)
     """most images that pass through the network at a time; the loss still sees the whole batch; 0 passes all at
     once"""
+    grad_checkpointing: bool = False
+    """compute the blocks' activations a second time in the backward pass in place of keeping them: the same gradients
+    in less memory, about a third slower; timm's networks, frozen batch norms"""
     skip_batches: int = option(0, low=0)
     """batches of the whole training whose loss may be non-finite; they are skipped (recorded); not with trained
     batch norms, whose statistics would be spoilt"""

@@ -9,7 +9,7 @@ from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.metrics import check_ks
-from retrieval_bench.losses import LOSSES, MINERS
+from retrieval_bench.losses import LOSSES, MINERS, REFUSED
 from retrieval_bench.sections import TrainConfig, check_bounds
 from retrieval_bench.strategies import refuse_unused_options, validate_options
 
@@ -20,8 +20,11 @@ SCHEDULE_OPTIONS |= dict.fromkeys(("cycles", "low_rate"), ("triangular", "warm_r
 
 def validate(config: RunConfig) -> None:
     """Raises :class:`UserError` with one line for the first value that cannot work."""
-    known = {"data set": DATASETS, "loss": LOSSES, "miner": ("default", "none", *MINERS)}
     given = (config.data.dataset, config.loss.loss, config.loss.miner)
+    for kind, name in zip(("loss", "miner"), given[1:], strict=True):
+        if name in REFUSED:
+            raise UserError(f"--{kind} {name}: this class {REFUSED[name]}")
+    known = {"data set": DATASETS, "loss": LOSSES, "miner": ("default", "none", *MINERS)}
     for (kind, names), name in zip(known.items(), given, strict=True):
         if name not in names:
             raise unknown(kind, name, names)
@@ -47,8 +50,16 @@ def _problems(config: RunConfig) -> Iterator[str]:
             yield f"{chosen} belongs to --schedule {' or '.join(schedules)}; --schedule is {train.schedule}"
     if train.skip_batches and not train.freeze_bn:
         yield "--skip-batches needs frozen batch norms (--freeze-bn): a non-finite batch would spoil their statistics"
+    if train.grad_checkpointing and not train.freeze_bn:
+        yield "--grad-checkpointing needs frozen batch norms (--freeze-bn): a second pass counts in their statistics"
+    if train.grad_checkpointing and train.fused:
+        yield "--grad-checkpointing and --fused: the second pass would find other weights; leave one of them out"
     if needs_pairs and per_class < 2:
         yield f"--loss {loss.loss} compares images of one class: set --samples-per-class to 2 or more"
+    if loss.miner_options and (loss.miner == "none" or (loss.miner == "default" and LOSSES[loss.loss].miner == "none")):
+        yield "--miner-options are set but there is no miner: name one with --miner"
+    if loss.proxy_warmup and needs_pairs and not config.model.embedding_dim:
+        yield f"--proxy-warmup {loss.proxy_warmup}: {loss.loss} has no proxies, so give --embedding-dim too"
     if loss.miner not in ("default", "none") and not needs_pairs:
         yield f"--loss {loss.loss} uses no pairs, so --miner {loss.miner} has no effect; leave it out"
     if loss.head != "linear" and loss.loss != "softmax":

@@ -39,7 +39,7 @@ LAYERS = (
     ("losses", "models"),
     ("data", "cost"),
     ("evaluation",),
-    ("device", "strategy_list", "parsing"),
+    ("device", "strategy_list", "parsing", "presets"),
     ("files", "seeding"),
     ("progress", "sections"),
     ("errors",),

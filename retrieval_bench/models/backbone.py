@@ -13,6 +13,8 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from retrieval_bench.errors import UserError
+
 STEM, TAIL = "stem", "tail"
 RESNET = {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}
 SHORTCUTS = {"downsample", "shortcut"}
@@ -68,6 +70,13 @@ class Backbone(nn.Module):
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std per channel."""
         return tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        """Whether blocks are computed again in the backward pass. Raises :class:`UserError` where they cannot be."""
+        try:
+            self.net.set_grad_checkpointing(enable)  # pyright: ignore[reportCallIssue]
+        except (AttributeError, AssertionError):
+            raise UserError("--grad-checkpointing: this backbone has none; most of timm's networks have") from None
 
     @property
     def body(self) -> tuple[Block, ...]:

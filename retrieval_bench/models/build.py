@@ -69,6 +69,8 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
     fixed input are built for it). Raises :class:`UserError` for an unknown name and for weights that cannot be
     downloaded, read or fitted."""
     name, pretrained = config.backbone, config.weights == "imagenet"
+    if config.drop_path and (name in DEPTHS or name.startswith("torchvision/")):
+        raise UserError(f"--drop-path {config.drop_path}: {name} has none; timm's networks have")
     if name == "efficientnet_lite0":
         net, (mean, std) = _timm("tf_efficientnet_lite0", config, image_size, pretrained=False), LITE0
         if pretrained:
@@ -124,13 +126,14 @@ def _timm(name: str, config: ModelConfig, image_size: int, pretrained: bool) -> 
         own = ["efficientnet_lite0", "resnet50_caffe", "torchvision/resnet50", *DEPTHS]
         raise unknown("backbone", name, [*own, *timm.list_models()])
     options: dict[str, Any] = {} if config.pooling == "default" else {"global_pool": config.pooling}
+    options |= {"drop_path_rate": config.drop_path} if config.drop_path else {}
     try:
         default = timm.get_pretrained_cfg(name, allow_unregistered=True)
         if default is not None and default.fixed_input_size:
             options["img_size"] = image_size
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as error:  # timm and hub clients raise dozens of types; the message must say what to do
-        if not pretrained or "tag" in str(error):
+        if not pretrained or "tag" in str(error) or isinstance(error, TypeError):
             raise UserError(f"timm cannot build {name}: {first_line(error)}") from None
         raise _no_download(name, error) from None
 

@@ -63,6 +63,18 @@ def freeze_batch_norms(model: nn.Module) -> None:
         parameter.requires_grad_(False)
 
 
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """A block in which no parameter of `module` is trained."""
+    held = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        module.requires_grad_(False)
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
 def trains_batch_norms(model: nn.Module) -> bool:
     """Whether any batch norm of `model` is trained."""
     return any(parameter.requires_grad for parameter in _batch_norm_parameters(model))

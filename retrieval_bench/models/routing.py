@@ -85,6 +85,10 @@ class RoutedBackbone(Backbone):
         self.decisions = None
         self.both_branches = False
 
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        if enable:
+            raise UserError("--grad-checkpointing: routes of images are not kept for a second pass through the blocks")
+
     @property
     def routed(self) -> dict[str, RoutedBlock]:
         """The routed blocks in order, by name."""

@@ -18,6 +18,7 @@ from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
+from retrieval_bench.strategies.lora import LoRA
 from retrieval_bench.strategies.low_high import LowHigh
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.strategies.progressive import Progressive
@@ -26,6 +27,7 @@ from retrieval_bench.strategies.rollback import Rollback
 from retrieval_bench.strategies.spottune import SpotTune
 from retrieval_bench.strategies.standard import Standard
 from retrieval_bench.strategies.stochastic import Stochastic
+from retrieval_bench.strategies.visual_prompts import VisualPrompts
 from retrieval_bench.strategies.weight_variation import WeightVariation
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -38,6 +40,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "last_k": LastK,
     "layer_pruning": LayerPruning,
     "layerwise_decay": LayerwiseDecay,
+    "lora": LoRA,
     "low_high": LowHigh,
     "network_slimming": NetworkSlimming,
     "progressive": Progressive,
@@ -46,6 +49,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "spottune": SpotTune,
     "standard": Standard,
     "stochastic": Stochastic,
+    "visual_prompts": VisualPrompts,
     "weight_variation": WeightVariation,
 }
 

@@ -18,18 +18,22 @@ from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.evaluation.evaluate import evaluate
 from retrieval_bench.losses import Criterion
-from retrieval_bench.models.embedder import Embedder, embed, freeze_batch_norms, set_training_mode, unit
+from retrieval_bench.models.embedder import Embedder, embed, freeze_batch_norms, frozen, set_training_mode, unit
 from retrieval_bench.progress import logger, track
 from retrieval_bench.seeding import derive, generator
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
-from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, schedule_factor
+from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, step_factor
 from retrieval_bench.training.state import TrainingState
 from retrieval_bench.training.step import Step, Stopwatch
 
 CHECKED_EVERY = 10
 """Steps between checks of the loss on a GPU, each of which has to wait for the GPU."""
+
+
+PROXY_WARMUP = -1_000_000
+"""Attempt of the first such pass; strategies' own passes before the training have -1, -2 and so on."""
 
 
 class Training(TrainingState):
@@ -73,6 +77,8 @@ class Training(TrainingState):
     def rebuild(self) -> None:
         """Makes loss and optimiser anew for the model as it is now."""
         train = self.config.train
+        if train.grad_checkpointing:
+            self.model.backbone.set_grad_checkpointing(True)
         self.criterion = self.make_criterion(self.model.dim).to(self.device)
         self.step = Step(self.model, self.criterion, self.strategy, self.config, self.group, self.watch)
         self.step.precision = self.precision
@@ -97,6 +103,8 @@ class Training(TrainingState):
             logger.info("nothing to train: the features are evaluated as they are")
         if self.watch.on and self.images_seen:
             logger.info(self.watch.report(self.seconds, self.images_seen))
+        if self.config.train.grad_checkpointing:
+            self.model.backbone.set_grad_checkpointing(False)
         self.embedder = self.strategy.finalize(self.model)
         return self.embedder
 
@@ -111,6 +119,10 @@ class Training(TrainingState):
                 choose = lambda: self.step.faster_precision(self._example_images())  # noqa: E731
                 self.precision = self.step.precision = self.group.from_main(choose)
             self.strategy.before_training(self.train_once, self)
+            if self._trains():
+                with frozen(self.model.backbone):
+                    for number in range(self.config.loss.proxy_warmup):
+                        self.train_once(PROXY_WARMUP - number)
         for epoch in range(len(self.history), self.epochs if self._trains() else 0):
             self.epoch = epoch
             start, passes = time.perf_counter(), self.seconds
@@ -160,7 +172,7 @@ class Training(TrainingState):
         for step, (pixels, labels) in enumerate(
             track(batches, title, self.batches.images, size=lambda batch: len(batch[1]))
         ):
-            factor = 1.0 if attempt < 0 else schedule_factor(train, (self.epoch + step / steps) / self.epochs)
+            factor = 1.0 if attempt < 0 else step_factor(train, self.epoch, step, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             pixels, labels = pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

@@ -32,9 +32,10 @@ def parameter_groups(
         seen.update(new)
         return {"name": name, "params": new, "lr": lr, "weight_decay": weight_decay}
 
+    rates = {"embedding": train.lr * train.embedding_lr}
     parts = [(block.name, model.backbone.block_parameters(block)) for block in model.backbone.blocks]
     parts.append(("embedding", list(model.parameters())))
-    groups = [group(name, parameters, train.lr, train.weight_decay) for name, parameters in parts]
+    groups = [group(name, parameters, rates.get(name, train.lr), train.weight_decay) for name, parameters in parts]
     groups.append(group("loss", list(criterion.parameters()), loss.loss_lr, loss.loss_weight_decay))
     return [entry for entry in groups if entry["params"]]
 
@@ -47,6 +48,13 @@ def build_optimizer(name: str, groups: list[ParameterGroup], fused: bool = False
     based: list[dict[str, Any]] = [{**group, "initial_lr": group["lr"]} for group in groups]
     fused = fused or (bool(groups) and all(parameter.is_cuda for group in groups for parameter in group["params"]))
     return OPTIMIZERS[name](based or [{"params": []}], lr=0.0, fused=fused or None)
+
+
+def step_factor(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
+    """Factor on every learning rate at a step of so many per epoch, both from 0: that of the schedule, and in the first
+    ``--warmup`` epochs one that rises linearly and is 1 at their last step."""
+    factor = schedule_factor(train, (epoch + step / steps) / train.epochs)
+    return factor * min(1.0, (epoch + (step + 1) / steps) / train.warmup) if train.warmup else factor
 
 
 def schedule_factor(train: TrainConfig, progress: float) -> float:

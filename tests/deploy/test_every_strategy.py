@@ -16,14 +16,13 @@ from retrieval_bench.strategies import STRATEGIES, StrategyOptions, build_strate
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
-from tests.training.helpers import SIDE, Data, make_training, random_images, run_config
+from tests.training.helpers import NEEDS_TOKENS, SIDE, Data, make_training, random_images, run_config
 
 OPTIONS = StrategyOptions(
     channel_gates=ChannelGates.Options(budget=0.7),
     channel_pruning=ChannelPruning.Options(budget=0.7),
     network_slimming=NetworkSlimming.Options(budget=0.7),
 )
-MODEL = ModelConfig(backbone="test_resnet", weights="none", embedding_dim=8)
 IMAGES = random_images(16, seed=4)
 EXPORTED: set[str] = set()
 """Kinds of structures whose graph has been compared, since an export takes seconds."""
@@ -33,9 +32,11 @@ EXPORTED: set[str] = set()
 def test_saved_and_loaded_and_exported(name: str, synthetic: Data, tmp_path: Path) -> None:
     """The same bits from the recipe; the same values within 1e-4 from ONNX, if a graph can hold the network."""
     torch.manual_seed(0)
+    backbone = "test_vit" if name in NEEDS_TOKENS else "test_resnet"
+    config = ModelConfig(backbone=backbone, weights="none", embedding_dim=8)
     strategy = build_strategy(name, OPTIONS)
-    finished = make_training(synthetic, strategy, run_config(), build_embedder(MODEL, SIDE)).fit().eval()
-    save_embedder(finished, MODEL, SIDE, tmp_path / "one", None, strategy)
+    finished = make_training(synthetic, strategy, run_config(), build_embedder(config, SIDE)).fit().eval()
+    save_embedder(finished, config, SIDE, tmp_path / "one", None, strategy)
     torch.manual_seed(123)  # what loading draws is overwritten
     again, recipe = read_embedder(tmp_path / "one")
     with torch.no_grad():

@@ -27,7 +27,7 @@ from retrieval_bench.strategies import STRATEGIES, build_strategy, only_used
 from retrieval_bench.strategies.base import Categorical, Range
 from retrieval_bench.validation import validate
 from tests.experiments.helpers import PLAIN, FakeRuns, record_of, searches_of
-from tests.training.helpers import random_images, run_config, tiny_embedder
+from tests.training.helpers import embedder_for, random_images, run_config
 
 CHAINS = ("layer_pruning+autolr", "l2sp+autolr", "channel_pruning+l2sp")
 
@@ -59,7 +59,7 @@ def test_what_is_declared_holds_the_default_and_is_no_size_or_length(name: str) 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, *CHAINS])
 def test_every_corner_of_the_space_can_begin(strategy: str) -> None:
-    config, images, model = config_of(strategy), random_images(4), tiny_embedder()
+    config, images, model = config_of(strategy), random_images(4), embedder_for(strategy)
     for values in corners(search_space(config)):
         changed = with_values(config, values)
         validate(changed)

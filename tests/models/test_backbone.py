@@ -150,6 +150,8 @@ def test_pooling(name: str) -> None:
         ("", {}, "unknown backbone"),
         ("resnet50_caffe", {"weights": "imagenet"}, "--weights FILE"),
         ("convnext_atto", {"side": 8}, "--image-size 8"),
+        ("torchvision/resnet18", {"drop_path": 0.1}, "--drop-path 0.1: torchvision/resnet18 has none"),
+        ("vgg11", {"drop_path": 0.1, "weights": "imagenet"}, "cannot build vgg11: "),
     ],
 )
 def test_what_cannot_be_built_gives_one_line(name: str, options: dict[str, Any], message: str) -> None:
@@ -158,6 +160,16 @@ def test_what_cannot_be_built_gives_one_line(name: str, options: dict[str, Any],
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_stochastic_depth_grows_with_the_block_and_rests_at_test() -> None:
+    plain, dropping = (build("test_vit", drop_path=rate) for rate in (0.0, 0.3))
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in dropping.net.blocks]  # pyright: ignore[reportGeneralTypeIssues]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.3)
+    dropping.load_state_dict(plain.state_dict())
+    assert torch.equal(features(dropping), features(plain))
+    assert not torch.equal(dropping.train()(IMAGES), dropping(IMAGES))
 
 
 def test_full_name_says_which_weights_timm_takes() -> None:

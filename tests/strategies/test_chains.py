@@ -19,6 +19,7 @@ from tests.training.helpers import (
     OPTIONS,
     Data,
     differing,
+    embedder_for,
     make_training,
     random_images,
     run_config,
@@ -32,7 +33,8 @@ SHORT: Any = replace(
 
 
 def trained(data: Data, strategy: str, **more: Any) -> Training:
-    training = make_training(data, build_strategy(strategy, SHORT), run_config(batch_size=32, lr=0.01), **more)
+    config, model = run_config(batch_size=32, lr=0.01), embedder_for(strategy)
+    training = make_training(data, build_strategy(strategy, SHORT), config, model, **more)
     training.fit()
     return training
 

@@ -20,11 +20,11 @@ from tests.training.helpers import (
     OPTIONS,
     Data,
     differing,
+    embedder_for,
     make_training,
     random_images,
     run_config,
     state_of,
-    tiny_embedder,
 )
 
 pytestmark = pytest.mark.parametrize("name", STRATEGIES)
@@ -32,11 +32,13 @@ pytestmark = pytest.mark.parametrize("name", STRATEGIES)
 
 @dataclass
 class Outcome:
-    """Five epochs under one strategy: the state after `prepare`, after training, and the model as deployed."""
+    """Five epochs under one strategy: the state after `prepare`, after training, and the model as deployed; what was
+    trainable are the parameters by name as in the state, before ``finalize``."""
 
     training: Training
     prepared: dict[str, Tensor]
     trained: dict[str, Tensor]
+    trainable: dict[str, nn.Parameter]
     embeddings: Tensor
     finished: Embedder
 
@@ -49,18 +51,19 @@ def eval_embeddings(model: nn.Module) -> Tensor:
 def train(data: Data, name: str, dim: int = 0) -> Outcome:
     """`dim` = 0 leaves `frozen` nothing to train. Proxies do not move: only the network can lower the loss."""
     strategy = build_strategy(name, OPTIONS)
-    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=5), tiny_embedder(dim))
+    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=5), embedder_for(name, dim))
     prepared = state_of(training.model)
     seen: dict[str, Any] = {}
     finalize = strategy.finalize
 
     def observed(model: Embedder) -> Embedder:
-        seen.update(state=state_of(model), embeddings=eval_embeddings(model))
+        named = {f"0.{name}": value for name, value in model.named_parameters() if value.requires_grad}
+        seen.update(state=state_of(model), trainable=named, embeddings=eval_embeddings(model))
         return finalize(model)
 
     strategy.finalize = observed
     finished = training.fit()
-    return Outcome(training, prepared, seen["state"], seen["embeddings"], finished)
+    return Outcome(training, prepared, seen["state"], seen["trainable"], seen["embeddings"], finished)
 
 
 OUTCOMES: dict[str, Outcome] = {}
@@ -77,8 +80,8 @@ def outcome(name: str, synthetic: Data) -> Outcome:
 def test_groups_cover_every_trainable_parameter_exactly_once(outcome: Outcome) -> None:
     training = outcome.training
     grouped = [id(parameter) for group in training.optimizer.param_groups for parameter in group["params"]]
-    modules = (training.model, training.criterion)
-    trained = [value for module in modules for value in module.parameters() if value.requires_grad]
+    of_loss = [value for value in training.criterion.parameters() if value.requires_grad]
+    trained = [*outcome.trainable.values(), *of_loss]
     assert sorted(grouped) == sorted(map(id, trained))
     names = [group["name"] for group in training.optimizer.param_groups]
     assert len(set(names)) == len(names)
@@ -88,7 +91,7 @@ def test_groups_cover_every_trainable_parameter_exactly_once(outcome: Outcome) -
 def test_loss_falls(outcome: Outcome) -> None:
     """If anything of the backbone is trained; otherwise no image may have been seen."""
     training = outcome.training
-    if training.model.trainable():
+    if outcome.trainable:
         assert training.history[-1] < training.history[0]
         assert training.images_seen >= 2 * 64
     else:
@@ -97,9 +100,9 @@ def test_loss_falls(outcome: Outcome) -> None:
 
 def test_frozen_parameters_and_statistics_do_not_change(outcome: Outcome) -> None:
     changed = differing(outcome.prepared, outcome.trained)
-    parameters = {f"0.{name}": value.requires_grad for name, value in outcome.training.model.named_parameters()}
-    trainable = {name for name, trained in parameters.items() if trained}
-    assert changed & parameters.keys() <= trainable
+    trainable = outcome.trainable.keys()
+    parameters = {f"0.{name}" for name, _ in outcome.training.model.named_parameters()}
+    assert changed & parameters <= trainable
     assert bool(changed & trainable) == bool(trainable)
     backbone = outcome.training.model.backbone
     for block in backbone.body:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from retrieval_bench.config import RunConfig
@@ -44,6 +45,23 @@ def tiny_embedder(dim: int = 0, seed: int = 0) -> Embedder:
     with batch_norm_momentum(net, None):
         model(random_images(32))
     return model.eval()
+
+
+def tiny_vit(dim: int = 0, seed: int = 0, **options: Any) -> Embedder:
+    """A vision transformer of 4 blocks, 16 patches and 24 features, random weights."""
+    torch.manual_seed(seed)
+    sizes: Any = {"img_size": SIDE, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, **options}
+    net = VisionTransformer(num_classes=0, **sizes)
+    return Embedder(Backbone(net, name_blocks(net), (0.5,) * 3, (0.25,) * 3, 24), dim).eval()
+
+
+NEEDS_TOKENS = {"visual_prompts"}
+"""Strategies for transformers only."""
+
+
+def embedder_for(strategy: str, dim: int = 0) -> Embedder:
+    """The tiny network that `strategy`, perhaps a chain, works on."""
+    return tiny_vit(dim) if NEEDS_TOKENS & set(strategy.split("+")) else tiny_embedder(dim)
 
 
 def random_images(count: int, side: int = SIDE, seed: int = 0) -> Tensor:

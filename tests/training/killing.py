@@ -22,6 +22,7 @@ import torch
 from retrieval_bench.cli import main
 
 FLAGS = {
+    "visual_prompts": "--backbone test_vit",
     "channel_gates": "--channel-gates.budget 0.8 --channel-gates.search-epochs 2",
     "network_slimming": "--network-slimming.budget 0.8",
     "channel_pruning": "--channel-pruning.budget 0.8",

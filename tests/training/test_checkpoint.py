@@ -16,7 +16,7 @@ from retrieval_bench.strategies import STRATEGIES, build_strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.loop import Training
 from retrieval_bench.training.step import Step
-from tests.training.helpers import OPTIONS, Data, differing, make_training, run_config, state_of
+from tests.training.helpers import OPTIONS, Data, differing, embedder_for, make_training, run_config, state_of
 
 CHAINS = "layer_pruning+channel_gates channel_gates+l2sp channel_gates+autolr channel_pruning+spottune rollback+l2sp"
 EPOCHS = 4
@@ -38,7 +38,7 @@ class Stopping(Checkpoints):
 
 def made(data: Data, strategy: str, checkpoints: Checkpoints | None, loss: str = "softmax") -> Training:
     config = run_config(loss, head="autolr", epochs=EPOCHS, schedule="cosine")
-    return make_training(data, build_strategy(strategy, OPTIONS), config, checkpoints=checkpoints)
+    return make_training(data, build_strategy(strategy, OPTIONS), config, embedder_for(strategy), checkpoints)
 
 
 def stop(data: Data, folder: Path, after: int, strategy: str = "standard", loss: str = "softmax") -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
 from retrieval_bench.strategies.chain import Chain
+from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.loop import Training
-from tests.training.helpers import Data, differing, flatten, make_training, run_config, state_of
+from tests.training.helpers import Data, differing, flatten, make_training, run_config, state_of, tiny_embedder
 
 
 class Recorder(Strategy):
@@ -36,6 +39,35 @@ class Recorder(Strategy):
     def after_step(self, model: Embedder) -> None:
         if self.state is not None:
             self.lrs.append(self.state.optimizer.param_groups[0]["lr"])
+
+
+def test_proxies_are_warmed_up_before_the_training_with_a_backbone_that_stays(synthetic: Data, tmp_path: Path) -> None:
+    """Cost counts; strategies and schedule see nothing of it; a resumed training does not repeat it."""
+
+    def made(passes: int, epochs: int, model: Embedder, checkpoints: Checkpoints | None = None) -> Training:
+        config = run_config(epochs=epochs, schedule="cosine")
+        config = replace(config, loss=replace(config.loss, proxy_warmup=passes))
+        return make_training(synthetic, None, config, model, checkpoints)
+
+    model = tiny_embedder(8)
+    training = made(2, 0, model)
+    before, proxies = state_of(model.backbone), state_of(training.criterion)
+    head = state_of(model.embedding)
+    training.fit()
+    assert not differing(before, state_of(model.backbone)), "batch norms too"
+    assert differing(head, state_of(model.embedding)) == {"0.weight", "0.bias"}
+    assert differing(proxies, state_of(training.criterion)) == {"0.loss.proxies"}
+    assert (training.images_seen, training.history) == (2 * 64, [])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    whole = made(1, 3, tiny_embedder(8), Checkpoints(tmp_path, {}))
+    whole.fit()
+    assert whole.images_seen == 4 * 64
+    (tmp_path / "epoch-0003.pt").unlink()
+    resumed = made(1, 3, tiny_embedder(8), Checkpoints(tmp_path, {}))
+    resumed.fit()
+    assert (resumed.resumed, resumed.images_seen) == ([2], 4 * 64)
+    assert not differing(state_of(whole.model), state_of(resumed.model))
+    assert differing(state_of(whole.model), state_of(made(0, 3, tiny_embedder(8)).fit()))
 
 
 def test_history_images_rates_and_log(synthetic: Data) -> None:

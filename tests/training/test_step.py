@@ -12,13 +12,30 @@ from torch import Tensor
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.losses import build_criterion
+from retrieval_bench.models.build import build_backbone
 from retrieval_bench.models.embedder import set_training_mode
-from retrieval_bench.sections import TrainConfig
+from retrieval_bench.sections import ModelConfig, TrainConfig
 from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.strategies.base import ParameterGroup
 from retrieval_bench.training.loop import Training
-from retrieval_bench.training.optimizer import OPTIMIZERS, build_optimizer, parameter_groups, schedule_factor
-from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
+from retrieval_bench.training.optimizer import (
+    OPTIMIZERS,
+    build_optimizer,
+    parameter_groups,
+    schedule_factor,
+    step_factor,
+)
+from tests.training.helpers import (
+    OPTIONS,
+    Data,
+    differing,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
+    tiny_vit,
+)
 
 
 def gradients(training: Training) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
@@ -59,6 +76,40 @@ def test_gradients_of_chunks_are_those_of_the_whole_batch(
     assert any(value.abs().max() > 0 for value in expected.values())
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()) + 1e-8)
+
+
+@pytest.mark.parametrize("strategy", ["standard", "last_k", "lora", "visual_prompts", "progressive", "channel_pruning"])
+@pytest.mark.parametrize("micro_batch", [0, 6])
+def test_gradients_of_activations_that_are_computed_again_are_the_same(
+    strategy: str, micro_batch: int, synthetic: Data
+) -> None:
+    """With stochastic depth, whose draws must be the same in both passes; blocks are called once more."""
+
+    def result(again: bool) -> tuple[dict[str, Tensor], int]:
+        model = tiny_embedder(8) if strategy in ("progressive", "channel_pruning") else tiny_vit(8, drop_path_rate=0.3)
+        config, calls = run_config(freeze_bn=True, grad_checkpointing=again, micro_batch=micro_batch), []
+        training = make_training(synthetic, build_strategy(strategy, OPTIONS), config, model)
+        last = model.backbone.net.get_submodule(model.backbone.body[-1].name)
+        last.register_forward_pre_hook(lambda *_: calls.append(1))
+        return gradients(training)[1], len(calls)
+
+    (expected, once), (actual, twice) = result(False), result(True)
+    assert twice > once
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_where_activations_cannot_be_computed_again_one_line_says_so(synthetic: Data) -> None:
+    config = run_config(freeze_bn=True, grad_checkpointing=True)
+    for strategy in ("spottune", "channel_pruning+spottune"):
+        with pytest.raises(UserError, match=r"^--grad-checkpointing: routes of images"):
+            make_training(synthetic, build_strategy(strategy, OPTIONS), config).fit()
+    for backbone in ("cifar_resnet20", "torchvision/resnet18"):
+        with pytest.raises(UserError, match=r"^--grad-checkpointing: this backbone has none"):
+            build_backbone(ModelConfig(backbone=backbone, weights="none"), 32).set_grad_checkpointing(True)
+    finished = make_training(synthetic, None, config, model := tiny_vit()).fit()
+    assert finished is model
+    assert not model.backbone.net.grad_checkpointing
 
 
 def test_batch_norm_statistics_move_once_per_image(synthetic: Data) -> None:
@@ -203,6 +254,35 @@ def test_groups_are_blocks_embedding_and_loss_with_their_rates() -> None:
     assert rates == {name: (0.5, 0.3) if name == "loss" else (0.01, 0.1) for name in rates}
     without = [name for name in blocks if name not in ("stem", "layer2.1")]
     assert [group["name"] for group in groups_of(0, ("stem", "layer2.1"), "triplet")] == without
+
+
+def test_the_embedding_layer_has_a_multiple_of_the_rate() -> None:
+    config = run_config(lr=0.01, embedding_lr=10.0)
+    model = tiny_embedder(12)
+    groups = parameter_groups(model, build_criterion(config.loss, 8, 12), config.train, config.loss)
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates.pop("embedding") == pytest.approx(0.1)
+    assert {rates[block.name] for block in model.backbone.blocks} == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("warmup", "factors"),
+    [
+        (0.0, [1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2]),
+        (1.0, [0.25, 0.5, 0.75, 1, 0.2, 0.2, 0.2, 0.2]),
+        (0.5, [0.5, 1, 1, 1, 0.2, 0.2, 0.2, 0.2]),
+        (2.0, [0.125, 0.25, 0.375, 0.5, 0.125, 0.15, 0.175, 0.2]),
+    ],
+)
+def test_rates_rise_linearly_and_follow_the_schedule(warmup: float, factors: list[float], synthetic: Data) -> None:
+    """Two epochs of four steps; the schedule falls to a fifth in the middle. As computed, and as set by the loop."""
+    config = run_config(warmup=warmup, schedule="step", decay_at=0.5, lr=1.0)
+    computed = [step_factor(config.train, epoch, step, 4) for epoch in range(2) for step in range(4)]
+    assert computed == pytest.approx(factors)
+    training, seen = make_training(synthetic, None, replace(config, train=replace(config.train, lr=1e-3))), []
+    training.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    training.fit()
+    assert seen == pytest.approx([1e-3 * factor for factor in factors])
 
 
 def test_shared_parameter_is_in_one_group_only() -> None:

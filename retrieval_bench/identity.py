@@ -21,7 +21,7 @@ from retrieval_bench.sections import DataConfig, ModelConfig
 
 def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, Split]:
     """The data set of a configuration, and its split."""
-    return open_dataset(data.dataset, data_root, data.split, data.fold, data.folds, data.classes)
+    return open_dataset(data.dataset, data_root, data.split, data.fold, data.folds, data.classes, data.train_per_class)
 
 
 def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
             )
             if group.is_main_process and config.data.reader == "pil":
                 table.check_unchanged()
-            trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, config.train.epochs)
+            trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, training.epochs)
         record = complete(measured, run_id, identity, config, selection, searched)
         if group.is_main_process:
             write_details(details, results.details(run_id))

@@ -83,6 +83,7 @@ class DataConfig:
     fold: int = option(0, "kfold: which fold validates, from 0")
     folds: int = option(4, "kfold: how many")
     classes: int = option(0, "use only the first so many classes on each side of the split; 0 uses all", low=0)
+    train_per_class: int = option(0, "train on the first so many images of each class; 0 uses all", low=0)
     image_size: int = option(72, "side of the square that the network sees, pixels", low=8)
     preprocessing: Literal["crop", "squash"] = "crop"
     """crop: random resized crops, tested on resize + centre crop; squash: aspect ratio not kept, no training crop

@@ -57,8 +57,14 @@ def open_table(name: str, root: Path | None, strict: bool = True) -> ImageTable:
 
 
 def open_dataset(
-    name: str, root: Path | None, protocol: str = "zero_shot", fold: int = 0, folds: int = 4, classes: int = 0
+    name: str,
+    root: Path | None,
+    protocol: str = "zero_shot",
+    fold: int = 0,
+    folds: int = 4,
+    classes: int = 0,
+    train_per_class: int = 0,
 ) -> tuple[ImageTable, Split]:
     """:func:`open_table`, and its split (see :func:`retrieval_bench.data.splits.make_split`)."""
     images = open_table(name, root)
-    return images, make_split(protocol, images, fold, folds, classes)
+    return images, make_split(protocol, images, fold, folds, classes, train_per_class)

@@ -75,11 +75,14 @@ def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4)
     return np.where(zero_shot(table) == "train", np.where(np.isin(table.labels, held_out), "test", "train"), "")
 
 
-def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, classes: int = 0) -> Split:
+def make_split(
+    protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, classes: int = 0, train_per_class: int = 0
+) -> Split:
     """The rows of the split that :func:`split_names` makes.
 
     With `classes` > 0 only the first so many training and test classes are used, of a closed set the same ones;
-    validation classes are taken from those training classes. A side that is empty is a :class:`UserError`.
+    validation classes are taken from those training classes. With `train_per_class` > 0 only the first so many training
+    images of each class are used. A side that is empty is a :class:`UserError`.
     """
     inside_training = protocol in ("zero_shot_val", "kfold")
     if classes and inside_training:
@@ -88,6 +91,9 @@ def make_split(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4, 
         table = replace(table, zero_shot_classes=classes)
     names = split_names(protocol, table, fold, folds)
     train = np.flatnonzero(names == "train")
+    if train_per_class:
+        rank = pd.Series(train).groupby(table.labels[train]).cumcount().to_numpy()
+        train = train[rank < train_per_class]
     query, gallery = (np.flatnonzero((names == "test") | (names == role)) for role in ("query", "gallery"))
     split = Split(train, query, gallery, np.unique(table.labels[train]))
     if not len(train) or not len(query) or not len(gallery):

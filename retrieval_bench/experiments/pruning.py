@@ -32,8 +32,8 @@ of which the mean gate hardly moves, 76.6)."""
 SCRATCH_GATES = {"held_out": 0.2, "regime": "from_scratch", "sparsity": 0.2}
 PASSES = {"options.channel_gates.search_epochs": 6}
 """Passes that gates are learned in."""
-LENGTHS = (1, 4, 12)
-"""Epochs before slimming; at 0 all scales are 1, so that only the rule for ties would be seen."""
+LENGTHS = {0: (1, 4, 12), 30: (0, 1, 4, 8, 15, 30), 160: tuple(range(0, 161, 10))}
+"""Epochs before slimming, by those that the schedule of its training takes (0: the full rate)."""
 
 CIFAR = RunConfig(
     data=DataConfig(dataset="cifar10", split="closed_set", image_size=32, resize=32, reader="cache"),
@@ -113,21 +113,89 @@ def curve(base: RunConfig) -> list[Row]:
 
 def similarity(base: RunConfig) -> list[Row]:
     """Structures at half the cost, without training afterwards: slimming after several lengths of training from random
-    weights, gates on random weights, gates on the weights as they are."""
-    random = {"model.weights": "none"}
+    weights, gates on random weights, gates on the weights as they are, or with a schedule on weights trained over it.
+
+    Before the first step all scales are 1, so that only the rule for ties would be seen: their order is drawn.
+    """
+    random, schedule = {"model.weights": "none"}, base.options.network_slimming.schedule_epochs
     changes: dict[str, dict[str, Any]] = {}
-    for length in LENGTHS:
-        epochs = {"options.network_slimming.sparse_epochs": length}
-        changes[f"Slimming after {length} epochs"] = {"strategy": "network_slimming", **random, **epochs}
-    gates = {"strategy": "channel_gates", **PASSES}
-    changes["Gates on random weights"] = {**gates, **random, "options.channel_gates.regime": "from_scratch"}
-    changes["Gates on pretrained weights"] = gates
+    for length in LENGTHS[schedule]:
+        epochs = {"strategy": "network_slimming", "options.network_slimming.sparse_epochs": length}
+        drawn = {"strategy": "channel_pruning", "options.channel_pruning.scores": "random"}
+        name = f"Slimming after {length} epochs" if length else "Scales drawn at random"
+        changes[name] = {**random, **(epochs if length else drawn)}
+    gates = {"strategy": "channel_gates", **({} if schedule else PASSES)}
+    drawn = {**gates, **random, "options.channel_gates.regime": "from_scratch"}
+    if schedule:
+        changes["Gates on random weights"] = {**drawn, "options.channel_gates.search": "public"}
+        trained = {**random, "options.channel_gates.trained_epochs": schedule}
+        changes[f"Gates on weights of {schedule} epochs"] = {**gates, **trained}
+    else:
+        changes |= {"Gates on random weights": drawn, "Gates on pretrained weights": gates}
     return named_rows(base, changes)
 
 
+def cifar(base: RunConfig) -> list[Row]:
+    """The whole network, and ways to find a network with half of its multiply-accumulates, all from random weights.
+    Scratch-B but for the first row of gates."""
+    gates = {"strategy": "channel_gates", "options.channel_gates.search": "public"}
+    scratch, lottery = ({**gates, "options.channel_gates.regime": regime} for regime in ("from_scratch", "lottery"))
+    channels, longer = {"strategy": "channel_pruning"}, {f"options.{name}.training": "scratch_b" for name in PRUNING}
+    trained = {f"options.network_slimming.{name}_epochs": base.train.epochs for name in ("sparse", "schedule")}
+    changes: dict[str, dict[str, Any]] = {
+        "Whole network": {"strategy": "standard"},
+        "Gates, other weights, Scratch-E": scratch,
+        "Gates, other weights": {**scratch, **longer},
+        "Gates, own first weights (lottery)": {**lottery, **longer},
+        "SNIP": {**channels, **longer, "options.channel_pruning.scores": "snip"},
+        "Uniform": {**channels, **longer, "options.channel_pruning.scores": "uniform"},
+        f"Slimming after {base.train.epochs} epochs": {"strategy": "network_slimming", **trained, **longer},
+    }
+    return named_rows(base, changes, "Whole network")
+
+
+def _searched(base: RunConfig, passes: int, schedule: int = 0) -> RunConfig:
+    """As the paper's public code: gates with Adam and r = 0.2, slimming with SGD, both of the optimisers' own rates."""
+    gates = {"search": "adam", "sparsity": 0.2, "search_epochs": passes}
+    slimming = {"search": "sgd", "schedule_epochs": schedule}
+    chosen = {"channel_gates": gates, "network_slimming": slimming}
+    return unflatten(
+        {f"options.{name}.{key}": value for name, part in chosen.items() for key, value in part.items()}, base
+    )
+
+
+PRUNING = ("channel_gates", "channel_pruning", "network_slimming")
+_RESNET = CIFAR.changed(model__backbone="cifar_resnet20")
+_FEWER = _RESNET.changed(data__crop_scale=0.6)
+SIMILARITY = {
+    **UNTRAINED,
+    "paper": replace(
+        UNTRAINED["paper"],
+        about="VGG-16 on CIFAR-10 from random weights, slimming after 0 to 160 epochs of one schedule: for a GPU",
+        base=_searched(UNTRAINED["paper"].base, 10, 160),
+    ),
+    "cifar": Profile(
+        "ResNet-20 on 10,000 images of CIFAR-10 from random weights, SGD at 0.1, a tenth from epochs 15 and 23 on, "
+        "slimming after 0 to 30 epochs: for 2 CPU cores",
+        _searched(_FEWER.changed(data__train_per_class=1000, train__epochs=0), 10, 30),
+    ),
+}
+CIFAR_PROFILES = {
+    "paper": Profile("ResNet-20 on CIFAR-10 from random weights, 160 epochs: for a GPU", _searched(_RESNET, 10)),
+    "cpu": Profile(
+        "ResNet-20 on 4,000 images of CIFAR-10 from random weights, SGD at 0.05: for 2 CPU cores",
+        _searched(_FEWER.changed(data__train_per_class=400, train__epochs=8, train__batch_size=64, train__lr=0.05), 5),
+    ),
+    "smoke": Profile(DRAWN, _searched(_SMOKE.changed(train__freeze_bn=False), 1), (0, 1)),
+}
 CORRELATIONS = (
     "Structures are the shares of channels kept per layer at half the multiply-accumulates; nothing is trained after "
     "pruning."
+)
+SCRATCH = (
+    "Every pruned row but one is Scratch-B: trained for as many epochs as cost what those of the whole network do. "
+    "Images in search: passed through the network before channels are removed; slimming trains the whole network in "
+    "that time."
 )
 EXPERIMENTS = {
     "curve_pruning": Experiment(
@@ -138,9 +206,15 @@ EXPERIMENTS = {
     ),
     "figure_structure_similarity": Experiment(
         "how alike pruned structures of several seeds and lengths of training are",
-        UNTRAINED,
+        SIMILARITY,
         similarity,
         (CORRELATIONS,),
         figure=structure_similarity,
+    ),
+    "table_cifar": Experiment(
+        "ways to find a network of half the cost, from random weights: accuracy and what the search costs",
+        CIFAR_PROFILES,
+        cifar,
+        (SCRATCH,),
     ),
 }

@@ -14,6 +14,7 @@ from retrieval_bench.columns import METRIC, column
 from retrieval_bench.config import portable
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, holm, paired_t_test, t_interval
 from retrieval_bench.experiments.experiment import Experiment, Profile, Records, Row, changed_flag_words
+from retrieval_bench.figures.style import info_with
 from retrieval_bench.files import write_text
 from retrieval_bench.tables import TextTable
 
@@ -32,7 +33,8 @@ def measured_table(rows: Sequence[Row], records: Records, ranked: bool = False) 
     (half of the t-interval, empty for one seed) and ``_reported``; ``sd_over_draws`` of the first metric, for routes
     that are drawn at test; ``difference`` of the first metric to the row ``against`` (mean over the seeds that both
     have) with ``_ci95``; ``parameters`` and ``macs`` (empty for evaluation modes, whose network would be another);
-    ``images_seen`` in the training, rejected passes included, and ``per_1000_images``, the first metric's share;
+    ``images_seen`` in the training, rejected passes included, and ``per_1000_images``, the first metric's share; where
+    a strategy prunes channels, ``search_images_seen`` before that;
     choices (:data:`SETTINGS`); and the columns of the rows.
 
     Args:
@@ -80,6 +82,9 @@ def _line(entry: Row, records: Records) -> dict[str, Any]:
         line[name] = None if is_other_network else _mean([record.cost[name] for record in own])[0]
     seen, value = line["images_seen"], line[first]
     line["per_1000_images"] = round(1000 * value / seen, 6) if seen and value is not None else None
+    searches = [part["search_images_seen"] for record in own if (part := info_with(record, "search_images_seen"))]
+    if searches:
+        line["search_images_seen"] = _mean(searches)[0]
     settings = {name: getattr(getattr(config, part), name) for part, names in SETTINGS.items() for name in names}
     return line | settings | dict(entry.columns)
 
@@ -136,6 +141,8 @@ def readable_table(table: Any) -> pd.DataFrame:
         )
         failed = table["failed_trials"].map(lambda count: f" ({count} failed)" if count else "")
         shown["trials"] = table["trials"].astype(str) + failed
+        shown["images in search"] = texts("search_images_seen", "images_seen")
+    elif "search_images_seen" in table:
         shown["images in search"] = texts("search_images_seen", "images_seen")
     for name in ("parameters", "macs", "images_seen", "train_seconds"):
         shown[column(name).title] = texts(name)
@@ -200,6 +207,7 @@ def _headline(profile: Profile, changed: Profile, records: Records) -> str:
     made = [record for several in records.values() for record in several]
     devices = "; ".join(sorted({record.device for record in made}))
     part = f", first {data.classes} classes of each side" if data.classes else ""
+    part += f", first {data.train_per_class} training images of each class" if data.train_per_class else ""
     flags = changed_flag_words(profile, changed)
     changes = f", but for {', '.join(flags)}" if flags else ""
     return (

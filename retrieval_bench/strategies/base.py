@@ -90,6 +90,7 @@ class EpochState(Protocol):
 
     epoch: int
     epochs: int
+    images_seen: int
     model: Embedder
     optimizer: torch.optim.Optimizer
 
@@ -124,9 +125,13 @@ class EpochState(Protocol):
 
 
 class TrainOnce(Protocol):
-    """One pass over the training data; returns its mean loss. Each attempt draws its own order and augmentation."""
+    """One pass over the training data; returns its mean loss. Each attempt draws its own order and augmentation.
 
-    def __call__(self, attempt: int = 0) -> float: ...
+    Attempts -1, -2 and so on, before the training, are at the full rate, or with `epochs` at that of the schedule over
+    so many of them.
+    """
+
+    def __call__(self, attempt: int = 0, epochs: int = 0) -> float: ...
 
 
 class Strategy:

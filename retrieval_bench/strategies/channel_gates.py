@@ -9,11 +9,12 @@ trained, for ``search_epochs`` passes::
 at a rate of 0.01, with gates clamped to 0..1 after each step. The channels with the largest gates over all layers stay,
 as many as the budget allows; the rest is removed, and the smaller network is trained for ``--epochs``.
 
-Two regimes. ``from_scratch`` is the paper's: random weights for the search, and other random weights for the training,
-to which the paper gives more epochs the more is pruned (Scratch-B: epochs / budget); the search may use a network that
-is ``expansion`` times as wide (its channel expansion; here of inner widths only, where the public code widens all).
-``inherit`` is ours: gates on pretrained weights, gates folded into the norms, kept channels keep their weights and are
-fine-tuned.
+Three regimes. ``from_scratch`` is the paper's: random weights for the search, and other random weights for the
+training, to which the paper gives more epochs the more is pruned (``training scratch_b``); the search may use a network
+that is ``expansion`` times as wide (its channel expansion; here of inner widths only, where the public code widens
+all). ``lottery`` is the paper's comparison: the kept channels of the very weights that the search was on, batch norms
+begun anew. ``inherit`` is ours: gates on pretrained weights, or after ``trained_epochs`` on those, are folded into the
+norms; kept channels keep their weights and are fine-tuned.
 
 Defaults: gamma 0.5 and the rate 0.01 as in the public code, whose r is 0.2 on CIFAR-10 and 0.5 on ImageNet. Deviations
 (``search public`` does the first three as the code does): the optimiser is the run's own; batch norms use fixed
@@ -34,11 +35,11 @@ import torch
 from torch import Tensor
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.embedder import Embedder, trains_batch_norms
+from retrieval_bench.models.embedder import BatchNorm, Embedder, trains_batch_norms
 from retrieval_bench.models.gates import Gates, initialise, live_norms
 from retrieval_bench.models.pruning import Keep, find_channels, set_widths
 from retrieval_bench.strategies.base import EpochState, Look, ParameterGroup, Range, TrainOnce, option
-from retrieval_bench.strategies.channel_pruning import BudgetedPruning
+from retrieval_bench.strategies.budgeted_pruning import BudgetedPruning
 
 FAR = 0.1
 """From the sparsity r to a mean gate that the record warns of."""
@@ -49,14 +50,15 @@ class ChannelGates(BudgetedPruning):
 
     rebuilds_blocks = True
     look = Look("#246c84", "P")
+    _gates: Gates | None = None
 
     @dataclass(frozen=True)
     class Options(BudgetedPruning.Options):
         regime: str = option(
             "inherit",
-            "inherit: gates on the weights as they are, which kept channels keep; from_scratch: random weights (needs "
-            "--no-freeze-bn)",
-            choices=("inherit", "from_scratch"),
+            "inherit: gates on the weights as they are, which kept channels keep; from_scratch: on random weights, and "
+            "others are trained; lottery: on random weights, which are trained (both need --no-freeze-bn)",
+            choices=("inherit", "lottery", "from_scratch"),
         )
         search_epochs: int = option(
             1, "passes over the training images in which only gates (and the loss's parameters) are trained", low=0
@@ -88,18 +90,19 @@ class ChannelGates(BudgetedPruning):
             "norms of each batch, the loss's parameters as they are drawn",
             choices=("own", "adam", "public"),
         )
+        trained_epochs: int = option(0, "passes of ordinary training before the search, with the run's schedule", low=0)
 
         def check(self) -> None:
+            super().check()
             if self.held_out and self.search_epochs < 2:
                 raise UserError(
                     f"--channel-gates.held-out {self.held_out}: needs at least two --channel-gates.search-epochs to "
                     "choose from"
                 )
-            misplaced = "statistics" if self.regime == "from_scratch" else "search"
-            if getattr(self, misplaced) in ("mean", "matched", "public"):
+            if self.search == "public" and self.regime == "inherit":
                 raise UserError(
-                    f"--channel-gates.{misplaced} {getattr(self, misplaced)}: not with --channel-gates.regime "
-                    f"{self.regime}; only pretrained weights have statistics, and they keep them"
+                    "--channel-gates.search public: not with --channel-gates.regime inherit, whose weights keep their "
+                    "statistics"
                 )
             if self.regime == "inherit" and self.expansion != 1:
                 raise UserError(
@@ -109,24 +112,25 @@ class ChannelGates(BudgetedPruning):
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         options = self.options
-        if options.regime == "from_scratch" and not trains_batch_norms(model):
-            raise UserError(
-                "--channel-gates.regime from_scratch trains batch norms, which are frozen: add --no-freeze-bn"
-            )
+        if options.regime == "lottery" and not trains_batch_norms(model):
+            raise UserError("--channel-gates.regime lottery trains batch norms, which are frozen: add --no-freeze-bn")
         self._channels = self.find_channels(model, example_images)
         if options.expansion != 1:
             wider = {name: max(1, round(options.expansion * size)) for name, size in self._channels.full.items()}
             set_widths(model.backbone, self._channels, wider)
             self._channels = find_channels(model.backbone, example_images.shape[-1])
         self.refuse_budget()
-        if options.regime == "from_scratch":
+        if options.regime != "inherit":
             initialise(model.backbone, example_images)
+        if not options.trained_epochs:
+            self._begin_search(model)
+        return model
+
+    def _begin_search(self, model: Embedder) -> None:
         self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         model.requires_grad_(False)
-        self._gates: Gates | None = Gates(model.backbone.net, self._channels.widths, options.norm)
-        model.backbone.gates = self._gates
-        self._hooks = live_norms(model.backbone) if options.search == "public" else []
-        return model
+        model.backbone.gates = self._gates = Gates(model.backbone.net, self._channels.widths, self.options.norm)
+        self._hooks = live_norms(model.backbone) if self.options.search == "public" else []
 
     def parameter_groups(self, model: Embedder, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         if self._gates is None:
@@ -148,6 +152,12 @@ class ChannelGates(BudgetedPruning):
             self._gates.clamp()
 
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        if self.options.trained_epochs:
+            self.train_whole(train_once, state, self.options.trained_epochs, self.options.trained_epochs)
+            head = state.criterion.state_dict()
+            self._begin_search(state.model)
+            state.rebuild()
+            state.criterion.load_state_dict(head)
         assert self._gates is not None
         self.note_outputs(state)  # all gates are 1
         if self.options.search != "own":
@@ -155,7 +165,7 @@ class ChannelGates(BudgetedPruning):
         gates, losses, recalls, scores = self._gates, [], [], []
         with state.holding_out(self.options.held_out) if self.options.held_out else nullcontext() as recall_at_1:
             for number in range(self.options.search_epochs):
-                losses.append(train_once(-1 - number))
+                losses.append(train_once(-1 - self.options.trained_epochs - number))
                 if recall_at_1 is not None:
                     scores.append(gates.scores())
                     with gates.only(self.choose(self._channels, scores[-1]).keep):
@@ -173,7 +183,8 @@ class ChannelGates(BudgetedPruning):
 
     def prune(self, model: Embedder, keep: Keep) -> None:
         """Ends the search: folds the gates into inherited weights, removes channels, trains what is left."""
-        assert self._gates is not None
+        if self._gates is None:  # resumed after a training that came before the search
+            return super().prune(model, keep)
         self._gates.remove(model.backbone.net, fold=self.options.regime == "inherit")
         self._gates = None
         for hook in self._hooks:
@@ -182,5 +193,7 @@ class ChannelGates(BudgetedPruning):
         super().prune(model, keep)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self._trained)
-        if self.options.regime == "from_scratch":
-            initialise(model.backbone)
+        if self.options.regime == "lottery":
+            for module in model.backbone.modules():
+                if isinstance(module, BatchNorm):
+                    module.reset_running_stats()

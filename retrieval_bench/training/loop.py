@@ -149,9 +149,10 @@ class Training(TrainingState):
             **{name: value for name, value in events.items() if value},
         }
 
-    def train_once(self, attempt: int = 0) -> float:
+    def train_once(self, attempt: int = 0, epochs: int = 0) -> float:
         """One pass over the training data; returns the mean loss. The same (seed, epoch, attempt) gives the same order
-        and augmentation. Negative attempts are passes before the training, at the full rate."""
+        and augmentation. Negative attempts are passes before the training, at the full rate, or with `epochs` at that
+        of the schedule over so many."""
         seed = self.config.seed
         self.batches.reseed(seed, self.epoch, attempt)
         torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
@@ -159,12 +160,13 @@ class Training(TrainingState):
         self.criterion.train()
         started = time.perf_counter()
         try:
-            return self._pass(attempt)
+            return self._pass(attempt, epochs)
         finally:  # a pass that diverged was computed too
             self.seconds += time.perf_counter() - started
 
-    def _pass(self, attempt: int) -> float:
+    def _pass(self, attempt: int, epochs: int) -> float:
         train, steps = self.config.train, len(self.batches)
+        done, scheduled = (self.epoch, self.epochs) if attempt >= 0 else (-1 - attempt, epochs)
         always_checked = self.device.type == "cpu" or train.skip_batches > 0
         total, images = torch.zeros((), dtype=torch.float64, device=self.device), 0
         title = "before the training" if attempt < 0 else f"epoch {self.epoch + 1}/{self.epochs}"
@@ -172,7 +174,7 @@ class Training(TrainingState):
         for step, (pixels, labels) in enumerate(
             track(batches, title, self.batches.images, size=lambda batch: len(batch[1]))
         ):
-            factor = 1.0 if attempt < 0 else step_factor(train, self.epoch, step, steps)
+            factor = step_factor(train, done, step, steps, scheduled) if scheduled else 1.0
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             pixels, labels = pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

@@ -50,10 +50,10 @@ def build_optimizer(name: str, groups: list[ParameterGroup], fused: bool = False
     return OPTIMIZERS[name](based or [{"params": []}], lr=0.0, fused=fused or None)
 
 
-def step_factor(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
-    """Factor on every learning rate at a step of so many per epoch, both from 0: that of the schedule, and in the first
-    ``--warmup`` epochs one that rises linearly and is 1 at their last step."""
-    factor = schedule_factor(train, (epoch + step / steps) / train.epochs)
+def step_factor(train: TrainConfig, epoch: int, step: int, steps: int, epochs: int) -> float:
+    """Factor on every learning rate at a step of so many per epoch, both from 0: that of the schedule over so many
+    `epochs`, and in the first ``--warmup`` of them one that rises linearly and is 1 at their last step."""
+    factor = schedule_factor(train, (epoch + step / steps) / epochs)
     return factor * min(1.0, (epoch + (step + 1) / steps) / train.warmup) if train.warmup else factor
 
 

@@ -13,7 +13,7 @@ from retrieval_bench.losses import Criterion
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import Strategy
 
-COUNTS = ("epoch", "history", "images_seen", "seconds", "strategy_seconds", "skipped")
+COUNTS = ("epoch", "epochs", "history", "images_seen", "seconds", "strategy_seconds", "skipped")
 """Attributes that go into checkpoints as they are."""
 TRAINED = ("model", "criterion", "optimizer")
 """Those whose state a rejected pass gives back."""
@@ -67,7 +67,7 @@ class TrainingState(ABC):
         for name in TRAINED:
             getattr(self, name).load_state_dict(state[name])
         for name in COUNTS:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints have no `epochs`
         self.started -= state["elapsed"]
         self.resumed = [*state["resumed"], len(self.history)]
 

@@ -9,6 +9,7 @@ from typing import Any
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
 from retrieval_bench.strategies.base import Strategy, check_options
+from retrieval_bench.strategies.bitfit import BitFit
 from retrieval_bench.strategies.chain import Chain, refuse_clashes
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
@@ -20,6 +21,7 @@ from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
+from retrieval_bench.strategies.norm_tuning import NormTuning
 from retrieval_bench.strategies.progressive import Progressive
 from retrieval_bench.strategies.random_policy import RandomPolicy
 from retrieval_bench.strategies.rollback import Rollback
@@ -30,6 +32,7 @@ from retrieval_bench.strategies.weight_variation import WeightVariation
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "autolr": AutoLR,
+    "bitfit": BitFit,
     "channel_gates": ChannelGates,
     "channel_pruning": ChannelPruning,
     "frozen": Frozen,
@@ -40,6 +43,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "layerwise_decay": LayerwiseDecay,
     "low_high": LowHigh,
     "network_slimming": NetworkSlimming,
+    "norm_tuning": NormTuning,
     "progressive": Progressive,
     "random_policy": RandomPolicy,
     "rollback": Rollback,

@@ -111,6 +111,9 @@ COMPARED = {
     "Channels by gates": "channel_gates",
     "BitFit": "bitfit",
     "Norms only": "norm_tuning",
+    "Surgical, by gradient norms": "surgical",
+    "Averaged weights": "ema",
+    "WiSE-FT": "wise_ft",
 }
 NORMS = {"train.freeze_bn": False}
 MORE: dict[str, dict[str, Any]] = {"BitFit": NORMS, "Norms only": NORMS}

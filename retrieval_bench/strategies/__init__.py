@@ -13,6 +13,7 @@ from retrieval_bench.strategies.bitfit import BitFit
 from retrieval_bench.strategies.chain import Chain, refuse_clashes
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
+from retrieval_bench.strategies.ema import EMA
 from retrieval_bench.strategies.frozen import Frozen
 from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.l2sp import L2SP
@@ -28,13 +29,16 @@ from retrieval_bench.strategies.rollback import Rollback
 from retrieval_bench.strategies.spottune import SpotTune
 from retrieval_bench.strategies.standard import Standard
 from retrieval_bench.strategies.stochastic import Stochastic
+from retrieval_bench.strategies.surgical import Surgical
 from retrieval_bench.strategies.weight_variation import WeightVariation
+from retrieval_bench.strategies.wise_ft import WiseFT
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "autolr": AutoLR,
     "bitfit": BitFit,
     "channel_gates": ChannelGates,
     "channel_pruning": ChannelPruning,
+    "ema": EMA,
     "frozen": Frozen,
     "global_k": GlobalK,
     "l2sp": L2SP,
@@ -50,7 +54,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "spottune": SpotTune,
     "standard": Standard,
     "stochastic": Stochastic,
+    "surgical": Surgical,
     "weight_variation": WeightVariation,
+    "wise_ft": WiseFT,
 }
 
 StrategyOptions: type[Any] = make_dataclass(

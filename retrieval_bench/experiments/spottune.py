@@ -109,12 +109,21 @@ COMPARED = {
     "SpotTune": "spottune",
     "Channels by magnitude": "channel_pruning",
     "Channels by gates": "channel_gates",
+    "BitFit": "bitfit",
+    "Norms only": "norm_tuning",
+    "Surgical, by gradient norms": "surgical",
+    "Averaged weights": "ema",
+    "WiSE-FT": "wise_ft",
 }
+NORMS = {"train.freeze_bn": False}
+MORE: dict[str, dict[str, Any]] = {"BitFit": NORMS, "Norms only": NORMS}
+"""What rows change beside the strategy: these train batch norms, which the others keep."""
 
 
 def strategies(base: RunConfig) -> list[Row]:
     """Every strategy at its defaults under one protocol, AutoLR with L2-SP and layer pruning too."""
-    return named_rows(base, {name: {"strategy": strategy} for name, strategy in COMPARED.items()}, "Standard")
+    changes = {name: {"strategy": strategy, **MORE.get(name, {})} for name, strategy in COMPARED.items()}
+    return named_rows(base, changes, "Standard")
 
 
 _THREE_PERIODS = {"options.rollback.periods": 3, "train.epochs": 3}

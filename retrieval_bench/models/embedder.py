@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -97,6 +97,25 @@ def batch_norm_momentum(model: nn.Module, momentum: float | None) -> Iterator[No
     finally:
         for norm, value in zip(norms, before, strict=True):
             norm.momentum = value
+
+
+def floats_of(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """The floating-point parameters and buffers of `module` as they are, not copied, by `prefix` and name; not those of
+    an average that is kept beside them."""
+    state = module.state_dict(prefix=prefix)
+    return {name: value for name, value in state.items() if value.is_floating_point() and name[:8] != "average."}
+
+
+@contextmanager
+def exchanged(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """A block in which the named parameters and buffers have these values; after it they have their own again."""
+    now = module.state_dict()
+    before = {name: now[name].clone() for name in values}
+    try:
+        module.load_state_dict(dict(values), strict=False)
+        yield
+    finally:
+        module.load_state_dict(before, strict=False)
 
 
 @torch.inference_mode()

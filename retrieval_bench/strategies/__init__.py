@@ -9,9 +9,11 @@ from typing import Any
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
 from retrieval_bench.strategies.base import Strategy, check_options
+from retrieval_bench.strategies.bitfit import BitFit
 from retrieval_bench.strategies.chain import Chain, refuse_clashes
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
+from retrieval_bench.strategies.ema import EMA
 from retrieval_bench.strategies.frozen import Frozen
 from retrieval_bench.strategies.global_k import GlobalK
 from retrieval_bench.strategies.l2sp import L2SP
@@ -21,19 +23,24 @@ from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.lora import LoRA
 from retrieval_bench.strategies.low_high import LowHigh
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
+from retrieval_bench.strategies.norm_tuning import NormTuning
 from retrieval_bench.strategies.progressive import Progressive
 from retrieval_bench.strategies.random_policy import RandomPolicy
 from retrieval_bench.strategies.rollback import Rollback
 from retrieval_bench.strategies.spottune import SpotTune
 from retrieval_bench.strategies.standard import Standard
 from retrieval_bench.strategies.stochastic import Stochastic
+from retrieval_bench.strategies.surgical import Surgical
 from retrieval_bench.strategies.visual_prompts import VisualPrompts
 from retrieval_bench.strategies.weight_variation import WeightVariation
+from retrieval_bench.strategies.wise_ft import WiseFT
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "autolr": AutoLR,
+    "bitfit": BitFit,
     "channel_gates": ChannelGates,
     "channel_pruning": ChannelPruning,
+    "ema": EMA,
     "frozen": Frozen,
     "global_k": GlobalK,
     "l2sp": L2SP,
@@ -43,14 +50,17 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "lora": LoRA,
     "low_high": LowHigh,
     "network_slimming": NetworkSlimming,
+    "norm_tuning": NormTuning,
     "progressive": Progressive,
     "random_policy": RandomPolicy,
     "rollback": Rollback,
     "spottune": SpotTune,
     "standard": Standard,
     "stochastic": Stochastic,
+    "surgical": Surgical,
     "visual_prompts": VisualPrompts,
     "weight_variation": WeightVariation,
+    "wise_ft": WiseFT,
 }
 
 StrategyOptions: type[Any] = make_dataclass(

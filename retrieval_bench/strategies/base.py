@@ -173,6 +173,10 @@ class Strategy:
     rebuilds_blocks: ClassVar[bool] = False
     """Puts other modules in the place of blocks: one such strategy per chain."""
 
+    averages: ClassVar[bool] = False
+    """Deploys other weights than the trained ones (``finalize``), in the same modules: one such strategy per chain,
+    which does it before others replace modules."""
+
     options: Any
 
     def __init_subclass__(cls) -> None:

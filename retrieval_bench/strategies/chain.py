@@ -15,11 +15,17 @@ from retrieval_bench.strategies.base import EpochState, ParameterGroup, Strategy
 
 def refuse_clashes(parts: Mapping[str, type[Strategy]]) -> None:
     """Raises :class:`UserError` if strategies cannot be combined in this order: only one may decide when an epoch is
-    accepted, only one may rebuild blocks or remove channels, and first of all blocks are removed, then channels."""
+    accepted, rebuild blocks, remove channels or average weights, and first of all blocks are removed, then channels."""
     owners = [name for name, kind in parts.items() if kind.run_epoch is not Strategy.run_epoch]
     rebuilding = [name for name, kind in parts.items() if kind.rebuilds_blocks]
     pruning = [name for name, kind in parts.items() if kind.prunes == "channels"]
-    clashes = {"decide how an epoch is run": owners, "remove channels": pruning, "rebuild the blocks": rebuilding}
+    averaging = [name for name, kind in parts.items() if kind.averages]
+    clashes = {
+        "decide how an epoch is run": owners,
+        "remove channels": pruning,
+        "rebuild the blocks": rebuilding,
+        "deploy other weights than the trained ones": averaging,
+    }
     for what, names in clashes.items():
         if len(names) > 1:
             raise UserError(f"strategies {' and '.join(names)} both {what} and cannot be combined; keep one of them")
@@ -90,7 +96,7 @@ class Chain(Strategy):
             part.after_step(model)
 
     def finalize(self, model: Embedder) -> Embedder:
-        for part in self.parts.values():
+        for part in sorted(self.parts.values(), key=lambda part: not part.averages):
             model = part.finalize(model)
         return model
 

@@ -83,13 +83,16 @@ def blocks_to_drop(drop: str, names: Sequence[str]) -> list[str]:
         if not last.isdecimal() or int(last) >= count:
             raise UserError(f"{flag}: the backbone has {count} blocks; last:0 to last:{count - 1}")
         return list(names[count - int(last) :])
-    chosen = set()
-    for word in filter(None, (part.strip() for part in drop.split(","))):
-        if word.isdecimal() and not 1 <= int(word) <= count:
-            raise UserError(f"{flag}: blocks are numbered from 1 to {count}")
-        if not word.isdecimal() and word not in names:
-            raise unknown("block", word, names)
-        chosen.add(names[int(word) - 1] if word.isdecimal() else word)
+    chosen = {named_block(flag, word.strip(), names) for word in drop.split(",") if word.strip()}
     if not chosen or len(chosen) == count:
         raise UserError(f"{flag}: name some of the {count} blocks, not {'all' if chosen else 'none'}")
     return [name for name in names if name in chosen]
+
+
+def named_block(flag: str, word: str, names: Sequence[str]) -> str:
+    """The block that a number from 1 or a name means; raises :class:`UserError`, which quotes `flag`, for another."""
+    if word.isdecimal() and not 1 <= int(word) <= len(names):
+        raise UserError(f"{flag}: blocks are numbered from 1 to {len(names)}")
+    if not word.isdecimal() and word not in names:
+        raise unknown("block", word, names)
+    return names[int(word) - 1] if word.isdecimal() else word

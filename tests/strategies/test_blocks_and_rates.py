@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from retrieval_bench.errors import UserError
+from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.build import build_embedder
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder, freeze_batch_norms
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.base import EpochState, Strategy, TrainOnce
+from retrieval_bench.strategies.bitfit import BitFit
 from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
+from retrieval_bench.strategies.norm_tuning import NormTuning
 from retrieval_bench.strategies.rollback import Rollback
 from tests.training.helpers import Data, flatten, make_training, random_images, run_config, state_of, tiny_embedder
 from tests.training.helpers import tiny_embedder as tiny
@@ -120,3 +126,37 @@ def test_rollback_returns_the_higher_blocks_to_their_start(synthetic: Data) -> N
         assert remembered == 0, "momentum starts at zero"
         assert any(not before[key].equal(start[key]) for key in before), "it had moved"
     assert [entry["epoch"] for entry in strategy.info()["periods"]] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "names"),
+    [(BitFit(), nn.Module, {"bias"}), (NormTuning(), (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm), {"weight", "bias"})],
+)
+@pytest.mark.parametrize("backbone", ["resnet10t", "test_vit", "test_convnext", "efficientnet_lite0"])
+def test_only_biases_or_norms_are_trained(strategy: Strategy, kind: Any, names: set[str], backbone: str) -> None:
+    """Beside the embedding layer; found by module here, whose classes are torch's own or derived from them."""
+    model = build_embedder(ModelConfig(backbone=backbone, weights="none", embedding_dim=4), 64)
+    expected = {
+        id(parameter)
+        for module in model.backbone.modules()
+        if isinstance(module, kind)
+        for name, parameter in module.named_parameters(recurse=False)
+        if name in names
+    }
+    strategy.prepare(model, random_images(2))
+    assert {id(parameter) for parameter in model.backbone.parameters() if parameter.requires_grad} == expected != set()
+    assert all(parameter.requires_grad for parameter in model.embedding.parameters())
+
+
+@pytest.mark.parametrize("strategy", [BitFit(), NormTuning()])
+def test_frozen_norms_leave_nothing_to_train_and_say_so(strategy: Strategy, synthetic: Data) -> None:
+    """A transformer has other norms and biases; what frozen norms keep is not trained there either."""
+    with pytest.raises(UserError, match=r"would train nothing of this .* add --no-freeze-bn$"):
+        make_training(synthetic, strategy, run_config(freeze_bn=True))
+    model = build_embedder(ModelConfig(backbone="test_vit", weights="none"), 64)
+    freeze_batch_norms(model)
+    assert strategy.prepare(model, random_images(2)).trainable()
+    bare = tiny_embedder()
+    bare.backbone = Backbone(nn.Linear(2, 2, bias=False), (), (0.5,) * 3, (0.25,) * 3, 2)
+    with pytest.raises(UserError, match=r"nothing of this backbone$"):
+        strategy.prepare(bare, random_images(2))

@@ -118,8 +118,10 @@ def test_same_seed_gives_the_same_bits(name: str, outcome: Outcome, synthetic: D
     assert outcome.training.history == again.training.history
 
 
-def test_finalize_keeps_the_embeddings_and_info_is_json(outcome: Outcome) -> None:
-    torch.testing.assert_close(eval_embeddings(outcome.finished), outcome.embeddings, rtol=1e-4, atol=1e-5)
+def test_finalize_keeps_the_embeddings_and_info_is_json(name: str, outcome: Outcome) -> None:
+    """But for averages of weights, which have tests of their own."""
+    if not STRATEGIES[name].averages:
+        torch.testing.assert_close(eval_embeddings(outcome.finished), outcome.embeddings, rtol=1e-4, atol=1e-5)
     info = outcome.training.strategy.info()
     assert json.loads(json.dumps(info, allow_nan=False)) == info
 

@@ -277,7 +277,7 @@ def test_the_embedding_layer_has_a_multiple_of_the_rate() -> None:
 def test_rates_rise_linearly_and_follow_the_schedule(warmup: float, factors: list[float], synthetic: Data) -> None:
     """Two epochs of four steps; the schedule falls to a fifth in the middle. As computed, and as set by the loop."""
     config = run_config(warmup=warmup, schedule="step", decay_at=0.5, lr=1.0)
-    computed = [step_factor(config.train, epoch, step, 4) for epoch in range(2) for step in range(4)]
+    computed = [step_factor(config.train, epoch, step, 4, 2) for epoch in range(2) for step in range(4)]
     assert computed == pytest.approx(factors)
     training, seen = make_training(synthetic, None, replace(config, train=replace(config.train, lr=1e-3))), []
     training.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))

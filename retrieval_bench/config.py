@@ -75,6 +75,9 @@ class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU when there is one")
     workers: int = option(-1, "processes that decode images; -1 means none on a CPU, up to 8 beside a GPU")
     cache_limit_gb: float = option(32.0, "room for caches of decoded images (--reader cache), 10^9 bytes", low=0)
+    feature_cache_gb: float = option(2.0, low=0)
+    """room for features of frozen blocks, 10^9 bytes: with --views, they are computed once per image and view; 0 passes
+    every image through them in each epoch"""
     checkpoint_every: int = option(1, low=0)
     """epochs between checkpoints, which lie in checkpoints/ until the run has its record; 0 for none"""
     resume: Path | None = None

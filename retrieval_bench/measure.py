@@ -66,6 +66,7 @@ def measure_run(
             "parameters": cost.parameters(embedder),
             "trained_parameters": sum(value.numel() for value in training.model.parameters() if value.requires_grad),
             "images_seen": training.images_seen,
+            **({"prefix_passes_saved": training.prefix_saved} if training.prefix_saved else {}),
             "train_seconds": round(training.seconds, 2),
             "strategy_seconds": round(training.strategy_seconds, 3),
             "test_seconds": round(tested - started, 2),

@@ -12,6 +12,8 @@ Layout of the file (``schema`` 1)::
                  accuracy in a closed set
     variants     the same for the strategy's other evaluation modes (only where there are any)
     cost         parameters, trained parameters, macs, latency of one image, images seen, seconds, peak memory
+                 only if there were any: passes of the images seen through frozen blocks that kept features saved
+                  (prefix_passes_saved)
     training     mean loss per epoch; converged: the last one is lower than the first (null for fewer than two epochs);
                  only if it happened: epochs after which it was resumed, batches that were skipped (skipped_batches),
                   share of the batches that gave the loss no pair or triplet (batches_without_pairs), the precision that

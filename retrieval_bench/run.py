@@ -83,7 +83,7 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
         batches = image_reader(table, config, runtime, workers, device)
         tracked = runtime.track if group.is_main_process else ()
         with closing(Trackers(tracked, run_id, identity, runtime.results)) as trackers:
-            training = train(chosen, table, split, device, batches, checkpoints, group, runtime.profile, trackers)
+            training = train(chosen, table, split, device, batches, checkpoints, group, runtime, trackers)
             measured, details = group.from_main(
                 partial(measure_run, training, table, split, batches, runtime.thumbnails)
             )
@@ -121,7 +121,7 @@ def train(
     read: partial[Batches],
     checkpoints: Checkpoints,
     group: ProcessGroup,
-    profile: bool,
+    runtime: RuntimeConfig,
     trackers: Trackers,
 ) -> Training:
     """The training side of the split, passed through the strategy: a finished training with its embedder."""
@@ -138,7 +138,18 @@ def train(
 
     batches = read(split.train, labels, sampler=sampler, share=group.share)
     strategy = build_strategy(config.strategy, config.options)
-    training = Training(embedder, make_criterion, batches, strategy, config, checkpoints, group, profile, trackers.log)
+    training = Training(
+        embedder,
+        make_criterion,
+        batches,
+        strategy,
+        config,
+        checkpoints,
+        group,
+        runtime.profile,
+        trackers.log,
+        1e9 * runtime.feature_cache_gb,
+    )
     training.fit()
     return training
 

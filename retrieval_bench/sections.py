@@ -97,6 +97,14 @@ class DataConfig:
     reader: Literal["pil", "cache"] = "pil"
     """pil: decode each image whenever it is read; cache: decode all once into a memory-mapped file, then cut views
     on the device"""
+    views: int = option(0, low=0)
+    """fixed random views of each training image, one per epoch in turn, so that what frozen blocks make of them is
+    computed once; 0 draws a new view whenever an image is shown"""
+
+    @property
+    def fixed_views(self) -> int:
+        """Views of each training image, 1 without any augmentation; 0 if each is drawn anew."""
+        return 1 if self.preprocessing == "squash" and not self.flip else self.views
 
     @property
     def resize_to(self) -> int:

@@ -1,13 +1,14 @@
 """Batches of images: decoded by PIL in a DataLoader (the reference), or cropped from the decode-once cache.
 
-Both make the same random choices: they depend on seed, row and how often the row was drawn before in the epoch only.
+Both make the same random choices: they depend on seed, row and how often the row was drawn before in the epoch only;
+those of fixed views on seed, row and the view's number.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,6 +42,7 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
         cache: the decoded images of the table; None reads and decodes the files.
         device: where images from the cache are cropped and delivered.
         share: from the number of images in a batch to those that this process sees; labels are those of all.
+        view: number of the fixed view that the next pass shows, from 0.
     """
 
     table: ImageTable
@@ -54,6 +56,7 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
     device: str = "cpu"
     share: Callable[[int], range] = range
     seed: int = field(default=0, init=False)
+    view: int = field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self.sampler) if self.sampler else -(-len(self.rows) // self.batch_size)
@@ -72,13 +75,18 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
         return replace(self, rows=rows, labels=labels, sampler=sampler, share=self.share if training else range)
 
     def reseed(self, seed: int, *purpose: str | int) -> None:
-        """Fixes order and augmentation of the next pass."""
-        self.seed = derive(seed, "views", *purpose)
+        """Fixes order and augmentation of the next pass; `purpose` begins with the epoch, if it is one of training."""
+        if views := self.config.fixed_views:
+            self.view = purpose[0] % views if isinstance(purpose[0], int) else 0
+        self.seed = derive(seed, "views", *(("fixed", self.view) if views else purpose))
         if self.sampler:
             self.sampler.generator.manual_seed(derive(seed, "order", *purpose))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self.order()
+        return self.read(self.order())
+
+    def read(self, order: Iterable[list[Item]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of these items."""
         if self.cache is None:
             pin = torch.cuda.is_available()
             loaded = DataLoader(self, batch_size=None, sampler=order, num_workers=self.workers, pin_memory=pin)
@@ -122,7 +130,8 @@ class Batches(TorchDataset[tuple[Tensor, Tensor] | str]):
     def _crop(self, item: Item, height: int, width: int) -> Crop:
         if self.sampler is None:
             return eval_crop(height, width, self.config)
-        random = generator(self.seed, "augment", int(self.rows[item[0]]), item[1])
+        draw = 0 if self.config.fixed_views else item[1]
+        random = generator(self.seed, "augment", int(self.rows[item[0]]), draw)
         return train_crop(height, width, self.config, random)
 
 

@@ -212,7 +212,8 @@ class Strategy:
         """Called after each epoch, once its pass is accepted."""
 
     def regularization(self, model: Embedder, images: Tensor) -> Tensor | None:
-        """A term added to the loss of this step, or None."""
+        """A term added to the loss of this step, or None. In place of `images` there may be int64 (B,) positions, where
+        features of a frozen prefix are kept."""
         return None
 
     def after_step(self, model: Embedder) -> None:

@@ -25,6 +25,7 @@ from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
 from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, step_factor
+from retrieval_bench.training.prefix import FrozenPrefix, Positions
 from retrieval_bench.training.state import TrainingState
 from retrieval_bench.training.step import Step, Stopwatch
 
@@ -41,7 +42,7 @@ class Training(TrainingState):
 
     `model` is on its device and not yet prepared by the strategy, `make_criterion` gives the loss for embeddings of a
     size that is known only then. `log` is called with loss and learning rates after each epoch, and the number of
-    epochs.
+    epochs. Features of a frozen prefix are kept in up to `feature_cache` bytes.
 
     Attributes:
         embedder: the finished model, once :meth:`fit` has returned.
@@ -60,11 +61,13 @@ class Training(TrainingState):
         group: ProcessGroup = SINGLE_PROCESS,
         profile: bool = False,
         log: Callable[[Mapping[str, float], int], None] = lambda values, epochs: None,
+        feature_cache: float = 0.0,
     ):
         super().__init__(strategy, config.train.precision)
         self.batches, self.config = batches, config
         self.make_criterion, self.checkpoints, self.group, self.log = make_criterion, checkpoints, group, log
         self.watch = Stopwatch(profile)
+        self.prefix = FrozenPrefix(0.0 if config.train.compile or group.size > 1 else feature_cache)
         self.epochs = config.train.epochs
         if config.train.freeze_bn:
             freeze_batch_norms(model)
@@ -80,7 +83,7 @@ class Training(TrainingState):
         if train.grad_checkpointing:
             self.model.backbone.set_grad_checkpointing(True)
         self.criterion = self.make_criterion(self.model.dim).to(self.device)
-        self.step = Step(self.model, self.criterion, self.strategy, self.config, self.group, self.watch)
+        self.step = Step(self.model, self.criterion, self.strategy, self.config, self.group, self.watch, self.prefix)
         self.step.precision = self.precision
         groups = parameter_groups(self.model, self.criterion, train, self.config.loss)
         groups = self.strategy.parameter_groups(self.model, groups)
@@ -155,25 +158,35 @@ class Training(TrainingState):
         of the schedule over so many."""
         seed = self.config.seed
         self.batches.reseed(seed, self.epoch, attempt)
-        torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
         set_training_mode(self.model)
         self.criterion.train()
         started = time.perf_counter()
         try:
-            return self._pass(attempt, epochs)
+            batches = self._kept_features() if attempt >= 0 and self.prefix.limit else None
+            torch.manual_seed(derive(seed, "dropout", self.epoch, attempt))
+            return self._pass(attempt, epochs, batches or self.batches)
         finally:  # a pass that diverged was computed too
             self.seconds += time.perf_counter() - started
 
-    def _pass(self, attempt: int, epochs: int) -> float:
-        train, steps = self.config.train, len(self.batches)
+    def _kept_features(self) -> Batches | None:
+        """The batches of the next pass by position, if features of their images are kept."""
+        train = self.config.train
+        with self.watch("prefix"):
+            size = train.micro_batch or train.batch_size
+            passed = self.prefix.fill(self.model, self.step.forward, self.batches, size)
+        if passed is None:
+            return None
+        self.prefix_saved -= passed
+        return self.prefix.positions(self.batches)
+
+    def _pass(self, attempt: int, epochs: int, source: Batches) -> float:
+        train, steps = self.config.train, len(source)
         done, scheduled = (self.epoch, self.epochs) if attempt >= 0 else (-1 - attempt, epochs)
         always_checked = self.device.type == "cpu" or train.skip_batches > 0
         total, images = torch.zeros((), dtype=torch.float64, device=self.device), 0
         title = "before the training" if attempt < 0 else f"epoch {self.epoch + 1}/{self.epochs}"
-        batches = self.watch.each(self.batches, "data")
-        for step, (pixels, labels) in enumerate(
-            track(batches, title, self.batches.images, size=lambda batch: len(batch[1]))
-        ):
+        batches = self.watch.each(source, "data")
+        for step, (pixels, labels) in enumerate(track(batches, title, source.images, size=lambda batch: len(batch[1]))):
             factor = step_factor(train, done, step, steps, scheduled) if scheduled else 1.0
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
@@ -181,6 +194,7 @@ class Training(TrainingState):
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.step(pixels, labels)
             self.images_seen += len(labels)
+            self.prefix_saved += len(labels) if isinstance(source, Positions) else 0
             if (always_checked or step % CHECKED_EVERY == CHECKED_EVERY - 1) and not math.isfinite(loss.item()):
                 if len(self.skipped) >= train.skip_batches:
                     raise self._diverged(loss.item(), step)

@@ -13,7 +13,7 @@ from retrieval_bench.losses import Criterion
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies.base import Strategy
 
-COUNTS = ("epoch", "epochs", "history", "images_seen", "seconds", "strategy_seconds", "skipped")
+COUNTS = ("epoch", "epochs", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "prefix_saved")
 """Attributes that go into checkpoints as they are."""
 TRAINED = ("model", "criterion", "optimizer")
 """Those whose state a rejected pass gives back."""
@@ -24,6 +24,8 @@ class TrainingState(ABC):
 
     Attributes:
         images_seen: training images passed through the network, rejected attempts included.
+        prefix_saved: how many of them did not pass through its frozen prefix, since their features were kept, less
+            those that passed through the prefix alone.
         seconds: wall time of all passes; `strategy_seconds` that of the strategy beside them.
         history: mean loss of each epoch's accepted pass.
         skipped: (epoch, step) of batches that were left out, from 0; those of rejected passes are taken back with them.
@@ -38,7 +40,7 @@ class TrainingState(ABC):
 
     def __init__(self, strategy: Strategy, precision: str):
         self.strategy, self.precision = strategy, precision
-        self.epoch = self.images_seen = 0
+        self.epoch = self.images_seen = self.prefix_saved = 0
         self.seconds = self.strategy_seconds = 0.0
         self.started = time.perf_counter()
         self.history: list[float] = []
@@ -67,7 +69,7 @@ class TrainingState(ABC):
         for name in TRAINED:
             getattr(self, name).load_state_dict(state[name])
         for name in COUNTS:
-            setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints have no `epochs`
+            setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints lack the newer ones
         self.started -= state["elapsed"]
         self.resumed = [*state["resumed"], len(self.history)]
 

@@ -23,6 +23,7 @@ from retrieval_bench.progress import logger
 from retrieval_bench.seeding import random_states, set_random_states
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.distributed import ProcessGroup
+from retrieval_bench.training.prefix import FrozenPrefix
 
 T = TypeVar("T")
 
@@ -75,6 +76,8 @@ class Step:
     embeddings, and once more for the gradients (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory
     Limited Setup, RepL4NLP 2021). The result is that of the whole batch, but for batch norms that are trained, which
     see the chunks, and for Global-k's regularization, which is that of each chunk.
+
+    In place of images, int64 (B',) positions are taken of those whose features `prefix` keeps.
     """
 
     def __init__(
@@ -85,9 +88,11 @@ class Step:
         config: RunConfig,
         group: ProcessGroup,
         watch: Stopwatch,
+        prefix: FrozenPrefix,
     ):
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.criterion, self.strategy, self.group, self.watch = criterion, strategy, group, watch
+        self.prefix = prefix
         train = config.train
         self.precision = train.precision
         self.folds = foldable(model.backbone, config.data.image_size) if train.fused else []
@@ -150,8 +155,8 @@ class Step:
 
     def forward(self, images: Tensor) -> Tensor:
         """Float32 (B, D) embeddings."""
-        bf16 = self.precision == "bf16"
-        with folded(self.folds), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with self.prefix.reading(images) as images, folded(self.folds), autocast:
             if self.compiled is not None:
                 try:
                     return self.compiled(images).float()

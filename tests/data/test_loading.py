@@ -78,6 +78,25 @@ def test_rows_are_shown_in_order(workers: int, table: ImageTable) -> None:
     assert torch.equal(torch.cat(images), torch.stack(expected))
 
 
+@pytest.mark.parametrize(
+    ("config", "views"), [(replace(CONFIG, views=2), 2), (replace(CONFIG, preprocessing="squash", flip=False), 1)]
+)
+def test_fixed_views_return_after_so_many_epochs(config: DataConfig, views: int, table: ImageTable) -> None:
+    """In whatever order the images come, and however often in one epoch."""
+    batches = make_batches(table, config=config)
+    shown: list[dict[int, Tensor]] = [{} for _ in range(views)]
+    for epoch in range(6):
+        batches.reseed(0, epoch, epoch % 5)
+        items = list(batches.order())
+        assert any(number > 0 for batch in items for _, number in batch), "a class has fewer images than a batch takes"
+        pixels = torch.cat([images for images, _ in batches.read(items)])
+        for position, image in zip([position for batch in items for position, _ in batch], pixels, strict=True):
+            assert torch.equal(shown[epoch % views].setdefault(position, image), image)
+    common = set.intersection(*map(set, shown))
+    differences = [[not torch.equal(shown[0][key], other[key]) for key in common] for other in shown[1:]]
+    assert all(any(different) for different in differences)
+
+
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("per_class", [0, 4])
 def test_a_pass_depends_on_seed_and_epoch_only(cached: bool, per_class: int, table: ImageTable) -> None:

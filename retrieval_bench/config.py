@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from retrieval_bench.data.catalog import DATASETS
+from retrieval_bench.data.other_sets import without_folders
 from retrieval_bench.errors import unknown
 from retrieval_bench.losses import LOSSES
 from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, flat, option
@@ -26,7 +27,7 @@ from retrieval_bench.strategies import STRATEGIES, StrategyOptions, label, split
 Flat = tyro.conf.arg(name="")
 RETIRED = {"train.out_of_memory": "stop"}
 """Choices that there are no more, with what all runs have: older records hold them."""
-CONTENT = ("data.files_fingerprint", "data.sides_fingerprint")
+CONTENT = ("data.files_fingerprint", "data.sides_fingerprint", "evaluation.also_fingerprints")
 """What a record's configuration has beside the choices: the content of the data."""
 
 
@@ -240,14 +241,15 @@ def runtime_command(runtime: RuntimeConfig) -> list[str]:
     return to_command(runtime, RuntimeConfig(keep_new=True))
 
 
-def map_weight_files(config: RunConfig, change: Callable[[Path], str]) -> RunConfig:
-    """The configuration with ``change(path)`` in place of each path of a weight file: the backbone's, and those of
-    policy networks."""
+def map_paths(config: RunConfig, change: Callable[[Path], str]) -> RunConfig:
+    """The configuration with ``change(path)`` in place of each path of a weight file (the backbone's, and those of
+    policy networks), and without the folders of other data sets."""
     values = {name: value for name, value in flat_values(config) if name.endswith("weights")}
     paths = {name: Path(value).expanduser() for name, value in values.items() if value not in ("imagenet", "none")}
-    return unflatten({name: change(path) for name, path in paths.items()}, config)
+    values = {name: change(path) for name, path in paths.items()}
+    return unflatten({**values, "evaluation.also_test": without_folders(config.evaluation.also_test)}, config)
 
 
 def portable(config: RunConfig) -> RunConfig:
-    """The configuration with the names of weight files in place of their paths."""
-    return map_weight_files(config, lambda path: path.name)
+    """The configuration with names in place of paths: of weight files, and of other data sets."""
+    return map_paths(config, lambda path: path.name)

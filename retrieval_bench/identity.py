@@ -8,15 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, flatten, map_weight_files
+from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, flatten, map_paths
 from retrieval_bench.data.catalog import DATASETS, open_dataset
+from retrieval_bench.data.other_sets import parse_other_sets
 from retrieval_bench.data.splits import Split
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.files import digest
 from retrieval_bench.models.build import full_name
 from retrieval_bench.models.weights import weight_files
-from retrieval_bench.sections import DataConfig, ModelConfig
+from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig
 
 
 def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, Split]:
@@ -24,9 +25,20 @@ def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, S
     return open_dataset(data.dataset, data_root, data.split, data.fold, data.folds, data.classes, data.train_per_class)
 
 
-def identify(config: RunConfig, table: ImageTable) -> dict[str, Any]:
+Opened = dict[str, tuple[ImageTable, Split]]
+"""Other data sets by their labels, in order."""
+
+
+def open_other_sets(config: RunConfig) -> Opened:
+    """What the finished embedder is also measured on; a :class:`UserError` for what cannot be opened."""
+    return {other.label: other.open() for other in parse_other_sets(config.evaluation.also_test)}
+
+
+def identify(config: RunConfig, table: ImageTable, others: Opened) -> dict[str, Any]:
     """The flat configuration with the content of the data and of weight files in place of their paths."""
-    identity = flatten(map_weight_files(config, content_of))
+    identity = flatten(map_paths(config, content_of))
+    if others:
+        identity["evaluation.also_fingerprints"] = [images.fingerprint() for images, _ in others.values()]
     identity["data.files_fingerprint"] = table.fingerprint()
     if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
         identity["data.sides_fingerprint"] = table.split_fingerprint()
@@ -58,9 +70,12 @@ def run_ids(configs: Sequence[RunConfig], runtime: RuntimeConfig) -> Iterator[st
     content = cache(content_of)
 
     @cache
-    def content_of_data(data: DataConfig, model: ModelConfig) -> dict[str, Any]:
-        identity = identify(RunConfig(data=data, model=model), open_images(data, runtime.data_root)[0])
-        return {name: value for name, value in identity.items() if name.startswith(("data.", "model."))}
+    def content_of_data(data: DataConfig, model: ModelConfig, also_test: tuple[str, ...]) -> dict[str, Any]:
+        config = RunConfig(data=data, model=model, evaluation=EvalConfig(also_test=also_test))
+        identity = identify(config, open_images(data, runtime.data_root)[0], open_other_sets(config))
+        parts = ("data.", "model.", "evaluation.also_")
+        return {name: value for name, value in identity.items() if name.startswith(parts)}
 
     for config in configs:
-        yield name_run(flatten(map_weight_files(config, content)) | content_of_data(config.data, config.model), device)
+        content_of_sets = content_of_data(config.data, config.model, config.evaluation.also_test)
+        yield name_run(flatten(map_paths(config, content)) | content_of_sets, device)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -29,16 +30,22 @@ from retrieval_bench.training.loop import Training
 
 
 def measure_run(
-    training: Training, table: ImageTable, split: Split, read: partial[Batches], thumbnails: bool
+    training: Training,
+    table: ImageTable,
+    split: Split,
+    read: partial[Batches],
+    thumbnails: bool,
+    elsewhere: Mapping[str, tuple[ImageTable, Split, partial[Batches]]],
 ) -> tuple[Record, Details]:
-    """Everything that is measured of a finished training: a record that has no name yet, and what was found image by
-    image."""
+    """Everything that is measured of a finished training, on its own test images and `elsewhere`, on those of other
+    data sets by their labels: a record that has no name yet, and what was found image by image."""
     embedder, device, image_size = training.embedder, training.device.type, training.config.data.image_size
     started = time.perf_counter()
     batches = read(split.test, table.labels[split.test])
     with recorded_decisions(embedder) as decisions:
         evaluation, vectors = measure(embedder, training.criterion, batches, table.labels, split, training.config)
     routes = _routes(decisions, training, table, split) if decisions else {}
+    others = {label: measure_other(training, *other) for label, other in elsewhere.items()}
     tested = time.perf_counter()
     modes = measure_eval_modes(training, batches, table.labels, split)
     finished = time.perf_counter()
@@ -60,6 +67,7 @@ def measure_run(
         },
         metrics=evaluation.metrics,
         eval_modes=modes,
+        elsewhere=others,
         training=training.account(),
         info={**training.strategy.info(), **({"routes": routes} if routes else {})},
         cost={
@@ -123,6 +131,15 @@ def measure(
         classes = np.searchsorted(split.train_classes, labels[split.test])
         evaluation.metrics["accuracy"] = accuracy(criterion, embeddings, classes)
     return evaluation, vectors
+
+
+def measure_other(training: Training, table: ImageTable, split: Split, read: partial[Batches]) -> dict[str, Any]:
+    """Metrics of the finished embedder on the test images of another data set, with the number of ``images`` and
+    ``classes``. They are shown as the own ones are, but read anew at their full size."""
+    config = training.config.changed(data__split="zero_shot", evaluation__k=(1,))
+    labels = table.labels[split.test]
+    evaluation, _ = measure(training.embedder, None, read(split.test, labels), table.labels, split, config)
+    return {"images": len(labels), "classes": len(np.unique(labels)), **evaluation.metrics}
 
 
 @torch.no_grad()

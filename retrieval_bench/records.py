@@ -11,6 +11,8 @@ Layout of the file (``schema`` 1)::
     metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive;
                  accuracy in a closed set
     variants     the same for the strategy's other evaluation modes (only where there are any)
+    elsewhere    by other data set, as `also_test` names it: recall_at_1, mrr, r_precision, map_at_r, queries,
+                 queries_without_positive, images and classes (only where there are any)
     cost         parameters, trained parameters, macs, latency of one image, images seen, seconds, peak memory
                  only if there were any: passes of the images seen through frozen blocks that kept features saved
                   (prefix_passes_saved)
@@ -48,7 +50,7 @@ SECTIONS = "config metrics cost labels environment data".split()
 REQUIRED = {"id": str, "config_hash": str, "seed": int, **dict.fromkeys(SECTIONS, dict)}
 REQUIRED |= {"config.data": dict, "config.data.dataset": str, "labels.strategy": str}
 OPTIONAL = {
-    **dict.fromkeys(("facts", "training", "variants", "config.model"), dict),
+    **dict.fromkeys(("facts", "training", "variants", "elsewhere", "config.model"), dict),
     **dict.fromkeys(("config.data.split", "config.model.backbone", "labels.weights", "environment.device"), str),
     **dict.fromkeys(("config.data.classes", "config.data.image_size", "labels.dim"), NUMBER),
     "training.loss_per_epoch": list,
@@ -70,6 +72,7 @@ class Record:
     cost: dict[str, Any]
     environment: dict[str, Any]
     eval_modes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    elsewhere: dict[str, dict[str, Any]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -110,10 +113,9 @@ class Record:
         return cls(**{name: value for name, value in named.items() if value is not None})
 
     def to_json(self) -> dict[str, Any]:
-        """The file's values; evaluation modes only where there are any."""
+        """The file's values; evaluation modes and other data sets only where there are any."""
         values = {FILE_NAMES.get(part.name, part.name): getattr(self, part.name) for part in fields(self)}
-        if not self.eval_modes:
-            del values["variants"]
+        values = {name: value for name, value in values.items() if value or name not in ("variants", "elsewhere")}
         return {"schema": SCHEMA, **values}
 
 

@@ -26,7 +26,7 @@ from retrieval_bench.details import write_details
 from retrieval_bench.device import environment, resolve_device
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import check_writable
-from retrieval_bench.identity import identify, name_run, open_images
+from retrieval_bench.identity import identify, name_run, open_images, open_other_sets
 from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.measure import measure_run
 from retrieval_bench.models.build import build_embedder
@@ -68,7 +68,8 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
     device = resolve_device(runtime.device, runtime.deterministic)
     group, workers = join(device), resolve_workers(runtime.workers, device)
     table, split = open_images(config.data, runtime.data_root)
-    identity = identify(config, table)
+    others = open_other_sets(config)
+    identity = identify(config, table, others)
     run_id = name_run(identity, device)
     if record := group.from_main(partial(recorded, run_id, runtime)):
         return record
@@ -84,11 +85,16 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
         tracked = runtime.track if group.is_main_process else ()
         with closing(Trackers(tracked, run_id, identity, runtime.results)) as trackers:
             training = train(chosen, table, split, device, batches, checkpoints, group, runtime, trackers)
+            plain = config.changed(data__reader="pil", data__stored=0)
+            readers = (image_reader(images, plain, runtime, workers, device) for images, _ in others.values())
+            elsewhere = {label: (*others[label], read) for label, read in zip(others, readers, strict=True)}
             measured, details = group.from_main(
-                partial(measure_run, training, table, split, batches, runtime.thumbnails)
+                partial(measure_run, training, table, split, batches, runtime.thumbnails, elsewhere)
             )
-            if group.is_main_process and config.data.reader == "pil":
-                table.check_unchanged()
+            if group.is_main_process:
+                decoded = [table] if config.data.reader == "pil" else []
+                for images in (*decoded, *(images for images, _ in others.values())):
+                    images.check_unchanged()
             trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, training.epochs)
         record = complete(measured, run_id, identity, config, selection, searched)
         if group.is_main_process:
@@ -99,8 +105,9 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
             if runtime.keep or runtime.keep_new:
                 keep_embedder(training.embedder, chosen, training.strategy, results.model(run_id))
             checkpoints.remove()
-    recall = 100 * record.metrics.get("recall_at_1", math.nan)
-    logger.info(f"{run_id}: R@1 {recall:.2f}, recorded in {results.record(run_id)}")
+    scores = {"R@1": record.metrics, **{f"R@1 on {label}": metrics for label, metrics in record.elsewhere.items()}}
+    words = [f"{name} {100 * metrics.get('recall_at_1', math.nan):.2f}" for name, metrics in scores.items()]
+    logger.info(f"{run_id}: {', '.join(words)}, recorded in {results.record(run_id)}")
     return record
 
 
@@ -212,7 +219,8 @@ def choose(config: RunConfig, runtime: RuntimeConfig) -> tuple[RunConfig, dict[s
     for name, candidates in open_choices(config).items():
         logger.info(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
         trials = [replace(config, options=replace(config.options, **{name: candidate})) for candidate in candidates]
-        records = [run(trial.changed(data__split="zero_shot_val"), runtime) for trial in trials]
+        inside = {"data__split": "zero_shot_val", "evaluation__also_test": ()}
+        records = [run(trial.changed(**inside), runtime) for trial in trials]
         recalls = [record.metrics["recall_at_1"] for record in records]
         config = trials[recalls.index(max(recalls))]
         selection[name] = {

@@ -207,3 +207,6 @@ class EvalConfig:
     flip_sum: bool = option(False, "embed the image and its mirror and take the mean of the two (AutoLR adds them)")
     test_precision: Literal["float32", "bf16"] = "float32"
     """of the network's passes over the test images; the embeddings are float32"""
+    also_test: tuple[str, ...] = ()
+    """other data sets whose test classes the finished embedder is measured on, without training there: NAME or
+    NAME:FOLDER, with :COUNT behind it for so many images, the same number of each class (cub:1000)"""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.catalog import DATASETS
+from retrieval_bench.data.other_sets import parse_other_sets
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.metrics import check_ks
@@ -36,6 +37,7 @@ def validate(config: RunConfig) -> None:
         raise UserError(problem)
     check_fold(config.data.split, config.data.fold, config.data.folds)
     check_ks(config.ks)
+    parse_other_sets(config.evaluation.also_test)
 
 
 def _problems(config: RunConfig) -> Iterator[str]:
@@ -66,6 +68,11 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"--head {loss.head} belongs to --loss softmax; {loss.loss} has no classifier head"
     if per_class and train.batch_size % per_class:
         yield f"--batch-size {train.batch_size} is not a multiple of --samples-per-class {per_class}"
+    also, own = config.evaluation.also_test, DATASETS[data.dataset]
+    if also and data.split in ("zero_shot_val", "kfold"):
+        yield f"--also-test {' '.join(also)} looks at test classes; --split {data.split} makes choices without them"
+    if own.counts and data.dataset in (word.partition(":")[0] for word in also):
+        yield f"--also-test {' '.join(also)}: {data.dataset} is the data set that is trained on"
     if needs_pairs and train.batch_size == per_class:
         yield (
             f"--batch-size {train.batch_size} with --samples-per-class {per_class} is one class per batch, and --loss "

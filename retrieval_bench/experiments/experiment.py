@@ -199,8 +199,8 @@ def runs_of(rows: Sequence[Row], seeds: Sequence[int], numbers: Sequence[int] = 
 
 def changed_flag_words(profile: Profile, changed: Profile) -> list[str]:
     """The flags in which the configuration is not what the profile says."""
-    words = [words for words in changed_flags(changed.base, profile.base) if words[0] not in FILL_IN]
-    return [" ".join(flag_words) for flag_words in words]
+    flags = changed_flags(portable(changed.base), portable(profile.base))
+    return [" ".join(words) for words in flags if words[0] not in FILL_IN]
 
 
 def changed_words(profile: Profile, changed: Profile) -> list[str]:

@@ -12,7 +12,7 @@ from retrieval_bench.config import RuntimeConfig, flag, flat_values, unflatten
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.experiment import Experiment, Profile, Row
-from retrieval_bench.identity import open_images
+from retrieval_bench.identity import open_images, open_other_sets
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import freeze_batch_norms
 from retrieval_bench.run import open_choices
@@ -38,6 +38,8 @@ def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> None:
     backbone, on a batch of zeros. Raises :class:`UserError`."""
     for entry in rows:
         validate(entry.config)
+    for config in {entry.config.evaluation.also_test: entry.config for entry in rows}.values():
+        open_other_sets(config)
     splits, models = {}, {}
     for entry in rows:
         config, size = entry.config, entry.config.data.image_size

@@ -17,7 +17,7 @@ from retrieval_bench.experiments.search_space import search_space
 from retrieval_bench.experiments.strategy_search import StrategySearch
 from retrieval_bench.experiments.workers import JobResult
 from retrieval_bench.files import locked
-from retrieval_bench.identity import open_images
+from retrieval_bench.identity import open_images, open_other_sets
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record
@@ -39,7 +39,7 @@ def validation_configs(base: RunConfig, strategies: Sequence[str]) -> list[RunCo
         )
     if 1 not in base.ks:
         raise UserError(f"--k {' '.join(map(str, base.ks))}: choices are made by Recall@1, so 1 must be among them")
-    base = base.changed(data__split="zero_shot_val")
+    base = base.changed(data__split="zero_shot_val", evaluation__also_test=())
     return [replace(base, strategy=strategy, options=only_used(strategy, base.options)) for strategy in strategies]
 
 
@@ -81,6 +81,7 @@ def open_searches(
     rows = [Row(config.strategy, config) for config in validation_configs(base, strategies)]
     folder = search_runtime(runtime).results
     if records is None:
+        open_other_sets(base)
         rehearse(rows, runtime)
         hashes = row_hashes(rows, runtime)
         train_images = len(open_images(rows[0].config.data, runtime.data_root)[1].train)
@@ -96,7 +97,13 @@ def open_searches(
     paths = {row.name: folder / f"{base.data.dataset}-{row.name}-{hashes[row.name]}-{end}" for row in rows}
     return [
         StrategySearch(
-            row.config, spaces[row.name], paths[row.name], objective, trials, plain_images(row.config, train_images)
+            row.config,
+            spaces[row.name],
+            paths[row.name],
+            objective,
+            trials,
+            plain_images(row.config, train_images),
+            base.evaluation.also_test,
         )
         for row in rows
     ]

@@ -45,6 +45,7 @@ class StrategySearch:
         objective: the metric that is maximised.
         budget: number of trials, and of plain runs whose images they may see.
         plain_images: images that a run sees which makes one pass per epoch.
+        also_test: other data sets, on which only the choice is measured.
 
     Raises:
         UserError: optuna is missing, or a journal that cannot be read or is of another space.
@@ -56,6 +57,7 @@ class StrategySearch:
     objective: Objective
     budget: int
     plain_images: int
+    also_test: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._study = open_study(self.path, {name: str(values) for name, values in self.space.items()})
@@ -141,7 +143,8 @@ class StrategySearch:
     def chosen(self) -> RunConfig | None:
         """The configuration of :meth:`best`, to be trained on all training classes and tested."""
         best = self.best
-        return None if best is None else with_values(self.config.changed(data__split="zero_shot"), best.params)
+        tested = self.config.changed(data__split="zero_shot", evaluation__also_test=self.also_test)
+        return None if best is None else with_values(tested, best.params)
 
     @property
     def row(self) -> Row | None:

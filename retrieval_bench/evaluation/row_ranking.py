@@ -24,14 +24,17 @@ COPIES = 64
 def count_negatives(task: RetrievalTask, device: str = "cpu", memory: float = 1e9) -> np.ndarray:
     """As :func:`retrieval_bench.evaluation.ranking.count_negatives`, but a count that puts a rank beyond the query's
     depth, other than the best one's, is only known to do so."""
+    if len(task.query_order) < max(COPIES, len(task.queries) / 16):  # finding copies would take longer
+        return _count_singly(task, device, memory)
     counts = np.empty(task.starts[-1], dtype=np.int64)
     _, kinds, sizes = np.unique(task.queries.keys[task.query_order], return_inverse=True, return_counts=True)
     copies = sizes >= COPIES
     for kind in np.flatnonzero(copies):
         _count_copies(task, np.flatnonzero(kinds == kind), counts)
     single = ~copies[kinds]
-    rest = task.subset(np.flatnonzero(single)) if copies.any() else task
-    counts[np.repeat(single, task.kept)] = _count_singly(rest, device, memory)
+    if single.any():
+        rest = task.subset(np.flatnonzero(single)) if copies.any() else task
+        counts[np.repeat(single, task.kept)] = _count_singly(rest, device, memory)
     return counts
 
 

@@ -9,13 +9,13 @@ positives, or with many pairs to look at one by one, are left to :mod:`retrieval
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from retrieval_bench.device import full_precision
 from retrieval_bench.evaluation import row_ranking
 from retrieval_bench.evaluation.between import Between, PairQueue
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask
@@ -25,6 +25,8 @@ BLOCK = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of a block, by device."""
 STRETCH = 128
 """Neighbouring items of a block that are skipped together."""
+MANY = 0.4
+"""Share of a block's stretches beyond which none is skipped: picking them would take longer."""
 BEHIND = -8.0
 """Less than any inner product."""
 DECIDED = 8
@@ -45,7 +47,7 @@ def count_negatives(task: RetrievalTask, device: str = "cpu", memory: float = 1e
     counts = np.empty(task.starts[-1], dtype=np.int64)
     alone = (task.kept > max(1, SHARE["positives"] * len(task.gallery_order))) | (task.kept == 0)
     with full_precision():
-        counter = None if too_many(alone) else sweep(task, alone, device, memory)
+        counter = None if too_many(task, alone) else sweep(task, alone, device, memory)
         alone |= True if counter is None else counter.dense
         if counter is not None:
             counts[np.repeat(~alone, task.kept)] = counter.result()[np.repeat(~alone, counter.task.kept)]
@@ -56,9 +58,12 @@ def count_negatives(task: RetrievalTask, device: str = "cpu", memory: float = 1e
     return counts
 
 
-def too_many(alone: np.ndarray) -> bool:
-    """Whether it pays to rank all queries by themselves, given which ones are in any case."""
-    return alone.mean() > SHARE["queries"]
+def too_many(task: RetrievalTask, alone: np.ndarray) -> bool:
+    """Whether it pays to rank all queries by themselves, given which ones are in any case; equal rows count once."""
+    most = SHARE["queries"] * len(alone)
+    if np.count_nonzero(alone) <= most:
+        return False
+    return bool(alone.all()) or len(np.unique(task.queries.keys[task.query_order[alone]])) > most
 
 
 def sweep(task: RetrievalTask, alone: np.ndarray, device: str, memory: float) -> Counter | None:
@@ -68,7 +73,7 @@ def sweep(task: RetrievalTask, alone: np.ndarray, device: str, memory: float) ->
     buffer = torch.empty(size * size, device=device)  # one for all blocks, which so stays in the processor's cache
     counter.look_ahead()
     for rows, columns in blocks(len(task.query_order), len(task.gallery_order), size, task.symmetric):
-        if too_many(counter.dense):
+        if too_many(task, counter.dense):
             return None
         left, right = counter.queries[rows], counter.gallery[columns]
         similarity = buffer[: len(left) * len(right)].view(len(left), len(right))
@@ -114,10 +119,18 @@ class Counter:
         rows, parts = reached.nonzero(as_tuple=True)
         if not len(rows):
             return
-        similarity = stretches[rows, parts] if len(rows) < reached.numel() else stretches.reshape(-1, wide)
+        if len(rows) > MANY * reached.numel():
+            rows, parts = torch.ones_like(reached).nonzero(as_tuple=True)
+            similarity = similarity.contiguous().view(-1, wide)
+        else:
+            similarity = stretches[rows, parts]
         numbers = rows + queries.start
         surely, perhaps = (count_at_least(similarity, limit[numbers]) for limit in (self.high, self.low))
-        above = perhaps - surely if self.between is None else count_at_least(similarity, self.floor[numbers])
+        above = perhaps - surely
+        if self.between is not None:
+            alive = self.floor[numbers] < torch.inf
+            above = np.zeros(len(rows), dtype=np.int32)
+            above[alive.cpu().numpy()] = count_at_least(similarity[alive], self.floor[numbers[alive]])
         row, count = rows.cpu().numpy(), queries.stop - queries.start
         self.before_best[queries] += np.bincount(row, surely, count).astype(np.int64)  # far less than 2^53: exact
         self.pairs[queries] += np.bincount(row, above + DECIDED * (perhaps - surely), count).astype(np.int64)
@@ -197,7 +210,10 @@ def blocks(rows: int, columns: int, size: int, symmetric: bool) -> Iterator[tupl
 
 def count_at_least(similarity: Tensor, limits: Tensor) -> np.ndarray:
     """int32 (n,): how many of each row are at least the row's limit."""
-    return (similarity >= limits[:, None]).view(torch.uint8).sum(1, dtype=torch.int32).cpu().numpy()
+    found = (similarity >= limits[:, None]).view(torch.uint8)
+    if found.shape[1] == STRETCH and STRETCH % 8 == 0:  # eight counts at a time, a byte each
+        found = found.view(torch.int64).sum(1, keepdim=True).view(torch.uint8)
+    return found.sum(1, dtype=torch.int32).cpu().numpy()
 
 
 def worst_of_top(similarity: Tensor, depth: np.ndarray) -> np.ndarray:
@@ -227,23 +243,3 @@ def hide_positives(similarity: Tensor, task: RetrievalTask, rows: slice, columns
     starts = np.arange(len(classes)) * similarity.shape[1] + first - columns.start  # in flat memory
     flat = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
     similarity.view(-1).index_fill_(0, torch.from_numpy(flat).to(similarity.device), -torch.inf)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 products in float32, whatever the process has set for training."""
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # the process uses torch's newer setting, which forbids to ask for the older one
-        matmul = torch.backends.cuda.matmul
-        before_newer, matmul.fp32_precision = matmul.fp32_precision, "ieee"
-        try:
-            yield
-        finally:
-            matmul.fp32_precision = before_newer
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

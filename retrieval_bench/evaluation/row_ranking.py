@@ -17,11 +17,43 @@ from retrieval_bench.evaluation.vectors import Copies, chunks, similarities
 
 NUMBERS = 1 << 21
 """Similarities that are computed at once."""
+COPIES = 64
+"""Queries of one row from which on the row is compared with the gallery once, by differences."""
 
 
 def count_negatives(task: RetrievalTask, device: str = "cpu", memory: float = 1e9) -> np.ndarray:
     """As :func:`retrieval_bench.evaluation.ranking.count_negatives`, but a count that puts a rank beyond the query's
     depth, other than the best one's, is only known to do so."""
+    if len(task.query_order) < max(COPIES, len(task.queries) / 16):  # finding copies would take longer
+        return _count_singly(task, device, memory)
+    counts = np.empty(task.starts[-1], dtype=np.int64)
+    _, kinds, sizes = np.unique(task.queries.keys[task.query_order], return_inverse=True, return_counts=True)
+    copies = sizes >= COPIES
+    for kind in np.flatnonzero(copies):
+        _count_copies(task, np.flatnonzero(kinds == kind), counts)
+    single = ~copies[kinds]
+    if single.any():
+        rest = task.subset(np.flatnonzero(single)) if copies.any() else task
+        counts[np.repeat(single, task.kept)] = _count_singly(rest, device, memory)
+    return counts
+
+
+def _count_copies(task: RetrievalTask, queries: np.ndarray, counts: np.ndarray) -> None:
+    """Fills in the counts of queries whose rows are equal: their classes apart, all find the same similarities."""
+    row = task.queries.rows(task.query_order[queries[:1]])
+    parts = (task.gallery.rows(task.gallery_order[part]) for part in chunks(len(task.gallery), task.gallery.width))
+    similarity = np.concatenate([similarities(row, part)[0] for part in parts])
+    ordered = np.sort(similarity)
+    for query in queries.tolist():
+        first, last = task.gallery_starts[task.classes[query] :][:2].tolist()
+        same_class, positives = np.sort(similarity[first:last]), _own(task, query, similarity)
+        limits = task.limits_of(np.sort(positives)[::-1][: task.kept[query]])
+        behind = np.searchsorted(ordered, limits) - np.searchsorted(same_class, limits)
+        counts[task.starts[query] : task.starts[query + 1]] = len(ordered) - len(same_class) - behind
+
+
+def _count_singly(task: RetrievalTask, device: str, memory: float) -> np.ndarray:
+    """int64 (sum of kept,): :func:`count_negatives` of each query by itself."""
     size, counts = len(task.gallery_order), np.empty(task.starts[-1], dtype=np.int64)
     place = torch.device(device)
     gallery = Copies(task.gallery, task.gallery_order, "gallery", place, memory, np.float64)
@@ -45,14 +77,13 @@ def count_negatives(task: RetrievalTask, device: str = "cpu", memory: float = 1e
 
 def _count(task: RetrievalTask, query: int, products: np.ndarray, margin: float) -> np.ndarray:
     """int64 (kept,): negatives before a query's positives, given its products with all items."""
-    kept, itself, code = int(task.kept[query]), int(task.same_item[query]), task.classes[query]
+    kept, code = int(task.kept[query]), task.classes[query]
     if not kept:
         return np.empty(0, dtype=np.int64)
     similarity = np.minimum(task.gallery.similarity(products), 0.0)
     first, last = task.gallery_starts[code : code + 2].tolist()
     while True:
-        own = similarity[first:last] if itself < 0 else np.delete(similarity[first:last], itself - first)
-        positives = np.sort(_largest(own, kept))[-kept:]
+        positives = np.sort(_largest(_own(task, query, similarity), kept))[-kept:]
         negatives = np.concatenate([similarity[:first], similarity[last:]])
         limits = task.limits_of(positives)
         counts, unsure = _before(negatives, limits, int(min(task.depth[query], len(negatives))), margin)
@@ -62,6 +93,13 @@ def _count(task: RetrievalTask, query: int, products: np.ndarray, margin: float)
         highest = max(limits[unsure].max(), positives[unsure].max()) + 2 * margin
         near = np.flatnonzero((similarity >= lowest) & (similarity <= highest))
         similarity[near], margin = _exactly(task, query, near), 0.0
+
+
+def _own(task: RetrievalTask, query: int, similarity: np.ndarray) -> np.ndarray:
+    """Similarities of a query's positives, of those of all items."""
+    code, itself = task.classes[query], task.same_item[query]
+    first, last = task.gallery_starts[code : code + 2].tolist()
+    return similarity[first:last] if itself < 0 else np.delete(similarity[first:last], itself - first)
 
 
 def _before(negatives: np.ndarray, limits: np.ndarray, depth: int, margin: float) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation import between, fast_ranking, retrieval_task, vectors
+from retrieval_bench.evaluation import between, fast_ranking, retrieval_task, row_ranking, vectors
 from retrieval_bench.evaluation import evaluate as evaluation
 from retrieval_bench.evaluation.evaluate import Evaluation, evaluate_in_detail
 from retrieval_bench.evaluation.metrics import MetricName
@@ -83,10 +83,11 @@ def chunked(
     swept: bool = True,
     pairs: float = 1.0,
     large: int = 1 << 20,
+    copies: int = 1 << 20,
 ) -> Iterator[None]:
     """Blocks of `block` rows (small ones in stretches of 2), portions of `positives`, chunks of `chunk` numbers; large
     classes are those of more than `large` items; queries are ranked by themselves where more than `pairs` of the
-    gallery would be looked at, or as usual unless `swept`."""
+    gallery would be looked at, or as usual unless `swept`, and those of one row together from `copies` on."""
     with ExitStack() as stack:
         stack.enter_context(patch.dict(fast_ranking.BLOCK, cpu=block))
         stack.enter_context(patch.object(vectors, "CHUNK", chunk or 4 * block))
@@ -95,6 +96,7 @@ def chunked(
         stack.enter_context(patch.object(fast_ranking, "STRETCH", stretch))
         stack.enter_context(patch.object(evaluation, "POSITIVES", positives))
         stack.enter_context(patch.object(retrieval_task, "LARGE", large))
+        stack.enter_context(patch.object(row_ranking, "COPIES", copies))
         if swept:
             stack.enter_context(patch.dict(fast_ranking.SHARE, positives=1.0, pairs=pairs, queries=1.0))
         yield

@@ -59,6 +59,18 @@ def test_figures_are_those_of_slow_loops(size: int, chunk: int) -> None:
     assert l2 == pytest.approx(expected)
 
 
+def test_beyond_so_many_dimensions_the_decay_is_that_of_sampled_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, codes = unit(rows_of(400, 30)), np.arange(400) % 20
+    exact = embedding_stats(vectors_of(rows), codes)
+    monkeypatch.setattr("retrieval_bench.evaluation.embedding_stats.LARGEST", 20)
+    found, again = (embedding_stats(vectors_of(rows), codes) for _ in range(2))
+    assert found == again
+    assert found | {"spectral_decay": 0} == exact | {"spectral_decay": 0}
+    assert found["spectral_decay"] != exact["spectral_decay"]
+    few, expected = embedding_stats(vectors_of(rows[:15]), CODES), slow_stats(rows[:15], CODES)
+    assert few == pytest.approx(expected), "no more rows than the sample: exact"
+
+
 @pytest.mark.filterwarnings("error")
 def test_what_cannot_be_measured_is_nan() -> None:
     rows = rows_of()

@@ -21,7 +21,8 @@ from tests.evaluation.retrieval_cases import EVERY, FIRST, TOP, Case, cases, chu
 
 METRICS = st.sampled_from([EVERY, TOP, FIRST, ("precision",)])
 KS = st.sampled_from([(1,), (1, 2, 4), (3, 100)])
-WAYS = st.fixed_dictionaries({"swept": st.booleans(), "pairs": st.sampled_from([0.0, 1.0]), "large": st.integers(0, 3)})
+SHARES, COPIES = st.sampled_from([0.0, 1.0]), st.sampled_from([1, 2, 64])
+WAYS = st.fixed_dictionaries({"swept": st.booleans(), "pairs": SHARES, "large": st.integers(0, 3), "copies": COPIES})
 EXACT = pytest.mark.parametrize("engine", ["blocked", "reference"])
 DISTANCES = pytest.mark.parametrize("distance", ["cosine", "l2"])
 
@@ -78,9 +79,9 @@ def task_of(kind: str, seed: int, distance: Distance, apart: bool) -> RetrievalT
 def test_the_fast_engine_counts_what_the_reference_engine_counts(kind: str, apart: bool, distance: Distance) -> None:
     """A block of 256 has two stretches on both sides of the diagonal, one of 100 has none. Threads change nothing."""
     for seed, block, threads, ways in (
-        (0, 256, 1, ({}, {"pairs": 0.05})),
+        (0, 256, 1, ({}, {"pairs": 0.05, "copies": 20})),
         (1, 100, 5, ({}, {"large": 20})),
-        (2, 2048, 2, ({"swept": False}, {"large": 20, "pairs": 0.05})),
+        (2, 2048, 2, ({"swept": False}, {"swept": False, "copies": 20}, {"large": 20, "pairs": 0.05})),
     ):
         whole = task_of(kind, seed, distance, apart)
         for needs, flattering in itertools.product(get_args(Needs), (False, True)):

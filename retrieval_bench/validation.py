@@ -52,6 +52,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
             yield f"{chosen} belongs to --schedule {' or '.join(schedules)}; --schedule is {train.schedule}"
     if train.skip_batches and not train.freeze_bn:
         yield "--skip-batches needs frozen batch norms (--freeze-bn): a non-finite batch would spoil their statistics"
+    if train.warmup > train.epochs:
+        yield f"--warmup {train.warmup:g} is longer than --epochs {train.epochs}: the rates would never be reached"
     if train.grad_checkpointing and not train.freeze_bn:
         yield "--grad-checkpointing needs frozen batch norms (--freeze-bn): a second pass counts in their statistics"
     if train.grad_checkpointing and train.fused:

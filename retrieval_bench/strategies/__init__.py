@@ -14,11 +14,13 @@ from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.frozen import Frozen
 from retrieval_bench.strategies.global_k import GlobalK
+from retrieval_bench.strategies.gradual_unfreezing import GradualUnfreezing
 from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
+from retrieval_bench.strategies.lp_ft import LPFT
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.strategies.progressive import Progressive
 from retrieval_bench.strategies.random_policy import RandomPolicy
@@ -34,11 +36,13 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "channel_pruning": ChannelPruning,
     "frozen": Frozen,
     "global_k": GlobalK,
+    "gradual_unfreezing": GradualUnfreezing,
     "l2sp": L2SP,
     "last_k": LastK,
     "layer_pruning": LayerPruning,
     "layerwise_decay": LayerwiseDecay,
     "low_high": LowHigh,
+    "lp_ft": LPFT,
     "network_slimming": NetworkSlimming,
     "progressive": Progressive,
     "random_policy": RandomPolicy,

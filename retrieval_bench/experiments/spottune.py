@@ -99,6 +99,8 @@ COMPARED = {
     "Low and high by hand": "low_high",
     "L2-SP": "l2sp",
     "Rollback": "rollback",
+    "Gradual unfreezing": "gradual_unfreezing",
+    "Linear probing, then all": "lp_ft",
     "Progressive": "progressive",
     "Layer pruning": "layer_pruning",
     "AutoLR": "autolr",

@@ -16,12 +16,14 @@ from retrieval_bench.strategies.channel_pruning import ChannelPruning
 from retrieval_bench.strategies.ema import EMA
 from retrieval_bench.strategies.frozen import Frozen
 from retrieval_bench.strategies.global_k import GlobalK
+from retrieval_bench.strategies.gradual_unfreezing import GradualUnfreezing
 from retrieval_bench.strategies.l2sp import L2SP
 from retrieval_bench.strategies.last_k import LastK
 from retrieval_bench.strategies.layer_pruning import LayerPruning
 from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.lora import LoRA
 from retrieval_bench.strategies.low_high import LowHigh
+from retrieval_bench.strategies.lp_ft import LPFT
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.strategies.norm_tuning import NormTuning
 from retrieval_bench.strategies.progressive import Progressive
@@ -43,12 +45,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "ema": EMA,
     "frozen": Frozen,
     "global_k": GlobalK,
+    "gradual_unfreezing": GradualUnfreezing,
     "l2sp": L2SP,
     "last_k": LastK,
     "layer_pruning": LayerPruning,
     "layerwise_decay": LayerwiseDecay,
     "lora": LoRA,
     "low_high": LowHigh,
+    "lp_ft": LPFT,
     "network_slimming": NetworkSlimming,
     "norm_tuning": NormTuning,
     "progressive": Progressive,

@@ -191,5 +191,5 @@ def _digest(model: nn.Module) -> str:
     for module in model.modules():
         frozen += [] if module.training else list(module.buffers(recurse=False))
     for value in frozen:
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -49,9 +49,10 @@ def eval_embeddings(model: nn.Module) -> Tensor:
 
 
 def train(data: Data, name: str, dim: int = 0) -> Outcome:
-    """`dim` = 0 leaves `frozen` nothing to train. Proxies do not move: only the network can lower the loss."""
+    """`dim` = 0 leaves `frozen` nothing to train. Proxies do not move: only the network can lower the loss. With an
+    embedding layer one epoch more, since norms that are trained later than it first raise the loss."""
     strategy = build_strategy(name, OPTIONS)
-    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=5), embedder_for(name, dim))
+    training = make_training(data, strategy, run_config(loss_lr=0.0, epochs=6 if dim else 5), embedder_for(name, dim))
     prepared = state_of(training.model)
     seen: dict[str, Any] = {}
     finalize = strategy.finalize

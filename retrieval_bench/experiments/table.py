@@ -178,6 +178,7 @@ def write_experiment(
     """
     if not records:
         return ""
+    rows = [entry for entry in rows if entry.name in records or not entry.optional]
     metrics = "R@K" if changed.base.data.split != "closed_set" else CLOSED_SET
     lines = [
         _headline(profile, changed, records),

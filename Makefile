@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity table-cifar reality-check leaderboard report figures test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity table-cifar reality-check strategies-page leaderboard report figures test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,7 +67,7 @@ figure-routes: setup ## Its routes: which blocks are tuned for which images and 
 curve-pruning: setup ## Recall@1 against size: channels chosen by gates, magnitude and evenly, and whole blocks (PROFILE, DATA)
 figure-structure-similarity: setup ## How alike pruned structures of several seeds and lengths of training are (PROFILE, DATA)
 table-cifar: setup ## Ways to find a ResNet-20 of half the cost on CIFAR-10, and what the search costs (PROFILE, DATA)
-table-strategies: setup ## Every strategy under one retrieval protocol; PROFILE=emoji needs no data (PROFILE, DATA)
+table-strategies: setup ## Every strategy under one retrieval protocol; PROFILE=emoji also measures them on birds (PROFILE, DATA)
 ablation-pruning: STUDY = ablation_pruning
 figure-weight-variation: STUDY = figure_weight_variation
 table-autolr: STUDY = table_autolr
@@ -81,6 +81,9 @@ table-cifar: STUDY = table_cifar
 table-spottune figure-routes: SET = $(if $(filter-out smoke,$(PROFILE)),$(if $(filter file,$(origin NAME)),,--dataset $(NAME)))
 ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity table-cifar:
 	$(BENCH) study $(STUDY) $(PROFILE) $(SET) --results $(RESULTS) $(ROOT) $(ARGS)
+
+strategies-page: setup ## Write docs/strategies.md again, after a strategy has changed
+	$(VENV)/bin/python -m tests.strategies.page
 
 reality-check: setup ## Strategies searched with equal means, then retrained and ranked; PROFILE=cpu needs no data (PROFILE, DATA, ARGS="--jobs 2")
 	$(BENCH) reality-check $(PROFILE) --results $(RESULTS) $(ROOT) $(ARGS)

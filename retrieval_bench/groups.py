@@ -3,7 +3,10 @@ sorted. The leaderboard groups runs into rows with it, and rows by columns."""
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from retrieval_bench.columns import COLUMNS, METRIC, RECORDED_COSTS, metric_name
 from retrieval_bench.errors import unknown
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test
 from retrieval_bench.records import Record
+from retrieval_bench.strategies import STRATEGIES, Strategy
 
 PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
@@ -78,6 +82,36 @@ def compare_with_best(table: Any, runs: Mapping[Any, Sequence[Record]], metric: 
                 is_tie = p_value >= LEVEL or difference >= 0
                 compared[row] = ("tie" if is_tie else "", round(difference, 6), round(p_value, 6))
     return pd.DataFrame([*compared.values()], index=table.index, columns=[*SIGNIFICANCE])
+
+
+def measured_elsewhere(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """What runs that were measured on other data sets have there, by their ids.
+
+    Returns:
+        ``elsewhere_on_<set>``, Recall@1 on each set; and where frozen features were measured with the same data, model
+        and evaluation ``elsewhere``, the mean over the sets of Recall@1 less theirs, and ``gain``, the same on the own
+        test classes. Theirs is the mean over seeds, of several frozen rows (embedding layers that were trained
+        differently) that with the highest mean elsewhere.
+    """
+    found = {
+        run.id: {f"elsewhere_on_{name}": metrics["recall_at_1"] for name, metrics in run.elsewhere.items()}
+        for run in records
+        if run.elsewhere
+    }
+    frozen: dict[str, dict[Any, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    pairs: dict[str, tuple[str, tuple[float, float]]] = {}
+    for run in records:
+        if run.id in found and run.metrics.get("recall_at_1") is not None:
+            protocol = json.dumps([run.config.get(part) for part in ("data", "model", "evaluation")], sort_keys=True)
+            pairs[run.id] = protocol, (fmean(found[run.id].values()), run.metrics["recall_at_1"])
+            if not any(STRATEGIES.get(name, Strategy).trains_backbone for name in run.config["strategy"].split("+")):
+                frozen[protocol][run.config_hash, run.kind].append(pairs[run.id][1])
+    for run_id, (protocol, (away, home)) in pairs.items():
+        if protocol in frozen:
+            means = [tuple(map(fmean, zip(*runs, strict=True))) for runs in frozen[protocol].values()]
+            frozen_away, frozen_home = max(means)
+            found[run_id] |= {"gain": home - frozen_home, "elsewhere": away - frozen_away}
+    return found
 
 
 def group_rows(table: Any, by: Sequence[str]) -> pd.DataFrame:

@@ -48,7 +48,9 @@ def leaderboard(records: Sequence[Record]) -> pd.DataFrame:
     if not records:
         return pd.DataFrame()
     by_row = runs_by_row(records)
-    runs: Any = pd.DataFrame(map(_flat, sorted((run for several in by_row.values() for run in several), key=_age)))
+    made = sorted((run for several in by_row.values() for run in several), key=_age)
+    others = groups.measured_elsewhere(made)
+    runs: Any = pd.DataFrame([_flat(run) | others.get(run.id, {}) for run in made])
     is_ambiguous = runs.groupby("weights")["digest"].transform("nunique") > 1  # files of one name
     named = runs.loc[is_ambiguous, ["weights", "digest"]].to_numpy()
     runs.loc[is_ambiguous, "weights"] = [f"{name} {digest}".rstrip() for name, digest in named]
@@ -175,7 +177,7 @@ def _texts(rows: Any, names: Sequence[str]) -> pd.DataFrame:
     cells = pd.DataFrame({name: rows[name].map(plain_text, na_action="ignore").astype(object) for name in names})
     for name in [*metric_names(rows), *(cost for cost in COSTS if cost in rows)]:
         shown, halves = column(name), [None] * len(rows)
-        if name in ("recall_at_1", "map_at_r") and f"{name}_ci95" in rows:
+        if name in ("recall_at_1", "map_at_r", "gain", "elsewhere") and f"{name}_ci95" in rows:
             halves = rows[f"{name}_ci95"]
         if shown.shown == "always" or rows[name].notna().any():
             cells[shown.title] = [shown.text(*pair) for pair in zip(rows[name].astype("float64"), halves, strict=True)]

@@ -172,6 +172,9 @@ def _check(values: Any) -> None:
             raise ValueError(f"'{name}' is missing or no {words}")
     if not all(map(_is_number, values.get("training", {}).get("loss_per_epoch") or ())):
         raise ValueError("'training.loss_per_epoch' is no list of numbers")
+    elsewhere = values.get("elsewhere") or {}
+    if not all(isinstance(other, dict) and isinstance(other.get("recall_at_1"), float) for other in elsewhere.values()):
+        raise ValueError("'elsewhere' has a data set without recall_at_1")
     for name, value in {**values["metrics"], **values["cost"]}.items():
         is_fraction = bool(METRIC.fullmatch(name))
         if not _is_number(value) or (is_fraction and value is not None and not 0 <= value <= 1):

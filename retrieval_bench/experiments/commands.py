@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -85,12 +85,19 @@ class ManyRuns:
         return 1 if failed else 0
 
     def search(
-        self, base: RunConfig, strategies: Sequence[str], trials: int, objective: Objective, rebuild: bool = False
+        self,
+        base: RunConfig,
+        strategies: Sequence[str],
+        trials: int,
+        objective: Objective,
+        rebuild: bool = False,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[StrategySearch]:
-        """The searches of the strategies, with all their trials; with `rebuild`, those that are recorded."""
+        """The searches of the strategies, with all their trials; with `rebuild`, those that are recorded. With `own`
+        choices of strategies, those that the backbone cannot do are left out with a line."""
         self.workers.settle(self.runtime)
         records = self.results.search.read_records() if rebuild else None
-        searches = open_searches(base, strategies, trials, objective, self.runtime, records)
+        searches = open_searches(base, strategies, trials, objective, self.runtime, records, own)
         if not rebuild:
             search(searches, lambda configs: run_all(configs, search_runtime(self.runtime), self.workers))
         return searches
@@ -150,7 +157,7 @@ class RunExperiment(ManyRuns):
             if self.dry_run:
                 raise UserError("--dry-run: the runs of an experiment that searches depend on what its trials give")
             searches = self.search(
-                changed.base, changed.axes["strategy"], changed.trials, changed.objective, self.rebuild
+                changed.base, changed.axes["strategy"], changed.trials, changed.objective, self.rebuild, profile.own
             )
             rows, notes = searched_rows(searches)
             notes = (search_note(searches[0], changed.seeds, self.results.search), *notes)
@@ -159,7 +166,8 @@ class RunExperiment(ManyRuns):
             print_plan(configs, self.runtime, self.workers)
             return 0
         if not self.rebuild:
-            rehearse(rows, self.workers.settle(self.runtime))
+            able = {entry.config for entry in rehearse(rows, self.workers.settle(self.runtime))}
+            configs = [config for config in configs if replace(config, seed=RunConfig.seed) in able]
         stem = self.results.experiments / "-".join([self.name, self.profile, *changed_words(profile, changed)])
 
         def show_table(records: Records) -> None:

@@ -56,6 +56,7 @@ class Row:
             empty.
         more: metrics that the table shows beside Recall@K.
         columns: further columns, such as what a search chose.
+        optional: left out, with a line, where the backbone cannot do it; not shown before it has run.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Row:
     eval_mode: str = ""
     more: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
     @property
     def metrics(self) -> list[str]:
@@ -89,6 +91,7 @@ class Profile:
         trials: where options are searched first: for each strategy, and the budget of its search (images seen by so
             many plain runs).
         objective: what the search maximises on the validation classes.
+        own: where options are searched first: choices of single strategies in place of the base's, by dotted names.
     """
 
     about: str
@@ -97,6 +100,7 @@ class Profile:
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     trials: int = 0
     objective: Objective = "recall_at_1"
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

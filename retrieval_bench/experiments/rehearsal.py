@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 
-from retrieval_bench.config import RuntimeConfig, flag, flat_values, unflatten
+from retrieval_bench.config import RunConfig, RuntimeConfig, flag, flat_values, unflatten
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.experiment import Experiment, Profile, Row
 from retrieval_bench.identity import open_images, open_other_sets
 from retrieval_bench.models.build import build_embedder
-from retrieval_bench.models.embedder import freeze_batch_norms
+from retrieval_bench.models.embedder import Embedder, freeze_batch_norms
+from retrieval_bench.progress import logger
 from retrieval_bench.run import open_choices
-from retrieval_bench.strategies import build_strategy
+from retrieval_bench.strategies import StrategyOptions, build_strategy
 from retrieval_bench.validation import validate
 
 
@@ -33,14 +35,22 @@ def refuse_idle_flags(experiment: Experiment, profile: Profile, changed: Profile
                 )
 
 
-def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> None:
+def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> list[Row]:
     """Passes every row through all checks that need no training: options, data, classes of a batch, and blocks of the
-    backbone, on a batch of zeros. Raises :class:`UserError`."""
+    backbone, on a batch of zeros.
+
+    Returns:
+        The rows that can be run: all, but for optional ones of which the backbone is not capable with any options'
+        defaults either, which are named.
+
+    Raises:
+        UserError: for everything else, and if no row is left.
+    """
     for entry in rows:
         validate(entry.config)
     for config in {entry.config.evaluation.also_test: entry.config for entry in rows}.values():
         open_other_sets(config)
-    splits, models = {}, {}
+    splits, models, able, error = {}, {}, [], UserError("no row to run")
     for entry in rows:
         config, size = entry.config, entry.config.data.image_size
         if config.data not in splits:
@@ -49,9 +59,33 @@ def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> None:
         BatchSampler(split.train_labels(table.labels), config.train.batch_size, config.samples_per_class)
         if (config.model, size) not in models:
             models[config.model, size] = build_embedder(config.model, size)
-        model = copy.deepcopy(models[config.model, size])
-        if config.train.freeze_bn:
-            freeze_batch_norms(model)
-        preferred = {name: candidates[0] for name, candidates in open_choices(config).items()}
-        strategy = build_strategy(config.strategy, replace(config.options, **preferred))
-        strategy.parameter_groups(strategy.prepare(model, torch.zeros(2, 3, size, size, dtype=torch.uint8)), [])
+        try:
+            _prepare(config, models[config.model, size])
+        except UserError as reason:
+            usual = replace(config, options=StrategyOptions())
+            if not entry.optional or (usual != config and _can_be_prepared(usual, models[config.model, size])):
+                raise
+            error = reason
+            logger.info(f"left out: {entry.name}: {error}")
+        else:
+            able.append(entry)
+    if not able:
+        raise error
+    return able
+
+
+def _prepare(config: RunConfig, network: Embedder) -> None:
+    """Raises :class:`UserError` for a strategy that a copy of the network cannot be prepared for."""
+    model, size = copy.deepcopy(network), config.data.image_size
+    if config.train.freeze_bn:
+        freeze_batch_norms(model)
+    preferred = {name: candidates[0] for name, candidates in open_choices(config).items()}
+    strategy = build_strategy(config.strategy, replace(config.options, **preferred))
+    strategy.parameter_groups(strategy.prepare(model, torch.zeros(2, 3, size, size, dtype=torch.uint8)), [])
+
+
+def _can_be_prepared(config: RunConfig, network: Embedder) -> bool:
+    with suppress(UserError):
+        _prepare(config, network)
+        return True
+    return False

@@ -4,11 +4,12 @@ compute. A search that was interrupted ends as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
-from retrieval_bench.config import RunConfig, RuntimeConfig
+from retrieval_bench.config import RunConfig, RuntimeConfig, unflatten
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.experiments.experiment import Objective, Row, recorded_hashes, row_hashes
@@ -24,8 +25,10 @@ from retrieval_bench.records import Record
 from retrieval_bench.strategies import only_used
 
 
-def validation_configs(base: RunConfig, strategies: Sequence[str]) -> list[RunConfig]:
-    """The first trial of each strategy: `base` on validation classes.
+def validation_configs(
+    base: RunConfig, strategies: Sequence[str], own: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[RunConfig]:
+    """The first trial of each strategy: `base` on validation classes, with the choices of its `own`.
 
     Raises:
         UserError: a strategy twice or none, another split than ``zero_shot``, Recall@1 not measured.
@@ -40,7 +43,8 @@ def validation_configs(base: RunConfig, strategies: Sequence[str]) -> list[RunCo
     if 1 not in base.ks:
         raise UserError(f"--k {' '.join(map(str, base.ks))}: choices are made by Recall@1, so 1 must be among them")
     base = base.changed(data__split="zero_shot_val", evaluation__also_test=())
-    return [replace(base, strategy=strategy, options=only_used(strategy, base.options)) for strategy in strategies]
+    configs = [unflatten({"strategy": strategy, **(own or {}).get(strategy, {})}, base) for strategy in strategies]
+    return [replace(config, options=only_used(config.strategy, config.options)) for config in configs]
 
 
 def search_runtime(runtime: RuntimeConfig) -> RuntimeConfig:
@@ -62,6 +66,7 @@ def open_searches(
     objective: Objective,
     runtime: RuntimeConfig,
     records: Sequence[Record] | None = None,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[StrategySearch]:
     """A search per strategy, new or resumed, once the first trial of each has passed all checks that need no training.
 
@@ -71,18 +76,22 @@ def open_searches(
         trials: for each, and the budget: images seen by so many plain runs.
         objective: what is maximised.
         runtime: where data and results are.
-        records: of trials; if they are given, what they know takes the place of the data.
+        records: of trials; if they are given, what they know takes the place of the data, and strategies without trials
+            are left out.
+        own: choices of single strategies in place of those of `base`; with them, strategies that the backbone cannot do
+            are left out with a line.
 
     Raises:
         UserError: anything that cannot work.
     """
     if trials < 1:
         raise UserError(f"--trials {trials}: must be at least 1")
-    rows = [Row(config.strategy, config) for config in validation_configs(base, strategies)]
+    configs = validation_configs(base, strategies, own)
+    rows = [Row(config.strategy, config, optional=own is not None) for config in configs]
     folder = search_runtime(runtime).results
     if records is None:
         open_other_sets(base)
-        rehearse(rows, runtime)
+        rows = rehearse(rows, runtime)
         hashes = row_hashes(rows, runtime)
         train_images = len(open_images(rows[0].config.data, runtime.data_root)[1].train)
     else:
@@ -90,7 +99,7 @@ def open_searches(
         sizes = [record.data["train_images"] for record in records if record.config_hash in hashes.values()]
         if not sizes:
             raise UserError(f"{folder}: no trials of {', '.join(strategies)} to rebuild from")
-        train_images = sizes[0]
+        train_images, rows = sizes[0], [row for row in rows if hashes[row.name]]
     blocks = len(build_backbone(replace(base.model, weights="none"), base.data.image_size).body)
     spaces = {row.name: search_space(row.config, blocks) for row in rows}
     end = f"s{base.seed}-{resolve_device(runtime.device)}-{objective}.journal"

@@ -1,5 +1,4 @@
-"""The SpotTune paper's table (Guo et al., CVPR 2019, arXiv 1811.08737), its routes as a figure, and all strategies side
-by side.
+"""The SpotTune paper's table (Guo et al., CVPR 2019, arXiv 1811.08737), and its routes as a figure.
 
 Its setting for the five data sets: ResNet-50 from ImageNet, SGD with momentum, 40 epochs in batches of 32, the network
 at 0.01, the policy at 0.0001, both a tenth after epochs 15 and 30; closed sets, top-1 accuracy. These figures and the
@@ -11,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
-from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, FEW_CLASSES, PATTERNS, PHOTOS, SYNTHETIC
+from retrieval_bench.experiments.benchmarks import FEW_CLASSES, PATTERNS
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.figures.routes import routes as routes_figure
 from retrieval_bench.reported import reported_source
@@ -89,63 +88,6 @@ def routes(base: RunConfig) -> list[Row]:
     return named_rows(base, changes, "Most probable block", eval_modes=modes)
 
 
-COMPARED = {
-    "Standard": "standard",
-    "Feature extractor": "frozen",
-    "Last 3": "last_k",
-    "Stochastic": "stochastic",
-    "Random policy": "random_policy",
-    "Layer-wise decay": "layerwise_decay",
-    "Low and high by hand": "low_high",
-    "L2-SP": "l2sp",
-    "Rollback": "rollback",
-    "Gradual unfreezing": "gradual_unfreezing",
-    "Linear probing, then all": "lp_ft",
-    "Progressive": "progressive",
-    "Layer pruning": "layer_pruning",
-    "AutoLR": "autolr",
-    "Layer pruning and AutoLR": "layer_pruning+autolr",
-    "L2-SP and AutoLR": "l2sp+autolr",
-    "Layer pruning and L2-SP": "layer_pruning+l2sp",
-    "SpotTune Global-k": "global_k",
-    "SpotTune": "spottune",
-    "Channels by magnitude": "channel_pruning",
-    "Channels by gates": "channel_gates",
-    "BitFit": "bitfit",
-    "Norms only": "norm_tuning",
-    "Surgical, by gradient norms": "surgical",
-    "Averaged weights": "ema",
-    "WiSE-FT": "wise_ft",
-}
-NORMS = {"train.freeze_bn": False}
-MORE: dict[str, dict[str, Any]] = {"BitFit": NORMS, "Norms only": NORMS}
-"""What rows change beside the strategy: these train batch norms, which the others keep."""
-
-
-def strategies(base: RunConfig) -> list[Row]:
-    """Every strategy at its defaults under one protocol, AutoLR with L2-SP and layer pruning too."""
-    changes = {name: {"strategy": strategy, **MORE.get(name, {})} for name, strategy in COMPARED.items()}
-    return named_rows(base, changes, "Standard")
-
-
-_THREE_PERIODS = {"options.rollback.periods": 3, "train.epochs": 3}
-ZERO_SHOT = {
-    "paper": Profile("ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", CUB_224),
-    "cpu": Profile(
-        "a small protocol for 2 CPU cores: EfficientNet-lite0, proxy-anchor, few classes, rollback in three periods",
-        unflatten({**_THREE_PERIODS, "data.dataset": "cub", "data.classes": 24}, RunConfig(data=PHOTOS)),
-        (0,),
-    ),
-    "emoji": Profile(
-        "drawings of emoji by seven vendors (pip brings images and weights): EfficientNet-lite0, proxy-anchor, "
-        "rollback in three periods",
-        unflatten(
-            {**_THREE_PERIODS, "data.classes": 100, "data.stored": 72, "data.reader": "cache"}, RunConfig(data=EMOJI)
-        ),
-    ),
-    "smoke": Profile(DRAWN, SYNTHETIC.changed(model__backbone="resnet26"), (0, 1)),
-}
-
 EXPERIMENTS = {
     "table_spottune": Experiment(
         "the SpotTune paper's table, reported and measured; --dataset chooses one of its five sets",
@@ -157,5 +99,4 @@ EXPERIMENTS = {
     "figure_routes": Experiment(
         "which blocks SpotTune tunes for which images, as a figure", PROFILES, routes, figure=routes_figure
     ),
-    "table_strategies": Experiment("every strategy under one retrieval protocol", ZERO_SHOT, strategies),
 }

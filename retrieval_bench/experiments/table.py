@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrieval_bench.columns import METRIC, column
+from retrieval_bench.columns import METRIC, column, metric_names
 from retrieval_bench.config import portable
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, holm, paired_t_test, t_interval
 from retrieval_bench.experiments.experiment import Experiment, Profile, Records, Row, changed_flag_words
 from retrieval_bench.figures.style import info_with
 from retrieval_bench.files import write_text
+from retrieval_bench.groups import measured_elsewhere
 from retrieval_bench.tables import TextTable
 
 SETTINGS = {
@@ -30,12 +31,13 @@ def measured_table(rows: Sequence[Row], records: Records, ranked: bool = False) 
     """A line per row, numbers only: what the CSV holds.
 
     Per metric (``recall_at_K``, and ``accuracy`` first in a closed set) its mean over seeds as a fraction, ``_ci95``
-    (half of the t-interval, empty for one seed) and ``_reported``; ``sd_over_draws`` of the first metric, for routes
-    that are drawn at test; ``difference`` of the first metric to the row ``against`` (mean over the seeds that both
-    have) with ``_ci95``; ``parameters`` and ``macs`` (empty for evaluation modes, whose network would be another);
-    ``images_seen`` in the training, rejected passes included, and ``per_1000_images``, the first metric's share; where
-    a strategy prunes channels, ``search_images_seen`` before that;
-    choices (:data:`SETTINGS`); and the columns of the rows.
+    (half of the t-interval, empty for one seed) and ``_reported``; where the runs were measured on other data sets,
+    what :func:`~retrieval_bench.groups.measured_elsewhere` says of them, with ``_ci95``; ``sd_over_draws`` of the first
+    metric, for routes that are drawn at test; ``difference`` of the first metric to the row ``against`` (mean over the
+    seeds that both have) with ``_ci95``; ``parameters`` and ``macs`` (empty for evaluation modes, whose network would
+    be another); ``images_seen`` in the training, rejected passes included, and ``per_1000_images``, the first metric's
+    share; where a strategy prunes channels, ``search_images_seen`` before that; choices (:data:`SETTINGS`); and the
+    columns of the rows.
 
     Args:
         rows: the experiment's rows.
@@ -45,14 +47,15 @@ def measured_table(rows: Sequence[Row], records: Records, ranked: bool = False) 
             nothing significant separates the row from the best one (empty where fewer than three seeds leave that
             open).
     """
-    table = pd.DataFrame([_line(entry, records) for entry in rows])
+    elsewhere = measured_elsewhere([record for several in records.values() for record in several])
+    table = pd.DataFrame([_line(entry, records, elsewhere) for entry in rows])
     if not ranked:
         return table
     first = rows[0].metrics[0]
     order = table.sort_values(first, ascending=False, na_position="last", kind="stable").index
     best = rows[order[0]]
     rows = [replace(rows[place], against="" if rows[place] is best else best.name) for place in order]
-    table = pd.DataFrame([_line(entry, records) for entry in rows])
+    table = pd.DataFrame([_line(entry, records, elsewhere) for entry in rows])
     pairs = [_pairs(entry, entry.against, first, records) for entry in rows]
     p_values = [paired_t_test(*np.transpose(several))[2] if len(several) >= SEEDS else np.nan for several in pairs]
     corrected = holm(p_values)
@@ -61,7 +64,7 @@ def measured_table(rows: Sequence[Row], records: Records, ranked: bool = False) 
     return table.assign(p_value=p_values, p_holm=corrected, is_tied=is_tied)
 
 
-def _line(entry: Row, records: Records) -> dict[str, Any]:
+def _line(entry: Row, records: Records, elsewhere: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     own, first, config = records.get(entry.name, []), entry.metrics[0], entry.config
     line: dict[str, Any] = {
         "row": entry.name,
@@ -73,6 +76,9 @@ def _line(entry: Row, records: Records) -> dict[str, Any]:
     for name in entry.metrics:
         line[name], line[f"{name}_ci95"] = _mean([values[name] for values in metrics.values() if name in values])
         line[f"{name}_reported"] = entry.reported.get(name)
+    others = [] if entry.eval_mode else [elsewhere[record.id] for record in own if record.id in elsewhere]
+    for name in metric_names(others[0]) if others else ():
+        line[name], line[f"{name}_ci95"] = _mean([values[name] for values in others])
     drawn = [values[f"{first}_sd"] for values in metrics.values() if "draws" in values]
     line |= {"sd_over_draws": _mean(drawn)[0], "against": entry.against}
     pairs = _pairs(entry, entry.against, first, records)
@@ -129,7 +135,7 @@ def readable_table(table: Any) -> pd.DataFrame:
     if table["sd_over_draws"].notna().any():
         shown[f"{first.title}, sd over draws"] = texts("sd_over_draws", names[0])
     for name in names:
-        if table[f"{name}_reported"].notna().any():
+        if f"{name}_reported" in table and table[f"{name}_reported"].notna().any():
             shown[f"reported {column(name).title}"] = texts(f"{name}_reported", name)
     if table["difference"].notna().any():
         shown[f"{first.title} difference"] = texts("difference", names[0], "+")
@@ -179,6 +185,7 @@ def write_experiment(
     """
     if not records:
         return ""
+    rows = [entry for entry in rows if entry.name in records or not entry.optional]
     metrics = "R@K" if changed.base.data.split != "closed_set" else CLOSED_SET
     lines = [
         _headline(profile, changed, records),

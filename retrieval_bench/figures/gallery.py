@@ -10,6 +10,7 @@ from itertools import islice
 from retrieval_bench.columns import COSTS
 from retrieval_bench.errors import first_line
 from retrieval_bench.figures.curves import learning_curves
+from retrieval_bench.figures.elsewhere import home_and_elsewhere
 from retrieval_bench.figures.pruning import pruning_curve
 from retrieval_bench.figures.routes import routes
 from retrieval_bench.figures.style import Plot
@@ -33,8 +34,8 @@ class NamedFigure:
 
 
 def figures_of(records: Sequence[Record]) -> Iterator[NamedFigure]:
-    """The figures of each protocol, in the order of the leaderboard: accuracy against each cost, pruning, losses, and
-    of single runs weight variations and routes."""
+    """The figures of each protocol, in the order of the leaderboard: accuracy against each cost, gain at home against
+    change elsewhere, pruning, losses, and of single runs weight variations and routes."""
     table, runs = leaderboard(records), runs_by_row(records)
     slugs: list[str] = []
     for title, rows in protocols(table) if len(table) else ():
@@ -46,7 +47,8 @@ def figures_of(records: Sequence[Record]) -> Iterator[NamedFigure]:
         for cost in COSTS:
             if has_cost(rows, cost):
                 yield NamedFigure(f"tradeoff-{slug}-{cost}", title, tradeoff(rows, cost, title))
-        for kind, draw in (("pruning", pruning_curve), ("losses", learning_curves)):
+        of_rows = {"elsewhere": home_and_elsewhere, "pruning": pruning_curve, "losses": learning_curves}
+        for kind, draw in of_rows.items():
             if plot := draw(records_by_row, title):
                 yield NamedFigure(f"{kind}-{slug}", title, plot)
         for kind, draw in (("variation", weight_variation), ("routes", routes)):

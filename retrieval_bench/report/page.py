@@ -18,6 +18,7 @@ from retrieval_bench.columns import COLUMNS, column
 from retrieval_bench.details import Details, read_details
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.statistics import SEEDS
+from retrieval_bench.figures.elsewhere import price_of_tuning
 from retrieval_bench.figures.embedding_map import embedding_map
 from retrieval_bench.figures.gallery import NamedFigure, figures_of
 from retrieval_bench.files import write_text
@@ -41,6 +42,7 @@ FRAME, ROW, IMAGE = 60_000, 700, 400
 """Bytes at most of the page without its content, of a row with what unfolds below it, and around an image."""
 KINDS = {
     "tradeoff": "accuracy against cost",
+    "elsewhere": "gain at home, change elsewhere",
     "pruning": "pruning",
     "losses": "learning curves",
     "variation": "weight variation and learning rates",
@@ -204,7 +206,8 @@ def gallery_of(details: Details, numbers: dict[bytes, int]) -> dict[str, Any]:
 
 def verdict(rows: Any) -> list[str]:
     """Sentences about the rows of one protocol, best Recall@1 first: which leads, by how much over common seeds, how
-    sure that is, and which of its ties cost less. The first sentence can stand alone."""
+    sure that is, which of its ties cost less, and what gains cost on other data sets. The first sentence can stand
+    alone."""
     recall = column("recall_at_1")
     measured = rows[rows["recall_at_1"].notna()] if "recall_at_1" in rows else rows[:0]
     if not len(measured):
@@ -213,7 +216,8 @@ def verdict(rows: Any) -> list[str]:
     if not len(best):
         first = measured.iloc[0]
         highest = f"{recall.text(first['recall_at_1'])} ({first['strategy']})"
-        return [f"Not ranked, since no row has {SEEDS} seeds; the highest R@1 is {highest}."]
+        unranked = f"Not ranked, since no row has {SEEDS} seeds; the highest R@1 is {highest}."
+        return list(filter(None, [unranked, price_of_tuning(measured)]))
     leader = best.iloc[0]
     mean = recall.text(leader["recall_at_1"], leader["recall_at_1_ci95"])
     sentences = [f"{leader['strategy']} leads with R@1 {mean} ({leader['seeds']} seeds)."]
@@ -238,4 +242,4 @@ def verdict(rows: Any) -> list[str]:
     untested = int((measured["p_value"].isna() & (measured["significance"] == "")).sum())
     if untested:
         sentences.append(f"Not tested, since too few seeds are common: {untested} row{'' if untested == 1 else 's'}.")
-    return sentences
+    return list(filter(None, [*sentences, price_of_tuning(measured)]))

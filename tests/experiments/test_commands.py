@@ -8,13 +8,20 @@ import re
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from retrieval_bench.cli import main, parse
 from retrieval_bench.config import RunConfig, RuntimeConfig
+from retrieval_bench.errors import UserError
 from retrieval_bench.experiments import worker
+from retrieval_bench.experiments.strategy_table import COMPARED
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.records import Record
 from retrieval_bench.run import run
+from retrieval_bench.strategies import STRATEGIES
+from retrieval_bench.strategies.frozen import Frozen
 from tests.experiments.helpers import FLAGS
+from tests.test_elsewhere import drawn_folder
 
 SMALL = ["--backbone", "resnet10t", "--results"]
 LITTLE = ["study", "learning_rates", "smoke", *SMALL]
@@ -72,7 +79,8 @@ def test_the_table_shows_all_recorded_runs_whichever_were_asked_for(tmp_path: Pa
 
 
 def test_a_row_may_choose_on_validation_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["study", "table_strategies", "smoke", "--rows", "11", "--seeds", "0", *SMALL, str(tmp_path)]
+    number = str(1 + COMPARED.index("layer_pruning"))
+    words = ["study", "table_strategies", "smoke", "--rows", number, "--seeds", "0", *SMALL, str(tmp_path)]
     words += ["--epochs", "4", "--global-k.k", "1", "--last-k.k", "1", "--random-policy.last", "1"]
     words += ["--layer-pruning.drop", "auto:1"]
     assert main(words) == 0
@@ -83,6 +91,30 @@ def test_a_row_may_choose_on_validation_classes(tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     assert main([word.replace("auto:1", "auto:4") for word in words]) == 2
     assert "last:4: the backbone has 4 blocks" in capsys.readouterr().err
+
+
+def test_all_strategies_are_measured_elsewhere_and_what_the_backbone_cannot_do_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unable(Frozen):
+        def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
+            raise UserError("frozen needs wings")
+
+    numbers = [str(1 + COMPARED.index(name)) for name in ("frozen", "last_k", "layer_pruning")]
+    words = ["study", "table_strategies", "smoke", "--rows", *numbers, "--seeds", "0", *SMALL, str(tmp_path)]
+    words += ["--epochs", "4", "--also-test", f"folder:{drawn_folder(tmp_path / 'images')}"]
+    assert main(words) == 0
+    table = tmp_path / "studies" / "table_strategies-smoke-also-test-folder.md"
+    text = table.read_text(encoding="utf-8")
+    assert "| R@1 on folder" in text
+    assert "Over frozen features" in text
+    assert len(re.findall(r"^\| (frozen|last_k|layer_pruning) ", text, re.MULTILINE)) == 3, "rows that ran"
+    assert "spottune" not in text
+    assert table.with_suffix(".png").exists()
+    capsys.readouterr()
+    monkeypatch.setitem(STRATEGIES, "frozen", Unable)
+    assert main([*words, "--force"]) == 0
+    assert "left out: frozen: frozen needs wings" in capsys.readouterr().err
 
 
 def test_a_closed_set_has_accuracies_and_shares_runs_with_the_figure(

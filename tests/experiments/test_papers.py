@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from retrieval_bench.experiments import autolr, pruning, spottune
+from retrieval_bench.experiments import autolr, pruning, spottune, strategy_table
 from retrieval_bench.experiments.experiment import Row, runs_of
 from retrieval_bench.experiments.registry import EXPERIMENTS
+from retrieval_bench.experiments.search import validation_configs
 from retrieval_bench.strategies import STRATEGIES, only_used, split_names
 from retrieval_bench.validation import validate
 
@@ -83,13 +84,25 @@ def test_the_deeper_network_is_compared_where_its_weights_can_be_had() -> None:
     assert "ResNet-101" not in {row.name for row in file}
 
 
-def test_every_strategy_is_compared() -> None:
-    """But for weight_variation, which trains as standard does, and network_slimming, which needs norms that train;
-    lora has no committed rows yet, and visual_prompts needs a transformer."""
-    waiting = {"lora", "visual_prompts"}
-    compared = {name for strategy in spottune.COMPARED.values() for name in split_names(strategy)}
-    assert compared == set(STRATEGIES) - {"weight_variation", "network_slimming"} - waiting
-    assert len(spottune.ZERO_SHOT["emoji"].seeds) >= 3
+def test_every_strategy_is_compared_also_one_that_is_new() -> None:
+    """But for weight_variation, which trains as standard does."""
+    named = set(STRATEGIES) - {"weight_variation"}
+    for profile in strategy_table.PROFILES.values():
+        rows = strategy_table.strategies(profile.base)
+        assert {name for row in rows for name in split_names(row.config.strategy)} == named
+        assert all(row.optional for row in rows)
+    profiles = strategy_table.PROFILES
+    also = {name: profile.base.evaluation.also_test for name, profile in profiles.items()}
+    assert (also["emoji"], also["cpu_full"]) == (("cub:1000",), ("emoji",))
+    assert len(profiles["emoji"].seeds) == len(profiles["cpu_full"].seeds) == 3
+    assert profiles["cpu_full"].base.data.classes == 0
+    for name in ("cpu", "paper"):
+        profile = EXPERIMENTS["reality_check"].profiles[name]
+        assert set(profile.axes["strategy"]) == {*named, "layer_pruning+autolr"}
+        firsts = validation_configs(profile.base, profile.axes["strategy"], profile.own)
+        for config in firsts:
+            validate(config)
+        assert {config.train.freeze_bn for config in firsts if config.strategy == "network_slimming"} == {False}
 
 
 def test_every_budget_is_met_by_every_way_and_random_weights_train_for_longer() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import STRATEGIES, Strategy, build_strategy
 from retrieval_bench.training.loop import Training
+from tests.strategies.page import PAGE, cells, line_of, table
 from tests.training.helpers import (
     OPTIONS,
     Data,
@@ -125,6 +126,17 @@ def test_finalize_keeps_the_embeddings_and_info_is_json(name: str, outcome: Outc
         torch.testing.assert_close(eval_embeddings(outcome.finished), outcome.embeddings, rtol=1e-4, atol=1e-5)
     info = outcome.training.strategy.info()
     assert json.loads(json.dumps(info, allow_nan=False)) == info
+
+
+def test_the_page_of_strategies_is_up_to_date(name: str, outcome: Outcome) -> None:
+    """``make strategies-page`` writes it. Passes that hang on measurements may differ from machine to machine."""
+    rows = [cells(row) for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
+    assert [row[0] for row in rows] == [f"| `{other}`" for other in STRATEGIES]
+    own = cells(table([line_of(name, outcome.training, outcome.finished)]).splitlines()[-1])
+    written = rows[list(STRATEGIES).index(name)]
+    if STRATEGIES[name].run_epoch is not Strategy.run_epoch:
+        own[5] = written[5]
+    assert own == written
 
 
 def test_embedding_layer_is_trained_with_it(name: str, synthetic: Data) -> None:

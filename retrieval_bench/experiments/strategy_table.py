@@ -1,0 +1,68 @@
+"""All strategies of the registry under one retrieval protocol, and what they cost on another data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from retrieval_bench.config import RunConfig, unflatten
+from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, PHOTOS, SYNTHETIC
+from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
+from retrieval_bench.figures.elsewhere import home_and_elsewhere
+from retrieval_bench.strategies import STRATEGIES
+
+LEFT_OUT = ("weight_variation",)
+"""Trains as ``standard`` does."""
+COMPARED = tuple(name for name in STRATEGIES if name not in LEFT_OUT)
+CHAINS = ("layer_pruning+autolr", "l2sp+autolr", "layer_pruning+l2sp")
+_NORMS = {"train.freeze_bn": False}
+OWN: Mapping[str, Mapping[str, Any]] = {
+    "bitfit": {**_NORMS, "train.lr": 1e-3},
+    "norm_tuning": {**_NORMS, "train.lr": 1e-3},
+    "network_slimming": _NORMS,
+}
+"""Choices of single strategies where the shared ones do not suit: those that train or prune by norms need norms that
+train, and the few parameters of the first two a higher rate."""
+_SGD = {"train.optimizer": "sgd", "train.lr": 0.01}
+"""AutoLR's variations are proportional to the rate under SGD, and not under AdamW."""
+
+
+def strategies(base: RunConfig) -> list[Row]:
+    """Every strategy at its defaults under one protocol, some chains, and AutoLR under the optimiser that it is derived
+    for; strategies that the backbone cannot do are left out with a line."""
+    changes = {name: {"strategy": name, **OWN.get(name, {})} for name in (*COMPARED, *CHAINS)}
+    changes |= {f"{name}, SGD": {"strategy": name, **_SGD} for name in ("standard", "autolr")}
+    return [replace(row, optional=True) for row in named_rows(base, changes, "standard")]
+
+
+_THREE_PERIODS = {"options.rollback.periods": 3, "train.epochs": 3}
+_FEW_CUB = {**_THREE_PERIODS, "data.dataset": "cub", "data.classes": 24}
+_FEW_EMOJI = {**_THREE_PERIODS, "data.classes": 100, "data.stored": 72, "data.reader": "cache"}
+FEW_EMOJI = unflatten(_FEW_EMOJI, RunConfig(data=EMOJI))
+ABOUT_EMOJI = (
+    "drawings of emoji by seven vendors (pip brings images and weights): EfficientNet-lite0, proxy-anchor, rollback in "
+    "three periods"
+)
+PROFILES = {
+    "paper": Profile("ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", CUB_224),
+    "cpu": Profile(
+        "a small protocol for 2 CPU cores: EfficientNet-lite0, proxy-anchor, few classes, rollback in three periods",
+        unflatten(_FEW_CUB, RunConfig(data=PHOTOS)),
+        (0,),
+    ),
+    "cpu_full": Profile(
+        "all of CUB-200-2011 for 2 CPU cores: EfficientNet-lite0, proxy-anchor",
+        RunConfig(data=PHOTOS).changed(data__dataset="cub", evaluation__also_test=("emoji",)),
+    ),
+    "emoji": Profile(ABOUT_EMOJI, FEW_EMOJI.changed(evaluation__also_test=("cub:1000",))),
+    "smoke": Profile(DRAWN, SYNTHETIC.changed(model__backbone="resnet26"), (0, 1)),
+}
+EXPERIMENTS = {
+    "table_strategies": Experiment(
+        "every strategy under one retrieval protocol, and what it costs on another data set",
+        PROFILES,
+        strategies,
+        figure=home_and_elsewhere,
+    ),
+}

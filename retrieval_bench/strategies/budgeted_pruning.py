@@ -124,7 +124,7 @@ class BudgetedPruning(Strategy):
         """Trains the whole network before the cut, with the run's schedule over `schedule` epochs or at its full rate;
         the weights that it had are what the rest of a chain holds to."""
         self._first = copy.deepcopy(state.model.backbone)
-        for number in range(passes):
+        for number in state.search("pass", passes, {}):
             train_once(-1 - number, schedule)
 
     def cut(self, state: EpochState, scores: Scores) -> None:

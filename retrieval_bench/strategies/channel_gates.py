@@ -163,8 +163,9 @@ class ChannelGates(BudgetedPruning):
         if self.options.search != "own":
             state.optimizer = torch.optim.Adam(state.optimizer.param_groups)
         gates, losses, recalls, scores = self._gates, [], [], []
+        found = {"losses": losses, "recalls": recalls, "scores": scores}
         with state.holding_out(self.options.held_out) if self.options.held_out else nullcontext() as recall_at_1:
-            for number in range(self.options.search_epochs):
+            for number in state.search("search", self.options.search_epochs, found):
                 losses.append(train_once(-1 - self.options.trained_epochs - number))
                 if recall_at_1 is not None:
                     scores.append(gates.scores())

@@ -117,8 +117,10 @@ class ChannelGates(BudgetedPruning):
         self._channels = self.find_channels(model, example_images)
         if options.expansion != 1:
             wider = {name: max(1, round(options.expansion * size)) for name, size in self._channels.full.items()}
+            if feature := self._channels.feature:
+                wider[feature] = self._channels.full[feature]
             set_widths(model.backbone, self._channels, wider)
-            self._channels = find_channels(model.backbone, example_images.shape[-1])
+            self._channels = find_channels(model.backbone, example_images.shape[-1], options.ends)
         self.refuse_budget()
         if options.regime != "inherit":
             initialise(model.backbone, example_images)

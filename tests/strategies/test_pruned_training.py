@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torchvision.models.vgg import VGG, make_layers
 
 from retrieval_bench import cost
 from retrieval_bench.errors import UserError
+from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.build import build_embedder
+from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.pruning import find_channels
 from retrieval_bench.sections import ModelConfig
 from retrieval_bench.strategies.channel_gates import ChannelGates
 from retrieval_bench.strategies.channel_pruning import ChannelPruning, sensitivities
 from retrieval_bench.strategies.network_slimming import NetworkSlimming
-from tests.training.helpers import Data, differing, make_training, run_config, state_of, tiny_embedder
+from tests.training.helpers import Data, differing, make_training, random_images, run_config, state_of, tiny_embedder
 
 WIDTHS = find_channels(tiny_embedder().backbone, 32)
 
@@ -70,10 +74,13 @@ def test_a_lottery_ticket_has_its_first_weights_and_scratch_has_others(kind: Any
 
     def pruned(regime: str) -> tuple[torch.Tensor, torch.Tensor]:
         strategy = kind(kind.Options(budget=0.9, regime=regime))
-        training = make_training(synthetic, strategy, run_config(epochs=0, lr=0.05))
+        training = make_training(synthetic, strategy, run_config(epochs=0, lr=0.05), tiny_embedder(8))
+        linear = state_of(training.model.embedding)
         first = training.model.backbone.net.get_submodule("layer1.0.conv1").weight.detach().clone()  # pyright: ignore
         net: Any = training.fit().backbone.net
         assert net.layer1[0].bn1.weight.eq(1).all() == (regime != "inherit")
+        is_first = not differing(linear, state_of(training.model.embedding))
+        assert is_first == (regime != "inherit"), "the linear layer"
         return first[strategy._keep.get("layer1.0.conv1", range(8))], net.layer1[0].conv1.weight
 
     first, ticket = pruned("lottery")
@@ -126,3 +133,23 @@ def test_snip_on_random_weights_ranks_channels_in_every_layer(synthetic: Data) -
     shares = {round(width / info["full_widths"][name], 2) for name, width in info["widths"].items()}
     assert info["reached"] == pytest.approx(0.5, abs=0.01)
     assert len(shares) > 3, "one threshold, not one share"
+
+
+@pytest.mark.parametrize("dim", [0, 8])
+def test_all_convolutions_of_a_vgg_can_be_pruned(dim: int, synthetic: Data) -> None:
+    """The feature shrinks with the last one, and what the loss holds of it."""
+    net: Any = VGG(make_layers([8, "M", 8, "M", 16], batch_norm=True))
+    net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Identity()
+    model = Embedder(Backbone(net, name_blocks(net), (0.5,) * 3, (0.25,) * 3, 16), dim)
+    usual = find_channels(model.backbone, 32)
+    assert len(usual.widths) == 1
+    strategy = ChannelGates(ChannelGates.Options(ends=True, regime="from_scratch", expansion=2.0, budget=0.4))
+    training = make_training(synthetic, strategy, run_config("softmax", epochs=1), model)
+    pruned, info = training.fit(), strategy.info()
+    widths = list(info["widths"].values())
+    assert len(widths) == 3
+    assert pruned.backbone.feature_dim == widths[-1] < 16
+    assert pruned(random_images(2)).shape == (2, dim or widths[-1])
+    assert cost.macs(pruned.backbone, 32) / info["full_cost"] == pytest.approx(info["reached"], abs=1e-6)
+    with pytest.raises(UserError, match="activation: not with ends"):
+        ChannelPruning.Options(ends=True, scores="activation").check()

@@ -172,7 +172,7 @@ SIMILARITY = {
     "paper": replace(
         UNTRAINED["paper"],
         about="VGG-16 on CIFAR-10 from random weights, slimming after 0 to 160 epochs of one schedule: for a GPU",
-        base=_searched(UNTRAINED["paper"].base, 10, 160),
+        base=unflatten({f"options.{name}.ends": True for name in PRUNING}, _searched(UNTRAINED["paper"].base, 10, 160)),
     ),
     "cifar": Profile(
         "ResNet-20 on 10,000 images of CIFAR-10 from random weights, SGD at 0.1, a tenth from epochs 15 and 23 on, "

@@ -106,7 +106,7 @@ def correlations(structures: np.ndarray) -> np.ndarray:
 @rc_context(style.STYLE)
 def structure_similarity(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
     """The correlation of every pair of structures, rows being settings and seeds; the notes have the mean correlation
-    between the seeds of each setting. None without a structure."""
+    between the seeds of each setting, and the spread of sizes over them. None without a structure."""
     shares = {
         row: {record.seed: share for record in records if (share := structure(record))}
         for row, records in records_by_row.items()
@@ -120,7 +120,7 @@ def structure_similarity(records_by_row: Mapping[str, Sequence[Record]], title: 
     axes = figure.subplots()
     style.heat_map(axes, matrix, names, "correlation of structures", "signed")
     axes.set(xticks=[], xlabel="the same networks")
-    notes, start = [], 0
+    notes, sizes, start = [], [], 0
     for row, seeds in shares.items():
         end = start + len(seeds)
         axes.axhline(end - 0.5, color="black", lw=0.6)
@@ -129,8 +129,19 @@ def structure_similarity(records_by_row: Mapping[str, Sequence[Record]], title: 
         pairs, start = pairs[~np.isnan(pairs)], end
         if len(pairs):
             notes.append(f"- {row}: {pairs.mean():.3f} ({pairs.min():.3f}, {pairs.max():.3f}), {len(pairs)} pairs")
+        if len(seeds) > 1:
+            own = [record.cost for record in records_by_row[row] if record.seed in seeds]
+            texts = [f"{_spread([cost[name] for cost in own])} {name}" for name in ("parameters", "macs")]
+            sizes.append(f"- {row}: {', '.join(texts)}, {len(seeds)} seeds")
     summary = (
         f"Correlation of the structures of {len(names)} networks; a block on the diagonal has the seeds of a setting."
     )
     heading = "Correlation of structures between seeds, mean over pairs (lowest, highest):\n"
+    if sizes:
+        notes += ["\nSizes over seeds, in millions: mean ± standard deviation (smallest to largest):\n", *sizes]
     return Plot(title or "Correlation of structures", summary, figure, (heading, *notes))
+
+
+def _spread(values: Sequence[float]) -> str:
+    low, high = min(values) / 1e6, max(values) / 1e6
+    return f"{np.mean(values) / 1e6:.3f} ± {np.std(values, ddof=1) / 1e6:.3f} ({low:.3f} to {high:.3f})"

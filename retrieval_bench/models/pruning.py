@@ -75,6 +75,8 @@ class Channels:
     """per channel, by the width's name"""
     fixed_parameters: int
     """all that depend on no width and are in no layer"""
+    feature: str = ""
+    """name of the width that is the feature's, if that is free"""
 
     @property
     def full(self) -> dict[str, int]:
@@ -92,18 +94,21 @@ class Channels:
         return layers + norms + self.fixed_parameters
 
 
-def find_channels(backbone: Backbone, image_size: int) -> Channels:
+def find_channels(backbone: Backbone, image_size: int, ends: bool = False) -> Channels:
     """The free widths of `backbone` for inputs of `image_size` pixels; raises :class:`UserError` if there is none.
 
     A width is free if a convolution of a body block makes it, a batch norm follows, no other block adds to it, it is
     not the feature's, and all that use it use all of it and nothing else: no groups but depthwise ones, no
     concatenation, no split. That is the inner widths of ResNet's blocks and of inverted residuals, and every
-    convolution of a VGG.
+    convolution of a VGG but the first and the last. With `ends` the widths that the stem and the tail make are free by
+    the same rules, and the feature's is: every convolution of a VGG.
     """
     graph = _graph(backbone, image_size)
-    block_of = {id(parameter): block.name for block in backbone.body for parameter in backbone.block_parameters(block)}
+    blocks = backbone.blocks if ends else backbone.body
+    block_of = {id(parameter): block.name for block in blocks for parameter in backbone.block_parameters(block)}
     names = {module: name for name, module in backbone.net.named_modules()}
     widths: list[Width] = []
+    feature_width = ""
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
     convs = {name: part for part, name in names.items() if isinstance(part, nn.Conv2d) and part.groups == 1}
@@ -123,11 +128,12 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
         ]
         in_groups = any(getattr(layer, "groups", 1) > 1 and not _is_depthwise(layer) for layer, _ in layers)
         is_shortcut = any(makes and SHORTCUTS & set(names[layer].split(".")) for layer, makes in layers)
-        if is_feature or not norms or in_groups or is_shortcut or set(sizes) != {module.out_channels}:
+        if (is_feature and not ends) or not norms or in_groups or is_shortcut or set(sizes) != {module.out_channels}:
             continue
         if makers != {block_of[id(module.weight)]}:
             continue
         widths.append(Width(name, module.out_channels, norms))
+        feature_width = name if is_feature else feature_width
         for layer, makes in layers:
             (outputs if makes else inputs)[names[layer]] = name
             if _is_depthwise(layer):
@@ -155,7 +161,7 @@ def find_channels(backbone: Backbone, image_size: int) -> Channels:
         width.name: sum(len(list(backbone.net.get_submodule(norm).parameters(recurse=False))) for norm in width.norms)
         for width in widths
     }
-    counted = Channels(tuple(widths), tuple(cost_layers), norm_parameters, 0)
+    counted = Channels(tuple(widths), tuple(cost_layers), norm_parameters, 0, feature_width)
     total = sum(parameter.numel() for parameter in backbone.parameters())
     return replace(counted, fixed_parameters=total - counted.parameters(counted.full))
 
@@ -224,11 +230,11 @@ def _resize(
         module.reset_parameters()  # pyright: ignore[reportCallIssue]
 
 
-def remove_channels(backbone: Backbone, keep: Keep, image_size: int) -> None:
+def remove_channels(backbone: Backbone, keep: Keep, image_size: int, ends: bool = False) -> None:
     """Removes, in place, all channels but those in `keep`: a plain smaller network is left. Raises :class:`UserError`
     for a name that is no free width of the network, for indices that it does not have, and if the smaller network does
-    not cost what was counted."""
-    channels = find_channels(backbone, image_size)
+    not cost what was counted. `ends` is that of :func:`find_channels`."""
+    channels = find_channels(backbone, image_size, ends)
     for name, kept in keep.items():
         if not kept or not set(kept) <= set(range(channels.full.get(name, 0))):
             raise UserError(f"channels {len(kept)} of {name}: the network has no such channels")

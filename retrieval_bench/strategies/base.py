@@ -114,6 +114,12 @@ class EpochState(Protocol):
     def rebuild(self) -> None:
         """Makes loss and optimiser anew, for a model whose parameters have become others."""
 
+    def search(self, kind: str, count: int, found: dict[str, list[Any]]) -> Iterator[int]:
+        """The numbers of `count` passes before the training, from 0, without those that were finished before the run
+        was stopped: then `found`, lists that each pass adds to, and all that was trained are as they were after them.
+        A strategy with several searches gives each a `kind`."""
+        ...
+
     def example_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of at least `count` training images, or of all: uint8 (B, 3, H, W) and int64 labels (B,), drawn as
         those of a pass, the same at every call and counted as cost."""

@@ -14,7 +14,8 @@ Ticket Hypothesis, ICLR 2019, there per weight); ``from_scratch``, other random 
 many epochs as cost what ``--epochs`` of the whole network do (Liu et al., Rethinking the Value of Network Pruning, ICLR
 2019): ``--epochs`` over the share of multiply-accumulates that is left, rounded.
 
-Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.pruning``).
+Inner widths only: residual sums and the feature keep their size (``retrieval_bench.models.pruning``). ``ends`` frees
+those of stem and feature too, as the paper prunes every convolution of a VGG; a linear layer behind is drawn anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import Any
 from torch import Tensor
 
 from retrieval_bench.errors import UserError
-from retrieval_bench.models.backbone import Backbone
 from retrieval_bench.models.budget import Budget, choose_channels
 from retrieval_bench.models.embedder import Embedder, trains_batch_norms
 from retrieval_bench.models.gates import initialise
@@ -78,6 +78,7 @@ class BudgetedPruning(Strategy):
             "the whole one do",
             choices=("scratch_e", "scratch_b"),
         )
+        ends: bool = option(False, "also prune stem and feature, where nothing else adds to them: all layers of a VGG")
 
         def check(self) -> None:
             if self.regime != "inherit" and self.statistics != "stale":
@@ -86,8 +87,8 @@ class BudgetedPruning(Strategy):
                 )
 
     options: Any
-    _first: Backbone | None = None
-    """The backbone before anything was trained, where something is before the cut."""
+    _first: Embedder | None = None
+    """The network before anything was trained, where something is before the cut."""
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:
         self._channels = self.find_channels(model, example_images)
@@ -103,7 +104,7 @@ class BudgetedPruning(Strategy):
         if self.options.regime == "from_scratch" and not trains_batch_norms(model):
             raise UserError("regime from_scratch trains batch norms, which are frozen: add --no-freeze-bn")
         self._image_size = example_images.shape[-1]
-        channels = find_channels(model.backbone, self._image_size)
+        channels = find_channels(model.backbone, self._image_size, self.options.ends)
         self._full_widths, self._full_macs = channels.full, channels.macs(channels.full)
         self._full_cost = (channels.macs if self.options.unit == "macs" else channels.parameters)(channels.full)
         return channels
@@ -123,8 +124,8 @@ class BudgetedPruning(Strategy):
     def train_whole(self, train_once: TrainOnce, state: EpochState, passes: int, schedule: int = 0) -> None:
         """Trains the whole network before the cut, with the run's schedule over `schedule` epochs or at its full rate;
         the weights that it had are what the rest of a chain holds to."""
-        self._first = copy.deepcopy(state.model.backbone)
-        for number in range(passes):
+        self._first = copy.deepcopy(state.model)
+        for number in state.search("pass", passes, {}):
             train_once(-1 - number, schedule)
 
     def cut(self, state: EpochState, scores: Scores) -> None:
@@ -133,21 +134,31 @@ class BudgetedPruning(Strategy):
         if (statistics := self.options.statistics) != "stale":
             backbone, images = state.model.backbone, example_images(state)
             restore_outputs(backbone, self._channels, self._keep, self._outputs, images, statistics == "matched")
-        if self._first is not None and self.options.regime != "from_scratch":
-            remove_channels(self._first, self._keep, self._image_size)
-            state.model.backbone.start = self._first.state_dict()
-            if self.options.regime == "lottery":
-                state.model.backbone.load_state_dict(state.model.backbone.start)
-        self._first = None
+        if self._first is not None:
+            self._go_back(state.model, self._first)
         self._info["search_images_seen"] = state.images_seen
         if self.options.training == "scratch_b":
             share = self._channels.macs(self._info["widths"]) / self._full_macs
             self._info["epochs"] = state.epochs = round(state.epochs / share)
         state.rebuild()
 
+    def _go_back(self, model: Embedder, first: Embedder) -> None:
+        """What the regime says of weights that were trained before the cut; a chain holds to the first ones."""
+        regime, is_redrawn = self.options.regime, self._channels.feature in self._keep
+        self._first = None
+        if regime != "from_scratch":
+            remove_channels(first.backbone, self._keep, self._image_size, self.options.ends)
+            model.backbone.start = first.backbone.state_dict()
+        if regime == "lottery":
+            model.backbone.load_state_dict(model.backbone.start)
+        if regime != "inherit" and not is_redrawn:  # a linear layer that was trained goes back in both
+            model.embedding.load_state_dict(first.embedding.state_dict())
+
     def prune(self, model: Embedder, keep: Keep) -> None:
         """Removes all channels but those in `keep`."""
-        remove_channels(model.backbone, keep, self._image_size)
+        remove_channels(model.backbone, keep, self._image_size, self.options.ends)
+        if self._channels.feature in keep:
+            model.resize_feature(len(keep[self._channels.feature]))
         if self.options.regime == "from_scratch":
             initialise(model.backbone)
 

@@ -117,8 +117,10 @@ class ChannelGates(BudgetedPruning):
         self._channels = self.find_channels(model, example_images)
         if options.expansion != 1:
             wider = {name: max(1, round(options.expansion * size)) for name, size in self._channels.full.items()}
+            if feature := self._channels.feature:
+                wider[feature] = self._channels.full[feature]
             set_widths(model.backbone, self._channels, wider)
-            self._channels = find_channels(model.backbone, example_images.shape[-1])
+            self._channels = find_channels(model.backbone, example_images.shape[-1], options.ends)
         self.refuse_budget()
         if options.regime != "inherit":
             initialise(model.backbone, example_images)
@@ -163,8 +165,9 @@ class ChannelGates(BudgetedPruning):
         if self.options.search != "own":
             state.optimizer = torch.optim.Adam(state.optimizer.param_groups)
         gates, losses, recalls, scores = self._gates, [], [], []
+        found = {"losses": losses, "recalls": recalls, "scores": scores}
         with state.holding_out(self.options.held_out) if self.options.held_out else nullcontext() as recall_at_1:
-            for number in range(self.options.search_epochs):
+            for number in state.search("search", self.options.search_epochs, found):
                 losses.append(train_once(-1 - self.options.trained_epochs - number))
                 if recall_at_1 is not None:
                     scores.append(gates.scores())

@@ -53,6 +53,8 @@ class ChannelPruning(BudgetedPruning):
 
         def check(self) -> None:
             super().check()
+            if self.ends and self.scores == "activation":
+                raise UserError("--channel-pruning.scores activation: not with ends: no layer receives the feature")
             if self.regime == "lottery":
                 raise UserError("--channel-pruning.regime lottery: nothing is trained before the cut; inherit is that")
 

@@ -20,7 +20,7 @@ FORMAT = 2
 
 class Checkpoints:
     """The checkpoints of one run: a file per `every` epochs (0 for none), written whole or not at all, the last two
-    kept.
+    kept; and the same for each `kind` of passes before the training.
 
     Random states need no file: every pass draws its random numbers from the run's seed, the epoch and the attempt. A
     checkpoint of another `identity`, the flat configuration, is refused. A `source` is a folder to resume from in place
@@ -33,23 +33,23 @@ class Checkpoints:
         self.every = every
         self.source = source
 
-    def save(self, epoch: int, state: Mapping[str, Any]) -> None:
+    def save(self, epoch: int, state: Mapping[str, Any], kind: str = "epoch") -> None:
         """Keeps the state after `epoch` epochs (tensors, numbers, strings, lists and dictionaries of them). A
         checkpoint that cannot be written does not stop the training: a line says so."""
         if not self.every or epoch % self.every:
             return
         try:
-            with atomic_path(self.folder / f"epoch-{epoch:04d}.pt") as path:
+            with atomic_path(self.folder / f"{kind}-{epoch:04d}.pt") as path:
                 torch.save({"format": FORMAT, "identity": self.identity, "state": dict(state)}, path)
-            for old in _newest_first(self.folder)[KEPT:]:
+            for old in _newest_first(self.folder, kind)[KEPT:]:
                 old.unlink(missing_ok=True)
         except Exception as error:  # torch reports a full disk by errors of its own
-            logger.info(f"no checkpoint after epoch {epoch}: {first_line(error)}; training continues")
+            logger.info(f"no checkpoint after {kind} {epoch}: {first_line(error)}; training continues")
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, kind: str = "epoch") -> dict[str, Any] | None:
         """The newest state that can be read, on the CPU; None if there is none. Raises :class:`UserError` for a
         checkpoint of another configuration, with the difference, and for a `source` without any."""
-        for path in _newest_first(self.source or self.folder):
+        for path in _newest_first(self.source or self.folder, kind):
             try:
                 checkpoint = torch.load(path, "cpu", weights_only=True)
                 if checkpoint["format"] != FORMAT:
@@ -67,7 +67,7 @@ class Checkpoints:
                 raise UserError(f"{path} was made by another configuration: {'; '.join(changed)}")
             logger.info(f"resuming from {path}")
             return checkpoint["state"]
-        if self.source is not None:
+        if self.source is not None and not _newest_first(self.source, "*"):
             raise UserError(f"{self.source}: no checkpoint here (a folder with epoch-0001.pt and the like)")
         return None
 
@@ -76,5 +76,5 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch-*.pt"), reverse=True)
+def _newest_first(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder.glob(f"{kind}-*.pt"), reverse=True)

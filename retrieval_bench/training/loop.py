@@ -222,6 +222,18 @@ class Training(TrainingState):
             f"{self.config.loss.loss_lr:g})"
         )
 
+    def search(self, kind: str, count: int, found: dict[str, list[Any]]) -> Iterator[int]:
+        kept = self.checkpoints.load(kind) if self.checkpoints is not None else None
+        if kept is not None:
+            self.load_pass(kept)
+            for name, values in kept["found"].items():
+                found[name][:] = values
+        for number in range(kept["passes"] if kept else 0, count):
+            yield number
+            if self.checkpoints is not None and self.group.is_main_process:
+                state = {**self.pass_state(), "passes": number + 1, "found": found}
+                self.checkpoints.save(number + 1, state, kind)
+
     def example_batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         batches = replace(self.batches, share=range)  # every process sees all of them, and computes the same
         batches.reseed(self.config.seed, "statistics")

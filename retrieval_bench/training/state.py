@@ -11,7 +11,9 @@ import torch
 
 from retrieval_bench.losses import Criterion
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.seeding import random_states, set_random_states
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.training.step import Step
 
 COUNTS = ("epoch", "epochs", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "prefix_saved")
 """Attributes that go into checkpoints as they are."""
@@ -37,12 +39,13 @@ class TrainingState(ABC):
     model: Embedder
     criterion: Criterion
     optimizer: torch.optim.Optimizer
+    step: Step
 
     def __init__(self, strategy: Strategy, precision: str):
         self.strategy, self.precision = strategy, precision
         self.epoch = self.images_seen = self.prefix_saved = 0
         self.seconds = self.strategy_seconds = 0.0
-        self.started = time.perf_counter()
+        self.started = self._made = time.perf_counter()
         self.history: list[float] = []
         self.resumed: list[int] = []
         self.skipped: list[list[int]] = []
@@ -53,12 +56,18 @@ class TrainingState(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs, after an epoch."""
+        return {**self.pass_state(), "strategy": self.strategy.state_dict()}
+
+    def pass_state(self) -> dict[str, Any]:
+        """The same without what the strategy remembers, and with the state of the random numbers, which what follows a
+        search draws from."""
         return {
             **{name: getattr(self, name) for name in COUNTS},
-            **{name: getattr(self, name).state_dict() for name in (*TRAINED, "strategy")},
+            **{name: getattr(self, name).state_dict() for name in TRAINED},
             "elapsed": time.perf_counter() - self.started,
             "resumed": self.resumed,
             "precision": self.precision,
+            "random": random_states(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -66,11 +75,20 @@ class TrainingState(ABC):
         self.strategy.load_state_dict(state["strategy"], self.model)
         self.precision = state.get("precision", self.precision)  # older checkpoints are of a fixed one
         self.rebuild()
+        self._load(state)
+
+    def load_pass(self, state: dict[str, Any]) -> None:
+        """Resumes where :meth:`pass_state` was taken, in a training that is about to make the next pass."""
+        self.precision = self.step.precision = state["precision"]
+        self._load(state)
+        set_random_states(state["random"])
+
+    def _load(self, state: dict[str, Any]) -> None:
         for name in TRAINED:
             getattr(self, name).load_state_dict(state[name])
         for name in COUNTS:
             setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints lack the newer ones
-        self.started -= state["elapsed"]
+        self.started = self._made - state["elapsed"]
         self.resumed = [*state["resumed"], len(self.history)]
 
     def snapshot(self) -> dict[str, Any]:

@@ -178,6 +178,15 @@ def test_first_classes_of_both_sides(protocol: str) -> None:
             make_split(inside, table, classes=13)
 
 
+def test_first_training_images_of_each_class() -> None:
+    labels = np.tile([2, 0, 1], 6)
+    table = make_table(labels, 0, ["train"] * 12 + ["test"] * 6)
+    whole, part = make_split("closed_set", table), make_split("closed_set", table, train_per_class=2)
+    assert part.train.tolist() == [0, 1, 2, 3, 4, 5]
+    assert np.array_equal(part.query, whole.query)
+    assert np.array_equal(make_split("closed_set", table, train_per_class=99).train, whole.train)
+
+
 def test_folds_are_checked() -> None:
     check_fold("kfold", 9, 10)
     for bad in (("kfold", 0, 1), ("kfold", 4, 4), ("kfold", -1, 4), ("zero_shot", 1, 4), ("zero_shot", 0, 5)):

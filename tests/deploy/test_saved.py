@@ -51,8 +51,8 @@ def deployed(model: Embedder, strategy: str) -> tuple[Embedder, Chain]:
         channel_pruning=ChannelPruning.Options(budget=0.6, scores="uniform"),
     )
     built = build_strategy(strategy, options)
-    state: Any = SimpleNamespace(model=built.prepare(model, IMAGES), rebuild=lambda: None)
-    built.before_training(lambda attempt=0: 0.0, state)
+    state: Any = SimpleNamespace(model=built.prepare(model, IMAGES), rebuild=lambda: None, images_seen=0)
+    built.before_training(lambda attempt=0, epochs=0: 0.0, state)
     finished = built.finalize(state.model).eval()
     return finished.to(memory_format=torch.channels_last), built  # pyright: ignore[reportCallIssue]
 

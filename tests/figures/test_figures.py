@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def pruned(row: str, macs: float, *recalls: float) -> list[Record]:
     return [record(row, seed, recall, info=info, cost=cost) for seed, recall in enumerate(recalls)]
 
 
+GATED = {"any": {"widths": {"a": 1, "b": 5}, "full_widths": {"a": 4, "b": 10}}}
 PRUNED = {
     "Whole network": [record("standard", 0, 0.6)],
     "Gates 0.5": pruned("channel_gates(budget=0.5)", 5e7, 0.2, 0.3, 0.4),
@@ -246,6 +248,15 @@ def test_what_makes_one_line(row: str, line: str) -> None:
 
 def test_structures_are_compared_between_seeds() -> None:
     assert structure_similarity({"a": [record("a")]}) is None
-    assert drawn("similarity").notes[1:] == ("- Gates 0.5: 1.000 (1.000, 1.000), 3 pairs",)
+    correlation, heading, spread = drawn("similarity").notes[1:]
+    assert correlation == "- Gates 0.5: 1.000 (1.000, 1.000), 3 pairs"
+    assert "in millions: mean ± standard deviation" in heading
+    several = [record("a", 0, info=GATED, cost={"macs": size, "parameters": 3e6}) for size in (1e6, 2e6)]
+    several[1] = replace(several[1], seed=1)
+    plot = structure_similarity({"a": several})
+    assert plot is not None
+    sizes = "3.000 ± 0.000 (3.000 to 3.000) parameters, 1.500 ± 0.707 (1.000 to 2.000) macs, 2 seeds"
+    assert plot.notes[-1] == f"- a: {sizes}"
+    assert spread.endswith("macs, 3 seeds")
     matrix = correlations(np.array([[0.1, 0.5, 0.9], [0.9, 0.5, 0.1], [0.3, 0.3, 0.3]]))
     np.testing.assert_allclose(matrix, [[1, -1, np.nan], [-1, 1, np.nan], [np.nan] * 3])

@@ -54,11 +54,18 @@ def random_scores(channels: Channels) -> Scores:
     return {width.name: drawn.random(width.channels).tolist() for width in channels.widths}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_left_meets_the_budget_costs_what_was_counted_and_gives_what_a_mask_gives(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [*((name, False) for name in NETWORKS), ("torchvision/vgg16_bn", True), ("efficientnet_lite0", True)],
+)
+def test_what_is_left_meets_the_budget_costs_what_was_counted_and_gives_what_a_mask_gives(
+    name: str, ends: bool
+) -> None:
     size = NETWORKS[name]
     backbone = lively(name, size)
-    channels = find_channels(backbone, size)
+    channels = find_channels(backbone, size, ends)
+    assert bool(channels.feature) == ends
+    assert not (ends and "vgg16" in name) or len(channels.widths) == 13
     assert channels.macs(channels.full) == cost.macs(backbone, size)
     assert channels.parameters(channels.full) == cost.parameters(backbone)
     chosen = choose_channels(channels, random_scores(channels), 0.5)
@@ -69,13 +76,16 @@ def test_what_is_left_meets_the_budget_costs_what_was_counted_and_gives_what_a_m
         norms: list[Any] = [masked.net.get_submodule(norm) for norm in width.norms]
         for value in (value for norm in norms for value in (norm.weight, norm.bias)):
             value.data[gone] = 0
-    remove_channels(backbone, chosen.keep, size)
+    remove_channels(backbone, chosen.keep, size, ends)
     assert cost.macs(backbone, size) == channels.macs(chosen.widths)
     assert cost.parameters(backbone) == channels.parameters(chosen.widths)
     images = random_images(4, side=size)
     with torch.no_grad():
         expected, actual = masked.eval()(images), backbone.eval()(images)
-    assert actual.shape[1] == backbone.feature_dim, "the feature keeps its size"
+    if ends:
+        expected = expected[:, chosen.keep[channels.feature]]
+    else:
+        assert actual.shape[1] == backbone.feature_dim, "the feature keeps its size"
     assert_near(actual, expected, 1e-5)
 
 

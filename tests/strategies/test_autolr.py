@@ -44,6 +44,7 @@ class LinearState:
         self.gradients = gradients
         self.epoch = 0
         self.epochs = 1
+        self.images_seen = 0
         self.attempts: list[list[int]] = []
         self.passes = 0
 
@@ -63,6 +64,9 @@ class LinearState:
     def example_batches(self, count: int) -> Any:
         raise NotImplementedError
 
+    def search(self, kind: str, count: int, found: dict[str, list[Any]]) -> Any:
+        raise NotImplementedError
+
     def lrs(self) -> dict[str, float]:
         return dict(self.rate)
 
@@ -70,7 +74,7 @@ class LinearState:
         assert rates.keys() <= self.rate.keys()
         self.rate |= rates
 
-    def train_once(self, attempt: int = 0) -> float:
+    def train_once(self, attempt: int = 0, epochs: int = 0) -> float:
         self.attempts[-1].append(attempt)
         moves = self.gradients(self.epoch, self.passes)
         self.passes += 1

@@ -100,9 +100,9 @@ class Watched(Rollback):
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         self.seen: list[tuple[dict[str, Tensor], dict[str, float], int]] = getattr(self, "seen", [])
 
-        def watched(attempt: int = 0) -> float:
+        def watched(attempt: int = 0, epochs: int = 0) -> float:
             self.seen.append((state_of(state.model), state.lrs(), len(state.optimizer.state)))
-            return train_once(attempt)
+            return train_once(attempt, epochs)
 
         return super().run_epoch(watched, state)
 

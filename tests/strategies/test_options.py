@@ -220,7 +220,7 @@ def test_the_one_owner_runs_the_epoch_wherever_it_stands(position: int) -> None:
     attempts: list[int] = []
     state: Any = None
     chain = Chain({str(index): part for index, part in enumerate(parts)})
-    chain.run_epoch(lambda attempt=0: attempts.append(attempt) or 0.0, state)
+    chain.run_epoch(lambda attempt=0, epochs=0: attempts.append(attempt) or 0.0, state)
     assert attempts == [1]
 
 

@@ -13,6 +13,8 @@ import torch
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.strategies import STRATEGIES, build_strategy
+from retrieval_bench.strategies.channel_gates import ChannelGates
+from retrieval_bench.strategies.network_slimming import NetworkSlimming
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.loop import Training
 from retrieval_bench.training.step import Step
@@ -24,15 +26,15 @@ IDENTITY = {"seed": 0, "train.lr": 0.001}
 
 
 class Stopping(Checkpoints):
-    """Is interrupted once the checkpoint of an epoch is written."""
+    """Is interrupted once the checkpoint of an epoch, or of a pass before the training, is written."""
 
-    def __init__(self, folder: Path, after: int):
+    def __init__(self, folder: Path, after: int, kind: str = "epoch"):
         super().__init__(folder, IDENTITY)
-        self.after = after
+        self.after = after, kind
 
-    def save(self, epoch: int, state: Mapping[str, Any]) -> None:
-        super().save(epoch, state)
-        if epoch == self.after:
+    def save(self, epoch: int, state: Mapping[str, Any], kind: str = "epoch") -> None:
+        super().save(epoch, state, kind)
+        if (epoch, kind) == self.after:
             raise KeyboardInterrupt
 
 
@@ -71,6 +73,38 @@ def test_stopped_after_an_epoch_it_ends_with_the_same_bits(
     assert not differing(state, again)
     assert others == rest
     assert resumed.account()["resumed"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "passes"),
+    [
+        (ChannelGates.Options(budget=0.9, search_epochs=3, held_out=0.25, statistics="matched"), "search", 2),
+        (ChannelGates.Options(budget=0.9, regime="from_scratch", search="public", trained_epochs=2), "search", 1),
+        (ChannelGates.Options(budget=0.9, regime="lottery", trained_epochs=2, training="scratch_b"), "pass", 1),
+        (NetworkSlimming.Options(budget=0.9, search="sgd", regime="lottery"), "pass", 2),
+    ],
+)
+def test_stopped_in_a_search_it_goes_on_after_the_last_pass(
+    options: Any, kind: str, passes: int, synthetic: Data, tmp_path: Path
+) -> None:
+    def training(checkpoints: Checkpoints | None) -> Training:
+        strategy = ChannelGates(options) if isinstance(options, ChannelGates.Options) else NetworkSlimming(options)
+        return make_training(synthetic, strategy, run_config("softmax"), checkpoints=checkpoints)
+
+    state, *rest = outcome(training(None))
+    with pytest.raises(KeyboardInterrupt):
+        training(Stopping(tmp_path, passes, kind)).fit()
+    torch.manual_seed(7)
+    resumed, made_before = training(Checkpoints(tmp_path, IDENTITY)), []
+    train_once = resumed.train_once
+    resumed.train_once = lambda attempt=0, epochs=0: made_before.append(attempt) or train_once(attempt, epochs)
+    again, *others = outcome(resumed)
+    assert not differing(state, again)
+    assert others == rest
+    assert resumed.account()["resumed"] == [0]
+    assert len(made_before) == len(set(made_before)) + len(resumed.history) - (0 in made_before)
+    done = passes + (getattr(options, "trained_epochs", 0) if kind == "search" else 0)
+    assert not set(range(-done, 0)) & set(made_before), "passes that were finished are not made again"
 
 
 def test_the_precision_that_auto_chose_is_kept_whatever_would_be_chosen_now(

@@ -66,7 +66,8 @@ def table(lines: list[dict[str, str]]) -> str:
 
 
 def cells(row: str) -> list[str]:
-    return [cell.strip() for cell in row.split(" | ")]
+    """What stands between the bars of a table's row."""
+    return [cell.strip("| ") for cell in row.split(" | ")]
 
 
 def write(train: Any) -> None:

@@ -21,7 +21,7 @@ NAMES = {
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("run_command", "experiments"),
+    ("run_command", "experiments", "soup"),
     ("report",),
     ("figures",),
     ("run",),

@@ -114,16 +114,28 @@ COMPARED = {
     "Surgical, by gradient norms": "surgical",
     "Averaged weights": "ema",
     "WiSE-FT": "wise_ft",
+    "AutoLR, rates scaled to three times": "autolr",
+    "Standard with SGD": "standard",
+    "AutoLR with SGD": "autolr",
+    "Layer pruning and AutoLR with SGD": "layer_pruning+autolr",
 }
 NORMS = {"train.freeze_bn": False}
-MORE: dict[str, dict[str, Any]] = {"BitFit": NORMS, "Norms only": NORMS}
-"""What rows change beside the strategy: these train batch norms, which the others keep."""
+WITH_SGD = {"train.optimizer": "sgd", "train.lr": 0.01, "loss.loss_lr": 1.0}
+MORE: dict[str, dict[str, Any]] = {
+    "BitFit": NORMS,
+    "Norms only": NORMS,
+    "AutoLR, rates scaled to three times": {"options.autolr.rise": 3.0},
+    **{name: WITH_SGD for name in COMPARED if name.endswith("with SGD")},
+}
+"""What rows change beside the strategy. Some train batch norms, which the others keep. AutoLR's derivation holds for
+SGD; its rates are SpotTune's for the network, and one that moves proxies about as far as AdamW's 0.01, not searched."""
 
 
 def strategies(base: RunConfig) -> list[Row]:
-    """Every strategy at its defaults under one protocol, AutoLR with L2-SP and layer pruning too."""
+    """Every strategy at its defaults under one protocol, AutoLR also with L2-SP, layer pruning and SGD."""
     changes = {name: {"strategy": strategy, **MORE.get(name, {})} for name, strategy in COMPARED.items()}
-    return named_rows(base, changes, "Standard")
+    sgd = {name: changes.pop(name) for name in COMPARED if MORE.get(name) is WITH_SGD}
+    return named_rows(base, changes, "Standard") + named_rows(base, sgd, "Standard with SGD")
 
 
 _THREE_PERIODS = {"options.rollback.periods": 3, "train.epochs": 3}

@@ -21,7 +21,7 @@ NAMES = {
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("run_command", "reproduce", "experiments"),
+    ("run_command", "reproduce", "experiments", "soup"),
     ("report",),
     ("figures",),
     ("run",),

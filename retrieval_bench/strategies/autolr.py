@@ -17,7 +17,9 @@ epoch and ``max_rejected`` undone ones in all, after which the pass with the bes
 false); a first line that would descend is replaced, targets stay above 0, rates within bounds; blocks that do not move
 keep their rates and are left out of the sorting; a pass that diverged is undone and all rates halved. ``bounds`` in the
 record counts each. The code resets the head's rate when a pass fails after the drop of the schedule; not here.
-"""
+
+Equation 15 takes v_k for proportional to the rate, as under SGD. Adam(W) moves every weight by about its rate and does
+not endure what sorts them: a line warns, and ``rise`` 3 scales all rates down together, which keeps their order."""
 
 from __future__ import annotations
 
@@ -31,6 +33,7 @@ from torch import Tensor
 
 from retrieval_bench.errors import Diverged, UserError
 from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.progress import logger
 from retrieval_bench.strategies.autolr_rules import (
     Rules,
     initial_target,
@@ -115,6 +118,7 @@ class AutoLR(Strategy):
             low=1,
             search=Range(1.0, 100.0, log=True),
         )
+        rise: float = option(0.0, "the same, but all rates are scaled down together (3 suits Adam); 0 for none", low=0)
 
         def check(self) -> None:
             if self.rules == "paper" and self.threshold >= 1:
@@ -136,6 +140,13 @@ class AutoLR(Strategy):
         if len(model.backbone.body) < 2:
             raise UserError("autolr needs a backbone that names two or more blocks; use standard with this one")
         return model
+
+    def before_training(self, train_once: TrainOnce, state: EpochState) -> None:
+        if "betas" in state.optimizer.defaults and not self.options.rise:  # Adam and its kin
+            logger.info(
+                "warning: autolr assumes SGD; under Adam(W) its rates may rise until they destroy the network: add "
+                "--autolr.rise 3, or take --optimizer sgd"
+            )
 
     def run_epoch(self, train_once: TrainOnce, state: EpochState) -> float:
         options = self.options
@@ -231,7 +242,8 @@ class AutoLR(Strategy):
             for values in (trial.rates, trial.variation, target, self._initial_lrs)
         )
         lowest, highest = SMALLEST_RATE * initial, self.options.max_rise * initial
-        new, bounded = target_rates(rates, variation, aims, lowest, highest, self.options.max_ratio)
+        ceiling = self.options.rise * initial if self.options.rise else np.inf
+        new, bounded = target_rates(rates, variation, aims, lowest, highest, self.options.max_ratio, ceiling)
         self._bounds["bounded_rates"] += bounded
         by_name = {**trial.rates, **dict(zip(names, new.tolist(), strict=True))}
         blocks = list(trial.measured)

@@ -94,10 +94,13 @@ def target_rates(
     lowest: np.ndarray | float,
     highest: np.ndarray | float,
     ratio: float,
+    ceiling: np.ndarray | float = np.inf,
 ) -> tuple[np.ndarray, int]:
     """``rate * target / v`` (equation 15, since v is proportional to the rate), and how many rates a bound changed:
-    `lowest` and `highest` (one or K), and `ratio`, the most by which a rate is multiplied or divided. Variations and
-    targets are positive."""
+    `lowest` and `highest` (one or K), and `ratio`, the most by which a rate is multiplied or divided. At last all are
+    divided by one number so that none is above its `ceiling`, which keeps the order of what is proportional to them.
+    Variations and targets are positive."""
     exact = rates * target / variation
     bounded = np.clip(np.clip(exact, rates / ratio, rates * ratio), lowest, highest)
+    bounded = bounded / (bounded / ceiling).max(initial=1.0)
     return bounded, int((bounded != exact).sum())

@@ -276,3 +276,22 @@ def test_autolr_sorts_what_one_rate_leaves_unsorted(synthetic: Data) -> None:
     assert all(info["converged"])
     assert training.images_seen == 64 * sum(info["passes"])
     assert info["quality"] == [sorting_quality(values) for values in info["variation"]]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rise", "warned"),
+    [("adamw", 0.0, True), ("adam", 0.0, True), ("adamw", 3.0, False), ("sgd", 0.0, False)],
+)
+def test_adaptive_optimisers_are_warned_of_before_the_first_pass(
+    optimizer: str, rise: float, warned: bool, synthetic: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And `rise` holds all rates below a multiple of those at the start, sorted as they are."""
+    strategy = autolr(rise=rise, max_trials=3, threshold=0.99)
+    training = make_training(synthetic, strategy, run_config(optimizer=optimizer, epochs=1))
+    start = training.lrs()
+    training.fit()
+    lines = capsys.readouterr().err.splitlines()
+    assert ("warning: autolr assumes SGD" in lines[0]) == warned
+    if rise:
+        assert max(lr / start[name] for name, lr in training.lrs().items()) <= rise * (1 + 1e-9)
+        assert strategy.info()["bounds"]["bounded_rates"] > 0

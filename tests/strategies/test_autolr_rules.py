@@ -174,3 +174,16 @@ def test_measuring_changes_nothing(synthetic: Data) -> None:
     assert info["rates"]["layer1.0"] == [0.001, 0.001]
     assert info["normalizer"] == "n"
     assert all(value > 0 for epoch in info["variation"] for value in epoch)
+
+
+@given(st.lists(st.tuples(*[st.floats(1e-3, 1e3)] * 3), min_size=1, max_size=8), st.floats(1, 10))
+def test_a_ceiling_scales_all_rates_down_together(values: list[tuple[float, float, float]], rise: float) -> None:
+    """So what was sorted stays sorted; rates below it stay as they are."""
+    rates, variation, target = np.array(values).T
+    free, _ = target_rates(rates, variation, target, 0.0, 1e9, 1e9)
+    held, changed = target_rates(rates, variation, target, 0.0, 1e9, 1e9, rise * rates)
+    assert (held <= rise * rates * (1 + 1e-9)).all()
+    quotients = free / held
+    assert quotients == pytest.approx(quotients[0]), "one number for all"
+    assert quotients[0] == pytest.approx(max(1.0, float((free / rates).max()) / rise))
+    assert changed == (len(rates) if quotients[0] > 1 else 0)

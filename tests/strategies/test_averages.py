@@ -120,9 +120,9 @@ def test_alpha_is_chosen_in_a_training_of_its_own(synthetic: Data, monkeypatch: 
 def test_one_average_per_chain_and_before_blocks_are_put_back(synthetic: Data) -> None:
     with pytest.raises(UserError, match="ema and wise_ft both deploy other weights"):
         split_names("ema+wise_ft")
-    for options in ({"alpha": "half"}, {"alpha": "1.5"}, {"alpha": "nan"}):
+    for alpha in ("half", "1.5", "nan"):
         with pytest.raises(UserError, match=r"--wise-ft.alpha .*: must be auto, or a number from 0 to 1"):
-            check_options("wise_ft", WiseFT.Options(**options))
+            check_options("wise_ft", WiseFT.Options(alpha=alpha))
     chain = Chain({"global_k": GlobalK(GlobalK.Options(k=2)), "wise_ft": WiseFT(WiseFT.Options(alpha="0"))})
     model = tiny_embedder()
     start = state_of(model)

@@ -100,7 +100,8 @@ class LowRank(nn.Module):
     adapter: nn.Sequential
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.scale * self.adapter(x)
+        down, up = self.adapter
+        return super().forward(x) + up(self.scale * down(x))  # scaled where it is small
 
 
 def add_adapter(layer: Any, rank: int, scale: float) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from retrieval_bench.deploy.onnx_graph import TOLERANCE, write_graph
 from retrieval_bench.deploy.saved import read_embedder, save_embedder
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.build import build_embedder
@@ -75,7 +74,7 @@ def test_convolutions_have_no_tokens() -> None:
         VisualPrompts().prepare(tiny_embedder(), random_images(2))
 
 
-def test_shallow_prompts_after_a_cut_are_saved_loaded_and_exported(synthetic: Data, tmp_path: Path) -> None:
+def test_shallow_prompts_after_a_cut_are_saved_and_loaded(synthetic: Data, tmp_path: Path) -> None:
     options = StrategyOptions(visual_prompts=VisualPrompts.Options(kind="shallow", tokens=2))
     strategy = build_strategy("layer_pruning+visual_prompts", options)
     config = ModelConfig(backbone="test_vit", weights="none")
@@ -86,4 +85,3 @@ def test_shallow_prompts_after_a_cut_are_saved_loaded_and_exported(synthetic: Da
     assert recipe["rebuilt"]["options"] == {"kind": "shallow", "tokens": 2}
     with torch.no_grad():
         assert torch.equal(again(random_images(4)), finished(random_images(4)))
-    assert (write_graph(again, 32, False, tmp_path / "one.onnx").difference or 0) <= TOLERANCE

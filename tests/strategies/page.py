@@ -20,7 +20,7 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.tables import TextTable
 from retrieval_bench.training.loop import Training
-from tests.training.helpers import SIDE, tiny_embedder
+from tests.training.helpers import SIDE, embedder_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 HEAD = """# Strategies
@@ -48,7 +48,7 @@ def idea(name: str) -> tuple[str, str]:
 
 def line_of(name: str, training: Training, finished: Embedder) -> dict[str, str]:
     """A strategy's row, from its training in the shared suite and the network that is deployed."""
-    plain, groups = tiny_embedder(), training.optimizer.param_groups
+    plain, groups = embedder_for(name), training.optimizer.param_groups
     trained = sum(value.numel() for group in groups if group["name"] != "loss" for value in group["params"])
     shares = {
         "trained": trained / parameters(plain),

@@ -24,11 +24,14 @@ LETTER = (0.02, 0.045)
 
 def has_cost(rows: pd.DataFrame, cost: str) -> bool:
     """Whether at least two configurations were measured, at costs that differ by a hundredth or more (budgets are never
-    met exactly)."""
+    met exactly), and where costs are of a machine, all on one with one number of threads."""
     if cost not in rows or "recall_at_1" not in rows:
         return False
-    costs = rows.loc[rows["recall_at_1"].notna(), cost].dropna()
-    return len(costs) > 1 and bool(costs.max() > 1.01 * costs.min())
+    measured = rows[rows["recall_at_1"].notna() & rows[cost].notna()]
+    machines = [name for name in ("device", "threads") if name in measured and column(cost).of_machine]
+    if machines and len(measured[machines].drop_duplicates()) > 1:
+        return False
+    return len(measured) > 1 and bool(measured[cost].max() > 1.01 * measured[cost].min())
 
 
 @rc_context(style.STYLE)

@@ -187,6 +187,9 @@ def test_a_cost_is_drawn_where_it_differs() -> None:
     assert not has_cost(ROWS[:2], "macs"), "the same for both"
     assert not has_cost(ROWS.assign(macs=[1e9, 1e9 + 1, 1e9 + 2, 1e9 + 3]), "macs"), "one budget, nearly met"
     assert not has_cost(ROWS[:2], "latency_ms"), "known for one"
+    assert has_cost(ROWS.assign(device="cpu: a", threads=2), "latency_ms")
+    assert not has_cost(ROWS.assign(device="cpu: a", threads=[1, 1, 2, 2]), "latency_ms"), "of two numbers of threads"
+    assert has_cost(ROWS.assign(device="cpu: a", threads=[1, 1, 2, 2]), "macs")
 
 
 def test_only_runs_of_two_epochs_have_a_curve_and_losses_do_not_share_a_panel() -> None:

@@ -25,7 +25,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 """Choices of single strategies where the shared ones do not suit: those that train or prune by norms need norms that
 train, and the few parameters of the first two a higher rate."""
 _SGD = {"train.optimizer": "sgd", "train.lr": 0.01}
-"""AutoLR's variations are proportional to the rate under SGD, and not under AdamW."""
+"""AutoLR's variations are proportional to the rate under SGD, and not under AdamW. Of 0.01, 0.03 and 0.1 the first is
+best for `standard` on the validation classes of emoji (R@1 83.9, 76.6, 24.1; one seed, lower rates not tried)."""
 
 
 def strategies(base: RunConfig) -> list[Row]:

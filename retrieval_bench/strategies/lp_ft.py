@@ -26,7 +26,7 @@ class LPFT(Strategy):
     """Works on any backbone. Raises :class:`UserError` if neither the loss nor the embedder has anything new to
     train."""
 
-    look = Look("#4848fc", "8")
+    look = Look("#b46090", "h")
 
     @dataclass(frozen=True)
     class Options(Strategy.Options):

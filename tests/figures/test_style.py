@@ -41,7 +41,7 @@ def test_markers_that_look_alike_differ_without_red_and_green() -> None:
         return np.array([0.25 * red + 0.75 * green, blue])
 
     alike = [(one.colour, other.colour) for one, other in combinations(LOOKS, 2) if one.marker == other.marker]
-    assert len(alike) == 9
+    assert len(alike) == 12
     assert all(np.abs(seen(one) - seen(other)).max() > 40 for one, other in alike)
 
 

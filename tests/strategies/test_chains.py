@@ -39,18 +39,34 @@ def trained(data: Data, strategy: str, **more: Any) -> Training:
     return training
 
 
+def is_refused(data: Data, strategy: str) -> bool:
+    """Trains a chain, if it is not refused."""
+    try:
+        training = trained(data, strategy)
+    except UserError as error:
+        message = str(error)
+    else:
+        message = ""
+    assert "\n" not in message
+    if message:
+        return True
+    assert training.embedder.eval()(random_images(2)).isfinite().all()
+    assert len(training.history) == (2 if training.model.trainable() else 0)
+    return False
+
+
 @pytest.mark.parametrize("first", STRATEGIES)
-def test_every_pair_trains_or_is_refused_in_one_line(first: str, synthetic: Data) -> None:
-    refused: list[str] = []
-    for second in STRATEGIES.keys() - {first}:
-        try:
-            training = trained(synthetic, f"{first}+{second}")
-        except UserError as error:
-            refused.append(str(error))
-            continue
-        assert training.embedder.eval()(random_images(2)).isfinite().all()
-        assert len(training.history) == (2 if training.model.trainable() else 0)
-    assert not any("\n" in message for message in refused)
+def test_every_pair_trains_in_some_order_or_is_refused_in_one_line(first: str, synthetic: Data) -> None:
+    for second in list(STRATEGIES)[list(STRATEGIES).index(first) + 1 :]:
+        if is_refused(synthetic, f"{first}+{second}"):
+            is_refused(synthetic, f"{second}+{first}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", STRATEGIES)
+def test_the_other_order_trains_or_is_refused_in_one_line(last: str, synthetic: Data) -> None:
+    for second in list(STRATEGIES)[list(STRATEGIES).index(last) + 1 :]:
+        is_refused(synthetic, f"{second}+{last}")
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_means_and_groups_are_those_of_plain_python_in_any_order_of_records(
 
 
 def test_a_filter_hides_rows_and_changes_none() -> None:
-    table = leaderboard([*of("good", 0.9), *of("fair", 0.6), *of("poor", 0.2)])
+    table: Any = leaderboard([*of("good", 0.9), *of("fair", 0.6), *of("poor", 0.2)])
     shown = select_rows(table, {"strategy": ["fair", "poor"]})
     pd.testing.assert_frame_equal(shown, table[table["strategy"] != "good"].reset_index(drop=True))
     assert "best" not in set(shown["significance"])

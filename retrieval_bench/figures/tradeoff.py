@@ -27,7 +27,7 @@ def has_cost(rows: pd.DataFrame, cost: str) -> bool:
     met exactly), and where costs are of a machine, all on one with one number of threads."""
     if cost not in rows or "recall_at_1" not in rows:
         return False
-    measured = rows[rows["recall_at_1"].notna() & rows[cost].notna()]
+    measured: Any = rows[rows["recall_at_1"].notna() & rows[cost].notna()]
     machines = [name for name in ("device", "threads") if name in measured and column(cost).of_machine]
     if machines and len(measured[machines].drop_duplicates()) > 1:
         return False

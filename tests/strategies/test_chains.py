@@ -41,14 +41,13 @@ def trained(data: Data, strategy: str, **more: Any) -> Training:
 
 def is_refused(data: Data, strategy: str) -> bool:
     """Trains a chain, if it is not refused."""
+    training, message = None, ""
     try:
         training = trained(data, strategy)
     except UserError as error:
         message = str(error)
-    else:
-        message = ""
     assert "\n" not in message
-    if message:
+    if training is None:
         return True
     assert training.embedder.eval()(random_images(2)).isfinite().all()
     assert len(training.history) == (2 if training.model.trainable() else 0)

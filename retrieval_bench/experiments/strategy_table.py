@@ -9,6 +9,7 @@ from typing import Any
 from retrieval_bench.config import RunConfig, unflatten
 from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, PHOTOS, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
+from retrieval_bench.experiments.pruning import INHERITED_GATES
 from retrieval_bench.figures.elsewhere import home_and_elsewhere
 from retrieval_bench.strategies import STRATEGIES
 
@@ -24,6 +25,12 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 }
 """Choices of single strategies where the shared ones do not suit: those that train or prune by norms need norms that
 train, and the few parameters of the first two a higher rate."""
+_KEPT = {"statistics": "matched", "norm": "last"}
+CHANNELS: Mapping[str, Mapping[str, Any]] = {
+    "channel_gates": {**_KEPT, **INHERITED_GATES, "search_epochs": 6},
+    "channel_pruning": {**_KEPT, "scores": "activation"},
+}
+"""Their options are those of the pruning curve: what prunes pretrained networks best there, not the defaults."""
 _SGD = {"train.optimizer": "sgd", "train.lr": 0.01, "loss.loss_lr": 1.0}
 """AutoLR's variations are proportional to the rate under SGD, and not under AdamW. Of 0.01, 0.03 and 0.1 the first is
 best for `standard` on the validation classes of emoji (R@1 83.9, 76.6, 24.1; one seed, lower rates not tried, loss rate
@@ -31,9 +38,12 @@ best for `standard` on the validation classes of emoji (R@1 83.9, 76.6, 24.1; on
 
 
 def strategies(base: RunConfig) -> list[Row]:
-    """Every strategy at its defaults under one protocol, some chains, and AutoLR with a bound on its rates and under
-    the optimiser that it is derived for; strategies that the backbone cannot do are left out with a line."""
+    """Every strategy under one protocol, at its defaults but for pruned channels; some chains; and AutoLR with a bound
+    on its rates, and under the optimiser that it is derived for. Strategies that the backbone cannot do are left out
+    with a line."""
     changes = {name: {"strategy": name, **OWN.get(name, {})} for name in (*COMPARED, *CHAINS)}
+    for name, options in CHANNELS.items():
+        changes[name] |= {f"options.{name}.{option}": value for option, value in options.items()}
     changes["autolr, rates scaled to three times"] = {"strategy": "autolr", "options.autolr.rise": 3.0}
     sgd = {f"{name}, SGD": {"strategy": name, **_SGD} for name in ("standard", "autolr", "layer_pruning+autolr")}
     rows = named_rows(base, changes, "standard") + named_rows(base, sgd, "standard, SGD")

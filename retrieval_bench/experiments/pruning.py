@@ -106,8 +106,10 @@ def curve(base: RunConfig) -> list[Row]:
             settings = {f"options.{strategy}.{option}": value for option, value in chosen.items()}
             epochs = longer if name.endswith("longer") else scratch_b
             changes[f"{name} {budget}"] = {"strategy": strategy, **settings, **epochs}
-    for count in DROPPED:
-        changes[f"Blocks -{count}"] = {"strategy": "layer_pruning", "options.layer_pruning.drop": f"last:{count}"}
+    for name, epochs in {"Blocks": {}, **({} if is_scratch else {"Blocks longer": longer})}.items():
+        for count in DROPPED:
+            dropped = {"strategy": "layer_pruning", "options.layer_pruning.drop": f"last:{count}"}
+            changes[f"{name} -{count}"] = {**dropped, **epochs}
     return named_rows(base, changes, "Whole network")
 
 

@@ -37,7 +37,7 @@ def learning_curves(records_by_row: Mapping[str, Sequence[Record]], title: str =
     for axes, (loss, curves) in zip(rows.flat, sorted(panels.items()), strict=True):
         looks = [style.look_of(label) for label in curves]
         for number, (label, losses) in enumerate(curves.items()):
-            look = looks[number] | {"ls": style.line_style(looks, number)}
+            look = looks[number] | style.line_style(looks, number)
             _curve(axes, losses, label if len(curves) <= MOST else "+".join(style.strategy_names(label)), look)
         style.epoch_axis(axes, ylabel=f"training loss, {loss}")
         known = np.concatenate([losses[~np.isnan(losses)] for losses in curves.values()])

@@ -61,7 +61,7 @@ def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "
         for number, name in enumerate(families):
             own = points[(lines_of == name) & ~np.isnan(costs)]
             line_style = style.line_style(looks, number)
-            draw_points(axes, own[own[:, 0].argsort()], looks[number], label=name, ls=line_style, ms=5.5, lw=1.2)
+            draw_points(axes, own[own[:, 0].argsort()], looks[number], label=name, ms=5.5, lw=1.2, **line_style)
         axes.set(xlabel=column(size).axis, ylabel=RECALL.axis)
         limit_values(axes, values, halves)
     style.legend_below(panels[-1, 0])

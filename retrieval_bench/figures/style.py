@@ -129,9 +129,11 @@ def look_of(label: str) -> dict[str, Any]:
     return {"color": first.colour, "marker": last.marker, "markeredgecolor": last.colour}
 
 
-def line_style(looks: Sequence[Any], number: int) -> str:
-    """The line style of a plot's line, another one than those of the lines of the same look before it."""
-    return ("-", "--", ":", "-.")[looks[:number].count(looks[number]) % 4]
+def line_style(looks: Sequence[Any], number: int) -> dict[str, str]:
+    """The line style of a plot's line, another one than those of the lines of the same look before it; from the fifth
+    such line on its markers are hollow."""
+    before = looks[:number].count(looks[number])
+    return {"ls": ("-", "--", ":", "-.")[before % 4], **({"mfc": "white"} if before >= 4 else {})}
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

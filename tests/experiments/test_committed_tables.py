@@ -24,6 +24,7 @@ COMMANDS = {
     "table_autolr-cpu": CAFFE,
     "table_spottune-cpu": CAFFE,
     "table_strategies-cpu": [],
+    "table_strategies-emoji": [],
     "table_strategies-emoji-also-test": ["--also-test"],
 }
 

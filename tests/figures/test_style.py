@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval_bench.figures.embedding_map import distant_looks
-from retrieval_bench.figures.style import look_of, strategy_names
+from retrieval_bench.figures.style import line_style, look_of, strategy_names
 from retrieval_bench.figures.tradeoff import pareto_front
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.strategies.base import Strategy
@@ -64,3 +64,10 @@ def test_front_is_that_of_its_definition(points: list[tuple[float, float]]) -> N
     expected = [point in known and not any(beats(other, point) for other in known) for point in points]
     cost, value = np.array(points).reshape(-1, 2).T
     assert pareto_front(cost, value).tolist() == expected
+
+
+def test_lines_of_one_look_all_differ() -> None:
+    looks = [{"color": "red"}] * 6 + [{"color": "blue"}]
+    styles = [str(line_style(looks, number)) for number in range(7)]
+    assert len(set(styles[:6])) == 6
+    assert styles[6] == styles[0]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,7 @@ SHORT: Any = replace(
 def trained(data: Data, strategy: str, **more: Any) -> Training:
     config, model = run_config(batch_size=32, lr=0.01), embedder_for(strategy)
     training = make_training(data, build_strategy(strategy, SHORT), config, model, **more)
+    training.batches = training.batches.subset(np.arange(0, 64, 2), training=True)  # a step for each epoch
     training.fit()
     return training
 
@@ -54,18 +56,31 @@ def is_refused(data: Data, strategy: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("first", STRATEGIES)
-def test_every_pair_trains_in_some_order_or_is_refused_in_one_line(first: str, synthetic: Data) -> None:
-    for second in list(STRATEGIES)[list(STRATEGIES).index(first) + 1 :]:
-        if is_refused(synthetic, f"{first}+{second}"):
-            is_refused(synthetic, f"{second}+{first}")
+def partners(name: str, count: int) -> list[str]:
+    """The next so many strategies of the registry, around its end: half of it gives each pair once."""
+    names = list(STRATEGIES)
+    place = names.index(name) + 1
+    return (names * 2)[place : place + count]
+
+
+def try_pair(data: Data, first: str, second: str) -> None:
+    if is_refused(data, f"{first}+{second}"):
+        is_refused(data, f"{second}+{first}")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_pairs_train_in_some_order_or_are_refused_in_one_line(name: str, synthetic: Data) -> None:
+    """A few partners of each; all of them are tried by the slow test."""
+    for other in partners(name, 4):
+        try_pair(synthetic, name, other)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", STRATEGIES)
-def test_the_other_order_trains_or_is_refused_in_one_line(last: str, synthetic: Data) -> None:
-    for second in list(STRATEGIES)[list(STRATEGIES).index(last) + 1 :]:
-        is_refused(synthetic, f"{second}+{last}")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_pair_trains_in_some_order_or_is_refused_in_one_line(name: str, synthetic: Data) -> None:
+    for other in partners(name, len(STRATEGIES) // 2):
+        try_pair(synthetic, name, other)
+        is_refused(synthetic, f"{other}+{name}")
 
 
 @pytest.mark.parametrize(

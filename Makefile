@@ -64,7 +64,7 @@ table-autolr: setup ## Frozen, standard, pruned, AutoLR and both, under three lo
 table-learning-rates: setup ## AutoLR beside other ways to set learning rates (PROFILE, DATA)
 table-spottune: setup ## The SpotTune paper's table: closed-set accuracy and R@K of every row (PROFILE, NAME=<cub, cars, flowers, wikiart, sketches>, DATA)
 figure-routes: setup ## Its routes: which blocks are tuned for which images and classes (PROFILE, NAME, DATA)
-curve-pruning: setup ## Recall@1 against size: channels chosen by gates, magnitude and evenly, and whole blocks (PROFILE, DATA)
+curve-pruning: setup ## Recall@1 against size: channels chosen in six ways, and whole blocks (PROFILE, DATA)
 figure-structure-similarity: setup ## How alike pruned structures of several seeds and lengths of training are (PROFILE, DATA)
 table-cifar: setup ## Ways to find a ResNet-20 of half the cost on CIFAR-10, and what the search costs (PROFILE, DATA)
 table-strategies: setup ## Every strategy under one retrieval protocol; PROFILE=emoji also measures them on birds (PROFILE, DATA)

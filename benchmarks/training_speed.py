@@ -6,6 +6,7 @@ loss, optimiser, precision and size of batches, and with frozen batch norms unle
 
 - the package's own loop, with images from the decode-once cache, augmentation, schedule and strategy hooks;
 - bare step and loop with ``--fused``;
+- the loop with all but the last block frozen (``last_k``), and with features of the frozen ones kept (``--views 1``);
 - the trainer of pytorch-metric-learning (``MetricLossOnly``) with a DataLoader that decodes with PIL and augments with
   torchvision, as its examples do it;
 - a loop like that of timm's training script, with timm's loader, transforms, optimiser and frozen norms.
@@ -50,7 +51,7 @@ from retrieval_bench.losses import build_criterion
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder, set_training_mode
 from retrieval_bench.sections import ModelConfig, TrainConfig
-from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies import build_strategy
 from retrieval_bench.training.loop import Training
 
 
@@ -202,21 +203,27 @@ def main(
     sampler = BatchSampler(labels, batch_size, config.samples_per_class)
     batches = partial(Batches, table, rows, labels, data, workers, sampler, device=where)
     cached = batches(cache=decoded)
+    one_view = replace(cached, config=replace(data, views=1))
+    last_block = config.changed(strategy="last_k", options__last_k__k=1)
     model, classes = build_embedder(config.model, image_size).to(where), len(split.train_classes)
 
-    def training(fused: bool = False) -> Training:
+    def training(config: RunConfig, source: Batches = cached) -> Training:
         criterion = lambda dim: build_criterion(config.loss, classes, dim)  # noqa: E731
-        return Training(copy.deepcopy(model), criterion, cached, Strategy(), config.changed(train__fused=fused))
+        strategy = build_strategy(config.strategy, config.options)
+        return Training(copy.deepcopy(model), criterion, source, strategy, config, feature_cache=2e9)
 
-    def bare(fused: bool = False) -> Callable[[], object]:
-        step = bare_step(training(fused), *next(iter(cached)))
+    def bare(config: RunConfig) -> Callable[[], object]:
+        step = bare_step(training(config), *next(iter(cached)))
         return lambda: [step() for _ in range(steps)]
 
-    ways: dict[str, Callable[[], object]] = {"bare step on a batch": bare()}
+    ways: dict[str, Callable[[], object]] = {"bare step on a batch": bare(config)}
     if what == "train":
-        ways["retrieval_bench"] = training().train_once
-        ways["bare step, fused"] = bare(fused=True)
-        ways["retrieval_bench --fused"] = training(fused=True).train_once
+        fused = config.changed(train__fused=True)
+        ways["retrieval_bench"] = training(config).train_once
+        ways["bare step, fused"] = bare(fused)
+        ways["retrieval_bench --fused"] = training(fused).train_once
+        ways["retrieval_bench, last_k"] = training(last_block).train_once
+        ways["retrieval_bench, last_k, features kept"] = training(last_block, one_view).train_once
         for name, peer in (("pytorch-metric-learning", metric_learning_trainer), ("timm's loop", timm_loop)):
             files = ImageFiles([table.root / table.paths[row] for row in rows], labels, image_size, model)
             ways[f"{name}, {workers} workers"] = peer(copy.deepcopy(model), config, classes, files, workers)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from retrieval_bench.evaluation import fast_ranking, ranking
 from retrieval_bench.evaluation.evaluate import Engine, evaluate, evaluate_in_detail
-from retrieval_bench.evaluation.metrics import depths
+from retrieval_bench.evaluation.metrics import Needs, depths
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask, retrieval_task
 from retrieval_bench.evaluation.vectors import Distance, as_vectors
 from tests.evaluation.retrieval_cases import EVERY, FIRST, TOP, Case, cases, chunked, clusters, same
@@ -41,6 +41,7 @@ def test_the_reference_engine_equals_exact_fractions(case: Case, ks: tuple[int, 
     case.check(ks, metrics, engine="flat")
 
 
+ASKED: tuple[tuple[Needs, bool], ...] = (("first", False), ("top", True), ("k", False), ("all", False), ("all", True))
 KINDS = ("one direction", "classes that are points", "codes")
 
 
@@ -83,7 +84,7 @@ def test_the_fast_engine_counts_what_the_reference_engine_counts(kind: str, apar
         (2, 2048, 2, ({"swept": False}, {"swept": False, "copies": 20}, {"large": 20, "pairs": 0.05})),
     ):
         whole = task_of(kind, seed, distance, apart)
-        for needs, flattering in (("first", False), ("top", True), ("k", False), ("all", False), ("all", True)):
+        for needs, flattering in ASKED:
             task = replace(whole, depth=depths([needs], whole.counts, 10), flattering=flattering)
             expected, place = ranking.count_negatives(task), task.places(slice(0, len(task.counts)))
             depth = np.repeat(task.depth, task.kept)

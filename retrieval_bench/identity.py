@@ -11,7 +11,7 @@ from typing import Any
 from retrieval_bench.config import RunConfig, RuntimeConfig, config_hash, flatten, map_paths
 from retrieval_bench.data.catalog import DATASETS, open_dataset
 from retrieval_bench.data.other_sets import parse_other_sets
-from retrieval_bench.data.splits import Split
+from retrieval_bench.data.splits import Split, hold_out
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.files import digest
@@ -21,8 +21,10 @@ from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig
 
 
 def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, Split]:
-    """The data set of a configuration, and its split."""
-    return open_dataset(data.dataset, data_root, data.split, data.fold, data.folds, data.classes, data.train_per_class)
+    """The data set of a configuration, and its split, with what is held out for validation."""
+    names = (data.split, data.fold, data.folds, data.classes, data.train_per_class)
+    table, split = open_dataset(data.dataset, data_root, *names)
+    return table, hold_out(split, table, data.validate) if data.validate else split
 
 
 Opened = dict[str, tuple[ImageTable, Split]]

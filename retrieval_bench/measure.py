@@ -40,7 +40,7 @@ def measure_run(
     """Everything that is measured of a finished training, on its own test images and `elsewhere`, on those of other
     data sets by their labels: a record that has no name yet, and what was found image by image."""
     embedder, device, image_size = training.embedder, training.device.type, training.config.data.image_size
-    started = time.perf_counter()
+    started, held_out = time.perf_counter(), training.validation
     batches = read(split.test, table.labels[split.test])
     with recorded_decisions(embedder) as decisions:
         evaluation, vectors = measure(embedder, training.criterion, batches, table.labels, split, training.config)
@@ -60,6 +60,7 @@ def measure_run(
             "images": len(table),
             "train_images": len(split.train),
             "train_classes": len(split.train_classes),
+            **(_validation_sizes(table, split) if len(split.validation) else {}),
             "test_images": len(split.test),
             "test_classes": len(np.unique(table.labels[split.test])),
             "query_images": len(split.query),
@@ -75,6 +76,11 @@ def measure_run(
             "trained_parameters": sum(value.numel() for value in training.model.parameters() if value.requires_grad),
             "images_seen": training.images_seen,
             **({"prefix_passes_saved": training.prefix_saved} if training.prefix_saved else {}),
+            **(
+                {"validation_images": held_out.images, "validation_seconds": round(held_out.seconds, 2)}
+                if held_out
+                else {}
+            ),
             "train_seconds": round(training.seconds, 2),
             "strategy_seconds": round(training.strategy_seconds, 3),
             "test_seconds": round(tested - started, 2),
@@ -165,6 +171,11 @@ def measure_eval_modes(
         evaluation, _ = measure(model, training.criterion, batches, labels, split, training.config)
         modes.setdefault(name, []).append(evaluation.metrics)
     return {name: _over_draws(draws) for name, draws in modes.items()}
+
+
+def _validation_sizes(table: ImageTable, split: Split) -> dict[str, int]:
+    images = split.validation
+    return {"validation_images": len(images), "validation_classes": len(np.unique(table.labels[images]))}
 
 
 def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:

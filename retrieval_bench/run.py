@@ -95,7 +95,7 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
                 decoded = [table] if config.data.reader == "pil" else []
                 for images in (*decoded, *(images for images, _ in others.values())):
                     images.check_unchanged()
-            trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, training.epochs)
+            trackers.log({k: v for k, v in measured.metrics.items() if isinstance(v, float)}, len(training.history))
         record = complete(measured, run_id, identity, config, selection, searched)
         if group.is_main_process:
             write_details(details, results.details(run_id))
@@ -145,6 +145,7 @@ def train(
 
     batches = read(split.train, labels, sampler=sampler, share=group.share)
     strategy = build_strategy(config.strategy, config.options)
+    validation = read(split.validation, table.labels[split.validation]) if len(split.validation) else None
     training = Training(
         embedder,
         make_criterion,
@@ -156,6 +157,7 @@ def train(
         runtime.profile,
         trackers.log,
         1e9 * runtime.feature_cache_gb,
+        validation,
     )
     training.fit()
     return training

@@ -84,6 +84,9 @@ class DataConfig:
     folds: int = option(4, "kfold: how many")
     classes: int = option(0, "use only the first so many classes on each side of the split; 0 uses all", low=0)
     train_per_class: int = option(0, "train on the first so many images of each class; 0 uses all", low=0)
+    validate: float = option(0.0, low=0, below=1)
+    """share of the training classes that are held out of the training: Recall@1 on them is measured after each epoch
+    and counted as cost (0.2 of --split zero_shot: those of zero_shot_val); 0 trains on all"""
     image_size: int = option(72, "side of the square that the network sees, pixels", low=8)
     preprocessing: Literal["crop", "squash"] = "crop"
     """crop: random resized crops, tested on resize + centre crop; squash: aspect ratio not kept, no training crop
@@ -157,6 +160,9 @@ class TrainConfig:
     """Optimisation."""
 
     epochs: int = option(4, "passes over the training images", low=0)
+    patience: int = option(0, low=0)
+    """with --validate: end the training after so many epochs without a better Recall@1, and take the weights of the
+    best epoch; 0 takes those of the last"""
     batch_size: int = option(64, "images per step", low=2)
     samples_per_class: int = option(-1, low=-1)
     """images of each class in a batch; 0 draws batches without regard to classes; -1 means 4 for losses that

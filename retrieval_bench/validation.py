@@ -12,7 +12,7 @@ from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.metrics import check_ks
 from retrieval_bench.losses import LOSSES, MINERS, REFUSED
 from retrieval_bench.sections import TrainConfig, check_bounds
-from retrieval_bench.strategies import refuse_unused_options, validate_options
+from retrieval_bench.strategies import refuse_unused_options, split_names, validate_options
 
 SCHEDULE_OPTIONS = dict.fromkeys(("decay_at", "decay_factor", "second_decay_at"), ("step",))
 SCHEDULE_OPTIONS |= dict.fromkeys(("cycles", "low_rate"), ("triangular", "warm_restarts"))
@@ -75,6 +75,13 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"--also-test {' '.join(also)} looks at test classes; --split {data.split} makes choices without them"
     if own.counts and data.dataset in (word.partition(":")[0] for word in also):
         yield f"--also-test {' '.join(also)}: {data.dataset} is the data set that is trained on"
+    if train.patience and not data.validate:
+        yield f"--patience {train.patience} looks at Recall@1 on held-out classes: add --validate 0.2"
+    if data.validate and data.split == "closed_set":
+        yield f"--validate {data.validate:g} holds out classes, all of which --split closed_set trains and tests"
+    in_phases = [name for name in split_names(config.strategy) if getattr(config.options, name).in_phases]
+    if train.patience and in_phases:
+        yield f"--patience {train.patience}: {in_phases[0]} trains in phases, so no epoch before the last can be kept"
     if needs_pairs and train.batch_size == per_class:
         yield (
             f"--batch-size {train.batch_size} with --samples-per-class {per_class} is one class per batch, and --loss "

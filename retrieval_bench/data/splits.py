@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,14 @@ class Split:
         query: int64 (Q,), rows that are searched with.
         gallery: int64 (G,), rows that are searched in; a query that is in the gallery is not its own neighbour.
         train_classes: labels that occur in `train`, ascending; their position is the class number that the loss sees.
+        validation: int64 (V,), rows of training classes that are held out (``--validate``); empty without.
     """
 
     train: np.ndarray
     query: np.ndarray
     gallery: np.ndarray
     train_classes: np.ndarray
+    validation: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def test(self) -> np.ndarray:
@@ -70,7 +72,7 @@ def split_names(protocol: str, table: ImageTable, fold: int = 0, folds: int = 4)
     """
     if protocol in ("zero_shot", "closed_set"):
         return (zero_shot if protocol == "zero_shot" else closed_set)(table)
-    shuffled = np.random.Generator(np.random.PCG64(derive(0, "validation classes"))).permutation(table.train_classes)
+    shuffled = _shuffled_classes(table)
     held_out = shuffled[fold::folds] if protocol == "kfold" else shuffled[: max(1, round(0.2 * len(shuffled)))]
     return np.where(zero_shot(table) == "train", np.where(np.isin(table.labels, held_out), "test", "train"), "")
 
@@ -111,6 +113,25 @@ def make_split(
     if not len(query) or not len(gallery):
         raise UserError(f"--classes {classes}: leaves {len(query)} queries, {len(gallery)} gallery images; use more")
     return Split(train[np.isin(labels[train], train_classes)], query, gallery, train_classes)
+
+
+def hold_out(split: Split, table: ImageTable, share: float) -> Split:
+    """The split with this share of its training classes in `validation`, drawn once for all runs: of ``zero_shot``,
+    with a fifth, the classes that ``zero_shot_val`` tests. Raises :class:`UserError` for fewer than two on a side."""
+    shuffled, count = _shuffled_classes(table), round(share * len(split.train_classes))
+    if not 2 <= count <= len(split.train_classes) - 2:
+        raise UserError(
+            f"--validate {share:g} of {len(split.train_classes)} training classes: two must be left on each side"
+        )
+    classes = shuffled[np.isin(shuffled, split.train_classes)][:count]
+    is_held_out = np.isin(table.labels[split.train], classes)
+    kept = np.setdiff1d(split.train_classes, classes)
+    return replace(split, train=split.train[~is_held_out], train_classes=kept, validation=split.train[is_held_out])
+
+
+def _shuffled_classes(table: ImageTable) -> np.ndarray:
+    """The numbers of the training classes in the order in which they are held out."""
+    return np.random.Generator(np.random.PCG64(derive(0, "validation classes"))).permutation(table.train_classes)
 
 
 def check_fold(protocol: str, fold: int, folds: int) -> None:

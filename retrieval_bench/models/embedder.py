@@ -119,7 +119,7 @@ def exchanged(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]
 
 
 @torch.inference_mode()
-def embed(model: Embedder, batches: Batches, flip_sum: bool = False) -> np.ndarray:
+def embed(model: Embedder, batches: Batches, flip_sum: bool = False, what: str = "embedding test images") -> np.ndarray:
     """float32 (N, D): vectors of all images of `batches`, in order, not normalised; puts the model into eval mode.
 
     With `flip_sum` each is the mean of the vectors of the image and its mirror (AutoLR adds them).
@@ -127,7 +127,7 @@ def embed(model: Embedder, batches: Batches, flip_sum: bool = False) -> np.ndarr
     model.eval()
     device = next(model.parameters()).device
     parts = []
-    for images, _ in track(batches, "embedding test images", batches.images, size=lambda batch: len(batch[1])):
+    for images, _ in track(batches, what, batches.images, size=lambda batch: len(batch[1])):
         images = images.to(device)
         vectors = model(images)
         if flip_sum:

@@ -155,6 +155,11 @@ class Strategy:
             """The fewest epochs that make sense."""
             return 0
 
+        @property
+        def in_phases(self) -> bool:
+            """Whether what is deployed depends on all epochs, so that none before the last can take its place."""
+            return False
+
         def without_downloads(self) -> Any:
             """The same options for a network whose weights come from a file: nothing pretrained is fetched."""
             return self

@@ -51,6 +51,10 @@ class GlobalK(LearnedRouting):
             high=1,
         )
 
+        @property
+        def in_phases(self) -> bool:
+            return True
+
     options: Options
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:

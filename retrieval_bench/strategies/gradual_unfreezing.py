@@ -39,6 +39,10 @@ class GradualUnfreezing(Strategy):
         def epochs_needed(self) -> int:
             return self.every + 1
 
+        @property
+        def in_phases(self) -> bool:
+            return True
+
     options: Options
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:

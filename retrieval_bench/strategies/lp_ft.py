@@ -36,6 +36,10 @@ class LPFT(Strategy):
         def epochs_needed(self) -> int:
             return self.probe_epochs + 1
 
+        @property
+        def in_phases(self) -> bool:
+            return True
+
     options: Options
 
     def before_training(self, train_once: TrainOnce, state: EpochState) -> None:

@@ -42,6 +42,10 @@ class Rollback(Strategy):
         def epochs_needed(self) -> int:
             return self.periods
 
+        @property
+        def in_phases(self) -> bool:
+            return True
+
     options: Options
 
     def prepare(self, model: Embedder, example_images: Tensor) -> Embedder:

@@ -160,6 +160,10 @@ class SpotTune(LearnedRouting):
                     "spread of several"
                 )
 
+        @property
+        def in_phases(self) -> bool:
+            return "majority" in self.eval_policy  # which is that of the last epoch
+
     options: Options
 
     @property

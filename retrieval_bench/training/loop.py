@@ -7,23 +7,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
-from retrieval_bench.errors import Diverged, UserError
-from retrieval_bench.evaluation.evaluate import evaluate
+from retrieval_bench.errors import Diverged
 from retrieval_bench.losses import Criterion
-from retrieval_bench.models.embedder import Embedder, embed, freeze_batch_norms, frozen, set_training_mode, unit
+from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, frozen, set_training_mode
 from retrieval_bench.progress import logger, track
-from retrieval_bench.seeding import derive, generator
+from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
+from retrieval_bench.training.held_out import Validation, recall_at_1, split_batches
 from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, step_factor
 from retrieval_bench.training.prefix import FrozenPrefix, Positions
 from retrieval_bench.training.state import TrainingState
@@ -42,7 +42,8 @@ class Training(TrainingState):
 
     `model` is on its device and not yet prepared by the strategy, `make_criterion` gives the loss for embeddings of a
     size that is known only then. `log` is called with loss and learning rates after each epoch, and the number of
-    epochs. Features of a frozen prefix are kept in up to `feature_cache` bytes.
+    epochs. Features of a frozen prefix are kept in up to `feature_cache` bytes. Recall@1 on the `validation` images is
+    measured after each epoch.
 
     Attributes:
         embedder: the finished model, once :meth:`fit` has returned.
@@ -62,9 +63,11 @@ class Training(TrainingState):
         profile: bool = False,
         log: Callable[[Mapping[str, float], int], None] = lambda values, epochs: None,
         feature_cache: float = 0.0,
+        validation: Batches | None = None,
     ):
         super().__init__(strategy, config.train.precision)
         self.batches, self.config = batches, config
+        self.validation = Validation(validation, config.train.patience) if validation else None
         self.make_criterion, self.checkpoints, self.group, self.log = make_criterion, checkpoints, group, log
         self.watch = Stopwatch(profile)
         self.prefix = FrozenPrefix(0.0 if config.train.compile or group.size > 1 else feature_cache)
@@ -127,18 +130,40 @@ class Training(TrainingState):
                     for number in range(self.config.loss.proxy_warmup):
                         self.train_once(PROXY_WARMUP - number)
         for epoch in range(len(self.history), self.epochs if self._trains() else 0):
+            if self.validation and self.validation.is_over:
+                break
             self.epoch = epoch
             start, passes = time.perf_counter(), self.seconds
             self.history.append(self.strategy.run_epoch(self.train_once, self))
             self.strategy.end_epoch(self)
             self.strategy_seconds += time.perf_counter() - start - (self.seconds - passes)
+            text, shown = self._validate(self.validation) if self.validation else ("", {})
             if self.checkpoints is not None and self.group.is_main_process:
                 self.checkpoints.save(epoch + 1, self.state_dict())
             loss, lrs = self.history[-1], {f"rate/{name}": lr for name, lr in self.lrs().items()}
-            self.log({"loss": loss, **lrs}, epoch + 1)
-            logger.info(f"epoch {epoch + 1}/{self.epochs}: loss {loss:.4f}, {self.seconds:.0f} s so far")
+            self.log({"loss": loss, **lrs, **shown}, epoch + 1)
+            logger.info(f"epoch {epoch + 1}/{self.epochs}: loss {loss:.4f}{text}, {self.seconds:.0f} s so far")
+        if self.validation and self.validation.best and (kept := self.validation.kept_epoch) < len(self.history):
+            logger.info(f"epoch {kept} had the best R@1 on held-out classes: its weights are taken")
+            for name, state in self.validation.best.items():
+                getattr(self, name).load_state_dict(state)
         if self.criterion.share_without_pairs == 1:
             logger.info("no batch had a pair or triplet that the miner takes, so the loss was 0: try another --miner")
+
+    def _validate(self, validation: Validation) -> tuple[str, dict[str, float]]:
+        """Measures after an epoch; what the user and trackers see."""
+        started = time.perf_counter()
+        recall = self.group.from_main(partial(validation.measure, self.strategy, self.model))
+        validation.add(recall, self.model, self.criterion)
+        self._count(validation.batches, started)
+        validation.images += validation.batches.images
+        validation.seconds += time.perf_counter() - started
+        return f", R@1 {100 * recall:.2f} on held-out classes", {"validation/recall_at_1": recall}
+
+    def _count(self, batches: Batches, started: float) -> None:
+        """A pass over held-out images is cost as well."""
+        self.seconds += time.perf_counter() - started
+        self.images_seen += batches.images
 
     def account(self) -> dict[str, Any]:
         """What the record says of the training; only what happened."""
@@ -149,6 +174,7 @@ class Training(TrainingState):
         return {
             "loss_per_epoch": self.history,
             "converged": self.history[-1] < self.history[0] if len(self.history) > 1 else None,
+            **(self.validation.account() if self.validation and self.history else {}),
             **{name: value for name, value in events.items() if value},
         }
 
@@ -250,25 +276,15 @@ class Training(TrainingState):
     def holding_out(self, share: float) -> Iterator[Callable[[], float]]:
         """Raises :class:`UserError` for fewer than two classes on a side, or too few for a batch."""
         batches = self.batches
-        classes = np.unique(batches.labels)
-        count = round(share * len(classes))
-        if not 2 <= count <= len(classes) - 2:
-            raise UserError(
-                f"{share:g} of {len(classes)} training classes held out: at least two must be left on each side"
-            )
-        order = torch.randperm(len(classes), generator=generator(self.config.seed, "held out")).numpy()
-        is_held_out = np.isin(batches.labels, classes[order[:count]])
-        held_out = batches.subset(np.flatnonzero(is_held_out), training=False)
+        self.batches, held_out = split_batches(batches, share, self.config.seed)
 
-        def recall_at_1() -> float:
-            start = time.perf_counter()
-            recall = evaluate(unit(embed(self.model, held_out)), held_out.labels, ks=(1,))["recall_at_1"]
-            self.seconds += time.perf_counter() - start
-            self.images_seen += held_out.images
+        def measured() -> float:
+            started = time.perf_counter()
+            recall = recall_at_1(self.model, held_out)
+            self._count(held_out, started)
             return recall
 
-        self.batches = batches.subset(np.flatnonzero(~is_held_out), training=True)
         try:
-            yield recall_at_1
+            yield measured
         finally:
             self.batches = batches

@@ -13,6 +13,7 @@ from retrieval_bench.losses import Criterion
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.seeding import random_states, set_random_states
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.training.held_out import Validation
 from retrieval_bench.training.step import Step
 
 COUNTS = ("epoch", "epochs", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "prefix_saved")
@@ -40,6 +41,7 @@ class TrainingState(ABC):
     criterion: Criterion
     optimizer: torch.optim.Optimizer
     step: Step
+    validation: Validation | None = None
 
     def __init__(self, strategy: Strategy, precision: str):
         self.strategy, self.precision = strategy, precision
@@ -62,6 +64,7 @@ class TrainingState(ABC):
         """The same without what the strategy remembers, and with the state of the random numbers, which what follows a
         search draws from."""
         return {
+            **({"validation": self.validation.state_dict()} if self.validation else {}),
             **{name: getattr(self, name) for name in COUNTS},
             **{name: getattr(self, name).state_dict() for name in TRAINED},
             "elapsed": time.perf_counter() - self.started,
@@ -88,6 +91,8 @@ class TrainingState(ABC):
             getattr(self, name).load_state_dict(state[name])
         for name in COUNTS:
             setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints lack the newer ones
+        if self.validation and "validation" in state:
+            self.validation.load_state_dict(state["validation"])
         self.started = self._made - state["elapsed"]
         self.resumed = [*state["resumed"], len(self.history)]
 

@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write the trained embedder of a run into a folder: weights, recipe, ONNX graph and a card.",
     ),
     "embed": ("deploy.commands:Embed", "Embed all images below a folder with the embedder of a run."),
-    "search": ("deploy.commands:Search", "Find the images of an embedded folder that are nearest to query images."),
+    "search": ("deploy.search_command:Search", "Find the images of an embedded folder that are nearest to queries."),
     "soup": ("soup:Soup", "Average the weights of recorded runs into one embedder, and record it; nothing is trained."),
     "data": ("data.commands:data", "List, fetch, verify, show or pack data sets."),
     "strategies": ("strategy_list:Strategies", "List the fine-tuning strategies and their options."),

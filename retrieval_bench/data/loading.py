@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from retrieval_bench.data.crop import Crop, eval_crop
 from retrieval_bench.data.decode_cache import DecodeCache
 from retrieval_bench.data.reading import read_image, shrink
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.data.transforms import Crop, crop_arrays, crop_image, eval_crop, train_crop
+from retrieval_bench.data.transforms import crop_arrays, crop_image, train_crop
 from retrieval_bench.errors import UserError
 from retrieval_bench.sections import DataConfig
 from retrieval_bench.seeding import derive, generator

@@ -1,53 +1,27 @@
 """From an image to the square that the network sees, in two steps: which crop (numbers), and its pixels.
 
-:func:`train_crop` and :func:`eval_crop` decide; they draw from a generator per image, so that every reader makes the
-same crop. :func:`crop_image` crops with PIL and is the reference. :func:`crop_arrays` crops a batch of arrays: one by
-one on a CPU, where torch's uint8 kernel is fastest, and as two batched matrix products on a GPU. All give the same
-pixels within rounding (1 of 255, bicubic 2).
+:func:`train_crop` and ``crop.eval_crop`` decide; the first draws from a generator per image, so that every reader
+makes the same crop. :func:`crop_image` crops with PIL and is the reference. :func:`crop_arrays` crops a batch of
+arrays: one by one on a CPU, where torch's uint8 kernel is fastest, and as two batched matrix products on a GPU. All
+give the same pixels within rounding (1 of 255, bicubic 2).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import functional as F
 
-from retrieval_bench.data.reading import scaled
+from retrieval_bench.data.crop import Crop, crop_pixels
 from retrieval_bench.sections import DataConfig
 
 MAX_PIXELS = 1 << 26
 """Of boxes, padded to one size, that are resized at once: under a gigabyte in float32."""
-
-
-class Crop(NamedTuple):
-    """A box of an image that is resized, and a square of the resized box. All in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    rows: int
-    """height that the box is resized to"""
-    columns: int
-    """width that the box is resized to"""
-    first_row: int
-    """of the resized box that is in the square, like the next"""
-    first_column: int
-    mirrored: bool
-
-
-def eval_crop(height: int, width: int, config: DataConfig) -> Crop:
-    """Resize (shorter side, or both sides under ``squash``) to ``config.resize_to``, then centre crop."""
-    side, square = config.resize_to, config.image_size
-    rows, columns = (side, side) if config.preprocessing == "squash" else scaled(height, width, side)
-    return Crop(0, 0, height, width, rows, columns, round((rows - square) / 2), round((columns - square) / 2), False)
 
 
 def train_crop(height: int, width: int, config: DataConfig, generator: torch.Generator) -> Crop:
@@ -78,14 +52,8 @@ def random_box(height: int, width: int, smallest: float, generator: torch.Genera
 
 
 def crop_image(image: Image.Image, crop: Crop, config: DataConfig) -> Tensor:
-    """uint8 (3, S, S): the crop of a PIL image; bilinear (bicubic under ``squash``, as in AutoLR), antialiased."""
-    box = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
-    if config.preprocessing == "squash":  # width first: libraries differ, and bicubic values are clamped in between
-        box = box.resize((crop.columns, crop.height), Image.Resampling.BICUBIC)
-        box = box.resize((crop.columns, crop.rows), Image.Resampling.BICUBIC)
-    else:
-        box = box.resize((crop.columns, crop.rows), Image.Resampling.BILINEAR)
-    return _square(F.pil_to_tensor(box), crop, config.image_size)
+    """:func:`crop_pixels` as a tensor."""
+    return torch.from_numpy(crop_pixels(image, crop, config))
 
 
 def crop_arrays(

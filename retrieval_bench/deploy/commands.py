@@ -1,27 +1,24 @@
-"""The commands that put a trained embedder to use: export it, embed images of your own with it, search in them."""
+"""The commands that put a trained embedder to use: export it, and embed images of your own with it."""
 
 from __future__ import annotations
 
-import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from retrieval_bench.data.sheet import write_sheet
-from retrieval_bench.data.table import ImageTable
 from retrieval_bench.deploy import search
+from retrieval_bench.deploy.embedding import build_index, embed_images
 from retrieval_bench.deploy.export import export
 from retrieval_bench.deploy.saved import embedder_digest, find_embedder
+from retrieval_bench.deploy.search_command import Device, Results, Run
 from retrieval_bench.errors import UserError
-from retrieval_bench.files import check_writable
+from retrieval_bench.files import check_writable, locked
 
-Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Output = tyro.conf.arg(aliases=["-o"])
-Results = Annotated[Path, tyro.conf.arg(help="folder that holds runs/ and models/")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], tyro.conf.arg(help="auto takes a GPU when there is one")]
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,8 @@ class Embed:
     """images at any depth; the first folder on an image's path is its label"""
     output: Annotated[Path, Output]
     """the .npz file; a FAISS index is saved beside it as .faiss"""
+    add: bool = False
+    """add the images that --output does not hold yet, by their content; its index keeps its kind"""
     index: search.IndexKind = "flat"
     """flat is exact; hnsw and ivf are approximate, for millions of images"""
     skip_unreadable: bool = False
@@ -74,79 +73,38 @@ class Embed:
             raise UserError(f"{self.output}: name a file that ends in .npz")
         if self.batch_size < 1:
             raise UserError(f"--batch-size {self.batch_size}: at least 1")
-        path, _ = find_embedder(self.run, self.results)
-        table = search.images_below(self.folder, self.skip_unreadable)
         check_writable(output.parent, "--output")
+        with locked(output, f"adding to {output}", "--output") if self.add else nullcontext():
+            self._embed(output)
+
+    def _embed(self, output: Path) -> None:
+        path, _ = find_embedder(self.run, self.results)
+        embedder = embedder_digest(path)
+        known = search.collection_of(output, embedder, self.run) if self.add else None
+        table = search.images_below(self.folder, self.skip_unreadable, known)
+        if not len(table):
+            print(f"{output}: holds all images below {self.folder} already; nothing is changed")
+            return
         try:
-            embeddings = search.embed_images(path, table, self.device, self.workers, self.batch_size)
+            embeddings = embed_images(path, table, self.device, self.workers, self.batch_size)
         except UserError as error:
             way_out = ", or give --skip-unreadable" if "cannot be decoded" in str(error) else ""
             raise UserError(f"{error}{way_out}") from None
         labels = np.array([table.class_names[label] for label in table.labels])
-        collection = search.Collection(embeddings, labels, np.array(table.paths), embedder_digest(path))
+        digests = search.digests_of(self.folder, table.paths)
+        collection = search.Collection(embeddings, labels, np.array(table.paths), embedder, digests)
+        if known:
+            index = search.open_index(known, output)
+            index.add(embeddings)
+            collection, added = known + collection, f"{len(table):,} images added: "
+        else:
+            index, added = build_index(embeddings, self.index), ""
         collection.write(output)
-        search.write_index(collection, output, self.index)
-        (count, size), classes, loose = embeddings.shape, sum(map(bool, table.class_names)), int((labels == "").sum())
+        search.save_index(index, output)
+        (count, size), names = collection.embeddings.shape, collection.labels
+        classes, loose = len(set(names.tolist()) - {""}), int((names == "").sum())
         print(
-            f"{output}: {count:,} images, {size} dimensions, {classes:,} labels"
+            f"{output}: {added}{count:,} images, {size} dimensions, {classes:,} labels"
             f"{f' ({loose:,} in no class folder have none; evaluate needs one)' if loose else ''}; "
-            f"{self.index} index in {output.with_suffix('.faiss')}"
+            f"{'' if known else f'{self.index} '}index in {output.with_suffix('.faiss')}"
         )
-
-
-@dataclass(frozen=True)
-class Search:
-    """Find the images of an embedded folder that are nearest to query images."""
-
-    run: Run
-    """id of a record in --results, or its beginning, as far as it is unique; or an exported folder"""
-    queries: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="QUERY")]
-    """image files"""
-    gallery: Path
-    """what `embed` wrote with the same embedder"""
-    k: int = 10
-    """how many neighbours"""
-    json: bool = False
-    """print JSON"""
-    sheet: Path | None = None
-    """also draw the queries and their neighbours (PNG)"""
-    folder: Path | None = None
-    """of --sheet: the folder that was embedded; the folder of --gallery by default"""
-    results: Results = Path("results/local")
-    device: Device = "auto"
-
-    def execute(self) -> None:
-        if self.k < 1 or not self.queries:
-            raise UserError(f"--k {self.k}: at least 1" if self.k < 1 else "give one image file or more to search for")
-        for query in self.queries:
-            if not query.is_file():
-                raise UserError(f"{query}: no such image file")
-        (path, _), gallery = find_embedder(self.run, self.results), self.gallery
-        collection = search.read_collection(gallery)
-        if collection.embedder != embedder_digest(path):
-            raise UserError(
-                f"{gallery}: was made with another embedder than {self.run}; embed its images with this one, "
-                "or name that one"
-            )
-        if self.sheet:
-            if self.sheet.suffix.lower() != ".png":
-                raise UserError(f"{self.sheet}: a sheet is written as .png")
-            check_writable(self.sheet.parent, "--sheet")
-        labels = np.zeros(len(self.queries), dtype=np.int64)
-        table = ImageTable(Path(), tuple(map(str, self.queries)), labels, ("",))
-        queries = search.embed_images(path, table, self.device)
-        neighbours = search.nearest(search.open_index(collection, gallery), collection, queries, self.k)
-        if self.sheet:
-            folder = self.folder or gallery.parent
-            write_sheet(search.draw_neighbours(self.queries, neighbours, folder), self.sheet)
-        answers = list(zip(map(str, self.queries), neighbours, strict=True))
-        if self.json:
-            print(
-                json.dumps([{"query": query, "neighbours": [near._asdict() for near in row]} for query, row in answers])
-            )
-            return
-        for query, row in answers:
-            print(query)
-            width = max((len(near.label) for near in row), default=0)
-            for near in row:
-                print(f"{near.rank:>5}  {near.similarity:.4f}  {near.label:{width}}  {near.path}")

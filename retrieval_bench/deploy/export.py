@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from retrieval_bench.columns import COLUMNS, COSTS, column, metric_names
 from retrieval_bench.deploy.onnx_graph import Graph, write_graph
-from retrieval_bench.deploy.saved import NAME, Recipe, data_config, files_of, read_embedder
+from retrieval_bench.deploy.saved import NAME, Recipe, data_config, embedder_digest, files_of, read_embedder
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import check_writable, whole_folder, write_text
 from retrieval_bench.models.embedder import Embedder
@@ -35,11 +35,13 @@ def export(path: Path, record: Record, target: Path) -> Graph:
     if target.exists():
         raise UserError(f"{target}: exists already; remove it, or choose another folder with --output")
     embedder, recipe = read_embedder(path)
+    side = recipe["image_size"]
     check_writable(target.parent, "--output")
     with whole_folder(target) as folder:
         for source, copy in zip(files_of(path), files_of(folder / NAME), strict=True):
             shutil.copyfile(source, copy)
-        graph = write_graph(embedder, recipe["image_size"], recipe.get("flip_sum", False), folder / f"{NAME}.onnx")
+        about = {"embedder": embedder_digest(path), "image_size": side, "views": recipe.get("views", {})}
+        graph = write_graph(embedder, side, recipe.get("flip_sum", False), folder / f"{NAME}.onnx", about)
         write_text(folder / "README.md", model_card(record, recipe, embedder, graph))
     return graph
 

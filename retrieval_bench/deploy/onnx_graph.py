@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib.util
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from retrieval_bench.deploy.onnx_embedder import METADATA
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routing import LearnedRouter, RoutedBackbone, unroute
@@ -70,10 +72,12 @@ class UnitEmbedder(nn.Module):
         return normalize(vectors)
 
 
-def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path) -> Graph:
-    """Writes the graph of ``images`` uint8 (N, 3, S, S), any N, to ``embeddings`` float32 (N, D), and compares it with
-    torch. Nothing is written for a network that no graph can hold, and where a package is missing; the reason is
-    returned.
+def write_graph(
+    embedder: Embedder, image_size: int, flip_sum: bool, path: Path, about: dict[str, Any] | None = None
+) -> Graph:
+    """Writes the graph of ``images`` uint8 (N, 3, S, S), any N, to ``embeddings`` float32 (N, D), with `about` in its
+    metadata (:data:`METADATA`), and compares it with torch. Nothing is written for a network that no graph can hold,
+    and where a package is missing; the reason is returned.
 
     Raises:
         UserError: torch cannot export the network, or graph and torch differ by more than :data:`TOLERANCE`.
@@ -87,7 +91,7 @@ def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path)
     logger.info("writing the ONNX graph (half a minute)")
     model = UnitEmbedder(embedder, flip_sum)
     try:
-        difference = _export(model, image_size, path)
+        difference = _export(model, image_size, path, about)
     except Exception as error:  # anywhere in the exporter; a graph that it fixed to one N fails when it is run
         raise UserError(f"this network cannot be exported to ONNX: {first_line(error)}") from None
     if not difference <= TOLERANCE:
@@ -97,14 +101,17 @@ def write_graph(embedder: Embedder, image_size: int, flip_sum: bool, path: Path)
     return Graph(difference)
 
 
-def _export(model: UnitEmbedder, image_size: int, path: Path) -> float:
+def _export(model: UnitEmbedder, image_size: int, path: Path, about: dict[str, Any] | None) -> float:
     """Writes the graph; returns its largest difference from torch on random images."""
     import onnxruntime
 
-    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"], "external_data": False}
+    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"]}
     options |= {"dynamic_shapes": ({0: torch.export.Dim("N", min=1)},), "verbose": False}
     with _silence(), torch.no_grad():
-        torch.onnx.export(model, (_random_images(2, image_size),), str(path), dynamo=True, **options)
+        program: Any = torch.onnx.export(model, (_random_images(2, image_size),), None, dynamo=True, **options)
+        if about:
+            program.model.metadata_props[METADATA] = json.dumps(about)
+        program.save(str(path), external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in COMPARED:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from retrieval_bench.data.crop import eval_crop
 from retrieval_bench.data.decode_cache import open_decode_cache
 from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.reading import read_image
 from retrieval_bench.data.sampler import BatchSampler
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.data.transforms import crop_image, eval_crop
+from retrieval_bench.data.transforms import crop_image
 from retrieval_bench.errors import UserError
 from retrieval_bench.sections import DataConfig
 from tests.data.data_checks import random_image, refused

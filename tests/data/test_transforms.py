@@ -16,11 +16,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from retrieval_bench.data import transforms
+from retrieval_bench.data.crop import Crop, eval_crop
 from retrieval_bench.data.transforms import (
-    Crop,
     crop_arrays,
     crop_image,
-    eval_crop,
     random_box,
     resize_by_matrices,
     resize_matrix,

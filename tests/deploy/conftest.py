@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from retrieval_bench.cli import main
 from retrieval_bench.config import RunConfig, RuntimeConfig
 from retrieval_bench.run import run
 from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig, TrainConfig
@@ -26,6 +27,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     run(CONFIG, RuntimeConfig(results=folder, keep_new=True))
     run(CONFIG.changed(strategy="frozen"), RuntimeConfig(results=folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, since an export takes seconds."""
+    folder = tmp_path_factory.mktemp("exported") / "mine"
+    assert main(["export", "synthetic-standard", "--results", str(results), "-o", str(folder)]) == 0
     return folder
 
 

@@ -12,22 +12,15 @@ import pytest
 from PIL import Image
 
 from retrieval_bench.cli import main
+from retrieval_bench.data.crop import eval_crop
 from retrieval_bench.data.reading import shrink
-from retrieval_bench.data.transforms import crop_image, eval_crop
+from retrieval_bench.data.transforms import crop_image
 from retrieval_bench.deploy import onnx_graph
 from retrieval_bench.deploy.export import model_card
 from retrieval_bench.deploy.onnx_graph import Graph
 from retrieval_bench.deploy.saved import data_config, find_embedder, read_embedder
 from retrieval_bench.deploy.search import read_collection
 from retrieval_bench.records import Record, ResultsFolder
-
-
-@pytest.fixture(scope="session")
-def exported(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once, since an export takes seconds."""
-    folder = tmp_path_factory.mktemp("exported") / "mine"
-    assert main(["export", "synthetic-standard", "--results", str(results), "-o", str(folder)]) == 0
-    return folder
 
 
 def export_again(results: Path, folder: Path) -> int:

@@ -159,5 +159,7 @@ def parse(words: Sequence[str]) -> Any:
         raise unknown("command", name, COMMANDS)
     module, attribute = COMMANDS[name][0].split(":")
     kind = getattr(importlib.import_module(f"retrieval_bench.{module}"), attribute)
-    rest = expand_preset(rest) if name in TAKE_PRESETS else rest
+    if name in TAKE_PRESETS:
+        rest = expand_preset(rest)
+        importlib.import_module("retrieval_bench.strategies").load_from_words(rest)
     return ask(kind, rest, name) if is_dataclass(kind) else kind(rest)

@@ -20,15 +20,15 @@ import tyro
 from retrieval_bench.data.catalog import DATASETS
 from retrieval_bench.data.other_sets import without_folders
 from retrieval_bench.errors import unknown
-from retrieval_bench.losses import LOSSES
+from retrieval_bench.losses import find_loss
 from retrieval_bench.sections import DataConfig, EvalConfig, LossConfig, ModelConfig, TrainConfig, flat, option
-from retrieval_bench.strategies import STRATEGIES, StrategyOptions, label, split_names
+from retrieval_bench.strategies import STRATEGIES, StrategyOptions, label, load_own, split_names, split_words
 
 Flat = tyro.conf.arg(name="")
 RETIRED = {"train.out_of_memory": "stop"}
 """Choices that there are no more, with what all runs have: older records hold them."""
-CONTENT = ("data.files_fingerprint", "data.sides_fingerprint", "evaluation.also_fingerprints")
-"""What a record's configuration has beside the choices: the content of the data."""
+CONTENT = ("data.files_fingerprint", "data.sides_fingerprint", "evaluation.also_fingerprints", "code.sources")
+"""What a record's configuration has beside the choices: the content of the data, and the user's own code."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RunConfig:
         """Images of each class in a batch, with the default resolved."""
         if self.train.samples_per_class >= 0:
             return self.train.samples_per_class
-        return 4 if LOSSES[self.loss.loss].needs_pairs else 0
+        return 4 if find_loss(self.loss.loss).needs_pairs else 0
 
     def changed(self, **values: Any) -> RunConfig:
         """The configuration with other values, by their dotted names with ``__`` for the dot:
@@ -98,7 +98,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         for name in ("data_root", "results", "resume"):
-            if (path := getattr(self, name)) is not None:
+            if isinstance(path := getattr(self, name), str | Path):
                 object.__setattr__(self, name, Path(path).expanduser())
 
 
@@ -108,7 +108,7 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     names = split_names(config.strategy)
     values = dict(flat_values(config))
     values |= {
-        "strategy": "+".join(names),
+        "strategy": "+".join(split_words(config.strategy)),
         "train.samples_per_class": config.samples_per_class,
         "evaluation.k": list(config.ks),
     }
@@ -139,6 +139,7 @@ def unflatten(values: Mapping[str, Any], base: RunConfig | None = None) -> RunCo
         UserError: a name that is none of a configuration's.
     """
     config = base or RunConfig()
+    load_own(str(values.get("strategy", config.strategy)))  # whose options are choices then
     known = dict(flat_values(config))
     for name, value in values.items():
         if name not in known:

@@ -15,9 +15,12 @@ from retrieval_bench.data.splits import Split, hold_out
 from retrieval_bench.data.table import ImageTable
 from retrieval_bench.device import resolve_device
 from retrieval_bench.files import digest
-from retrieval_bench.models.build import full_name
+from retrieval_bench.losses import LOSSES
+from retrieval_bench.models.build import find_own, full_name
 from retrieval_bench.models.weights import weight_files
+from retrieval_bench.plugins import Plugin, load, name_of
 from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig
+from retrieval_bench.strategies import BUILT_IN, split_words
 
 
 def open_images(data: DataConfig, data_root: Path | None) -> tuple[ImageTable, Split]:
@@ -38,13 +41,26 @@ def open_other_sets(config: RunConfig) -> Opened:
 
 def identify(config: RunConfig, table: ImageTable, others: Opened) -> dict[str, Any]:
     """The flat configuration with the content of the data and of weight files in place of their paths."""
-    identity = flatten(map_paths(config, content_of))
+    identity = flatten(map_paths(config, content_of)) | sources_of(config)
     if others:
         identity["evaluation.also_fingerprints"] = [images.fingerprint() for images, _ in others.values()]
     identity["data.files_fingerprint"] = table.fingerprint()
     if config.data.split == "closed_set" and "closed_set" not in DATASETS[config.data.dataset].manifests:
         identity["data.sides_fingerprint"] = table.split_fingerprint()
     return identity | {"model.backbone": full_name(config.model)}
+
+
+def own_code(config: RunConfig) -> list[Plugin]:
+    """The strategies, the loss and the backbone of a configuration that are the user's own."""
+    found = [load("strategies", word) for word in split_words(config.strategy) if word not in BUILT_IN]
+    found += [None if config.loss.loss in LOSSES else load("losses", config.loss.loss), find_own(config.model.backbone)]
+    return [plugin for plugin in found if plugin]
+
+
+def sources_of(config: RunConfig) -> dict[str, list[str]]:
+    """What an identity says of them: nothing if there are none."""
+    sources = [plugin.source for plugin in own_code(config)]
+    return {"code.sources": sources} if sources else {}
 
 
 def content_of(path: Path) -> str:
@@ -62,7 +78,8 @@ def name_run(identity: dict[str, Any], device: str) -> str:
         identity: see :func:`identify`.
         device: ``cpu`` or ``cuda``.
     """
-    dataset, strategy, seed = (identity[name] for name in ("data.dataset", "strategy", "seed"))
+    dataset, seed = identity["data.dataset"], identity["seed"]
+    strategy = "+".join(map(name_of, split_words(identity["strategy"])))
     return f"{dataset}-{strategy}-{config_hash(identity)}-s{seed}-{device}"
 
 
@@ -80,4 +97,4 @@ def run_ids(configs: Sequence[RunConfig], runtime: RuntimeConfig) -> Iterator[st
 
     for config in configs:
         content_of_sets = content_of_data(config.data, config.model, config.evaluation.also_test)
-        yield name_run(flatten(map_paths(config, content)) | content_of_sets, device)
+        yield name_run(flatten(map_paths(config, content)) | sources_of(config) | content_of_sets, device)

@@ -102,6 +102,8 @@ def _flat(record: Record) -> dict[str, Any]:
     sections = [values for name, values in record.config.items() if name != "options" and isinstance(values, dict)]
     choices = {name: scalar(value) for values in sections for name, value in values.items()}
     choices = {name: value for name, value in choices.items() if not METRIC.fullmatch(name)}
+    if "sources" in choices:  # of the user's own code: files that differ
+        choices["sources"] = "+".join(dict.fromkeys(re.findall(r"sha256:(\w{8})", choices["sources"])))
     fingerprints = (choices.get("files_fingerprint"), choices.pop("sides_fingerprint", None))
     data, model = record.config["data"], record.config.get("model", {})
     fold = f"kfold {data.get('fold')} of {data.get('folds')}"

@@ -20,7 +20,8 @@ from pytorch_metric_learning import distances, losses, miners, reducers, regular
 from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
 from torch import Tensor, nn
 
-from retrieval_bench.errors import UserError, first_line
+from retrieval_bench import plugins
+from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.progress import logger
 from retrieval_bench.sections import LossConfig
 
@@ -127,6 +128,23 @@ LOSSES["RankedListLoss"] = Loss(partial(losses.RankedListLoss, margin=0.4, Tn=10
 MINERS |= _classes(miners)
 
 
+def find_loss(name: str) -> Loss:
+    """The loss of that name, or one of the user's own (``package.module:Class``, or an entry point): a module that is
+    called with float (B, D) embeddings and int64 (B,) labels, and whose constructor may take ``num_classes`` and
+    ``embedding_size``. Raises :class:`UserError` for what is none."""
+    if name in REFUSED:
+        raise UserError(f"--loss {name}: this class {REFUSED[name]}")
+    if name in LOSSES:
+        return LOSSES[name]
+    plugin = plugins.load("losses", name)
+    if plugin is None:
+        raise unknown("loss", name, [*LOSSES, *plugins.entry_points("losses")])
+    kind = plugin.target
+    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
+        raise UserError(f"--loss {name}: is no subclass of torch.nn.Module")
+    return Loss(kind, needs_pairs=not _is_for_classes(kind))
+
+
 class Criterion(nn.Module):
     """A loss with its miner: ``criterion(embeddings, labels)`` with float (B, D) embeddings, not normalised, and int64
     (B,) labels in 0..C-1; a scalar. `mined` counts batches with a miner, and those of which it left the loss no pair or
@@ -178,8 +196,12 @@ def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:
     """The criterion for `classes` training classes and embeddings of size `dim`; draws from torch's global generator.
     Raises :class:`UserError` for an option that loss or miner does not know, and for a miner whose pairs the loss does
     not take."""
-    spec = LOSSES[config.loss]
+    spec = find_loss(config.loss)
     sizes = {} if spec.needs_pairs else {"num_classes": classes, "embedding_size": dim}
+    if config.loss not in LOSSES:
+        taken = inspect.signature(spec.make).parameters
+        passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+        sizes = {name: size for name, size in sizes.items() if passes_on or name in taken}
     head = {"head": config.head} if config.loss == "softmax" else {}
     loss = _make("loss", config.loss, spec.make, config.loss_options, {**sizes, **head})
     name = spec.miner if config.miner == "default" else config.miner
@@ -192,6 +214,8 @@ def build_criterion(config: LossConfig, classes: int, dim: int) -> Criterion:
             for factor in (torch.ones(8, 1), lengths):
                 torch.manual_seed(0)
                 values.append(trial(embeddings * factor, torch.arange(8) % 2))
+        if not (isinstance(values[0], Tensor) and values[0].shape == ()):
+            raise TypeError(f"it gives {type(values[0]).__name__} of shape {tuple(getattr(values[0], 'shape', ()))}")
     except Exception as error:  # the library checks when it is called, in many ways
         raise UserError(f"--loss {config.loss} fails with --miner {name}: {first_line(error)}") from None
     if hasattr(loss, "distance") and not torch.isclose(*values, rtol=1e-3, equal_nan=True):

@@ -5,7 +5,8 @@ Records are the truth: every table is built from them.
 Layout of the file (``schema`` 1)::
 
     schema, id, seed, config_hash, command, finished
-    config       the whole configuration (paths replaced by the names and digests of what they hold)
+    config       the whole configuration (paths replaced by the names and digests of what they hold; code.sources:
+                 the user's own strategies, loss and backbone, each with the digest of its file, only if there are any)
     labels       what tables show: strategy, weights, dim
     data         images and classes in all and on each side of the split
     metrics      recall_at_1, ..., mrr, r_precision, map_at_r as fractions; queries; queries_without_positive;

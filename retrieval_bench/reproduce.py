@@ -54,7 +54,7 @@ def differences(then: Record, now: Record, seeds: list[Record]) -> Iterator[str]
     """The lines that are printed: metrics of both, how far the row's `seeds` are apart, and where the environments
     differ."""
     if now.config_hash != then.config_hash:
-        yield "the content of data or weights is another one: the metrics below are of different runs"
+        yield "the content of data, weights or code is another one: the metrics below are of different runs"
     yield f"{'':10}{'then':>8}{'now':>8}{'diff':>8}   range over {len(seeds)} seeds"
     for name in metric_names(then.metrics):
         shown, values = column(name), [then.metrics[name], now.metrics.get(name)]

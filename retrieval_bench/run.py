@@ -26,7 +26,7 @@ from retrieval_bench.details import write_details
 from retrieval_bench.device import environment, resolve_device
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import check_writable
-from retrieval_bench.identity import identify, name_run, open_images, open_other_sets
+from retrieval_bench.identity import identify, name_run, open_images, open_other_sets, own_code
 from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.measure import measure_run
 from retrieval_bench.models.build import build_embedder
@@ -62,8 +62,10 @@ def run(config: RunConfig, runtime: RuntimeConfig | None = None, *, wait: bool =
         UserError: bad input, with one line that says what to do. Nothing is written then.
         Locked: another process is making the run and `wait` is False.
     """
-    runtime = runtime or RuntimeConfig()
+    runtime = RuntimeConfig() if runtime is None else runtime
     validate(config)
+    if not isinstance(runtime, RuntimeConfig):
+        raise UserError(f"the second argument of run is a RuntimeConfig, not {type(runtime).__name__}")
     check_bounds(runtime)
     device = resolve_device(runtime.device, runtime.deterministic)
     group, workers = join(device), resolve_workers(runtime.workers, device)
@@ -246,6 +248,7 @@ def complete(
 ) -> Record:
     """What was measured, with the run's name and configuration, and with the choices that were made and their cost."""
     named = portable(config)
+    versions = {plugin.source.partition(":")[0]: plugin.version for plugin in own_code(config) if plugin.version}
     return replace(
         measured,
         id=run_id,
@@ -255,6 +258,7 @@ def complete(
         labels={"strategy": named.strategy_label, "weights": named.model.weights, **measured.labels},
         command=shlex.join(["python", "-m", "retrieval_bench", "run", *to_command(named)]),
         info={**measured.info, **({"selection": selection} if selection else {})},
+        environment={**measured.environment, "versions": measured.environment["versions"] | versions},
         cost=measured.cost | {name: round(measured.cost[name] + more, 2) for name, more in searched.items()},
     )
 

@@ -36,7 +36,8 @@ class Run:
         record = run(self.config, self.runtime)
         if self.source and record.id != self.source:
             logger.info(
-                f"{record.id} is another run than {self.source}: flags, data or weights differ (`compare` shows how)"
+                f"{record.id} is another run than {self.source}: flags, data, weights or code differ "
+                "(`compare` shows how)"
             )
         print_table(leaderboard([record]))
 

@@ -11,7 +11,9 @@ import math
 import operator
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from retrieval_bench.errors import UserError, unknown
 
@@ -45,14 +47,21 @@ def option(
 
 
 def check_bounds(section: Any, prefix: str = "--") -> None:
-    """Raises :class:`UserError` for the first value that is not finite, out of its bounds or none of the choices.
+    """Raises :class:`UserError` for the first value that is of another type than declared, not finite, out of its
+    bounds or none of the choices.
 
     Args:
-        section: a dataclass whose fields are made by :func:`option`; others are passed over.
+        section: a dataclass whose fields are made by :func:`option`; of others only the type is checked.
         prefix: of its flags.
     """
     for part in fields(section):
         flag, value = prefix + part.name.replace("_", "-"), getattr(section, part.name)
+        hint = _hints(type(section))[part.name]
+        if get_origin(hint) is Literal and isinstance(value, str) and value not in get_args(hint):
+            raise unknown(f"value of {flag}", value, get_args(hint))
+        if not _fits(value, hint):
+            words = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+            raise UserError(f"{flag} {value!r:.60}: must be {words.replace('typing.', '')}, not {type(value).__name__}")
         bounds, choices = part.metadata.get("bounds", {}), part.metadata.get("choices")
         values = flat(value)
         words, numbers = " ".join(map(str, values)), [number for number in values if isinstance(number, int | float)]
@@ -65,6 +74,24 @@ def check_bounds(section: Any, prefix: str = "--") -> None:
             raise UserError(f"{flag} {words}: must be {allowed}")
         if choices and value not in choices:
             raise unknown(f"value of {flag}", value, choices)
+
+
+_hints = cache(get_type_hints)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; whole numbers are floats too, but truth values are no numbers."""
+    kind, args = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in args
+    if kind is tuple:
+        kinds = args[:1] * len(value) if args[-1] is ... and isinstance(value, tuple) else args
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if args:  # a union
+        return any(_fits(value, each) for each in args)
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, hint or NoneType)
 
 
 def flat(value: Any) -> list[Any]:

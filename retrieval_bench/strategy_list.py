@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrieval_bench.plugins import entry_points
+
 FOLDER = Path(__file__).parent / "strategies"
 
 
@@ -23,7 +25,7 @@ class Strategies:
 
 def strategy_lines() -> Iterator[str]:
     """A line per strategy, in the order of the registry, and below it a line per option: flag, default, and what a
-    search tries."""
+    search tries; then a line per entry point of installed packages."""
     modules = [ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")]
     classes = {
         node.name: (module, node) for module in modules for node in module.body if isinstance(node, ast.ClassDef)
@@ -45,6 +47,10 @@ def strategy_lines() -> Iterator[str]:
             tried = f"; searched {_range(search, module)}" if search else ""
             default = ast.literal_eval(call.args[0])
             yield f"{'':{width}}--{name}.{option}".replace("_", "-") + f" (default {default}{tried})"
+    for name, entry in entry_points("strategies").items():
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
+        hidden = " (not usable: the name is taken)" if name in names else ""
+        yield f"{name:{width}}{entry.value} of {package}{hidden}: `run --strategy {name} --help` shows its options"
 
 
 def _options(kind: ast.ClassDef, classes: dict[str, tuple[ast.Module, ast.ClassDef]]) -> dict[str, ast.Call]:

@@ -10,7 +10,7 @@ from retrieval_bench.data.other_sets import parse_other_sets
 from retrieval_bench.data.splits import check_fold
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.evaluation.metrics import check_ks
-from retrieval_bench.losses import LOSSES, MINERS, REFUSED
+from retrieval_bench.losses import MINERS, REFUSED, find_loss
 from retrieval_bench.sections import TrainConfig, check_bounds
 from retrieval_bench.strategies import refuse_unused_options, split_names, validate_options
 
@@ -21,17 +21,20 @@ SCHEDULE_OPTIONS |= dict.fromkeys(("cycles", "low_rate"), ("triangular", "warm_r
 
 def validate(config: RunConfig) -> None:
     """Raises :class:`UserError` with one line for the first value that cannot work."""
-    given = (config.data.dataset, config.loss.loss, config.loss.miner)
-    for kind, name in zip(("loss", "miner"), given[1:], strict=True):
-        if name in REFUSED:
-            raise UserError(f"--{kind} {name}: this class {REFUSED[name]}")
-    known = {"data set": DATASETS, "loss": LOSSES, "miner": ("default", "none", *MINERS)}
-    for (kind, names), name in zip(known.items(), given, strict=True):
-        if name not in names:
-            raise unknown(kind, name, names)
-    refuse_unused_options([config.strategy], config.options)
-    for section in (config, config.data, config.model, config.loss, config.train, config.evaluation):
+    if not isinstance(config, RunConfig):
+        raise UserError(f"run takes a RunConfig, not {type(config).__name__}")
+    check_bounds(config)
+    for section in (config.data, config.model, config.loss, config.train, config.evaluation):
         check_bounds(section)
+    dataset, miner = config.data.dataset, config.loss.miner
+    if dataset not in DATASETS:
+        raise unknown("data set", dataset, DATASETS)
+    find_loss(config.loss.loss)
+    if miner in REFUSED:
+        raise UserError(f"--miner {miner}: this class {REFUSED[miner]}")
+    if miner not in ("default", "none", *MINERS):
+        raise unknown("miner", miner, ["default", "none", *MINERS])
+    refuse_unused_options([config.strategy], config.options)
     validate_options(config.strategy, config.options, config.train.epochs)
     for problem in _problems(config):
         raise UserError(problem)
@@ -43,7 +46,7 @@ def validate(config: RunConfig) -> None:
 def _problems(config: RunConfig) -> Iterator[str]:
     """What is wrong with choices that do not go together."""
     data, loss, train, per_class = config.data, config.loss, config.train, config.samples_per_class
-    needs_pairs = LOSSES[loss.loss].needs_pairs
+    needs_pairs, usual_miner = find_loss(loss.loss).needs_pairs, find_loss(loss.loss).miner
     if data.resize and data.resize < data.image_size:
         yield f"--resize {data.resize} is smaller than --image-size {data.image_size}: nothing to crop from"
     for name, schedules in SCHEDULE_OPTIONS.items():
@@ -60,7 +63,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield "--grad-checkpointing and --fused: the second pass would find other weights; leave one of them out"
     if needs_pairs and per_class < 2:
         yield f"--loss {loss.loss} compares images of one class: set --samples-per-class to 2 or more"
-    if loss.miner_options and (loss.miner == "none" or (loss.miner == "default" and LOSSES[loss.loss].miner == "none")):
+    if loss.miner_options and (loss.miner == "none" or (loss.miner == "default" and usual_miner == "none")):
         yield "--miner-options are set but there is no miner: name one with --miner"
     if loss.proxy_warmup and needs_pairs and not config.model.embedding_dim:
         yield f"--proxy-warmup {loss.proxy_warmup}: {loss.loss} has no proxies, so give --embedding-dim too"

@@ -40,6 +40,7 @@ LAYERS = (
     ("data", "cost"),
     ("evaluation",),
     ("device", "strategy_list", "parsing", "presets"),
+    ("plugins",),
     ("files", "seeding"),
     ("progress", "sections"),
     ("errors",),

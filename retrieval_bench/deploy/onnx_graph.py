@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import Tensor
 
 from retrieval_bench.deploy.onnx_embedder import METADATA
 from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.embedder import Embedder, UnitEmbedder
 from retrieval_bench.models.routing import LearnedRouter, RoutedBackbone, unroute
 from retrieval_bench.progress import logger
 from retrieval_bench.seeding import generator
@@ -39,19 +38,15 @@ class Graph:
     missing: str = ""
 
 
-class UnitEmbedder(nn.Module):
-    """Uint8 images (N, 3, S, S) to float32 vectors (N, D) of length 1, as the evaluation makes them.
+class GraphEmbedder(UnitEmbedder):
+    """Uint8 images (N, 3, S, S) to float32 vectors (N, D) of length 1, as a graph can hold them.
 
-    Args:
-        embedder: is copied. Where each image takes its own blocks, both branches are computed, so that one graph holds
-            all routes; where all images take the same ones, only those are left.
-        flip_sum: the mean of the vectors of the image and its mirror.
+    The embedder is copied. Where each image takes its own blocks, both branches are computed, so that one graph holds
+    all routes; where all images take the same ones, only those are left.
     """
 
     def __init__(self, embedder: Embedder, flip_sum: bool = False):
-        super().__init__()
-        self.embedder = copy.deepcopy(embedder)
-        self.flip_sum = flip_sum
+        super().__init__(copy.deepcopy(embedder), flip_sum)
         backbone = self.embedder.backbone
         if isinstance(backbone, RoutedBackbone):
             fixed = getattr(backbone.router, "fixed", None)
@@ -63,13 +58,10 @@ class UnitEmbedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Float32 (N, D)."""
-        scaled = images.float() / 255
-        vectors = self.embedder(scaled)
-        if self.flip_sum:
-            vectors = (vectors + self.embedder(scaled.flip(-1))) / 2
+        vectors = super().forward(images.float() / 255)
         if isinstance(self.embedder.backbone, RoutedBackbone):
             self.embedder.backbone.decisions = None  # an exporter refuses a module that is left changed
-        return normalize(vectors)
+        return vectors
 
 
 def write_graph(
@@ -89,7 +81,7 @@ def write_graph(
     if absent:
         return Graph(missing=f'{" and ".join(absent)} must be installed first: pip install "retrieval_bench[export]"')
     logger.info("writing the ONNX graph (half a minute)")
-    model = UnitEmbedder(embedder, flip_sum)
+    model = GraphEmbedder(embedder, flip_sum)
     try:
         difference = _export(model, image_size, path, about)
     except Exception as error:  # anywhere in the exporter; a graph that it fixed to one N fails when it is run
@@ -101,7 +93,7 @@ def write_graph(
     return Graph(difference)
 
 
-def _export(model: UnitEmbedder, image_size: int, path: Path, about: dict[str, Any] | None) -> float:
+def _export(model: GraphEmbedder, image_size: int, path: Path, about: dict[str, Any] | None) -> float:
     """Writes the graph; returns its largest difference from torch on random images."""
     import onnxruntime
 

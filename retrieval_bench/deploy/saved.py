@@ -21,12 +21,14 @@ from safetensors.torch import load_file, save_file
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, digest, write_text
 from retrieval_bench.models.blocks import drop_blocks
-from retrieval_bench.models.build import build_embedder
-from retrieval_bench.models.embedder import Embedder
+from retrieval_bench.models.build import build_embedder, find_own
+from retrieval_bench.models.embedder import Embedder, UnitEmbedder
 from retrieval_bench.models.pruning import find_channels, set_widths
+from retrieval_bench.plugins import load
+from retrieval_bench.progress import logger
 from retrieval_bench.records import Record, ResultsFolder
 from retrieval_bench.sections import DataConfig, ModelConfig
-from retrieval_bench.strategies import STRATEGIES, Strategy
+from retrieval_bench.strategies import BUILT_IN, STRATEGIES, Strategy, split_names
 from retrieval_bench.strategies.chain import Chain
 
 FORMATS = (1, 2)
@@ -88,7 +90,11 @@ def save_embedder(
     shapes = {name: value.shape for name, value in weights.items()}
     parts = strategy.parts if isinstance(strategy, Chain) else {}
     rebuilding = [
-        {"strategy": name, "options": asdict(part.options.without_downloads()), "memory": part.state_dict()}
+        {
+            "strategy": _word(name, part),
+            "options": asdict(part.options.without_downloads()),
+            "memory": part.state_dict(),
+        }
         for name, part in parts.items()
         if part.rebuilds_blocks
     ]
@@ -100,14 +106,17 @@ def save_embedder(
         raise UserError(
             "this network cannot be saved as a recipe: it has parts that neither its backbone nor its strategy gives it"
         )
+    if sources := _own_code(recipe):
+        recipe["code"] = sources
     recipe_path, weights_path = files_of(path)
     with atomic_path(weights_path) as unfinished:
         save_file(weights, unfinished)
     write_text(recipe_path, json.dumps({**recipe, **(about or {})}, indent=2) + "\n")
 
 
-def load_embedder(path_or_run: Path | str, results: Path | str = "results/local") -> Embedder:
-    """A trained embedder, in eval mode on the CPU: uint8 images (B, 3, S, S) to float32 vectors (B, D).
+def load_embedder(path_or_run: Path | str, results: Path | str = "results/local") -> UnitEmbedder:
+    """A trained embedder, in eval mode on the CPU: uint8 images (B, 3, S, S) to float32 vectors (B, D) of length 1,
+    those of the evaluation, of ``embed`` and of the exported ONNX graph.
 
     Args:
         path_or_run: an exported folder; the path of a saved embedder, without an ending; or the id of a run, or its
@@ -117,7 +126,8 @@ def load_embedder(path_or_run: Path | str, results: Path | str = "results/local"
     Raises:
         UserError: no such embedder, or a file that is damaged or of another format.
     """
-    return read_embedder(find_embedder(str(path_or_run), Path(results))[0])[0]
+    embedder, recipe = read_embedder(find_embedder(str(path_or_run), Path(results).expanduser())[0])
+    return UnitEmbedder(embedder, recipe.get("flip_sum", False)).eval()
 
 
 def read_embedder(path: Path) -> tuple[Embedder, Recipe]:
@@ -134,6 +144,9 @@ def read_embedder(path: Path) -> tuple[Embedder, Recipe]:
         if recipe.get("format") not in FORMATS:
             raise UserError(f"{recipe_path}: not a recipe of format {' or '.join(map(str, FORMATS))}")
         embedder = _build(recipe)
+        if _own_code(recipe) != recipe.get("code", []):
+            now, then = " ".join(_own_code(recipe)), " ".join(recipe.get("code", []))
+            logger.info(f"{recipe_path}: was made with other code ({then}, now {now})")
         embedder.load_state_dict(load_file(weights_path))
     except UserError:
         raise
@@ -189,6 +202,18 @@ def _structure(embedder: Embedder, config: ModelConfig, image_size: int) -> dict
     return {"dropped_blocks": [block.name for block in original.body if block.name not in blocks], "widths": widths}
 
 
+def _word(name: str, part: Strategy) -> str:
+    """How a recipe names a strategy, so that it can be found again."""
+    return name if name in BUILT_IN else f"{type(part).__module__}:{type(part).__qualname__}"
+
+
+def _own_code(recipe: Recipe) -> list[str]:
+    """The user's own backbone and strategy that a recipe needs, each with its digest."""
+    strategy = (recipe.get("rebuilt") or {"strategy": "standard"})["strategy"]
+    found = [find_own(recipe["model"]["backbone"]), None if strategy in BUILT_IN else load("strategies", strategy)]
+    return [plugin.source for plugin in found if plugin]
+
+
 def _build(recipe: Recipe) -> Embedder:
     """The network of a recipe, with random weights."""
     size = recipe["image_size"]
@@ -202,7 +227,7 @@ def _build(recipe: Recipe) -> Embedder:
         widths = {name: recipe["widths"].get(name, width) for name, width in channels.full.items()}
         set_widths(embedder.backbone, channels, widths)
     if rebuilt := recipe.get("rebuilt"):
-        kind = STRATEGIES[rebuilt["strategy"]]
+        kind = STRATEGIES[split_names(rebuilt["strategy"])[0]]
         strategy = kind(kind.Options(**rebuilt["options"]))
         embedder = strategy.prepare(embedder, example_images)
         strategy.load_state_dict(rebuilt["memory"], embedder)

@@ -26,8 +26,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from retrieval_bench.files import atomic_path, write_text
 from retrieval_bench.records import Record
-from retrieval_bench.strategies import STRATEGIES
-from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.strategies import BUILT_IN, STRATEGIES
+from retrieval_bench.strategies.base import Look, Strategy
 
 WIDTH = 5.4
 """Inches of a figure for a page: 389 points, so that letters keep their size on a phone."""
@@ -125,8 +125,17 @@ def look_of(label: str) -> dict[str, Any]:
     """Arguments of ``Axes.plot`` for a strategy, a chain or a label of either; options change nothing. A chain has the
     colour of its first part, and the marker and the edge of its last."""
     names = strategy_names(label)
-    first, last = (STRATEGIES.get(name, Strategy).look for name in (names[0], names[-1]))
+    first, last = _look(names[0]), _look(names[-1])
     return {"color": first.colour, "marker": last.marker, "markeredgecolor": last.colour}
+
+
+def _look(name: str) -> Look:
+    """The look of one strategy; that of the user's own follows from its name, since figures import no such code."""
+    if name in BUILT_IN or not name.isidentifier():
+        return STRATEGIES.get(name, Strategy).look
+    number = int(sha256(name.encode()).hexdigest(), 16)
+    colours = sorted(STRATEGIES[each].look.colour for each in BUILT_IN)
+    return Look(colours[number % len(colours)], "*PXd"[number // len(colours) % 4])
 
 
 def line_style(looks: Sequence[Any], number: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from retrieval_bench.errors import UserError
 
 STEM, TAIL = "stem", "tail"
 RESNET = {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)\.(\d+)"}
+SERIES = {"blocks": r"^blocks\.(\d+)"}
 SHORTCUTS = {"downsample", "shortcut"}
 """Names of the modules that project a block's input past its main path."""
 
@@ -130,7 +131,8 @@ def observe(
 
 def name_blocks(net: nn.Module) -> tuple[Block, ...]:
     """The blocks of a network in the order of its pass: one for each module of the series that timm's ``group_matcher``
-    names. torchvision's ResNets are matched like timm's; in a VGG each convolution with its norm is a block.
+    names. Without one, the modules of its ``blocks`` (a Sequential or ModuleList) are the blocks, or those that are
+    called as in torchvision's ResNets; in a VGG each convolution with its norm is a block.
 
     Other parameters belong to the block of their timm group or to the one before; what comes before the first block is
     the stem, what follows the last one the tail (a final convolution or norm). Modules that timm's groups leave out are
@@ -141,7 +143,8 @@ def name_blocks(net: nn.Module) -> tuple[Block, ...]:
     features = getattr(net, "features", None)
     if isinstance(features, nn.Sequential) and not any(list(part.children()) for part in features):
         return _vgg_blocks(features, list(order))
-    matcher: Any = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else RESNET  # pyright: ignore[reportCallIssue]
+    usual = SERIES if isinstance(getattr(net, "blocks", None), nn.Sequential | nn.ModuleList) else RESNET
+    matcher: Any = net.group_matcher(coarse=False) if hasattr(net, "group_matcher") else usual  # pyright: ignore[reportCallIssue]
     groups = list(group_parameters(net, matcher).values())
     matched = {} if callable(matcher) else _matched(order, matcher)
     if callable(matcher):

@@ -9,11 +9,13 @@ Names of backbones, in the order they are tried:
   convolutional features;
 - ``cifar_resnet20``, ``cifar_resnet56``: He et al.'s for images of 32 pixels (``models.cifar_resnet``), without
   published weights;
+- ``package.module:function`` of the user's own, or an entry point (:func:`_own`);
 - anything else: timm's model of that name, with timm's default weights or those of its tag (``resnet50.tv_in1k``).
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import zipfile
 from pathlib import Path
@@ -26,8 +28,9 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.models import remap_state_dict
 from timm.models.resnet import Bottleneck
-from torch import nn
+from torch import Tensor, nn
 
+from retrieval_bench import plugins
 from retrieval_bench.data.download import Wheel, fetch_wheel
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.files import atomic_path, cache_dir
@@ -89,7 +92,8 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
     elif name.startswith("torchvision/"):
         net, (mean, std) = _torchvision(config), IMAGENET
     else:
-        net = _timm(name, config, image_size, pretrained)
+        own = find_own(name)
+        net = _own(own, config, image_size) if own else _timm(name, config, image_size, pretrained)
         statistics = resolve_model_data_config(net)
         mean, std = tuple(statistics["mean"]), tuple(statistics["std"])
     if config.weights not in ("imagenet", "none"):
@@ -97,10 +101,43 @@ def build_backbone(config: ModelConfig, image_size: int) -> Backbone:
     net.eval()
     try:
         with torch.no_grad():
-            feature_dim = net(torch.zeros(1, 3, image_size, image_size)).shape[1]
+            features = net(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--image-size {image_size}: does not fit {name} ({first_line(error)})") from None
-    return Backbone(net, name_blocks(net), config.mean or mean, config.std or std, feature_dim)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"--backbone {name}: gives {shape} for one image, not features (1, D)")
+    return Backbone(net, name_blocks(net), config.mean or mean, config.std or std, features.shape[1])
+
+
+def find_own(name: str) -> plugins.Plugin | None:
+    """The user's function of that name, if it is none of timm's networks."""
+    return None if timm.is_model(name.split(".")[0]) else plugins.load("backbones", name)
+
+
+def _own(plugin: plugins.Plugin, config: ModelConfig, image_size: int) -> nn.Module:
+    """The network that the user's function returns: normalised float images (B, 3, H, W) to features (B, D).
+
+    The function may take ``pretrained`` (whether it should load its weights), ``image_size``, ``pooling`` and
+    ``drop_path``, by these names. A ``pretrained_cfg`` of the network, a dictionary, may hold ``mean`` and ``std``.
+
+    Raises:
+        UserError: a choice that the function does not take, one that fails, or a result that is no network.
+    """
+    flag, taken = f"--backbone {config.backbone}", inspect.signature(plugin.target).parameters
+    choices = {"pretrained": config.weights == "imagenet", "pooling": config.pooling, "drop_path": config.drop_path}
+    for name, value in choices.items():
+        if name not in taken and value not in (False, "default", 0.0):
+            way_out = "give --weights none or --weights FILE" if name == "pretrained" else "leave it out"
+            raise UserError(f"{flag}: the function takes no {name}; {way_out}")
+    choices["image_size"] = image_size
+    try:
+        net = plugin.target(**{name: value for name, value in choices.items() if name in taken})
+    except Exception as error:
+        raise UserError(f"{flag} fails: {plugins.place_of(error)}") from None
+    if not isinstance(net, nn.Module):
+        raise UserError(f"{flag}: gives {type(net).__name__}, no torch.nn.Module")
+    return net
 
 
 def full_name(config: ModelConfig) -> str:

@@ -47,6 +47,32 @@ class Embedder(nn.Module):
         return any(parameter.requires_grad for parameter in self.parameters())
 
 
+class UnitEmbedder(nn.Module):
+    """Images to vectors of length 1, whose inner products are cosine similarities, as the evaluation makes them.
+
+    Args:
+        embedder: the network.
+        flip_sum: the mean of the vectors of the image and its mirror.
+    """
+
+    def __init__(self, embedder: Embedder, flip_sum: bool = False):
+        super().__init__()
+        self.embedder = embedder
+        self.flip_sum = flip_sum
+
+    @property
+    def dim(self) -> int:
+        """Size D of the vectors."""
+        return self.embedder.dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 (B, D) from uint8 0..255 or float 0..1 images (B, 3, H, W)."""
+        vectors = self.embedder(images)
+        if self.flip_sum:
+            vectors = (vectors + self.embedder(images.flip(-1))) / 2
+        return normalize(vectors.float())
+
+
 def set_training_mode(model: nn.Module) -> None:
     """Train mode for what is trained. A module whose parameters are all frozen stays in eval mode: frozen batch norms
     keep their statistics, and frozen blocks apply no dropout."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Sequence
 from dataclasses import field, fields, make_dataclass
 from typing import Any
 
+from retrieval_bench import plugins
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.strategies.autolr import AutoLR
 from retrieval_bench.strategies.base import Strategy, check_options
@@ -67,24 +69,86 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "wise_ft": WiseFT,
 }
 
-StrategyOptions: type[Any] = make_dataclass(
-    "StrategyOptions",
-    [(name, kind.Options, field(default=kind.Options())) for name, kind in STRATEGIES.items()],
-    frozen=True,
-)
+BUILT_IN = frozenset(STRATEGIES)
+REMADE = ("__init__", "__eq__", "__hash__", "__repr__", "__dataclass_fields__", "__annotations__")
+
+
+def _options_class() -> type[Any]:
+    options = [(name, kind.Options, field(default=kind.Options())) for name, kind in STRATEGIES.items()]
+    return make_dataclass("StrategyOptions", options, frozen=True)
+
+
+StrategyOptions = _options_class()
 """The options of every strategy, one field per name in :data:`STRATEGIES` (flags ``--last-k.k`` and so on)."""
 
 
 def split_names(strategy: str) -> list[str]:
     """The names in a strategy such as ``layer_pruning+autolr``; raises :class:`UserError` for what does not chain."""
-    names = [name.strip() for name in strategy.split("+")]
-    for name in names:
-        if name not in STRATEGIES:
-            raise unknown("strategy", name, STRATEGIES)
+    names = [_name(word) for word in split_words(strategy)]
     if len(set(names)) < len(names):
         raise UserError(f"strategy '{strategy}' names one strategy twice")
     refuse_clashes({name: STRATEGIES[name] for name in names})
     return names
+
+
+def split_words(strategy: str) -> list[str]:
+    """The parts of a strategy as they were given: names, or ``package.module:Class``."""
+    return [word.strip() for word in strategy.split("+")]
+
+
+def _name(word: str) -> str:
+    """The name of one strategy; one of the user's own joins the registry when it is first named."""
+    if word in BUILT_IN:
+        return word
+    plugin = plugins.load("strategies", word)
+    if plugin is None:
+        raise unknown("strategy", word, [*BUILT_IN, *plugins.entry_points("strategies")])
+    name, kind = plugin.name, plugin.target
+    if STRATEGIES.get(name) is not kind:
+        _check_own(word, name, kind)
+        STRATEGIES[name] = kind
+        made = _options_class()  # the class itself stays, with one more field: instances have it at its default
+        for attribute in (*REMADE, name):
+            setattr(StrategyOptions, attribute, getattr(made, attribute))
+    return name
+
+
+def _check_own(word: str, name: str, kind: Any) -> None:
+    """Raises :class:`UserError` for a class that is no complete strategy of a name of its own."""
+    problem = ""
+    if not (inspect.isclass(kind) and issubclass(kind, Strategy)):
+        problem = "is no subclass of retrieval_bench.strategies.Strategy"
+    elif inspect.isabstract(kind):
+        problem = f"lacks the methods {', '.join(sorted(vars(kind)['__abstractmethods__']))}"
+    elif name in STRATEGIES and _path(kind) != _path(STRATEGIES[name]):  # a module that is loaded again has new classes
+        problem = f"its name, {name}, is that of another strategy: rename the class"
+    elif "Options" in vars(kind) and "__dataclass_params__" not in vars(kind.Options):
+        problem = "its Options must be a @dataclass(frozen=True) that extends Strategy.Options"
+    elif others := [part.name for part in fields(kind.Options) if "search" not in part.metadata]:
+        problem = f"declare {', '.join(others)} by option(default, help)"
+    if problem:
+        raise UserError(f"--strategy {word}: {problem}")
+
+
+def _path(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
+
+
+def load_own(strategies: str) -> None:
+    """Registers those of the strategies (separated by ``+`` or commas) that are the user's own."""
+    for word in map(str.strip, strategies.replace("+", ",").split(",")):
+        if ":" in word or word in plugins.entry_points("strategies"):
+            _name(word)
+
+
+def load_from_words(words: Sequence[str]) -> None:
+    """The same for those in words of the command line, so that their options are flags."""
+    flag = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, _, word = word.partition("=")
+        if flag in ("--strategy", "--strategies"):
+            load_own(word)
 
 
 def validate_options(strategy: str, options: Any, epochs: int) -> None:

@@ -191,7 +191,7 @@ class Strategy:
     options: Any
 
     def __init_subclass__(cls) -> None:
-        searched = {part.name: part.metadata["search"] for part in fields(cls.Options)}
+        searched = {part.name: part.metadata.get("search") for part in fields(cls.Options)}
         cls.space = {name: values for name, values in searched.items() if values is not None}
 
     def __init__(self, options: Any = None):

@@ -113,6 +113,13 @@ def make_split(
     return Split(train[np.isin(labels[train], train_classes)], query, gallery, train_classes)
 
 
+def all_classes(table: ImageTable) -> Split:
+    """All classes to train on, none to test on: for an embedder that has been chosen. Images that lists leave out stay
+    out."""
+    rows = np.flatnonzero(_official_split(table) != "")
+    return Split(rows, rows[:0], rows[:0], np.unique(table.labels[rows]))
+
+
 def check_fold(protocol: str, fold: int, folds: int) -> None:
     """Raises :class:`UserError` unless `fold` is one of `folds`, and both as by default without ``kfold``."""
     if folds < 2:

@@ -78,15 +78,12 @@ class Embed:
         table = search.images_below(self.folder, self.skip_unreadable)
         check_writable(output.parent, "--output")
         try:
-            embeddings = search.embed_images(path, table, self.device, self.workers, self.batch_size)
+            collection = search.embed_table(path, table, output, self.index, self.device, self.workers, self.batch_size)
         except UserError as error:
             way_out = ", or give --skip-unreadable" if "cannot be decoded" in str(error) else ""
             raise UserError(f"{error}{way_out}") from None
-        labels = np.array([table.class_names[label] for label in table.labels])
-        collection = search.Collection(embeddings, labels, np.array(table.paths), embedder_digest(path))
-        collection.write(output)
-        search.write_index(collection, output, self.index)
-        (count, size), classes, loose = embeddings.shape, sum(map(bool, table.class_names)), int((labels == "").sum())
+        (count, size), labels = collection.embeddings.shape, collection.labels
+        classes, loose = len(np.unique(labels[labels != ""])), int((labels == "").sum())
         print(
             f"{output}: {count:,} images, {size} dimensions, {classes:,} labels"
             f"{f' ({loose:,} in no class folder have none; evaluate needs one)' if loose else ''}; "

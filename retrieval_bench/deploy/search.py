@@ -18,7 +18,7 @@ from retrieval_bench.data.loading import Batches, resolve_workers
 from retrieval_bench.data.reading import in_threads, read_image
 from retrieval_bench.data.sheet import Tile, draw_rows
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.deploy.saved import data_config, read_embedder
+from retrieval_bench.deploy.saved import data_config, embedder_digest, read_embedder
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.faiss_search import index_of
@@ -110,6 +110,25 @@ def embed_images(path: Path, table: ImageTable, device: str, workers: int = 0, b
     workers, rows = resolve_workers(workers, device), np.arange(len(table))
     batches = Batches(table, rows, table.labels, data_config(recipe), workers, batch_size=batch_size)
     return unit(embed(embedder.to(device), batches, recipe.get("flip_sum", False)))
+
+
+def embed_table(
+    path: Path,
+    table: ImageTable,
+    output: Path,
+    index: IndexKind = "flat",
+    device: str = "auto",
+    workers: int = -1,
+    batch_size: int = 64,
+) -> Collection:
+    """Embeds all images of a table as :func:`embed_images` does, and writes the collection to `output` (.npz) with its
+    index beside."""
+    embeddings = embed_images(path, table, device, workers, batch_size)
+    labels = np.array([table.class_names[label] for label in table.labels])
+    collection = Collection(embeddings, labels, np.array(table.paths), embedder_digest(path))
+    collection.write(output)
+    write_index(collection, output, index)
+    return collection
 
 
 def read_collection(path: Path) -> Collection:

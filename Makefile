@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity table-cifar reality-check strategies-page leaderboard report figures test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-mine bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity table-cifar reality-check strategies-page leaderboard report figures test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ bench-flowers: setup ## The same on Oxford Flowers 102 (DATA=<folder>; downloads
 bench-emoji: setup ## The same on all emoji
 bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji: bench-%:
 	$(BENCH) bench $* --results $(RESULTS) $(ROOT) $(ARGS)
+
+bench-mine: setup ## Say which strategy to use on photos of your own, and index them (DATA=<a folder of images per class>)
+	@test -n "$(DATA)" || { echo "error: give DATA=<folder with one sub-folder of images per class>"; exit 2; }
+	$(BENCH) recommend "$(DATA)" --results $(RESULTS) $(ARGS)
 
 bench-smoke: setup ## The same on drawn patterns: shows within a minute that everything works
 	$(BENCH) bench synthetic --results $(RESULTS) $(ARGS)

@@ -26,6 +26,10 @@ from retrieval_bench.progress import replace_unknown_signs
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run_command:read_run", "Train and evaluate one configuration, and record it."),
+    "recommend": (
+        "experiments.recommend:Recommend",
+        "Compare strategies on a folder of your own, say which to use, train it on all and index the folder.",
+    ),
     "experiment": (
         "experiments.commands:experiment",
         "Make all runs of a benchmark, a paper's table or a grid, and show its table.",
@@ -66,6 +70,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "embed": ("deploy.commands:Embed", "Embed all images below a folder with the embedder of a run."),
     "search": ("deploy.search_command:Search", "Find the images of an embedded folder that are nearest to queries."),
+    "refit": ("refit:Refit", "Train the configuration of a run again, on all classes, and export the embedder."),
     "soup": ("soup:Soup", "Average the weights of recorded runs into one embedder, and record it; nothing is trained."),
     "data": ("data.commands:data", "List, fetch, verify, show or pack data sets."),
     "strategies": ("strategy_list:Strategies", "List the fine-tuning strategies and their options."),

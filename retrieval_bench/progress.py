@@ -31,6 +31,17 @@ if not logger.handlers:
     logger.propagate = False
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A block that logs nothing: what uses it says itself what is being done."""
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def replace_unknown_signs() -> None:
     """From now on standard output and error show ``+-`` for the plus-minus sign, plain lines for those of frames, and
     ``?`` for other signs that the terminal's encoding lacks, where an error would end the program."""

@@ -264,11 +264,15 @@ def complete(
 
 
 def keep_embedder(embedder: Embedder, config: RunConfig, strategy: Strategy, path: Path) -> None:
-    """Saves the embedder with how it is shown images; one that cannot be saved costs no record."""
-    views = {name: getattr(config.data, name) for name in ("preprocessing", "resize", "stored")}
-    about = {"views": views, "flip_sum": config.evaluation.flip_sum}
+    """Saves the embedder; one that cannot be saved costs no record."""
     try:
-        save_embedder(embedder, config.model, config.data.image_size, path, about, strategy)
+        save_embedder(embedder, config.model, config.data.image_size, path, shown_images(config), strategy)
         logger.info(f"the embedder is kept in {path}.json and .safetensors")
     except (UserError, OSError, SafetensorError) as error:
         logger.info(f"the embedder is not kept: {first_line(error)}")
+
+
+def shown_images(config: RunConfig) -> dict[str, Any]:
+    """How an embedder is shown images, for its recipe."""
+    views = {name: getattr(config.data, name) for name in ("preprocessing", "resize", "stored")}
+    return {"views": views, "flip_sum": config.evaluation.flip_sum}

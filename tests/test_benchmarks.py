@@ -60,7 +60,11 @@ def test_pruned_ways_have_the_cost_that_they_are_named_after() -> None:
             ["data", *SETTING],
             "PIL DataLoader (0 workers) cache + augmentation opening",
         ),
-        (training_speed, ["train", *SETTING], "bare step \nretrieval_bench --fused last_k, kept pytorch-metric-learning timm"),
+        (
+            training_speed,
+            ["train", *SETTING],
+            "bare step \nretrieval_bench --fused last_k, kept pytorch-metric-learning timm",
+        ),
     ],
 )
 def test_commands(

@@ -22,7 +22,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("run_command", "reproduce", "experiments", "soup"),
-    ("report",),
+    ("report", "refit"),
     ("figures",),
     ("run",),
     ("measure",),

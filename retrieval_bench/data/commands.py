@@ -16,7 +16,7 @@ from retrieval_bench.data.pack import write_pack
 from retrieval_bench.data.sheet import draw_sheet, write_sheet
 from retrieval_bench.data.splits import Split, check_fold, make_split, manifest, split_names
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.data.verify import some, verify
+from retrieval_bench.data.verify import some, summarize, verify
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.files import check_writable, digest, gigabytes, write_text
 from retrieval_bench.parsing import ask, choose
@@ -80,7 +80,7 @@ class Verify(OfSplit):
         except UserError as error:
             split = None
             problems.append(str(error))
-        findings, unreadable = verify(table, split)
+        findings, unreadable = verify(table, split, summarize(table))
         describe(self.name, table, split)
         print("\n".join([*findings, *some([f"problem: {problem}" for problem in problems])]))
         if problems := unreadable + problems:

@@ -134,6 +134,13 @@ def _shuffled_classes(table: ImageTable) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(derive(0, "validation classes"))).permutation(table.train_classes)
 
 
+def all_classes(table: ImageTable) -> Split:
+    """All classes to train on, none to test on: for an embedder that has been chosen. Images that lists leave out stay
+    out."""
+    rows = np.flatnonzero(_official_split(table) != "")
+    return Split(rows, rows[:0], rows[:0], np.unique(table.labels[rows]))
+
+
 def check_fold(protocol: str, fold: int, folds: int) -> None:
     """Raises :class:`UserError` unless `fold` is one of `folds`, and both as by default without ``kfold``."""
     if folds < 2:

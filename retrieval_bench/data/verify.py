@@ -23,9 +23,15 @@ SHOWN = 5
 """Images or groups of copies that are named of each kind."""
 
 
-def verify(table: ImageTable, split: Split | None) -> tuple[list[str], list[str]]:
-    """Decodes every image. Returns lines about what was found, and lines about what makes the data set useless."""
-    results = list(in_threads(_summary, [table.root / path for path in table.paths], "decoding", len(table)))
+def summarize(table: ImageTable) -> list[ImageSummary | str]:
+    """Decodes every image: what is to be known about each, or what is wrong."""
+    return list(in_threads(_summary, [table.root / path for path in table.paths], "decoding", len(table)))
+
+
+def verify(
+    table: ImageTable, split: Split | None, results: Sequence[ImageSummary | str]
+) -> tuple[list[str], list[str]]:
+    """Lines about what :func:`summarize` found, and lines about what makes the data set useless."""
     unreadable = [result for result in results if isinstance(result, str)]
     summaries = {row: summary for row, summary in enumerate(results) if not isinstance(summary, str)}
     lines = [f"all {len(table):,} images decode"]

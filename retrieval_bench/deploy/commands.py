@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from retrieval_bench.deploy import search
-from retrieval_bench.deploy.embedding import build_index, embed_images
+from retrieval_bench.deploy.embedding import embed_table
 from retrieval_bench.deploy.export import export
 from retrieval_bench.deploy.saved import embedder_digest, find_embedder
 from retrieval_bench.deploy.search_command import Device, Results, Run
@@ -86,23 +86,13 @@ class Embed:
             print(f"{output}: holds all images below {self.folder} already; nothing is changed")
             return
         try:
-            embeddings = embed_images(path, table, self.device, self.workers, self.batch_size)
+            collection = embed_table(path, table, output, self.index, self.device, self.workers, self.batch_size, known)
         except UserError as error:
             way_out = ", or give --skip-unreadable" if "cannot be decoded" in str(error) else ""
             raise UserError(f"{error}{way_out}") from None
-        labels = np.array([table.class_names[label] for label in table.labels])
-        digests = search.digests_of(self.folder, table.paths)
-        collection = search.Collection(embeddings, labels, np.array(table.paths), embedder, digests)
-        if known:
-            index = search.open_index(known, output)
-            index.add(embeddings)
-            collection, added = known + collection, f"{len(table):,} images added: "
-        else:
-            index, added = build_index(embeddings, self.index), ""
-        collection.write(output)
-        search.save_index(index, output)
-        (count, size), names = collection.embeddings.shape, collection.labels
-        classes, loose = len(set(names.tolist()) - {""}), int((names == "").sum())
+        added = f"{len(table):,} images added: " if known else ""
+        (count, size), labels = collection.embeddings.shape, collection.labels
+        classes, loose = len(np.unique(labels[labels != ""])), int((labels == "").sum())
         print(
             f"{output}: {added}{count:,} images, {size} dimensions, {classes:,} labels"
             f"{f' ({loose:,} in no class folder have none; evaluate needs one)' if loose else ''}; "

@@ -68,6 +68,7 @@ def model_card(record: Record, recipe: Recipe, embedder: Embedder, graph: Graph)
         metrics=metrics,
         data=data_config(recipe),
         flip_sum=recipe.get("flip_sum"),
+        refit=recipe.get("refit"),
         dim=embedder.dim,
         graph=graph,
         routes_by_image=isinstance(router, LearnedRouter) and router.fixed is None and not router.draws,

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from retrieval_bench.data.sheet import CAPTION, GAP, HEADING, THUMBNAIL, Tile, draw_rows, draw_sheet, write_sheet
 from retrieval_bench.data.splits import Split, make_split
 from retrieval_bench.data.table import ImageTable
-from retrieval_bench.data.verify import SHOWN, verify
+from retrieval_bench.data.verify import SHOWN, summarize, verify
 from tests.data.data_checks import files_below, random_image
 
 SIZES = [(20, 30), (20, 31), (20, 36), (25, 33), (50, 40), (20, 30), (20, 30), (22, 60)]
@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> ImageTable:
 
 
 def findings(images: ImageTable, split: Split | None = None) -> list[str]:
-    lines, unreadable = verify(images, split or make_split("zero_shot", images))
+    lines, unreadable = verify(images, split or make_split("zero_shot", images), summarize(images))
     assert not unreadable
     return lines
 
@@ -52,7 +52,7 @@ def test_class_names_that_look_alike_are_named(second: str, images: ImageTable) 
 def test_corrupt_images_are_counted_and_named(images: ImageTable) -> None:
     for count, bad in enumerate(("5.png", "6.png", "7.png"), start=1):
         (images.root / bad).write_text("no image")
-        lines, unreadable = verify(images, None)
+        lines, unreadable = verify(images, None, summarize(images))
         assert lines[0] == f"{count} of 8 images cannot be read"
         assert lines[1 : count + 1] == [f"  {line}" for line in unreadable]
         assert f"{images.root / bad}: image cannot be decoded (not an image)" in unreadable[-1]

@@ -15,6 +15,7 @@ import retrieval_bench
 from retrieval_bench.config import RuntimeConfig
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.deploy import search
+from retrieval_bench.deploy.embedding import embed_images
 from retrieval_bench.deploy.saved import (
     data_config,
     embedder_digest,
@@ -168,7 +169,7 @@ def test_a_run_keeps_its_embedder_and_the_api_gives_the_unit_vectors_that_embed_
     (file,) = (results / "models").glob("*.safetensors")
     path = file.with_suffix("")
     table = search.images_below(pictures)
-    embedded = torch.from_numpy(search.embed_images(path, table, "cpu"))
+    embedded = torch.from_numpy(embed_images(path, table, "cpu"))
     _, recipe = read_embedder(path)
     assert recipe["flip_sum"]
     images = next(iter(Batches(table, np.arange(len(table)), table.labels, data_config(recipe), 0)))[0]

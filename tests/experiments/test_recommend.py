@@ -167,7 +167,7 @@ def test_a_folder_in_an_answer_and_an_index_out(
     assert "Use " in (home / "answer.md").read_text(encoding="utf-8")
     assert "all 6 classes (24 images)" in (home / "embedder" / "README.md").read_text(encoding="utf-8")
     query, gallery = photos / "c2" / "1.png", home / "images.npz"
-    search = ["search", str(home / "embedder"), str(query), "--gallery", str(gallery), "--json", "--k", "3", "--keep-query"]
+    search = ["search", str(home / "embedder"), str(query), "--gallery", str(gallery), "--json", "--keep-query"]
     assert main([*search, "--sheet", str(tmp_path / "found.png"), "--folder", str(photos)]) == 0
     assert json.loads(capsys.readouterr().out)[0]["neighbours"][0]["path"] == "c2/1.png"
     (home / "runs" / f"{records[-1].id}.json").unlink()

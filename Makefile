@@ -92,11 +92,11 @@ strategies-page: setup ## Write docs/strategies.md again, after a strategy has c
 reality-check: setup ## Strategies searched with equal means, then retrained and ranked; PROFILE=cpu needs no data (PROFILE, DATA, ARGS="--jobs 2")
 	$(BENCH) reality-check $(PROFILE) --results $(RESULTS) $(ROOT) $(ARGS)
 
-leaderboard: setup ## Build and print the table of the committed records (RESULTS=results/local for yours)
-report: setup ## Write report.html of the committed records: tables, figures, galleries in one file (RESULTS=results/local for yours)
-figures: setup ## Draw every figure of the committed records, SVG and PNG (RESULTS=results/local for yours)
+leaderboard: setup ## Print which strategy is best, and the table of your records (RESULTS=results: the committed ones)
+report: setup ## Write report.html of your records: answers, tables, figures, galleries in one file (RESULTS=results: the committed ones)
+figures: setup ## Draw every figure of your records, SVG and PNG (RESULTS=results: of the committed ones)
 leaderboard report figures:
-	$(BENCH) $@ --results $(if $(filter file,$(origin RESULTS)),results,$(RESULTS)) $(ARGS)
+	$(BENCH) $@ --results $(RESULTS) $(ARGS)
 
 test: setup ## Run the tests
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)

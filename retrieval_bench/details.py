@@ -32,7 +32,7 @@ WORST, PER_CLASS, RIGHT = 12, 2, 4
 """Queries of the gallery: the worst, at most so many of a class, and some whose nearest image is right."""
 PAIRS = 8
 """Confused pairs of classes in the gallery."""
-SIDE = 72
+SIDE = 160
 """Longer side of a thumbnail, pixels."""
 KEYS = {"neighbour_queries": "listed", "map_images": "mapped"}
 """What arrays are called in the file, where that differs."""
@@ -168,7 +168,7 @@ def _with_thumbnails(details: Details, root: Path) -> Details:
 
 
 def thumbnail(path: Path) -> bytes:
-    """A WebP of at most 72 pixels; empty for a file that is no image."""
+    """A WebP of at most :data:`SIDE` pixels; empty for a file that is no image."""
     try:
         image = read_image(path)
     except UserError:

@@ -189,7 +189,8 @@ def _texts(rows: Any, names: Sequence[str]) -> pd.DataFrame:
 def distinct_labels(rows: Any) -> pd.Series:
     """A label for each row of a protocol: the strategy, and the first choices in which rows of one strategy differ."""
     labels = rows["strategy"].astype(str)
-    for name in dict.fromkeys(["loss", "epochs", *choice_columns(rows), "device", "config_hash"]):
+    choices = dict.fromkeys(["loss", "epochs", *choice_columns(rows), "device", "config_hash"])
+    for name in (name for name in choices if rows[name].nunique() > 1):  # old records lack some choices
         form = {"loss": "{}", "epochs": "{} epochs", "device": "{}"}.get(name, f"{name} {{}}")
         values = [kind for _, kind in row_keys(rows)] if name == "device" else rows[name].map(plain_text)
         longer = labels + ", " + pd.Series(values, rows.index).map(form.format)
@@ -245,9 +246,9 @@ def print_table(table: pd.DataFrame, by: Sequence[str] = ()) -> None:
         print(render(table, "text", by, reported=False) if len(table) else empty, end="")
 
 
-def write_tables(results: ResultsFolder) -> pd.DataFrame:
-    """Builds the table of a results folder and writes ``leaderboard.csv`` and ``leaderboard.md`` into it."""
-    table = leaderboard(results.read_records())
+def write_tables(results: ResultsFolder, records: Sequence[Record] | None = None) -> pd.DataFrame:
+    """Builds the table of a results folder (its `records`) and writes ``leaderboard.csv`` and ``.md`` into it."""
+    table = leaderboard(results.read_records() if records is None else records)
     if len(table):
         write_text(results.root / "leaderboard.csv", render(table, "csv"))
         head = "Built from `runs/` by `make leaderboard`; `leaderboard.csv` has every column."

@@ -75,7 +75,7 @@ def test_confused_classes_are_those_of_a_counter(rows: list[tuple[int, int, int]
 
 
 def test_a_thumbnail_is_a_small_webp_and_never_larger_than_the_image(tmp_path: Path) -> None:
-    for size, expected in (((300, 100), (72, 24)), ((20, 10), (20, 10)), ((72, 144), (36, 72))):
+    for size, expected in (((300, 150), (160, 80)), ((20, 10), (20, 10)), ((200, 400), (80, 160))):
         Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "image.png")
         with Image.open(io.BytesIO(thumbnail(tmp_path / "image.png"))) as image:
             assert (image.format, image.size) == ("WEBP", expected)

@@ -28,6 +28,7 @@ LAYERS = (
     ("measure",),
     ("comparison",),
     ("deploy", "details"),
+    ("answer",),
     ("leaderboard",),
     ("groups",),
     ("reported", "records", "trackers"),

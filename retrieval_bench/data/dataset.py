@@ -29,6 +29,7 @@ class Dataset:
 
     Attributes:
         about: one line for `data list`.
+        title: its name in sentences; `classes_are`: what its classes are called there.
         open: from a folder or archive (None: what is in the cache, fetched first if need be) to the table of images.
         archives: the files that `open` fetches.
         counts: published sizes, or None for data of one's own.
@@ -42,6 +43,8 @@ class Dataset:
     counts: Counts | None = None
     ks: tuple[int, ...] = (1, 2, 4, 8)
     manifests: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+    classes_are: str = "classes"
 
     def check(self, table: ImageTable) -> None:
         """Raises :class:`UserError` if a count is not the published one, or a name, class or split not the manifest's.

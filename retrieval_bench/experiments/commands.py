@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from retrieval_bench.answer import print_answers
 from retrieval_bench.config import Flat, RunConfig, RuntimeConfig
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.experiments.experiment import (
@@ -106,7 +107,10 @@ class ManyRuns:
         """Writes the table of all records of the folder, and prints that of these."""
         if records:
             write_tables(self.results)
-            print_table(leaderboard([record for several in records.values() for record in several]))
+            shown = [record for several in records.values() for record in several]
+            table = leaderboard(shown)
+            print_answers(shown, table)
+            print_table(table)
             logger.info(f"look closer: python -m retrieval_bench report --results {self.runtime.results}")
 
 

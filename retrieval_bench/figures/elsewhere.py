@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from retrieval_bench.columns import column, metric_names
 from retrieval_bench.figures import style
 from retrieval_bench.figures.style import Plot
-from retrieval_bench.figures.tradeoff import draw_points, limit_values, number_points, pareto_front
+from retrieval_bench.figures.tradeoff import draw_points, limit_values
 from retrieval_bench.leaderboard import leaderboard, row_keys
 from retrieval_bench.records import Record
 
@@ -22,7 +22,7 @@ AXES = ("elsewhere", "gain")
 @rc_context(style.STYLE)
 def home_and_elsewhere(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
     """Recall@1 gained over frozen features on the own test classes against its mean change on other data sets (points,
-    with 95 % intervals), a point per row; those that no other one beats in both are numbered.
+    with 95 % intervals), a point per row.
 
     Args:
         records_by_row: a row per configuration, all of one protocol, frozen features among them.
@@ -37,7 +37,7 @@ def home_and_elsewhere(records_by_row: Mapping[str, Sequence[Record]], title: st
         return None
     by_key = dict(zip(row_keys(table), table.to_dict("records"), strict=True))
     rows: Any = pd.DataFrame([{**by_key[run.config_hash, run.kind], "strategy": row} for row, run in firsts.items()])
-    rows = rows.dropna(subset=[*AXES])
+    rows = rows.dropna(subset=[*AXES]).sort_values("gain", ascending=False, kind="stable")
     if len(rows) < 2:
         return None
     away, home = (rows[name].to_numpy(dtype=np.float64) * 100 for name in AXES)
@@ -45,11 +45,11 @@ def home_and_elsewhere(records_by_row: Mapping[str, Sequence[Record]], title: st
     figure = style.new_figure(3.6)
     axes = figure.subplots()
     labels = list(rows["strategy"])
-    looks = [style.look_of(run.strategy) for row, run in firsts.items() if row in labels]
-    for number, (label, look) in enumerate(zip(labels, looks, strict=True)):
-        draw_points(axes, np.array([[away[number], home[number], home_half[number]]]), look, label=label, ls="none")
+    series = style.series_of([firsts[row].strategy for row in labels])
+    for number, (name, look) in enumerate(zip(series, map(style.look_of, series), strict=True)):
+        draw_points(axes, np.array([[away[number], home[number], home_half[number]]]), look, label=name, ls="none")
         if away_half[number] > 0:
-            bar = {"fmt": "none", "ecolor": look["color"], "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.6}
+            bar = {"fmt": "none", "ecolor": look["color"], "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.35}
             axes.errorbar(away[number], home[number], xerr=away_half[number], **bar, zorder=2)
     for line in (axes.axhline, axes.axvline):
         line(0, color="black", lw=0.8, alpha=0.4, zorder=1.5)
@@ -59,9 +59,6 @@ def home_and_elsewhere(records_by_row: Mapping[str, Sequence[Record]], title: st
     limit_values(axes, home, home_half)
     axes.set_ylim(min(-2, axes.get_ylim()[0], home.min() - 2))
     style.legend_below(axes)
-    front = np.flatnonzero(pareto_front(-away, home))
-    front = front[np.argsort(away[front], kind="stable")]
-    number_points(axes, np.column_stack((away, home))[front], [labels[row] for row in front])
     summary = price_of_tuning(rows)
     return Plot(title or "What tuning gains at home and costs elsewhere", summary, figure, (summary,))
 

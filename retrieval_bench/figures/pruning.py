@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from retrieval_bench.figures.tradeoff import RECALL, draw_points, has_cost, limi
 from retrieval_bench.leaderboard import leaderboard, row_keys
 from retrieval_bench.records import Record
 
-SIZES = ("macs", "parameters", "latency_ms")
+SIZES = ("macs", "parameters")
 AMOUNTS = ("budget=", "drop=")
 """The options that say how much is pruned."""
 STRUCTURE = ("widths", "dropped_blocks")
@@ -26,7 +27,7 @@ STRUCTURE = ("widths", "dropped_blocks")
 
 @rc_context(style.STYLE)
 def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "") -> Plot | None:
-    """Recall@1 against multiply-accumulates, parameters and latency, a panel for each in which networks differ: a line
+    """Recall@1 against multiply-accumulates and parameters, a panel for each in which networks differ: a line
     per way to prune through means with 95 % intervals, and networks that keep their size as faint points.
 
     Args:
@@ -48,12 +49,13 @@ def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "
         return None
     rows: Any = rows[rows["recall_at_1"].notna()]
     lines_of = rows["family"].to_numpy()
-    families = sorted(set(lines_of) - {""})
+    families = sorted(rows.loc[lines_of != "", "family"].value_counts().index[: style.SERIES - 1])
     figure = style.new_figure(2.9 * len(sizes))
     values, halves = rows[["recall_at_1", "recall_at_1_ci95"]].to_numpy(dtype=np.float64).T / RECALL.scale
     looks = [style.look_of(rows["strategy"][lines_of == name].iloc[0]) for name in families]
     whole = {"color": "black", "marker": "o", "mfc": "none", "alpha": 0.45}
     panels: Any = figure.subplots(len(sizes), 1, squeeze=False)
+    shown = shortened(families)
     for axes, size in zip(panels.flat, sizes, strict=True):
         costs = rows[size].to_numpy(dtype=np.float64) / column(size).scale
         points = np.column_stack((costs, values, halves))
@@ -61,13 +63,17 @@ def pruning_curve(records_by_row: Mapping[str, Sequence[Record]], title: str = "
         for number, name in enumerate(families):
             own = points[(lines_of == name) & ~np.isnan(costs)]
             line_style = style.line_style(looks, number)
-            draw_points(axes, own[own[:, 0].argsort()], looks[number], label=name, ms=5.5, lw=1.2, **line_style)
+            draw_points(
+                axes, own[own[:, 0].argsort()], looks[number], label=shown[number], ms=5.5, lw=1.2, **line_style
+            )
         axes.set(xlabel=column(size).axis, ylabel=RECALL.axis)
         limit_values(axes, values, halves)
     style.legend_below(panels[-1, 0])
+    missing = len(set(lines_of) - {"", *families})
     summary = (
         f"Recall@1 against {', '.join(column(size).axis for size in sizes)}, a line for each of {', '.join(families)}, "
         f"beside {(lines_of == '').sum()} configurations that are not pruned."
+        f"{f' {missing} ways with the fewest sizes are left out.' if missing else ''}"
     )
     return Plot(title or "Recall@1 of pruned networks", summary, figure)
 
@@ -87,6 +93,16 @@ def family(row: str) -> str:
         return f"({kept})" if kept else ""
 
     return re.sub(r"\(([^()]*)\)", without_amount, row)
+
+
+def shortened(families: Sequence[str]) -> list[str]:
+    """The families without the options that all of one strategy share."""
+    parts = [re.split(r", |[()]", name) for name in families]
+    shared = {
+        first: set.intersection(*({*rest} for name, *rest in parts if name == first)) if several > 1 else set()
+        for first, several in Counter(name for name, *_ in parts).items()
+    }
+    return [", ".join([name, *(part for part in rest if part and part not in shared[name])]) for name, *rest in parts]
 
 
 def structure(record: Record) -> list[float]:

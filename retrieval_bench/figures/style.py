@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import html
 import io
+import pickle
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,14 +25,15 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
+from retrieval_bench.answer import BASELINES, strategy_name
 from retrieval_bench.files import atomic_path, write_text
 from retrieval_bench.records import Record
 from retrieval_bench.strategies import BUILT_IN, STRATEGIES
 from retrieval_bench.strategies.base import Look, Strategy
 
-WIDTH = 5.4
-"""Inches of a figure for a page: 389 points, so that letters keep their size on a phone."""
-SMALL, TEXT = 7.5, 8.5
+WIDTH = 4.0
+"""Inches of a figure for a page: 288 points, so that letters are larger than in print on a phone of 390."""
+SMALL, TEXT = 8.0, 9.0
 """Points of ticks and legends, and of everything else."""
 FAINT = (0.0, 0.0, 0.0, 0.18)
 """Grid lines, and whatever stands behind data."""
@@ -49,6 +51,13 @@ STYLE: dict[Any, Any] = {
 }
 """Letters of two sizes, no formulas between dollar signs, a faint grid below the data, no frame above and right; SVG
 with text, the same each time."""
+SERIES = 12
+"""Most series of a figure; the others share a look."""
+LONGEST = 50
+"""Letters of a line in a legend."""
+OTHERS = "other strategies"
+BEST = "#2a9d4e"
+"""Green of what is best, on white and on black."""
 NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -73,21 +82,15 @@ class Plot:
         if path.suffix == ".svg":
             write_text(path, self.svg())
             return
-        width, height = self.figure.get_size_inches()
-        lines = textwrap.wrap(self.title, width=round(85 * width / WIDTH))
-        heading = self.figure.suptitle("\n".join(lines), fontsize=TEXT, parse_math=False)
-        self.figure.set_size_inches(width, height + 0.05 + 0.15 * len(lines))
         with atomic_path(path) as temporary:
-            self._draw(temporary, dpi=200, format="png", facecolor="white")
-        heading.set_text("")
-        self.figure.set_size_inches(width, height)
+            self._draw(temporary, self.title, dpi=200, format="png", facecolor="white")
 
     def svg(self) -> str:
         """The plot as an ``<svg>`` element for a page: as wide as its parent, without background, ink in the page's
         text colour, letters as text. The same plot gives the same bytes, and ids that no other plot has."""
         stream = io.StringIO()
         nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        self._draw(stream, format="svg", transparent=True, metadata=nameless)
+        self._draw(stream, "", format="svg", transparent=True, metadata=nameless)
         view_box, body = re.findall(r'<svg [^>]*viewBox="([^"]+)"[^>]*>(.*)</svg>', stream.getvalue(), re.DOTALL)[0]
         body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # as the page's
         body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
@@ -103,11 +106,17 @@ class Plot:
         )
         return NOT_XML.sub("", text)
 
-    def _draw(self, target: Any, **options: Any) -> None:
-        """Writes the figure; letters of other scripts, which become boxes in a PNG, stay text in an SVG."""
+    def _draw(self, target: Any, heading: str, **options: Any) -> None:
+        """Writes a copy of the figure, since the layout of a second drawing differs from the first; letters of other
+        scripts, which become boxes in a PNG, stay text in an SVG."""
+        figure = pickle.loads(pickle.dumps(self.figure))
+        width, height = figure.get_size_inches()
         with rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")
-            self.figure.savefig(target, **options)
+            if lines := textwrap.wrap(heading, width=round(58 * width / WIDTH)):
+                figure.suptitle("\n".join(lines), fontsize=TEXT, parse_math=False)
+                figure.set_size_inches(width, height + 0.05 + 0.15 * len(lines))
+            figure.savefig(target, **options)
 
 
 def info_with(record: Record, key: str) -> dict[str, Any]:
@@ -115,16 +124,12 @@ def info_with(record: Record, key: str) -> dict[str, Any]:
     return next((part for part in record.info.values() if isinstance(part, dict) and key in part), {})
 
 
-def strategy_names(label: str) -> list[str]:
-    """The names in a strategy's label, without options and what follows a comma: ``layer_pruning(drop=last:2)+autolr``
-    has two."""
-    return re.sub(r"\([^()]*\)", "", label).split(",")[0].strip().split("+")
-
-
 def look_of(label: str) -> dict[str, Any]:
     """Arguments of ``Axes.plot`` for a strategy, a chain or a label of either; options change nothing. A chain has the
     colour of its first part, and the marker and the edge of its last."""
-    names = strategy_names(label)
+    if label == OTHERS:
+        return {"color": Strategy.look.colour, "marker": "o", "mfc": "none", "alpha": 0.6}
+    names = strategy_name(label).split("+")
     first, last = _look(names[0]), _look(names[-1])
     return {"color": first.colour, "marker": last.marker, "markeredgecolor": last.colour}
 
@@ -138,11 +143,21 @@ def _look(name: str) -> Look:
     return Look(colours[number % len(colours)], "*PXd"[number // len(colours) % 4])
 
 
+def series_of(labels: Iterable[str]) -> list[str]:
+    """The strategy of each label, the most important ones first; of more than :data:`SERIES` the later ones but for the
+    baselines are :data:`OTHERS`."""
+    names = list(map(strategy_name, labels))
+    kept = sorted(dict.fromkeys(names), key=lambda name: name not in BASELINES)
+    if len(kept) > SERIES:
+        kept = kept[: SERIES - 1]
+    return [name if name in kept else OTHERS for name in names]
+
+
 def line_style(looks: Sequence[Any], number: int) -> dict[str, str]:
     """The line style of a plot's line, another one than those of the lines of the same look before it; from the fifth
     such line on its markers are hollow."""
     before = looks[:number].count(looks[number])
-    return {"ls": ("-", "--", ":", "-.")[before % 4], **({"mfc": "white"} if before >= 4 else {})}
+    return {"ls": ("-", "--", ":", "-.")[before % 4], **({"mfc": "none"} if before >= 4 else {})}
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -161,15 +176,16 @@ def figure_of_columns(count: int, heights: Sequence[float]) -> tuple[Figure, Any
 def legend_below(axes: Any, drop: float = 0.42) -> None:
     """What the axes show in rows `drop` inches below them, each label once; the figure grows by the rows."""
     handles, labels = axes.get_legend_handles_labels()
+    labels = [label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…" for label in labels]
     first = dict(reversed([*zip(labels, handles, strict=True)]))  # of equal labels
     labels = list(dict.fromkeys(labels))
-    columns = max(1, min(4, len(labels), int(85 / (max(map(len, labels), default=1) + 6))))
+    columns = max(1, min(3, len(labels), int(62 / (max(map(len, labels), default=1) + 6))))
     below = axes.transAxes + ScaledTranslation(0, -drop, axes.figure.dpi_scale_trans)
     handles = [first[label] for label in labels]
     place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
     axes.legend(handles, labels, ncols=columns, borderaxespad=0, handletextpad=0.4, **place)
     width, height = axes.figure.get_size_inches()
-    axes.figure.set_size_inches(width, height + 0.16 * -(-len(labels) // columns))
+    axes.figure.set_size_inches(width, height + 0.17 * -(-len(labels) // columns))
 
 
 def epoch_axis(axes: Any, **labels: Any) -> None:
@@ -191,7 +207,8 @@ def heat_map(
     colours = colormaps["RdBu_r" if scale == "signed" else "viridis"].resampled(64)
     cells = axes.pcolormesh(*edges, shown, norm=norm, cmap=colours, ec="face", lw=0.2)
     axes.grid(visible=False)
-    axes.set(title=title, xlabel="block", xticks=range(1, values.shape[1] + 1))
+    ticks = range(1, values.shape[1] + 1, 1 + values.shape[1] // 11)
+    axes.set(title=textwrap.fill(title, 40), xlabel="block", xticks=ticks)
     axes.invert_yaxis()
     axes.set_yticks(range(len(rows)), rows)
     bar = axes.figure.colorbar(cells, ax=axes)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.ticker import SymmetricalLogLocator
+from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
-from retrieval_bench.columns import column
+from retrieval_bench.answer import strategy_name
+from retrieval_bench.columns import COSTS, column
 from retrieval_bench.figures import style
 from retrieval_bench.figures.style import Plot
 
 RECALL = column("recall_at_1")
 WIDE = 30
 """A range of costs beyond this ratio asks for a logarithmic axis, linear near 0."""
-LETTER = (0.02, 0.045)
-"""Room of a letter, as shares of the axes."""
+COSTS_DRAWN = tuple(name for name in COSTS if name != "latency_ms")
+"""Records hold the fastest pass on whatever the machine did beside it: equal networks differ by a factor of two."""
 
 
 def has_cost(rows: pd.DataFrame, cost: str) -> bool:
@@ -35,75 +35,72 @@ def has_cost(rows: pd.DataFrame, cost: str) -> bool:
 
 
 @rc_context(style.STYLE)
-def tradeoff(rows: pd.DataFrame, cost: str = "macs", title: str = "") -> Plot:
-    """Recall@1 against a cost, a point per configuration, with 95 % intervals and the line of those that no other one
-    beats, whose points are numbered.
+def tradeoff(rows: pd.DataFrame, costs: Sequence[str] = COSTS_DRAWN, title: str = "") -> Plot | None:
+    """Recall@1 against costs, a panel for each in which configurations differ (:func:`has_cost`): a point per
+    configuration with its 95 % interval, and the line of those that no other one beats; one legend for all.
 
     Args:
         rows: of the leaderboard, one protocol: ``strategy`` (a label), ``recall_at_1`` and ``recall_at_1_ci95``
-            (fractions; NaN for one seed), and the cost; NaN where it was not measured.
-        cost: a name in ``retrieval_bench.columns.COSTS``.
+            (fractions; NaN for one seed), and the costs; NaN where one was not measured.
+        costs: names in ``retrieval_bench.columns.COSTS``.
         title: of the plot, for instance the protocol's name.
+
+    Returns:
+        None where no cost differs.
     """
-    axis = column(cost).axis
-    rows = rows.dropna(subset=[cost, "recall_at_1"]).sort_values("recall_at_1", ascending=False)
+    costs = [cost for cost in costs if has_cost(rows, cost)]
+    if not costs:
+        return None
+    rows = rows.dropna(subset=["recall_at_1"]).sort_values("recall_at_1", ascending=False)
     labels = list(map(str, rows["strategy"]))
-    costs = rows[cost].to_numpy(dtype=np.float64) / column(cost).scale
+    series = np.array(style.series_of(labels))
     values, halves = rows[["recall_at_1", "recall_at_1_ci95"]].to_numpy(dtype=np.float64).T / RECALL.scale
-    points = np.column_stack((costs, values, halves))
-    strategies = ["+".join(style.strategy_names(label)) for label in labels]
-    figure = style.new_figure(3.6)
-    axes = figure.subplots()
-    for name in dict.fromkeys(strategies):
-        look = style.look_of(name)
-        own = points[[other == name for other in strategies]]
-        draw_points(axes, own, look, label=name, ls="none", ms=7.5 if look["marker"] == "*" else 5.5)
-    front = np.flatnonzero(pareto_front(costs, values))
-    front = front[np.lexsort((values[front], costs[front]))]
-    corners = np.repeat(points[front], 2, axis=0)  # level up to the next cost, then up
-    axes.plot(corners[1:, 0], corners[:-1, 1], color="black", lw=1, alpha=0.5, zorder=1.5)
-    axes.set(xlabel=axis, ylabel=RECALL.axis)
+    low = fence(values)
+    inside = values >= low
+    figure = style.new_figure(2.3 * len(costs))
+    panels: Any = figure.subplots(len(costs), 1, squeeze=False)
+    fronts = []
+    for axes, name in zip(panels.flat, costs, strict=True):
+        amounts = rows[name].to_numpy(dtype=np.float64) / column(name).scale
+        points = np.column_stack((amounts, values, halves))
+        for one in sorted(set(series), key=[*series].index):
+            look = style.look_of(one)
+            draw_points(axes, points[(series == one) & inside], look, label=one, ls="none", ms=5)
+        front = np.flatnonzero(pareto_front(amounts, values) & inside)
+        front = front[np.lexsort((values[front], amounts[front]))]
+        corners = np.repeat(points[front], 2, axis=0)  # level up to the next cost, then up
+        axes.plot(corners[1:, 0], corners[:-1, 1], color="black", lw=1, alpha=0.5, zorder=1.5)
+        axes.set(xlabel=column(name).axis, ylabel=RECALL.axis)
+        _scale(axes, amounts[~np.isnan(amounts)])
+        limit_values(axes, values[inside], halves[inside])
+        names = dict.fromkeys(strategy_name(labels[row]) for row in front)
+        fronts.append(f"{column(name).axis}: {', '.join(names)}")
+    style.legend_below(panels[-1, 0])
+    beyond = f" {(~inside).sum()} are too low to be shown." if (~inside).any() else ""
+    summary = (
+        f"Recall@1 against cost for {len(labels)} configurations.{beyond} Intervals that reach the edge go on beyond "
+        f"it. The line joins those that no other one beats at their cost; by {'; by '.join(fronts)}."
+    )
+    return Plot(title or "Recall@1 against cost", summary, figure)
+
+
+def _scale(axes: Any, costs: np.ndarray) -> None:
+    """Logarithmic, linear near 0, where the costs ask for it; ticks that do not touch."""
     positive = costs[costs > 0]
     if len(positive) and positive.max() >= WIDE * positive.min():
         axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.4)
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(linthresh=positive.min(), base=10, subs=[1, 2, 5]))
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(linthresh=positive.min(), base=10))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter("{x:,g}")
-    limit_values(axes, values, halves)
-    style.legend_below(axes)
-    number_points(axes, points[front, :2], [labels[row] for row in front])
-    low, high = axes.get_ylim()
-    is_cropped = ((values - halves < low) | (values + halves > high)).any()
-    best = ", ".join(f"{labels[row]} ({values[row]:.1f} %)" for row in front)
-    summary = (
-        f"Recall@1 against {axis} for {len(labels)} configurations; no other one is better and as cheap as {best}."
-        f"{' Intervals that reach the edge go on beyond it.' if is_cropped else ''}"
-    )
-    return Plot(title or f"Recall@1 against {axis}", summary, figure)
 
 
 def draw_points(axes: Any, points: np.ndarray, look: dict[str, Any], **line: Any) -> None:
     """Points (N, 3) of cost, value and half of its interval, NaN where it is not known, with bars for the intervals."""
     bars = points[points[:, 2] > 0]
-    bar_look = {"fmt": "none", "ecolor": look["color"], "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.6}
+    bar_look = {"fmt": "none", "ecolor": look["color"], "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.35}
     axes.errorbar(*bars.T, **bar_look, zorder=2)
     axes.plot(*points[:, :2].T, **look, **line, mew=1.2, zorder=3)
-
-
-def number_points(axes: Any, points: np.ndarray, labels: Sequence[str]) -> None:
-    """Numbers the points (N, 2) of a front, costs ascending, and names them above the axes, whose limits are final. A
-    number stands above and left of its point, where no other point can be, and higher if the one before is there."""
-    axes.get_xlim()  # settles the limits
-    places = axes.transLimits.transform(axes.transScale.transform(points)) + np.array([-0.008, 0.015])
-    for number, (right, low) in enumerate(places, 1):
-        before = [other[1] + LETTER[1] for other in places[: number - 1] if right - other[0] < LETTER[0]]
-        places[number - 1, 1] = max([low, *before])
-        at = {"xycoords": "axes fraction", "ha": "right", "va": "bottom"}
-        axes.annotate(str(number), places[number - 1], fontsize=style.SMALL, **at)
-    names = [f"{number} {label}".replace(" ", "\N{NO-BREAK SPACE}") for number, label in enumerate(labels, 1)]
-    lines = textwrap.wrap(";  ".join(names), 88, break_on_hyphens=False)
-    axes.set_title("\n".join(lines), loc="left", fontsize=style.SMALL)
-    width, height = axes.figure.get_size_inches()
-    axes.figure.set_size_inches(width, height + 0.13 * len(lines))
 
 
 def pareto_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -112,6 +109,14 @@ def pareto_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     no_worse = (cost[:, None] <= cost) & (value[:, None] >= value)
     better = (cost[:, None] < cost) | (value[:, None] > value)
     return ~(np.isnan(cost) | np.isnan(value) | (no_worse & better).any(axis=0))
+
+
+def fence(values: np.ndarray) -> float:
+    """The lowest value that a figure has to reach: what is far below the others (Tukey's outer fence) would press them
+    together."""
+    known = values[~np.isnan(values)]
+    first, third = np.quantile(known, (0.25, 0.75)) if len(known) else (0.0, 0.0)
+    return float(known[known >= first - 3 * (third - first)].min()) if len(known) else 0.0
 
 
 def limit_values(axes: Any, values: np.ndarray, halves: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
+from retrieval_bench.answer import answer_text, print_answers
 from retrieval_bench.comparison import compare, to_lines
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.files import check_writable, write_text
@@ -33,8 +34,8 @@ Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Build leaderboard.csv and leaderboard.md from the records, and print the table; or part of it, in another
-    form."""
+    """Build leaderboard.csv and leaderboard.md from the records, and print the answer that they give and the table; or
+    part of it, in another form."""
 
     results: Path = Path("results/local")
     """folder that holds runs/"""
@@ -63,13 +64,18 @@ class Leaderboard:
             raise UserError(f"{self.output}: is a folder; name a file")
         conditions = self._conditions()
         if not (conditions or self.by or self.output) and self.format == "text":
-            print_table(write_tables(results))
+            records = results.read_records()
+            table = write_tables(results, records)
+            print_answers(records, table)
+            print_table(table)
             return
-        table = leaderboard(results.require_records())  # what is best depends on all rows, whichever are shown
+        records = results.require_records()
+        table = every = leaderboard(records)  # what is best depends on all rows, whichever are shown
         table = select_rows(table, conditions) if conditions else table
+        first = answer_text(records, every, table) if self.format == "text" and not self.by else ""
         table = group_rows(table, self.by) if self.by else table
         is_shown = self.output is None and self.format == "text"
-        text = render(table, self.format, self.by, reported=set(conditions) <= {"dataset"} and not is_shown)
+        text = first + render(table, self.format, self.by, reported=set(conditions) <= {"dataset"} and not is_shown)
         if self.output is None:
             print(text, end="")
         else:

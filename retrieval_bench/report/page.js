@@ -35,6 +35,7 @@
     const words = byId("filter").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
     const chosen = byId("protocol").value;
     let shown = 0;
+    document.body.classList.toggle("filtering", words.length > 0);
     all("section.protocol").forEach((section) => {
       let here = 0;
       all("tbody tr", section).forEach((row) => {
@@ -46,10 +47,32 @@
       shown += section.hidden ? 0 : here;
     });
     all("section.reported").forEach((section) => { section.hidden = words.length > 0 || chosen !== ""; });
-    byId("matches").textContent = words.length || chosen ? `${shown} row${shown === 1 ? "" : "s"}` : "";
+    byId("shown").textContent = words.length || chosen ? `${shown} row${shown === 1 ? "" : "s"}` : "";
   };
   byId("filter").addEventListener("input", filter);
   byId("protocol").addEventListener("change", filter);
+  all(".switch input").forEach((box) => {
+    const show = () => box.closest("section").classList.toggle("all", box.checked);
+    box.addEventListener("change", show);
+    show();  // browsers keep what was ticked when a page is loaded again
+  });
+
+  // Links: what a filter or a fold hides is shown when a link leads to it.
+  const reveal = (hash) => {
+    const target = hash.length > 1 && byId(decodeURIComponent(hash.slice(1)));
+    if (!target) return;
+    if (target.closest("section[hidden]")) {
+      byId("filter").value = byId("protocol").value = "";
+      filter();
+    }
+    for (let part = target.closest("details"); part; part = part.parentElement.closest("details")) part.open = true;
+    target.scrollIntoView();
+  };
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (link) reveal(link.getAttribute("href"));
+  });
+  addEventListener("hashchange", () => reveal(location.hash));
   document.querySelector("form.controls").addEventListener("submit", (event) => event.preventDefault());
 
   // Theme: as the system, light or dark; remembered where the browser allows it.
@@ -69,7 +92,7 @@
   });
   show(store.get() in themes ? store.get() : "");
 
-  // Galleries: pictures are put in when one is opened.
+  // Galleries: pictures are put in when one is opened, and enlarged when one is selected.
   let pictures = null;
   all("details.gallery").forEach((gallery) => gallery.addEventListener("toggle", () => {
     if (!gallery.open) return;
@@ -79,4 +102,16 @@
       image.removeAttribute("data-thumbnail");
     });
   }));
+  const viewer = byId("viewer");
+  document.addEventListener("click", (event) => {
+    const image = event.target.closest(".enlarge")?.querySelector("img");
+    if (event.target === viewer) viewer.close();
+    if (!image) return;
+    viewer.querySelector("img").src = image.src;
+    viewer.querySelector("img").alt = image.alt;
+    viewer.querySelector("p").textContent = `${image.alt} (${image.dataset.path})`;
+    viewer.showModal();
+  });
+  filter();  // a browser may have kept its words
+  reveal(location.hash);
 })();

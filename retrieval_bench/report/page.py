@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from retrieval_bench.columns import COLUMNS, column
+from retrieval_bench.answer import LEGEND_OF_WORDS, Answer, answers, cheaper, headlines, strategy_name, verdicts
+from retrieval_bench.columns import column
 from retrieval_bench.details import Details, read_details
 from retrieval_bench.errors import UserError
-from retrieval_bench.evaluation.statistics import SEEDS
 from retrieval_bench.figures.elsewhere import price_of_tuning
 from retrieval_bench.figures.embedding_map import embedding_map
 from retrieval_bench.figures.gallery import NamedFigure, figures_of
 from retrieval_bench.files import write_text
 from retrieval_bench.leaderboard import (
-    LEGEND,
+    choice_columns,
     distinct_labels,
     leaderboard,
+    plain_text,
     protocols,
     readable,
     reported_tables,
@@ -34,13 +35,15 @@ from retrieval_bench.leaderboard import (
 )
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record, ResultsFolder
-from retrieval_bench.tables import TextTable
 
 MAP_POINTS = 400
 """Points of an embedding map, which would otherwise be most of a page."""
 FRAME, ROW, IMAGE = 60_000, 700, 400
 """Bytes at most of the page without its content, of a row with what unfolds below it, and around an image."""
+ABOUT = ("loss", "epochs", "optimizer", "lr", "batch_size", "dim", "device")
+"""Choices that are named above a table where all its rows share them."""
 KINDS = {
+    "forest": "strategies in order",
     "tradeoff": "accuracy against cost",
     "elsewhere": "gain at home, change elsewhere",
     "pruning": "pruning",
@@ -49,11 +52,6 @@ KINDS = {
     "routes": "routes",
 }
 """Groups of figures, by the first word of their names."""
-
-CHEAPER = {"macs": "is the smallest network", "images_seen": "took the least training"}
-"""What the row that costs least is, by cost."""
-NAMED = 4
-"""Ties that are named."""
 
 
 @dataclass
@@ -84,15 +82,22 @@ def write_report(results: ResultsFolder, output: Path, title: str, megabytes: fl
     figures = defaultdict(list)
     for figure in figures_of(records):
         figures[figure.protocol].append(figure)
+    found = answers(table, runs)
+    first = headlines(found)
+    rows_of = dict(protocols(table))
     parts = []
-    for number, (name, rows) in enumerate(protocols(table), 1):
+    for number, answer in enumerate(sorted(found, key=lambda answer: (not answer.ranked, answer not in first)), 1):
+        rows, labels = rows_of[answer.title], distinct_labels(rows_of[answer.title])
         budget.free -= ROW * len(rows)
-        labels = distinct_labels(rows)
+        drawn = _figures(figures[answer.title], budget)
         part = {
             "id": f"protocol-{number}",
-            "verdict": verdict(rows.assign(strategy=labels)),
-            "table": TextTable(name, readable(rows), list(rows["significance"])),
-            "figures": _figures(figures[name], budget),
+            "answer": answer,
+            "is_first": answer in first,
+            "forest": drawn.pop("forest", [None])[0],
+            "verdict": [*cheaper(answer.rows), price_of_tuning(rows)],
+            "table": table_of(rows, answer),
+            "figures": drawn,
             "runs": [_runs(runs[key], label) for key, label in zip(row_keys(rows), labels, strict=True)],
         }
         parts.append(part)
@@ -105,7 +110,7 @@ def write_report(results: ResultsFolder, output: Path, title: str, megabytes: fl
     in_base64 = json.dumps([base64.b64encode(picture).decode("ascii") for picture in pictures], separators=(",", ":"))
     page = environment.get_template("page.html").render(
         title=title,
-        legend=LEGEND,
+        about=LEGEND_OF_WORDS,
         count=len(records),
         protocols=parts,
         reported=reported_tables(table["dataset"].unique()),
@@ -117,11 +122,41 @@ def write_report(results: ResultsFolder, output: Path, title: str, megabytes: fl
     write_text(output, page)
     return {
         "configurations": len(table),
-        "figures": sum(len(drawn) for part in parts for drawn in part["figures"].values()),
+        "figures": sum(part["forest"] is not None for part in parts)
+        + sum(len(drawn) for part in parts for drawn in part["figures"].values()),
         "galleries": sum(row["gallery"] is not None for part in parts for row in part["runs"]),
         "left_out": budget.refused,
         "bytes": len(page.encode()),
     }
+
+
+def table_of(rows: Any, answer: Answer) -> dict[str, Any]:
+    """The table of a protocol for the template.
+
+    Returns:
+        ``title``; ``columns``, each with ``name`` and ``kind`` (``strategy``, ``recall``, ``number``, or ``detail`` for
+        choices); ``rows`` with ``cells``, ``options`` of the strategy, ``verdict`` and ``is_first`` (of its strategy);
+        ``shared``, what is the same in all rows, in words; and ``differ``, the names of choices that are not.
+    """
+    cells: Any = readable(rows)
+    choices = [name for name in ("loss", "epochs", *choice_columns(rows), "ms") if name in cells]
+    trained = rows[rows["images_seen"].fillna(1) > 0]
+    values = {name: list(dict.fromkeys(map(plain_text, trained[name].dropna()))) for name in ABOUT if name in trained}
+    shared = {name: known[0] for name, known in values.items() if len(known) == 1}
+    recall = [str(name) for name in cells if str(name).startswith("R@")][:1]
+    details = [name for name in choices if name not in shared]
+    numbers = [str(name) for name in cells if name not in ("strategy", *recall, *choices)]
+    kinds = dict.fromkeys(["strategy"], "strategy") | dict.fromkeys(recall, "recall")
+    kinds |= dict.fromkeys(numbers, "number") | dict.fromkeys(details, "detail")
+    lines = []
+    for index, verdict in verdicts(rows).items():
+        label, *others = cells.loc[index, list(kinds)]
+        options = "; ".join(re.findall(r"\(([^()]*)\)", label))
+        line = {"cells": [strategy_name(label), *others], "options": f"({options})" if options else ""}
+        lines.append(line | {"verdict": verdict, "is_first": index in answer.rows.index or not len(answer.rows)})
+    columns = [{"name": name, "kind": kind} for name, kind in kinds.items()]
+    words = ", ".join(f"{name} {value}" for name, value in shared.items())
+    return {"title": answer.words, "columns": columns, "rows": lines, "shared": words, "differ": details}
 
 
 def _figures(figures: Iterable[NamedFigure], budget: PageBudget) -> dict[str, list[dict[str, str]]]:
@@ -169,7 +204,7 @@ def _gallery(
     if not budget.take(added + len(plot) + len(json.dumps(gallery)) + IMAGE * images):
         return None
     pictures.update(with_new)
-    return gallery | {"run": run, "map": plot, "title": title}
+    return gallery | {"run": run, "map": plot, "title": title, "has_pictures": bool(details.pictures())}
 
 
 def gallery_of(details: Details, numbers: dict[bytes, int]) -> dict[str, Any]:
@@ -202,44 +237,3 @@ def gallery_of(details: Details, numbers: dict[bytes, int]) -> dict[str, Any]:
         for _, _, count, row in details.confused_classes()
     ]
     return {"queries": [query(row) for row in details.gallery_queries()], "pairs": pairs}
-
-
-def verdict(rows: Any) -> list[str]:
-    """Sentences about the rows of one protocol, best Recall@1 first: which leads, by how much over common seeds, how
-    sure that is, which of its ties cost less, and what gains cost on other data sets. The first sentence can stand
-    alone."""
-    recall = column("recall_at_1")
-    measured = rows[rows["recall_at_1"].notna()] if "recall_at_1" in rows else rows[:0]
-    if not len(measured):
-        return ["R@1 was not measured."]
-    best = measured[measured["significance"] == "best"]
-    if not len(best):
-        first = measured.iloc[0]
-        highest = f"{recall.text(first['recall_at_1'])} ({first['strategy']})"
-        unranked = f"Not ranked, since no row has {SEEDS} seeds; the highest R@1 is {highest}."
-        return list(filter(None, [unranked, price_of_tuning(measured)]))
-    leader = best.iloc[0]
-    mean = recall.text(leader["recall_at_1"], leader["recall_at_1_ci95"])
-    sentences = [f"{leader['strategy']} leads with R@1 {mean} ({leader['seeds']} seeds)."]
-    ties = measured[measured["significance"] == "tie"]
-    if len(ties):
-        more = f" and {len(ties) - NAMED} more" if len(ties) > NAMED else ""
-        sentences.append(f"Not significantly different from it: {', '.join(ties['strategy'].head(NAMED))}{more}.")
-    for cost, is_cheapest in CHEAPER.items():
-        known = ties[ties[cost].notna()]
-        if len(known) and pd.notna(leader[cost]):
-            cheapest = known.loc[known[cost].astype(float).idxmin()]
-            share = cheapest[cost] / leader[cost] if leader[cost] else 1
-            if share < 0.99:
-                amount = f"{COLUMNS[cost].text(cheapest[cost])} {COLUMNS[cost].title}, {100 * share:.0f} %"
-                sentences.append(f"Of these, {cheapest['strategy']} {is_cheapest}: {amount} of the leader's.")
-    worse = measured[(measured["significance"] == "") & measured["p_value"].notna()]
-    if len(worse):
-        below = worse.iloc[0]
-        begin = "The first that is significantly worse" if len(ties) else "Next"
-        gap = f"{recall.text(-below['difference'])} points below over common seeds (p = {below['p_value']:.3f})"
-        sentences.append(f"{begin}: {below['strategy']}, {gap}.")
-    untested = int((measured["p_value"].isna() & (measured["significance"] == "")).sum())
-    if untested:
-        sentences.append(f"Not tested, since too few seeds are common: {untested} row{'' if untested == 1 else 's'}.")
-    return list(filter(None, [*sentences, price_of_tuning(measured)]))

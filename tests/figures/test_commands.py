@@ -103,7 +103,7 @@ def test_figures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["figures", "--results", str(tmp_path)]) == 0
     written = sorted(path.name for path in (tmp_path / "figures").iterdir())
     protocol = "emoji_mini-zero_shot-efficientnet_lite0-imagenet-72-px"
-    names = [f"losses-{protocol}", f"pruning-{protocol}", f"tradeoff-{protocol}-macs", "variation-one"]
+    names = [*(f"{kind}-{protocol}" for kind in ("forest", "losses", "pruning", "tradeoff")), "variation-one"]
     assert written == [f"{name}.{ending}" for name in names for ending in ("png", "svg")]
     printed, logged = capsys.readouterr()
     assert sorted(Path(line).name for line in printed.splitlines()) == [f"{name}.svg" for name in names]

@@ -15,9 +15,11 @@ import pandas as pd
 import pytest
 
 from retrieval_bench.config import RunConfig, flatten, nest
+from retrieval_bench.figures import style
 from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.embedding_map import embedding_map
-from retrieval_bench.figures.pruning import correlations, family, pruning_curve, structure_similarity
+from retrieval_bench.figures.forest import forest
+from retrieval_bench.figures.pruning import correlations, family, pruning_curve, shortened, structure_similarity
 from retrieval_bench.figures.routes import routes
 from retrieval_bench.figures.style import Plot
 from retrieval_bench.figures.tradeoff import has_cost, tradeoff
@@ -25,6 +27,7 @@ from retrieval_bench.figures.variation import weight_variation
 from retrieval_bench.records import Record
 
 NAN = float("nan")
+SECONDS = "training, seconds"
 ROWS: Any = pd.DataFrame(
     {
         "strategy": ["standard", "last_k(k=3)", "layer_pruning(drop=last:2)", "layer_pruning(drop=last:4)"],
@@ -34,6 +37,13 @@ ROWS: Any = pd.DataFrame(
         "latency_ms": [3.0, NAN, 2.0, 1.0],
         "train_seconds": [100.0, 0.0, 3.0, 4000.0],
     }
+)
+
+FOREST = ROWS.assign(
+    name=["standard", "last_k", "layer_pruning", "a_very_long_name+of_a_chain"],
+    verdict=["best", "tie", "below", "undecided"],
+    epochs=[3, 3, 9, 3],
+    trained=True,
 )
 
 
@@ -84,11 +94,11 @@ CURVES = losses(standard=[[3.0, 1.0], [2.5, None, 0.9]]) | {
 }
 CLASSES = np.array([f"<class {number % 15}>" for number in range(60)])
 PLOTS: dict[str, Callable[[], Plot | None]] = {
-    "tradeoff": lambda: tradeoff(ROWS, "macs", "a <title> & more"),
-    "tradeoff, a cost of 0": lambda: tradeoff(ROWS, "train_seconds"),
-    "tradeoff, a cost unknown": lambda: tradeoff(ROWS, "latency_ms"),
-    "tradeoff, one row": lambda: tradeoff(ROWS[:1]),
-    "tradeoff, nothing known": lambda: tradeoff(ROWS.assign(macs=NAN)),
+    "forest": lambda: forest(FOREST, "a <title> & more"),
+    "forest of one seed": lambda: forest(FOREST.assign(recall_at_1_ci95=NAN, verdict="undecided")),
+    "tradeoff": lambda: tradeoff(ROWS, title="a <title> & more"),
+    "tradeoff, a cost of 0": lambda: tradeoff(ROWS, ["train_seconds"]),
+    "tradeoff, a cost unknown": lambda: tradeoff(ROWS, ["latency_ms"]),
     "pruning": lambda: pruning_curve(PRUNED),
     "similarity": lambda: structure_similarity(PRUNED),
     "losses": lambda: learning_curves(CURVES),
@@ -149,7 +159,7 @@ def test_the_same_plot_gives_the_same_bytes_and_another_one_other_ids(tmp_path: 
 def test_labels_are_escaped_and_no_formulas_and_other_scripts_stay(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    written = letters(tradeoff(ROWS.assign(strategy=["<b>&\"'", "$x^2$", "a\x00b", "standard"])))
+    written = letters(forest(FOREST.assign(name=["<b>&\"'", "$x^2$", "a\x00b", "standard"])))
     assert "<b>&\"'" in written
     assert "$x^2$" in written
     plot = embedding_map(np.eye(2), np.array(["猫\nneko", "犬"]))
@@ -158,27 +168,68 @@ def test_labels_are_escaped_and_no_formulas_and_other_scripts_stay(
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_the_tradeoff_draws_what_was_measured_and_names_the_front() -> None:
-    plot = tradeoff(ROWS)
+def test_the_forest_has_a_row_per_strategy_with_its_interval_and_verdict() -> None:
+    plot = drawn("forest")
+    (axes,) = plot.figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        *("standard", "last_k", "layer_pruning, 9 ep.", "a_very_long_name+of_a_chain")
+    ]
+    assert [text.get_text() for text in axes.texts] == "50.0 best 40.0 tie 45.0 below 42.0 undecided".split()
+    lines = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
+    assert [[48, 0], [52, 0]] in lines, "95 % interval"
+    assert [[40, 1]] in lines
+    assert axes.lines[lines.index([[40, 1]])].get_markerfacecolor() == "none", "no spread is known"
+    assert [[15, 2], [75, 2]] in lines
+    assert axes.get_xlim()[0] > 15, "a wide interval does not press the others together"
+    assert "standard 50.0 (best), last_k 40.0 (tie)" in plot.summary
+    assert forest(FOREST[:1]) is None
+    far = FOREST.assign(recall_at_1=[0.5, 0.49, 0.48, 0.05])
+    far = forest(pd.concat([far, far[:3], far[:3]]))
+    assert far is not None
+    assert [line.get_marker() for line in far.figure.axes[0].lines].count("<") == 1
+
+
+def test_the_words_of_33_rows_stand_inside_the_forest_and_apart() -> None:
+    rows = pd.concat([FOREST] * 9)[:33].assign(name=[f"layer_pruning+strategy_{row}" for row in range(33)])
+    plot = forest(rows)
+    assert plot is not None
+    plot.figure.draw_without_rendering()
+    (axes,) = plot.figure.axes
+    boxes = [text.get_window_extent() for text in [*axes.get_yticklabels(), *axes.texts]]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    width = plot.figure.bbox.width
+    assert min(box.x0 for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) <= width
+    assert axes.bbox.width > 0.25 * width
+
+
+def test_the_tradeoff_has_a_panel_per_cost_with_one_legend_and_names_the_front() -> None:
+    plot = drawn("tradeoff")
+    assert [axes.get_xlabel() for axes in plot.figure.axes] == ["multiply-accumulates per image, millions", SECONDS]
     points = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in plot.figure.axes[0].lines}
     assert points["standard"] == [[2000, 50]]
     assert points["layer_pruning"] == [[1000, 45], [500, 42]]
-    texts = plot.figure.axes[0].texts
-    assert [text.get_text() for text in texts] == ["1", "2", "3"]
-    assert "3 standard" in plot.figure.axes[0].get_title("left").replace("\N{NO-BREAK SPACE}", " ")
+    assert [axes.get_legend() is not None for axes in plot.figure.axes] == [False, True]
     assert "4 configurations" in plot.summary
-    assert "standard (50.0 %)" in plot.summary
-    assert "last_k" not in plot.summary
+    assert "per image, millions: layer_pruning, standard;" in plot.summary
+    assert "training, seconds: last_k, layer_pruning, standard." in plot.summary
+    assert tradeoff(ROWS[:1]) is None
+    assert tradeoff(ROWS.assign(macs=NAN), ["macs"]) is None
+    assert "latency" not in plot.summary, "records do not say what the machine did beside it"
 
 
-def test_numbers_of_near_points_stand_above_one_another_and_each_label_is_in_the_legend_once() -> None:
-    near = tradeoff(ROWS.assign(macs=[2e9, 5e8, 5e8 + 2, 5e8 + 1], recall_at_1=[0.6, 0.4, 0.402, 0.401]))
-    near.figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in near.figure.axes[0].texts]
-    assert len(boxes) == 4
-    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+def test_a_figure_has_a_dozen_series_at_most_and_a_panel_of_curves_per_strategy() -> None:
+    names = [*(f"strategy_{number}(k={number})" for number in range(20)), "frozen", "standard"]
+    series = style.series_of(names)
+    assert len(set(series)) == style.SERIES
+    assert series[:2] == ["strategy_0", "strategy_1"], "the first ones"
+    assert series[-2:] == ["frozen", "standard"]
+    assert series[15] == style.OTHERS
+    assert style.series_of(["b(x=1)", "b"]) == ["b", "b"]
     many = learning_curves(losses(**{f"last_k(k={k})": [[2.0, 1.0]] for k in range(14)}))
     assert letters(many).count("last_k") == 1
+    labels = ["a(x=1, y=2)", "a(x=1, y=3), 9 epochs", "b(x=1)"]
+    assert shortened(labels) == ["a, y=2", "a, y=3, 9 epochs", "b, x=1"]
 
 
 def test_a_cost_is_drawn_where_it_differs() -> None:
@@ -198,6 +249,7 @@ def test_only_runs_of_two_epochs_have_a_curve_and_losses_do_not_share_a_panel() 
     softmax, triplet = plot.figure.axes
     assert np.asarray(softmax.lines[0].get_ydata()).tolist() == [9.0, 0.1]
     assert np.asarray(triplet.lines[0].get_ydata()).tolist() == [2.75, 1.0, 0.9], "means over seeds"
+    assert triplet.get_title("left") == "standard\ntriplet"
     assert "softmax, triplet" in plot.summary
 
 

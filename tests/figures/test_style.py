@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval_bench.answer import strategy_name
 from retrieval_bench.figures.embedding_map import distant_looks
-from retrieval_bench.figures.style import line_style, look_of, strategy_names
+from retrieval_bench.figures.style import line_style, look_of
 from retrieval_bench.figures.tradeoff import pareto_front
 from retrieval_bench.strategies import STRATEGIES
 from retrieval_bench.strategies.base import Strategy
@@ -47,7 +48,7 @@ def test_markers_that_look_alike_differ_without_red_and_green() -> None:
 
 def test_chains_options_and_strangers() -> None:
     label = "layer_pruning(drop=15,16)+low_high(low=0.2, high=5.0), softmax, 2 epochs"
-    assert strategy_names(label) == ["layer_pruning", "low_high"]
+    assert strategy_name(label) == "layer_pruning+low_high"
     assert look_of("last_k(k=3)") == look_of("last_k")
     chain, first, last = (look_of(name) for name in ("layer_pruning(drop=last:2)+autolr", "layer_pruning", "autolr"))
     assert chain == {"color": first["color"], "marker": last["marker"], "markeredgecolor": last["color"]}

@@ -8,17 +8,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from retrieval_bench.cli import main
 from retrieval_bench.details import write_details
 from retrieval_bench.records import ResultsFolder
-from retrieval_bench.report.page import gallery_of, verdict, write_report
-from tests.board_records import of, record, save
+from retrieval_bench.report.page import gallery_of, write_report
+from tests.board_records import details_of, of, record, save
 from tests.report.conftest import HOSTILE, hand_made
 
-VOID = {"meta", "input", "br", "img", "link", "hr"}
+VOID = {"meta", "input", "br", "img", "link", "hr", "wbr"}
 
 
 class Outline(HTMLParser):
@@ -66,7 +65,7 @@ def test_names_with_html_in_them_are_text(page: Path) -> None:
 def test_every_part_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     titles = ("Accuracy against cost", "Learning curves", "Weight variation", "Routes", "Pruning")
-    for part in (*titles, "Gallery: ", "Confused classes", "Runs and commands"):
+    for part in (*titles, "On emoji (", "Gallery: ", "Confused classes", "Runs and commands"):
         assert part in text, part
     elements = Outline(page).elements
     assert all("alt" in attrs for tag, attrs in elements if tag == "img")
@@ -76,6 +75,45 @@ def test_every_part_is_there(page: Path) -> None:
     assert all(attrs.get("role") == "img" for attrs in figures)
     ids = [attrs["id"] for _, attrs in elements if attrs.get("id")]
     assert len(ids) == len(set(ids))
+
+
+def test_the_answer_and_its_forest_stand_before_all_tables(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    first, rest = text.split('<main id="content"')
+    assert "On emoji (unseen symbols" in first
+    assert "undecided: two seeds" in first
+    assert "over seeds, hollow points have one seed" in first, "the words are explained"
+    elements = Outline(page).elements
+    tags = [tag for tag, _ in elements]
+    assert 1 == tags[: tags.index("table")].count("article") <= tags[: tags.index("table")].count("svg")
+    assert rest.count("<table") == text.count("<table")
+
+
+def test_a_table_has_strategy_and_recall_first_and_constants_above(tmp_path: Path) -> None:
+    frozen = [record("frozen", seed, 0.5, cost={"images_seen": 0}) for seed in range(3)]
+    slow = of("standard(a=1)", 0.61, 0.62, 0.6, config={"train.lr": 1.0})
+    save(tmp_path, *of("standard(a=2)", 0.7, 0.71, 0.72), *slow, *frozen, *of("lora", 0.9))
+    write_report(ResultsFolder(tmp_path), tmp_path / "page.html", "t", 2)
+    outline = Outline(tmp_path / "page.html").elements
+    heads = [attrs["class"] for tag, attrs in outline if tag == "th" and attrs["scope"] == "col"]
+    assert heads[:2] == ["strategy", "recall"]
+    assert heads[-1] == "detail"
+    rows = [attrs["class"] for tag, attrs in outline if tag == "tr" and attrs.get("class")]
+    assert rows == ["undecided", "best", "below other", "below"], "one row per strategy, and those behind details"
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "All rows: loss proxy_anchor, epochs 4, optimizer adamw, batch_size 64, dim 1280, device cpu: test." in text
+    assert "all 4 configurations and choices in which rows differ" in text
+
+
+def test_images_that_may_not_be_kept_are_one_line_and_no_empty_boxes(tmp_path: Path) -> None:
+    (entry,) = of("standard", 0.5)
+    bare = details_of([1, 3, 2, 1], [0, 0, 1, 1], [[1], [2], [0], [2]])
+    write_details(bare, save(tmp_path, entry).details(entry.id))
+    write_report(ResultsFolder(tmp_path), tmp_path / "page.html", "t", 2)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("No pictures are kept of these images, which may not be passed on") == 1
+    assert "data-thumbnail=" not in text
+    assert "Confused classes" in text
 
 
 def test_the_same_records_give_the_same_bytes(filled: ResultsFolder, page: Path, tmp_path: Path) -> None:
@@ -152,21 +190,3 @@ def test_the_gallery_marks_what_is_right_and_embeds_a_picture_once() -> None:
         assert right == [near["name"] == query["image"]["name"] for near in query["neighbours"]]
         assert (right.index(True) + 1 if True in right else 9) == query["rank"]
     assert all(pair["query"]["name"] != pair["confused_with"]["name"] for pair in gallery["pairs"])
-
-
-def rows(*lines: tuple[str, float, int, str, float | None, float]) -> pd.DataFrame:
-    table = pd.DataFrame(list(lines), columns="strategy recall_at_1 seeds significance p_value macs".split())
-    difference = table["recall_at_1"] - table["recall_at_1"].max()
-    return table.assign(recall_at_1_ci95=0.01, difference=difference, images_seen=1000)
-
-
-def test_the_verdict_names_leader_ties_the_cheapest_and_the_next() -> None:
-    lines = [("a", 0.8, 3, "best", None, 100e6), ("b", 0.79, 3, "tie", 0.2, 40e6), ("c", 0.7, 3, "", 0.01, 100e6)]
-    assert verdict(rows(*lines, ("d", 0.9, 1, "", None, 1e6))) == [
-        "a leads with R@1 80.00 ± 1.00 (3 seeds).",
-        "Not significantly different from it: b.",
-        "Of these, b is the smallest network: 40 M MACs, 40 % of the leader's.",
-        "The first that is significantly worse: c, 20.00 points below over common seeds (p = 0.010).",
-        "Not tested, since too few seeds are common: 1 row.",
-    ]
-    assert "Not ranked" in verdict(rows(("a", 0.8, 1, "", None, 1e6), ("b", 0.7, 1, "", None, 1e6)))[0]

@@ -67,6 +67,8 @@ def _open_torchvision(folder: Path) -> ImageTable:
 
 CARS = Dataset(
     about="Cars-196, 16,185 photographs of 196 models of cars; no download (the official site is gone): --data-root",
+    title="Cars-196",
+    classes_are="models",
     open=open_cars,
     archives=ARCHIVES,
     counts=Counts(

@@ -56,6 +56,7 @@ def _write(source: Path, download: bool, folder: Path) -> None:
 
 CIFAR10 = Dataset(
     about="CIFAR-10, 60,000 images of ten classes, 32 x 32 pixels; downloaded (170 MB) or read from --data-root",
+    title="CIFAR-10",
     open=open_cifar10,
     counts=Counts(
         10, 60_000, {"closed_set": {"train": 50_000, "test": 10_000}, "zero_shot": {"train": 30_000, "test": 30_000}}

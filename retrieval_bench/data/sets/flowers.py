@@ -43,6 +43,8 @@ def open_flowers(root: Path | None) -> ImageTable:
 
 FLOWERS = Dataset(
     about="Oxford Flowers 102, 8,189 photographs of 102 species; downloaded (345 MB) or read from --data-root",
+    title="Oxford Flowers 102",
+    classes_are="species",
     open=open_flowers,
     archives=ARCHIVES,
     counts=Counts(

@@ -40,6 +40,8 @@ def open_inshop(root: Path | None) -> ImageTable:
 
 INSHOP = Dataset(
     about="In-Shop Clothes, 52,712 photographs of 7,982 items, queries apart; by hand (licence): --data-root",
+    title="In-Shop Clothes",
+    classes_are="items",
     open=open_inshop,
     archives=ARCHIVES,
     counts=Counts(7_982, 52_712, {"zero_shot": {"train": 25_882, "query": 14_218, "gallery": 12_612}}),

@@ -44,6 +44,8 @@ def open_sop(root: Path | None) -> ImageTable:
 
 SOP = Dataset(
     about="Stanford Online Products, 120,053 photographs of 22,634 products; downloaded (3 GB), or --data-root",
+    title="Stanford Online Products",
+    classes_are="products",
     open=open_sop,
     archives=(ARCHIVE,),
     counts=Counts(classes=22_634, images=120_053, splits={"zero_shot": {"train": 59_551, "test": 60_502}}),

@@ -29,11 +29,14 @@ def open_with_split(name: str, root: Path | None) -> ImageTable:
 
 WIKIART = Dataset(
     about="WikiArt: paintings by 195 artists (--data-root FOLDER or CSV)",
+    title="WikiArt",
+    classes_are="artists",
     open=partial(open_with_split, "wikiart"),
     counts=Counts(195, 52_757, {"closed_set": {"train": 42_129, "test": 10_628}}),
 )
 SKETCHES = Dataset(
     about="Sketches: 250 kinds of drawn objects (--data-root FOLDER or CSV)",
+    title="Sketches",
     open=partial(open_with_split, "sketches"),
     counts=Counts(250, 20_000, {"closed_set": {"train": 16_000, "test": 4_000}}),
 )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import wraps
-from typing import Literal, ParamSpec, cast, get_args
+from typing import Any, Literal, ParamSpec, cast, get_args
 
 import numpy as np
-import pandas as pd
 
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation import fast_ranking, ranking
 from retrieval_bench.evaluation.embedding_stats import clustering_metrics, embedding_stats
 from retrieval_bench.evaluation.faiss_search import Approximate, rank_approximately
-from retrieval_bench.evaluation.inputs import as_array, as_labels, as_rows, as_tuple
+from retrieval_bench.evaluation.found import QUERY_COLUMNS, Evaluation, Part, TieRule, chosen_metrics, collect
+from retrieval_bench.evaluation.graded_ranking import graded_rankings, similarity_scores
+from retrieval_bench.evaluation.inputs import as_tuple, label_codes, prepare_sides
 from retrieval_bench.evaluation.metrics import (
-    CURVE,
     DEFAULT_METRICS,
     METRICS,
     MetricName,
@@ -25,56 +25,26 @@ from retrieval_bench.evaluation.metrics import (
     Ranking,
     check_ks,
     depths,
+    global_average_precision,
 )
+from retrieval_bench.evaluation.relevance import as_relevance, has_several
+from retrieval_bench.evaluation.reranking import expand, k_reciprocal_scores, parse_rerank
 from retrieval_bench.evaluation.retrieval_task import RetrievalTask, retrieval_task
-from retrieval_bench.evaluation.ties import EXPECTED, Ties
-from retrieval_bench.evaluation.vectors import Distance, as_vectors
+from retrieval_bench.evaluation.ties import EXPECTED
+from retrieval_bench.evaluation.vectors import Distance, Vectors
 
 Given = ParamSpec("Given")
 Engine = Literal["auto", "blocked", "reference", "flat", "ivf", "hnsw"]
 """``auto`` is blocked, ``flat`` is the name that the reference engine had before."""
-TieRule = Literal["lower", "average", "bounds"]
-UNLIMITED = ("mrr", "map")
-"""Metrics that ranks beyond any list add to."""
 POSITIVES = 1 << 23
 """Ranks of positives that are kept at once."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of an evaluation, as :func:`evaluate` returns them, and their values per query."""
-
-    metrics: dict[str, float | int]
-    columns: dict[str, np.ndarray]
-    """Per query, in the order given: ``query`` (row), ``label``, ``positives`` (0 for one that is left out),
-    ``first_rank`` (of the best positive; 0 for none) and each metric's value (NaN for one that is left out)."""
-    curve: np.ndarray | None = None
-    """float64 (101, 2): recall and precision, if it was asked for."""
-
-    def per_query(self) -> pd.DataFrame:
-        return pd.DataFrame(self.columns)
-
-    def per_class(self) -> pd.DataFrame:
-        """A row per class: how many of its queries have a positive, and the means of their metrics."""
-        kept = self.columns["positives"] > 0
-        names, codes = np.unique(self.columns["label"][kept], return_inverse=True)
-        queries = np.bincount(codes)
-        means = {
-            name: np.bincount(codes, weights=values[kept]) / queries
-            for name, values in self.columns.items()
-            if name not in ("query", "label", "first_rank")
-        }
-        return pd.DataFrame({"label": names, "queries": queries, **means})
-
-    def curve_frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.curve, columns=["recall", "precision"])
-
-
 def evaluate_in_detail(
     embeddings: np.ndarray,
-    labels: np.ndarray,
+    labels: Any,
     query_embeddings: np.ndarray | None = None,
-    query_labels: np.ndarray | None = None,
+    query_labels: Any = None,
     *,
     same_item: np.ndarray | None = None,
     ks: tuple[int, ...] = (1, 2, 4, 8),
@@ -84,6 +54,11 @@ def evaluate_in_detail(
     device: str = "auto",
     memory_gb: float = 1.0,
     ties: TieRule = "lower",
+    cameras: np.ndarray | None = None,
+    query_cameras: np.ndarray | None = None,
+    ignore: np.ndarray | None = None,
+    relevance: Any = None,
+    rerank: tuple[str, ...] = (),
 ) -> Evaluation:
     """Retrieval metrics of embeddings: each row searched among all the others, or queries in a gallery.
 
@@ -91,6 +66,8 @@ def evaluate_in_detail(
         embeddings: (N, D) of any number type, not necessarily normalised, possibly memory-mapped; the gallery, and
             without queries also the queries.
         labels: (N,) class of each row, numbers or strings; `query_labels` (Q,) those of `query_embeddings` (Q, D).
+            Several labels per row are a list of lists, or a matrix (N, C) of 0 and 1: relevant is what shares one, with
+            the number of shared labels as grade. None where `relevance` is given.
         same_item: int (Q,), the row of `embeddings` that is the query itself and so not its neighbour, -1 for none;
             None if no query is in the gallery. Not given without queries.
         ks: the K of Recall@K and precision@K; a K beyond the gallery counts every query that has a positive.
@@ -105,11 +82,19 @@ def evaluate_in_detail(
         memory_gb: 10^9 bytes that copies of the embeddings may take; beyond it they are converted chunk by chunk.
         ties: of items as similar as a positive. ``lower``: negatives rank first, a lower bound that never flatters;
             ``bounds``: also ``<metric>_upper`` with positives first; ``average``: expected values over random orders.
+        cameras: (N,) camera of each row, `query_cameras` (Q,) of each query: items of the query's class and camera are
+            junk, which has no rank (Zheng et al., Market-1501, ICCV 2015).
+        ignore: bool (N,), items that are junk for every query.
+        relevance: (Q, N) grades, perhaps a sparse matrix of SciPy, in place of what labels say: above 0 for relevant
+            items, which is their gain in ``ndcg``, 0 for others, below 0 for junk.
+        rerank: ``aqe:K:alpha`` expands queries, ``dba:K:alpha`` items, ``k_reciprocal:k1:k2:lambda`` re-ranks (see
+            :mod:`retrieval_bench.evaluation.reranking`).
 
     Returns:
         Values per query, the curve, and ``metrics``, which alone are what :func:`evaluate` returns: fractions over the
         queries that have a positive (``recall_at_<K>``, ``mrr``, ``r_precision``, ``map_at_r``, ``precision_at_<K>``,
-        ``map``); ``nmi``, ``ami``; figures of :func:`retrieval_bench.evaluation.embedding_stats.embedding_stats`;
+        ``map_at_<K>``, ``ndcg_at_<K>``, ``map``, ``map_trapezoid``); ``gap``; ``nmi``, ``ami``; figures of
+        :func:`retrieval_bench.evaluation.embedding_stats.embedding_stats`;
         ``queries`` (how many have a positive) and ``queries_without_positive`` (left out).
 
     Raises:
@@ -125,46 +110,53 @@ def evaluate_in_detail(
         for name in names:
             if name not in known:
                 raise UserError(f"unknown {what} '{name}' (known: {', '.join(known)})")
-    device = resolve_device(device)
-    task, query_names, gallery_codes = _prepare(embeddings, labels, query_embeddings, query_labels, same_item, distance)
-    listed = max(*ks, 2 * int(task.counts.max())) if engine in ("ivf", "hnsw") else len(task.gallery)
-    _check_ranks(metrics, engine, ties, listed, len(task.gallery))
-    cut = f"_at_{listed}" if listed < len(task.gallery) - 1 else ""
-    plain = [name for name, metric in METRICS.items() if not metric.per_k and name in metrics]
-    chosen = {f"{name}_at_{k}": (name, k) for k in ks for name in ("recall", "precision") if name in metrics}
-    chosen |= {name + (cut if name in UNLIMITED else ""): (name, 0) for name in plain}
-    curve = CURVE if "curve" in metrics else None
-    needs: list[Needs] = [METRICS[name].needs for name, _ in chosen.values()]
-    if curve or ties == "average":
-        needs.append("all")
-    task = replace(task, depth=depths(needs, task.counts, max(ks)))
-    count = len(query_names)
-    columns = {"query": np.arange(count), "label": query_names}
-    columns |= {name: np.zeros(count, dtype=np.int64) for name in ("positives", "first_rank")}
-    reported = [f"{name}{end}" for name in chosen for end in (("", "_upper") if ties == "bounds" else ("",))]
-    columns |= {name: np.full(count, np.nan) for name in reported}
-    curves, qualities, weights = [], [], []
-    for part in task.portions(POSITIVES):
-        found, quality = _ranked(part, engine, device, memory_gb * 1e9, listed)
-        best = found if ties == "lower" else _ranked(replace(part, flattering=True), engine, device, memory_gb * 1e9)[0]
-        levels = Ties(found, best) if ties == "average" else None
-        columns["positives"][found.query], columns["first_rank"][found.query] = found.counts, found.ranks[found.starts]
-        for name, (metric, k) in chosen.items():
-            columns[name][found.query] = EXPECTED[metric](levels, k) if levels else METRICS[metric](found, k)
-            if ties == "bounds":
-                columns[f"{name}_upper"][found.query] = METRICS[metric](best, k)
-        curves += [curve(found)] if curve else []
-        qualities.append(quality)
-        weights.append(len(found.query))
-    in_order = task.query_order[task.counts > 0]  # the sums of the committed records were added in this order
-    figures: dict[str, float | int] = {name: float(columns[name][in_order].mean()) for name in reported}
-    figures |= {name: float(np.average([part[name] for part in qualities], weights=weights)) for name in qualities[0]}
-    figures |= {"queries": len(in_order), "queries_without_positive": count - len(in_order)}
+    device, modes = resolve_device(device), parse_rerank(as_tuple(rerank), distance)
+    apart, unlabelled = query_embeddings is not None, relevance is not None and labels is None
+    if apart != (query_labels is not None) and not unlabelled:
+        raise UserError("query_embeddings and query_labels come together: one of them is missing")
+    if query_cameras is not None if cameras is None or not apart else query_cameras is None:
+        raise UserError("cameras and query_cameras come together where queries are given, and only there")
+    vectors = expand(modes, embeddings, query_embeddings, same_item)
+    queries, gallery, itself = prepare_sides(*vectors, distance)
+    size, confidence = (len(queries), len(gallery)), np.full(len(queries), -np.inf)
+    judged = {"cameras": cameras, "query_cameras": query_cameras, "ignore": ignore, "relevance": relevance}
+    reranked = modes[-1] if modes and modes[-1].name == "k_reciprocal" else None
+    several = has_several(labels) or has_several(query_labels)
+    if several or reranked or "gap" in metrics or any(given is not None for given in judged.values()):
+        _check_graded(metrics, engine, ties)
+        relevant, names = as_relevance(labels, query_labels, itself, size, **judged)
+        scores, margin = similarity_scores(queries, gallery), 2 * gallery.error(np.float64)
+        if reranked:
+            if queries is not gallery and (itself >= 0).any():
+                raise UserError("--rerank k_reciprocal: some queries are in the gallery; give all images as one file")
+            scores, margin = k_reciprocal_scores(queries, gallery, *reranked.values)
+        rankings = graded_rankings(scores, relevant, confidence, margin, ties == "bounds")
+        parts, order, codes = ((*each, {}) for each in rankings), np.arange(size[0]), np.empty(0)
+        chosen = chosen_metrics(metrics, ks)
+    else:
+        names, query_codes, codes = label_codes(labels, query_labels, size)
+        task = _class_task(queries, query_codes, gallery, codes, itself)
+        listed = max(*ks, 2 * int(task.counts.max())) if engine in ("ivf", "hnsw") else size[1]
+        _check_ranks(metrics, engine, ties, listed, size[1])
+        chosen = chosen_metrics(metrics, ks, f"_at_{listed}" if listed < size[1] - 1 else "")
+        needs: list[Needs] = [METRICS[name].needs for name, _ in chosen.values()]
+        if "curve" in metrics or ties == "average":
+            needs.append("all")
+        task = replace(task, depth=depths(needs, task.counts, max(ks)))
+        parts, order = _class_rankings(task, engine, device, memory_gb * 1e9, listed, ties), task.query_order
+    columns, curve, figures = collect(parts, chosen, names, ties, "curve" in metrics)
+    in_order = order[columns["positives"][order] > 0]  # the sums of the committed records were added in this order
+    if not len(in_order):
+        raise UserError("no query has a relevant item in the gallery that is not junk")
+    means = {name: float(columns[name][in_order].mean()) for name in columns if name not in QUERY_COLUMNS}
+    figures = {**means, **figures, "queries": len(in_order), "queries_without_positive": size[0] - len(in_order)}
+    if "gap" in metrics:
+        figures["gap"] = global_average_precision(confidence, columns["first_rank"] == 1, len(in_order))
     if "clustering" in metrics:
-        figures |= clustering_metrics(task.gallery, gallery_codes)
+        figures |= clustering_metrics(gallery, codes)
     if "health" in metrics:
-        figures |= embedding_stats(task.gallery, gallery_codes)
-    return Evaluation(figures, columns, np.average(curves, axis=0, weights=weights) if curve else None)
+        figures |= embedding_stats(gallery, codes)
+    return Evaluation(figures, columns, curve)
 
 
 def _metrics_of(function: Callable[Given, Evaluation]) -> Callable[Given, dict[str, float | int]]:
@@ -181,11 +173,33 @@ evaluate = _metrics_of(evaluate_in_detail)
 
 def _check_ranks(metrics: tuple[str, ...], engine: str, ties: str, listed: int, size: int) -> None:
     """Refuses what lists of an approximate index, or random orders of ties, cannot give."""
+    if ties == "average" and (lacking := sorted(set(metrics) & METRICS.keys() - EXPECTED.keys())):
+        raise UserError(f"--ties average: there is no expected value of {lacking[0]}; give --ties bounds")
     if "curve" in metrics and (listed < size - 1 or ties == "average"):
         lacking = f"--engine {engine} lists {listed} items" if listed < size - 1 else "--ties average gives none"
         raise UserError(f"the curve needs the rank of every positive, and {lacking}; leave one of them out")
     if ties != "lower" and engine in ("ivf", "hnsw"):
         raise UserError(f"--ties {ties}: needs an exact engine, found --engine {engine}")
+
+
+def _check_graded(metrics: tuple[str, ...], engine: str, ties: str) -> None:
+    """Refuses what only one class per image and nothing else gives."""
+    reason = "needs a class per image, and no junk, grades, gap or k_reciprocal"
+    for what in {"clustering", "health"} & set(metrics):
+        raise UserError(f"--metrics {what}: {reason}")
+    if ties == "average":
+        raise UserError(f"--ties average: {reason}; --ties bounds does without")
+    if engine in ("ivf", "hnsw"):
+        raise UserError(f"--engine {engine}: {reason}")
+
+
+def _class_rankings(
+    task: RetrievalTask, engine: str, device: str, memory: float, listed: int, ties: TieRule
+) -> Iterator[Part]:
+    for part in task.portions(POSITIVES):
+        found, quality = _ranked(part, engine, device, memory, listed)
+        best = found if ties == "lower" else _ranked(replace(part, flattering=True), engine, device, memory)[0]
+        yield found, best, quality
 
 
 def _ranked(
@@ -203,49 +217,14 @@ def _ranked(
     return Ranking(part.query_order[asked], part.counts[asked], part.depth[asked], ranks), quality
 
 
-def _prepare(
-    embeddings: np.ndarray,
-    labels: np.ndarray,
-    query_embeddings: np.ndarray | None,
-    query_labels: np.ndarray | None,
-    same_item: np.ndarray | None,
-    distance: Distance,
-) -> tuple[RetrievalTask, np.ndarray, np.ndarray]:
-    """The checked task, the label of each query, and the class of each row of the gallery as a number."""
-    embeddings = as_rows(embeddings, "embeddings")
-    if (query_embeddings is None) != (query_labels is None):
-        raise UserError("query_embeddings and query_labels come together: one of them is missing")
-    if query_embeddings is None or query_labels is None:
-        if same_item is not None:
-            raise UserError("same_item: without query_embeddings every row is its own query, and is left out by itself")
-        (gallery,) = (queries,) = as_vectors({"embeddings": embeddings}, distance)
-        names = asked = as_labels(labels, "labels", len(gallery))
-        rows = np.arange(len(gallery))
-    else:
-        given = {"query_embeddings": as_rows(query_embeddings, "query_embeddings"), "embeddings": embeddings}
-        queries, gallery = as_vectors(given, distance)
-        names = as_labels(labels, "labels", len(gallery))
-        asked = as_labels(query_labels, "query_labels", len(queries))
-        rows = np.full(len(queries), -1) if same_item is None else as_array(same_item, "same_item")
-        inside = rows.shape == (len(queries),) and rows.dtype.kind in "iu"
-        if not inside or (len(rows) and not -1 <= rows.min() <= rows.max() < len(gallery)):
-            wanted = f"expected {len(queries)} row numbers of embeddings (-1 to {len(gallery) - 1})"
-            raise UserError(f"same_item: {wanted}, found {rows.dtype} {rows.shape}")
-        rows = rows.astype(np.int64)
-    forms = {{"U": "text", "b": "truth values"}.get(side.dtype.kind, "numbers") for side in (names, asked)}
-    if len(forms) > 1:
-        one, other = sorted(forms, reverse=True)
-        raise UserError(f"labels and query_labels: one is {one} and the other {other}; give both in the same form")
-    become_floats = names.dtype != asked.dtype and np.result_type(names, asked).kind == "f"
-    if become_floats and max(np.abs(side.astype(np.float64)).max(initial=0.0) for side in (names, asked)) >= 2.0**53:
-        kinds = f"{names.dtype} and {asked.dtype} numbers above 2^53"
-        raise UserError(f"labels and query_labels: {kinds}; give both in the same type")
-    codes = np.unique(np.concatenate([names, asked]), return_inverse=True)[1]
-    gallery_codes, query_codes = codes[: len(names)], codes[len(names) :]
-    if (gallery_codes[rows[rows >= 0]] != query_codes[rows >= 0]).any():
+def _class_task(
+    queries: Vectors, query_codes: np.ndarray, gallery: Vectors, codes: np.ndarray, itself: np.ndarray
+) -> RetrievalTask:
+    """The task of queries that look for items of their class."""
+    if (codes[itself[itself >= 0]] != query_codes[itself >= 0]).any():
         raise UserError("same_item: a query's own item has another label than the query")
-    task = retrieval_task(queries, query_codes, gallery, gallery_codes, rows)
+    task = retrieval_task(queries, query_codes, gallery, codes, itself)
     if not (task.counts > 0).any():
         reason = "every class needs two images (or one in the gallery)"
         raise UserError(f"no query has an item of its class in the gallery: {reason}")
-    return task, asked, gallery_codes
+    return task

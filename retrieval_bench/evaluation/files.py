@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from retrieval_bench.errors import UserError, first_line
-from retrieval_bench.evaluation.inputs import as_labels
+from retrieval_bench.errors import UserError, first_line, unknown
+from retrieval_bench.evaluation.inputs import as_labels, split_labels
 from retrieval_bench.files import atomic_path, check_writable
 
 ARRAYS = ("embeddings", "labels", "query_embeddings", "query_labels", "same_item")
@@ -26,7 +27,9 @@ MISSING = {
 }
 
 
-def read_embeddings(path: Path, labels: Path | None = None) -> dict[str, np.ndarray]:
+def read_embeddings(
+    path: Path, labels: Path | None = None, columns: Mapping[str, str] | None = None, labelled: bool = True
+) -> dict[str, Any]:
     """``embeddings`` (N, D) and ``labels`` (N,), and ``query_embeddings``, ``query_labels`` and ``same_item`` where a
     file has them.
 
@@ -35,15 +38,18 @@ def read_embeddings(path: Path, labels: Path | None = None) -> dict[str, np.ndar
             table (``.parquet``, ``.feather``, ``.csv``) with a column ``label``, and a column ``embedding`` of lists or
             a numbered column per dimension (e0, e1, ...).
         labels: ``.npy``, or text with a label per line; needed for ``.npy`` embeddings, instead of the others' own.
+        columns: other columns of a table, or arrays of an ``.npz`` file (also ``query_<name>``), by what they are read
+            as: ``cameras``, ``ignore``, or ``labels``, which may then be several in a row: lists, a matrix, or ``a|b``.
+        labelled: whether labels must be there.
 
     Raises:
         UserError: a file is missing, damaged, pickled, or lacks an array or column.
     """
-    suffix = path.suffix.lower()
-    arrays = _read_table(path) if suffix in TABLES else _read_numpy(path)
+    suffix, columns = path.suffix.lower(), columns or {}
+    arrays: dict[str, Any] = _read_table(path, columns) if suffix in TABLES else _read_numpy(path, columns)
     if labels is not None:
         arrays["labels"] = read_labels(labels)
-    for name in ("embeddings", "labels"):
+    for name in ("embeddings", *(("labels",) if labelled else ())):
         if name not in arrays:
             hint = MISSING.get(suffix, "save with np.savez(path, embeddings=..., labels=...)")
             raise UserError(f"{path}: {name} are missing ({hint})")
@@ -52,7 +58,7 @@ def read_embeddings(path: Path, labels: Path | None = None) -> dict[str, np.ndar
 
 def read_labels(path: Path) -> np.ndarray:
     """(N,) labels from ``.npy``, or from text with one per line, without the spaces around it."""
-    if path.suffix.lower() == ".npy" and "embeddings" in (arrays := _read_numpy(path)):
+    if path.suffix.lower() == ".npy" and "embeddings" in (arrays := _read_numpy(path, {})):
         return arrays["embeddings"]
     try:
         lines = np.strings.strip(path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
@@ -101,7 +107,7 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
             raise UserError(f"{path}: {reason}") from None
 
 
-def _read_numpy(path: Path) -> dict[str, np.ndarray]:
+def _read_numpy(path: Path, columns: Mapping[str, str]) -> dict[str, Any]:
     """The arrays of an ``.npz`` file, or the one of an ``.npy`` file as ``embeddings``."""
     safe = f"save plain arrays as {FORMATS}, text labels with dtype=str"
     if path.suffix.lower() in PICKLED and path.exists():
@@ -109,9 +115,20 @@ def _read_numpy(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded: Any = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix.lower() == ".npy" else None)
         if isinstance(loaded, np.ndarray):
+            _check_columns(path, columns, ())
             return {"embeddings": loaded}
         with loaded as arrays:
-            return {name: arrays[name] for name in ARRAYS if name in arrays}
+            _check_columns(path, columns, arrays.files)
+            others = ("labels", "query_labels") if "labels" in columns else ()
+            found = {name: arrays[name] for name in ARRAYS if name in arrays and name not in others}
+            for side in ("", "query_"):
+                there = {f"{side}{name}": f"{side}{key}" for name, key in columns.items() if f"{side}{key}" in arrays}
+                found |= {name: arrays[key] for name, key in there.items()}
+            for name in found.keys() & others:
+                found[name] = split_labels(found[name])
+            return found
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file makes NumPy and zipfile raise a dozen types
@@ -120,11 +137,24 @@ def _read_numpy(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not an {FORMATS} file of plain arrays ({first_line(error)})") from None
 
 
-def _read_table(path: Path) -> dict[str, np.ndarray]:
+def _check_columns(path: Path, columns: Mapping[str, str], there: Iterable[str]) -> None:
+    """Refuses columns that a file lacks; numbered ones are not listed."""
+    for column in columns.values():
+        if column not in there:
+            plain = [name for name in there if not name[-1:].isdigit()]
+            raise UserError(f"{path}: {unknown('column', column, plain)}")
+
+
+def read_frame(path: Path, text: Iterable[str] = ()) -> pd.DataFrame:
+    """A table (``.parquet``, ``.feather``, ``.csv``), with the `text` columns of a CSV file as they are written.
+
+    Raises:
+        UserError: a file is missing or damaged, or has a column twice.
+    """
     suffix = path.suffix.lower()
-    text = {"dtype": {"label": str}, "keep_default_na": False, "na_values": [""], "skipinitialspace": True}
+    options = {"dtype": dict.fromkeys(text, str), "keep_default_na": False, "na_values": [""], "skipinitialspace": True}
     try:
-        frame: pd.DataFrame = getattr(pd, TABLES[suffix])(path, **(text if suffix == ".csv" else {}))
+        frame: pd.DataFrame = getattr(pd, TABLES[suffix])(path, **(options if suffix == ".csv" else {}))
         shifted = suffix == ".csv" and not isinstance(frame.index, pd.RangeIndex)
         frame = frame.reset_index(drop=frame.index.names == [None])  # a column that is the index is still a column
     except FileNotFoundError:
@@ -143,12 +173,25 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
     twice = [name[:-2] for name in names if suffix == ".csv" and name[-2:] == ".1" and name[:-2] in names]
     if twice := sorted({*twice, *frame.columns[frame.columns.duplicated()]}):
         raise UserError(f"{path}: column '{twice[0]}' is there twice")
-    arrays: dict[str, np.ndarray] = {}
-    if "label" in frame:
-        column = frame.pop("label")
+    return frame
+
+
+def _read_table(path: Path, columns: Mapping[str, str]) -> dict[str, Any]:
+    named = columns.get("labels", "label")
+    frame = read_frame(path, ["label", named])
+    _check_columns(path, columns, frame.columns)
+    arrays: dict[str, Any] = {name: frame[column].to_numpy() for name, column in columns.items() if name != "labels"}
+    if named in frame:
+        column = frame.pop(named)
         if column.isna().any():
             raise UserError(f"{path}: row {int(column.isna().to_numpy().argmax()) + 1} has no label")
-        arrays["labels"] = _plain_labels(as_labels(column, f"{path}: column 'label'"), suffix == ".csv")
+        if "labels" not in columns or not isinstance(next(iter(column), None), list | np.ndarray):
+            labels = as_labels(column, f"{path}: column '{named}'")
+            labels = _plain_labels(labels, path.suffix.lower() == ".csv")
+            arrays["labels"] = split_labels(labels) if "labels" in columns else labels
+        else:
+            arrays["labels"] = column.tolist()
+    frame = frame.drop(columns=[*set(columns.values()) & {*frame.columns}])
     if "embedding" not in frame:
         if names := _series(frame, path):
             arrays["embeddings"] = frame[names].to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,4 +1,5 @@
-"""What people call embeddings and labels, as plain arrays: lists, tensors, frames, text, categories."""
+"""What people call embeddings and labels, as plain arrays: lists, tensors, frames, text, categories; both sides of a
+search from them."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 
 from retrieval_bench.errors import UserError, first_line
+from retrieval_bench.evaluation.vectors import Distance, Vectors, as_vectors
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
@@ -76,6 +78,67 @@ def as_labels(labels: Any, name: str, count: int | None = None) -> np.ndarray:
     return array
 
 
+def split_labels(labels: np.ndarray) -> Any:
+    """Labels of rows that may have several, written as ``a|b``, as lists; others as they are."""
+    if labels.ndim != 1 or labels.dtype.kind != "U" or not (np.strings.find(labels, "|") >= 0).any():
+        return labels
+    return [[label.strip() for label in row.split("|") if label.strip()] for row in labels.tolist()]
+
+
 def as_tuple(values: Any) -> tuple[Any, ...]:
     """Several values, or a single one."""
     return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+
+
+def prepare_sides(
+    embeddings: Any, query_embeddings: Any, same_item: Any, distance: Distance
+) -> tuple[Vectors, Vectors, np.ndarray]:
+    """Checked queries and gallery (one object in self-retrieval), and int64 (Q,) the row of the gallery that is each
+    query itself, -1 for none.
+
+    Raises:
+        UserError: embeddings that cannot be compared, or rows that there are not.
+    """
+    embeddings = as_rows(embeddings, "embeddings")
+    if query_embeddings is None:
+        if same_item is not None:
+            raise UserError("same_item: without query_embeddings every row is its own query, and is left out by itself")
+        (gallery,) = as_vectors({"embeddings": embeddings}, distance)
+        return gallery, gallery, np.arange(len(gallery))
+    given = {"query_embeddings": as_rows(query_embeddings, "query_embeddings"), "embeddings": embeddings}
+    queries, gallery = as_vectors(given, distance)
+    rows = np.full(len(queries), -1) if same_item is None else as_array(same_item, "same_item")
+    inside = rows.shape == (len(queries),) and rows.dtype.kind in "iu"
+    if not inside or (len(rows) and not -1 <= rows.min() <= rows.max() < len(gallery)):
+        wanted = f"expected {len(queries)} row numbers of embeddings (-1 to {len(gallery) - 1})"
+        raise UserError(f"same_item: {wanted}, found {rows.dtype} {rows.shape}")
+    return queries, gallery, rows.astype(np.int64)
+
+
+def label_codes(
+    labels: Any, query_labels: Any, counts: tuple[int, int], name: str = "labels"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels of the queries, and labels of queries and gallery as numbers that are equal where labels are.
+
+    Args:
+        labels: of the gallery, and of the queries where `query_labels` is None.
+        query_labels: of the queries.
+        counts: how many queries and items there are.
+        name: of the labels in messages.
+
+    Raises:
+        UserError: as :func:`as_labels` does, or sides that cannot be compared.
+    """
+    names = asked = as_labels(labels, name, counts[1])
+    if query_labels is not None:
+        asked = as_labels(query_labels, f"query_{name}", counts[0])
+    forms = {{"U": "text", "b": "truth values"}.get(side.dtype.kind, "numbers") for side in (names, asked)}
+    if len(forms) > 1:
+        one, other = sorted(forms, reverse=True)
+        raise UserError(f"{name} and query_{name}: one is {one} and the other {other}; give both in the same form")
+    become_floats = names.dtype != asked.dtype and np.result_type(names, asked).kind == "f"
+    if become_floats and max(np.abs(side.astype(np.float64)).max(initial=0.0) for side in (names, asked)) >= 2.0**53:
+        kinds = f"{names.dtype} and {asked.dtype} numbers above 2^53"
+        raise UserError(f"{name} and query_{name}: {kinds}; give both in the same type")
+    codes = np.unique(np.concatenate([names, asked]), return_inverse=True)[1]
+    return asked, codes[len(names) :], codes[: len(names)]

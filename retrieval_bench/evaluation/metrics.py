@@ -14,7 +14,21 @@ import numpy as np
 
 from retrieval_bench.errors import UserError
 
-MetricName = Literal["recall", "mrr", "r_precision", "map_at_r", "precision", "map", "curve", "clustering", "health"]
+MetricName = Literal[
+    "recall",
+    "mrr",
+    "r_precision",
+    "map_at_r",
+    "precision",
+    "map_at_k",
+    "ndcg",
+    "map",
+    "map_trapezoid",
+    "gap",
+    "curve",
+    "clustering",
+    "health",
+]
 DEFAULT_METRICS: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r")
 Needs = Literal["first", "top", "k", "all"]
 """Exact ranks: of each query's best positive; also of every positive among the R nearest, or among the K nearest; of
@@ -42,6 +56,8 @@ class Ranking:
     """int64 (Q,): up to which rank all ranks are exact, beside the best positive's; others are known to be larger."""
     ranks: np.ndarray
     """int64 (sum of kept,): ranks of each query's best positives from 1, ascending, query after query."""
+    grades: np.ndarray | None = None
+    """float64 (sum of kept,): how relevant the positive at each rank is; None where all are alike."""
 
     @property
     def kept(self) -> np.ndarray:
@@ -89,6 +105,32 @@ def precision_at_k(ranking: Ranking, k: int) -> np.ndarray:
     return ranking.per_query(ranking.ranks <= k) / k
 
 
+def map_at_k(ranking: Ranking, k: int) -> np.ndarray:
+    """float64 (Q,): 1 / min(R, K) times the sum, over positives among the K nearest, of the precision at their rank
+    (Weyand et al., Google Landmarks Dataset v2, CVPR 2020, section 4.1)."""
+    return ranking.per_query((ranking.ranks <= k) * ranking.hits / ranking.ranks) / np.minimum(ranking.counts, k)
+
+
+def ndcg_at_k(ranking: Ranking, k: int) -> np.ndarray:
+    """float64 (Q,): sum, over positives among the K nearest, of grade / log2(rank + 1), divided by that of the best
+    order (Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, 2002; the grade is the gain)."""
+    grades = np.ones(len(ranking.ranks)) if ranking.grades is None else ranking.grades
+    query = np.repeat(np.arange(len(ranking.counts)), ranking.kept)
+    ideal = grades[np.lexsort((-grades, query))]
+    gains = (
+        ranking.per_query(gain * (rank <= k) / np.log2(rank + 1))
+        for gain, rank in ((grades, ranking.ranks), (ideal, ranking.hits))
+    )
+    return np.divide(*gains)
+
+
+def trapezoid_precision(ranking: Ranking) -> np.ndarray:
+    """float64 (Q,): area under precision over recall by the trapezoid rule, as Oxford5k's and Market-1501's programs
+    compute it (Philbin et al., CVPR 2007): the mean, over positives, of the precision at and right before them."""
+    before = np.where(ranking.ranks > 1, (ranking.hits - 1) / np.maximum(ranking.ranks - 1, 1), 1.0)
+    return ranking.per_query((before + ranking.hits / ranking.ranks) / 2) / ranking.counts
+
+
 def average_precision(ranking: Ranking) -> np.ndarray:
     """float64 (Q,): mean over all positives of the precision at their rank; its mean is the mAP."""
     return ranking.per_query(ranking.hits / ranking.ranks) / ranking.counts
@@ -122,13 +164,24 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "recall": Metric(recall_at_k, needs="first", per_k=True),
     "precision": Metric(precision_at_k, needs="k", per_k=True),
+    "map_at_k": Metric(map_at_k, needs="k", per_k=True),
+    "ndcg": Metric(ndcg_at_k, needs="k", per_k=True),
     "mrr": Metric(reciprocal_rank, needs="first"),
     "r_precision": Metric(r_precision, needs="top"),
     "map_at_r": Metric(map_at_r, needs="top"),
     "map": Metric(average_precision, needs="all"),
+    "map_trapezoid": Metric(trapezoid_precision, needs="all"),
 }
 """Metrics with a value per query."""
 CURVE = Metric(precision_recall_curve, needs="all")
+
+
+def global_average_precision(confidence: np.ndarray, correct: np.ndarray, possible: int) -> float:
+    """One ranking of all queries' best matches by confidence: 1 / `possible` (queries that have a positive) times the
+    sum, over correct ones, of the share of correct ones down to there; wrong ones first among equals (Perronnin et al.,
+    CVPR 2009; micro average precision of Weyand et al., CVPR 2020, section 4.2). Both arrays are (Q,)."""
+    correct = correct[np.lexsort((correct, -confidence))]
+    return float((correct * np.cumsum(correct) / np.arange(1, len(correct) + 1)).sum() / possible)
 
 
 def check_ks(ks: tuple[int, ...]) -> tuple[int, ...]:

@@ -49,6 +49,13 @@ class Ties:
         expected = (self.found + 1) * inverse + others * (inside - (self.before + 1) * inverse)
         return self._sums(self.positives / self.items * expected) / self.counts
 
+    def ndcg(self, depth: int) -> np.ndarray:
+        """float64 (Q,): expected gain of positives up to `depth`, of the best order's."""
+        ranks = np.arange(1, len(self.harmonic))
+        gains = np.concatenate([[0.0], np.cumsum(1 / np.log2(ranks + 1))])
+        expected = self.positives / self.items * (gains[self.before + self.within(depth)] - gains[self.before])
+        return self._sums(expected) / gains[np.minimum(self.counts, depth)]
+
     def recall(self, depth: int) -> np.ndarray:
         """float64 (Q,): probability of a positive among the first `depth`."""
         first = self.found == 0
@@ -78,6 +85,8 @@ class Ties:
 EXPECTED: dict[str, Callable[[Ties, int], np.ndarray]] = {
     "recall": lambda ties, k: ties.recall(k),
     "precision": lambda ties, k: ties.precision(k),
+    "map_at_k": lambda ties, k: ties.average_precision(k) * ties.counts / np.minimum(ties.counts, k),
+    "ndcg": lambda ties, k: ties.ndcg(k),
     "mrr": lambda ties, k: ties.reciprocal_rank(),
     "r_precision": lambda ties, k: ties.precision(ties.counts),
     "map_at_r": lambda ties, k: ties.average_precision(ties.counts),

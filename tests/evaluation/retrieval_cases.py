@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from retrieval_bench.evaluation.metrics import MetricName
 from retrieval_bench.evaluation.vectors import Distance
 from tests.oracles import retrieval
 
-EVERY: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r", "precision", "map", "curve")
+EXPECTED: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r", "precision", "map_at_k", "ndcg", "map")
+EVERY: tuple[MetricName, ...] = (*EXPECTED, "map_trapezoid", "curve")
 TOP: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r")
 FIRST: tuple[MetricName, ...] = ("recall", "mrr")
 
@@ -58,7 +60,7 @@ class Case:
         found = self.evaluated(ks=ks, metrics=metrics, **options)
         expected = [retrieval.metrics(flags, ks) for flags in ranked if any(flags)]
         names = found.columns.keys() - {"query", "label"}
-        kinds = {name.partition("_at_")[0] if name != "map_at_r" else name for name in names}
+        kinds = {re.sub(r"_at_[0-9]+$", "_at_k" if name.startswith("map") else "", name) for name in names}
         assert kinds == {"positives", "first_rank"} | set(metrics) - {"curve"}
         for name in names:
             values = np.array([query[name] for query in expected])

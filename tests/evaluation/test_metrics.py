@@ -25,6 +25,13 @@ def test_each_metric_by_hand() -> None:
     expected = {"recall_at_1": 0, "recall_at_2": 1, "recall_at_4": 1, "recall_at_10": 1, "mrr": 1 / 2}
     expected |= {"precision_at_1": 0, "precision_at_2": 1 / 2, "precision_at_4": 1 / 2, "precision_at_10": 3 / 10}
     expected |= {"r_precision": 2 / 3, "map_at_r": (1 / 2 + 2 / 3) / 3, "map": (1 / 2 + 2 / 3 + 3 / 5) / 3}
+    expected |= {"map_at_1": 0, "map_at_2": 1 / 4, "map_at_4": (1 / 2 + 2 / 3) / 3, "map_at_10": expected["map"]}
+    gains = {1: 1, 2: 1 / np.log2(3), 3: 1 / 2, 5: 1 / np.log2(6)}
+    first, second, all_three = gains[2], gains[2] + gains[3], gains[2] + gains[3] + gains[5]
+    ideal = 1 + gains[2], 1 + gains[2] + gains[3]
+    expected |= {"ndcg_at_1": 0, "ndcg_at_2": first / ideal[0], "ndcg_at_4": second / ideal[1]}
+    expected |= {"ndcg_at_10": all_three / ideal[1]}
+    expected["map_trapezoid"] = (1 / 2 + (1 / 2 + 2 / 3) + (2 / 4 + 3 / 5)) / 2 / 3
     assert found.metrics == pytest.approx({**expected, "queries": 1, "queries_without_positive": 0})
     assert found.curve is not None
     assert found.curve[[0, 33, 66, 67, 100], 1] == pytest.approx([2 / 3, 2 / 3, 2 / 3, 3 / 5, 3 / 5])

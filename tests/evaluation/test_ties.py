@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval_bench.evaluation.evaluate import evaluate, evaluate_in_detail
-from retrieval_bench.evaluation.metrics import MetricName
-from tests.evaluation.retrieval_cases import EVERY, chunked
+from tests.data.data_checks import refused
+from tests.evaluation.retrieval_cases import EXPECTED as METRICS
+from tests.evaluation.retrieval_cases import chunked
 from tests.oracles import retrieval
 
-METRICS: tuple[MetricName, ...] = EVERY[:-1]  # all but the curve
 KS = (1, 2, 3, 5)
 
 
@@ -36,7 +36,7 @@ def test_average_is_over_all_orders_of_ties_and_bounds_are_the_ends(levels: list
         average = evaluate(*given, np.array([1]), ks=KS, metrics=METRICS, ties="average")
         bounds = evaluate(*given, np.array([1]), ks=KS, metrics=METRICS, ties="bounds")
     expected = orders(levels)
-    for name in expected[0].keys() - {"positives", "first_rank"}:
+    for name in expected[0].keys() - {"positives", "first_rank", "map_trapezoid"}:
         values = [each[name] for each in expected]
         assert average[name] == pytest.approx(np.mean(values), abs=1e-9), name
         assert (bounds[name], bounds[f"{name}_upper"]) == pytest.approx((min(values), max(values))), name
@@ -53,3 +53,8 @@ def test_without_ties_all_rules_agree_and_codes_lie_between_the_bounds() -> None
     for name in within.keys() - {"queries", "queries_without_positive"}:
         assert codes.metrics[name] < within[name] < codes.metrics[f"{name}_upper"]
     assert "map_upper" in codes.per_class()
+
+
+def test_a_metric_without_an_expected_value_is_refused() -> None:
+    with refused("--ties average: there is no expected value of map_trapezoid"):
+        evaluate(np.eye(4), np.array([0, 0, 1, 1]), metrics=("map_trapezoid",), ties="average")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -54,6 +55,17 @@ def relevance(
     return found
 
 
+def graded(gallery: np.ndarray, queries: np.ndarray, grades: np.ndarray) -> list[list[float]]:
+    """For each query, the grade of the nearest, second nearest, ... item that is not junk (below 0) by the cosine; the
+    lower one comes first among equals."""
+    items = rational(gallery)
+    found = []
+    for query, row in zip(rational(queries), grades.tolist(), strict=True):
+        pairs = sorted((-cosine(query, item), grade) for item, grade in zip(items, row, strict=True) if grade >= 0)
+        found.append([grade for _, grade in pairs])
+    return found
+
+
 def recall_at_k(ranked: list[bool], k: int) -> float:
     """Whether one of the K nearest is a positive."""
     return float(any(ranked[:k]))
@@ -85,6 +97,32 @@ def average_precision(ranked: list[bool]) -> float:
     return sum(precision_at_k(ranked, rank) for rank in range(1, len(ranked) + 1) if ranked[rank - 1]) / sum(ranked)
 
 
+def map_at_k(ranked: list[bool], k: int) -> float:
+    """1 / min(R, K) times the sum of the precision at the ranks, up to K, where a positive stands."""
+    hits = [precision_at_k(ranked, rank) for rank in range(1, min(k, len(ranked)) + 1) if ranked[rank - 1]]
+    return sum(hits) / min(sum(ranked), k)
+
+
+def dcg(grades: Sequence[float], k: int) -> float:
+    """Sum of grade / log2(rank + 1) down to rank K."""
+    return sum(grade / math.log2(rank + 1) for rank, grade in enumerate(grades[:k], start=1))
+
+
+def ndcg_at_k(ranked: Sequence[float], k: int) -> float:
+    """The discounted gain of a ranking, of that of the best order."""
+    return dcg(ranked, k) / dcg(sorted(ranked, reverse=True), k)
+
+
+def trapezoid_precision(ranked: list[bool]) -> float:
+    """The area under precision over recall, trapezoid after trapezoid, from precision 1 at recall 0."""
+    area, before = 0.0, 1.0
+    for rank in range(1, len(ranked) + 1):
+        precision = precision_at_k(ranked, rank)
+        area += ranked[rank - 1] / sum(ranked) * (before + precision) / 2
+        before = precision
+    return area
+
+
 def interpolated(ranked: list[bool]) -> list[float]:
     """At recalls of 0, 0.01, ..., 1: the largest precision at any rank where the recall is at least that."""
     points = [(sum(ranked[:rank]), precision_at_k(ranked, rank)) for rank in range(1, len(ranked) + 1)]
@@ -100,8 +138,11 @@ def metrics(ranked: list[bool], ks: Sequence[int]) -> dict[str, float]:
         "first_rank": 1 + ranked.index(True),
         **{f"recall_at_{k}": recall_at_k(ranked, k) for k in ks},
         **{f"precision_at_{k}": precision_at_k(ranked, k) for k in ks},
+        **{f"map_at_{k}": map_at_k(ranked, k) for k in ks},
+        **{f"ndcg_at_{k}": ndcg_at_k(ranked, k) for k in ks},
         "mrr": reciprocal_rank(ranked),
         "r_precision": r_precision(ranked),
         "map_at_r": map_at_r(ranked),
         "map": average_precision(ranked),
+        "map_trapezoid": trapezoid_precision(ranked),
     }

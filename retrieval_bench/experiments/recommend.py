@@ -7,6 +7,7 @@ again, it goes on from the records there.
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import time
@@ -73,9 +74,13 @@ class Recommend:
     """look at the folder, print the plan and stop"""
 
     def execute(self) -> None:
-        if not self.minutes > 0 or self.min_images < 2:
-            raise UserError(f"--minutes {self.minutes:g} --min-images {self.min_images}: above 0, and at least 2")
+        if not 0 < self.minutes < math.inf:
+            raise UserError(f"--minutes {self.minutes:g}: must be above 0")
+        if self.min_images < 2:
+            raise UserError(f"--min-images {self.min_images}: retrieval needs at least 2 images of a class")
         started, device, folder = time.monotonic(), resolve_device(self.device), self.folder.expanduser()
+        if not folder.exists():
+            raise UserError(f"{folder}: no such folder")
         home = self.results.expanduser() / "recommend" / folder.resolve().name
         if folder.resolve() in home.resolve().parents:
             raise UserError(f"{home}: lies in the folder of photos, where nothing is written; give --results elsewhere")

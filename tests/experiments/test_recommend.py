@@ -182,7 +182,8 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for words, message in (
         ([str(tmp_path / "nowhere")], "no such folder"),
         ([str(photos / "c0")], "no images in class folders"),
-        ([str(photos), "--minutes", "0"], "--minutes 0"),
+        ([str(photos), "--minutes", "nan"], "--minutes nan: must be above 0"),
+        ([str(photos), "--min-images", "1"], "--min-images 1"),
         ([str(photos), "--min-images", "5"], "0 classes with at least 5 images"),
         ([str(tmp_path)], "lies in the folder of photos"),
         ([str(photos), "--backbone", "resnet18x"], "resnet18x"),

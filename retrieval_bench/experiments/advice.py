@@ -40,11 +40,13 @@ class Gain:
 
 @dataclass(frozen=True)
 class Advice:
-    """The row to use, what it gains over frozen features (None for these), and sentences that say so."""
+    """The row to use, what it gains over frozen features (None for these), sentences that say so, and the row with the
+    highest mean of those that could be used (or, without any, of those that were trained)."""
 
     strategy: str
     gain: Gain | None
     text: str
+    best: str
 
 
 def advise(records: Records, metric: Objective = "map_at_r") -> Advice:
@@ -65,19 +67,12 @@ def advise(records: Records, metric: Objective = "map_at_r") -> Advice:
     corrected = dict(zip(gains, p_values, strict=True))
     start = f"Use frozen features ({', '.join(f'{column(name).title} {_percent(base, name)}' for name in SHOWN)}): "
     if not gains:
-        return Advice(FROZEN, None, f"{start}the time given was too short to train anything.")
+        return Advice(FROZEN, None, f"{start}the time given was too short to train anything.", FROZEN)
     sure = [name for name, gain in gains.items() if corrected[name] < LEVEL and gain.mean > 0]
     best = max(sure or gains, key=lambda name: gains[name].mean)
     label, gain = records[best][0].strategy, gains[best]
-    if not sure and gain.mean <= 0:
-        return Advice(
-            FROZEN, None, f"{start}nothing beats them. The best of the others, {label}, has {gain} of {title}."
-        )
     if not sure:
-        why = f"p {corrected[best]:.2f}" if gain.folds >= SEEDS else "too few folds to test"
-        why += f" in a test of {len(gains)} strategies" if len(gains) > 1 else ""
-        text = f"undecided, so the cheaper one. {label} has {gain} of {title}, {why}."
-        return Advice(FROZEN, None, start + text)
+        return Advice(FROZEN, None, start + _not_taken(label, gain, title, corrected[best], len(gains)), best)
     cheaper = [name for name in sure if _seconds(records[name]) < CHEAPER * _seconds(records[best])]
     less = {name: gain_of(records[name], records[best], metric) for name in cheaper}
     tied = [name for name in cheaper if not less[name].p < LEVEL]
@@ -86,8 +81,8 @@ def advise(records: Records, metric: Objective = "map_at_r") -> Advice:
     rises = [f"{column(name).title} from {_percent(base, name, runs)} to {_percent(runs, name)}" for name in SHOWN]
     share = runs[0].cost["macs"] / base[0].cost["macs"]
     text = (
-        f"Use {runs[0].strategy}: on classes that it was not trained on it raises {' and '.join(rises)}. The gain of "
-        f"{title} is {gain}, p {corrected[chosen]:.3f}. It costs {_seconds(runs):.0f} s of training, and the embedder "
+        f"Use {runs[0].strategy}: on classes that it was not trained on it takes {' and '.join(rises)}. The gain of "
+        f"{title} is {gain}, {_p(corrected[chosen])}. It costs {_seconds(runs):.0f} s of training, and the embedder "
         f"{f'does {share:.0%} of the multiply-accumulates' if share != 1 else 'is as large and fast as before'}."
     )
     if tied:
@@ -95,7 +90,15 @@ def advise(records: Records, metric: Objective = "map_at_r") -> Advice:
             f" {label} has the highest mean, but trains for {_seconds(records[best]):.0f} s and is not measurably "
             f"better: the difference is {less[chosen]}."
         )
-    return Advice(chosen, gain, text)
+    return Advice(chosen, gain, text, best)
+
+
+def _not_taken(label: str, gain: Gain, title: str, p: float, strategies: int) -> str:
+    if gain.mean <= 0:
+        return f"nothing beats them. The best of the others, {label}, has {gain} of {title}."
+    why = _p(p) if gain.folds >= SEEDS else "too few folds to test"
+    why += f" in a test of {strategies} strategies" if strategies > 1 else ""
+    return f"undecided, so the cheaper one. {label} has {gain} of {title}, {why}."
 
 
 def gain_of(first: Sequence[Record], second: Sequence[Record], metric: str) -> Gain:
@@ -129,6 +132,10 @@ def _percent(runs: Sequence[Record], metric: str, like: Sequence[Record] = ()) -
     """Mean in percent, over the folds that `like` has too."""
     folds = {_fold(run) for run in like or runs}
     return f"{100 * fmean(run.metrics[metric] for run in runs if _fold(run) in folds):.1f}"
+
+
+def _p(value: float) -> str:
+    return f"p {value:.3f}" if value >= 0.001 else "p < 0.001"
 
 
 def _fold(run: Record) -> int:

@@ -7,6 +7,7 @@ again, it goes on from the records there.
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import time
@@ -73,10 +74,16 @@ class Recommend:
     """look at the folder, print the plan and stop"""
 
     def execute(self) -> None:
-        if not self.minutes > 0 or self.min_images < 2:
-            raise UserError(f"--minutes {self.minutes:g} --min-images {self.min_images}: above 0, and at least 2")
+        if not 0 < self.minutes < math.inf:
+            raise UserError(f"--minutes {self.minutes:g}: must be above 0")
+        if self.min_images < 2:
+            raise UserError(f"--min-images {self.min_images}: retrieval needs at least 2 images of a class")
         started, device, folder = time.monotonic(), resolve_device(self.device), self.folder.expanduser()
+        if not folder.exists():
+            raise UserError(f"{folder}: no such folder")
         home = self.results.expanduser() / "recommend" / folder.resolve().name
+        if folder.resolve() in home.resolve().parents:
+            raise UserError(f"{home}: lies in the folder of photos, where nothing is written; give --results elsewhere")
         found = survey(folder, self.min_images)
         compared = select(found.usable, sample(found.usable.labels, int(choices.MOST_IMAGES[device] * self.minutes)))
         config = choices.choose_config(found.sizes.tolist(), found.side, device)
@@ -100,6 +107,9 @@ class Recommend:
         table = TextTable(title, compared_table(records, self.objective))
         print(f"\n{to_terminal([table])}\n{advice.text}\n", flush=True)
         lines = deploy(records[advice.strategy][0], replace(runtime, data_root=home / "images.csv"), found)
+        if advice.best != advice.strategy:
+            words = [records[advice.best][0].id, "--all-classes", "--results", home, "--data-root", home / "images.csv"]
+            lines.append(f"to take {records[advice.best][0].strategy} all the same: {command('refit', *words)}")
         lines.append(f"took {duration(time.monotonic() - started)}")
         write_text(home / "answer.md", "\n\n".join([advice.text, table.to_markdown(), *lines, plan]) + "\n")
         print("\n".join(lines))
@@ -111,10 +121,11 @@ def describe(folder: Path, found: Survey, compared: ImageTable, config: RunConfi
     part = (
         f"{len(compared):,} images of {len(compared.class_names):,} classes in " if len(compared) < sum(sizes) else ""
     )
+    each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
     per_class = f", {train.samples_per_class} of a class" if train.samples_per_class else ""
     return "\n".join(
         [
-            f"{folder}: {sum(sizes):,} images of {len(sizes):,} classes, {min(sizes)} to {max(sizes):,} of each",
+            f"{folder}: {sum(sizes):,} images of {len(sizes):,} classes, {each} of each",
             *(f"  {line}" for line in found.lines),
             f"plan: {part}{data.folds} folds of classes, {config.model.backbone} at {data.image_size} px, "
             f"{config.loss.loss}, batches of {train.batch_size}{per_class}, at most {train.epochs} epochs, "
@@ -217,9 +228,13 @@ def deploy(record: Record, runtime: RuntimeConfig, found: Survey) -> list[str]:
         shutil.rmtree(target, ignore_errors=True)
         export(path, record, target)
     embed_table(target / NAME, found.readable, gallery, device=runtime.device)
-    words = ["search", target, "QUERY.jpg", "--gallery", gallery, "--folder", root, "--sheet", "found.png"]
+    words = ["QUERY.jpg", "--gallery", gallery, "--folder", root, "--sheet", "found.png"]
     return [
         f"embedder ({record.strategy}, all {len(found.sizes):,} classes): {target}",
         f"index of {len(found.readable):,} images: {gallery}",
-        f"search: {shlex.join(['python', '-m', 'retrieval_bench', *map(str, words)])}",
+        f"search: {command('search', target, *words)}",
     ]
+
+
+def command(*words: object) -> str:
+    return shlex.join(["python", "-m", "retrieval_bench", *map(str, words)])

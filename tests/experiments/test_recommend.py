@@ -108,7 +108,7 @@ FROZEN = (40.0, 50.0, 45.0, 42.0)
         (
             {"standard": (50.0, 61.0, 55.0, 53.0)},
             "standard",
-            "+10.5 points (95 % interval +9.6 to +11.4, 4 folds), p 0.000",
+            "+10.5 points (95 % interval +9.6 to +11.4, 4 folds), p < 0.001",
         ),
         (
             {"standard": (39.0, 48.0, 45.0, 41.0), "last_k": (20.0,) * 4},
@@ -153,7 +153,7 @@ def test_a_folder_in_an_answer_and_an_index_out(
     words += ["--results", str(results)]
     assert main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "24 images of 6 classes, 4 to 4 of each" in printed
+    assert "24 images of 6 classes, 4 of each" in printed
     assert "1 of 25 images cannot be read" in printed
     assert "plan: 3 folds of classes, test_resnet at 40 px, proxy_anchor" in printed
     home = results / "recommend" / "photos"
@@ -182,8 +182,10 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for words, message in (
         ([str(tmp_path / "nowhere")], "no such folder"),
         ([str(photos / "c0")], "no images in class folders"),
-        ([str(photos), "--minutes", "0"], "--minutes 0"),
+        ([str(photos), "--minutes", "nan"], "--minutes nan: must be above 0"),
+        ([str(photos), "--min-images", "1"], "--min-images 1"),
         ([str(photos), "--min-images", "5"], "0 classes with at least 5 images"),
+        ([str(tmp_path)], "lies in the folder of photos"),
         ([str(photos), "--backbone", "resnet18x"], "resnet18x"),
     ):
         assert main(["recommend", *words, "--results", str(tmp_path / "r")]) == 2

@@ -110,27 +110,24 @@ def evaluate_in_detail(
         for name in names:
             if name not in known:
                 raise UserError(f"unknown {what} '{name}' (known: {', '.join(known)})")
-    device, modes = resolve_device(device), parse_rerank(as_tuple(rerank), distance)
+    device, (expansions, reciprocal) = resolve_device(device), parse_rerank(as_tuple(rerank), distance)
     apart, unlabelled = query_embeddings is not None, relevance is not None and labels is None
     if apart != (query_labels is not None) and not unlabelled:
         raise UserError("query_embeddings and query_labels come together: one of them is missing")
-    if query_cameras is not None if cameras is None or not apart else query_cameras is None:
+    if (query_cameras is not None) != (cameras is not None and apart):
         raise UserError("cameras and query_cameras come together where queries are given, and only there")
-    vectors = expand(modes, embeddings, query_embeddings, same_item)
+    vectors = expand(expansions, embeddings, query_embeddings, same_item)
     queries, gallery, itself = prepare_sides(*vectors, distance)
     size, confidence = (len(queries), len(gallery)), np.full(len(queries), -np.inf)
     judged = {"cameras": cameras, "query_cameras": query_cameras, "ignore": ignore, "relevance": relevance}
-    reranked = modes[-1] if modes and modes[-1].name == "k_reciprocal" else None
     several = has_several(labels) or has_several(query_labels)
-    if several or reranked or "gap" in metrics or any(given is not None for given in judged.values()):
+    if several or reciprocal or "gap" in metrics or any(given is not None for given in judged.values()):
         _check_graded(metrics, engine, ties)
-        relevant, names = as_relevance(labels, query_labels, itself, size, **judged)
+        relevant, names = as_relevance(labels, query_labels, itself, size, judged)
         scores, margin = similarity_scores(queries, gallery), 2 * gallery.error(np.float64)
-        if reranked:
-            if queries is not gallery and (itself >= 0).any():
-                raise UserError("--rerank k_reciprocal: some queries are in the gallery; give all images as one file")
-            scores, margin = k_reciprocal_scores(queries, gallery, *reranked.values)
-        rankings = graded_rankings(scores, relevant, confidence, margin, ties == "bounds")
+        if reciprocal:
+            scores, margin = k_reciprocal_scores(queries, gallery, itself, *reciprocal)
+        rankings = graded_rankings(scores, relevant, size, confidence, margin, ties == "bounds")
         parts, order, codes = ((*each, {}) for each in rankings), np.arange(size[0]), np.empty(0)
         chosen = chosen_metrics(metrics, ks)
     else:
@@ -184,13 +181,11 @@ def _check_ranks(metrics: tuple[str, ...], engine: str, ties: str, listed: int, 
 
 def _check_graded(metrics: tuple[str, ...], engine: str, ties: str) -> None:
     """Refuses what only one class per image and nothing else gives."""
-    reason = "needs a class per image, and no junk, grades, gap or k_reciprocal"
-    for what in {"clustering", "health"} & set(metrics):
-        raise UserError(f"--metrics {what}: {reason}")
-    if ties == "average":
-        raise UserError(f"--ties average: {reason}; --ties bounds does without")
-    if engine in ("ivf", "hnsw"):
-        raise UserError(f"--engine {engine}: {reason}")
+    wrong = [f"--metrics {name}" for name in ("clustering", "health") if name in metrics]
+    wrong += [f"--ties {ties}"] if ties == "average" else []
+    wrong += [f"--engine {engine}"] if engine in ("ivf", "hnsw") else []
+    if wrong:
+        raise UserError(f"{wrong[0]}: needs a class per image, and no junk, grades, gap or k_reciprocal")
 
 
 def _class_rankings(

@@ -40,7 +40,7 @@ def similarity_scores(queries: Vectors, gallery: Vectors) -> Scores:
 
 
 def graded_rankings(
-    scores: Scores, relevance: Relevance, confidence: np.ndarray, margin: float, bounds: bool
+    scores: Scores, relevance: Relevance, size: tuple[int, int], confidence: np.ndarray, margin: float, bounds: bool
 ) -> Iterator[tuple[Ranking, Ranking]]:
     """Rankings of some queries after others: with the lower grades first among equals, and with the higher ones first
     (the same one unless `bounds`).
@@ -48,12 +48,13 @@ def graded_rankings(
     Args:
         scores: of some queries.
         relevance: grades and junk.
+        size: how many queries and items there are.
         confidence: float64 (Q,), filled in: the score of each query's nearest item that is not junk, -inf for none.
         margin: scores that differ by less are equal.
         bounds: whether the second ranking is wanted.
     """
-    for part in portions(len(confidence), relevance.items):
-        rows = list(zip(scores(part), relevance.grades(part), strict=True))
+    for part in portions(*size):
+        rows = list(zip(scores(part), relevance(part), strict=True))
         confidence[part] = [score[grade >= 0].max(initial=-np.inf) for score, grade in rows]
         ranking = partial(_ranking, rows, part.start, margin)
         worst = ranking(False)

@@ -14,21 +14,8 @@ import numpy as np
 
 from retrieval_bench.errors import UserError
 
-MetricName = Literal[
-    "recall",
-    "mrr",
-    "r_precision",
-    "map_at_r",
-    "precision",
-    "map_at_k",
-    "ndcg",
-    "map",
-    "map_trapezoid",
-    "gap",
-    "curve",
-    "clustering",
-    "health",
-]
+PerQuery = Literal["recall", "mrr", "r_precision", "map_at_r", "precision", "map_at_k", "ndcg", "map", "map_trapezoid"]
+MetricName = Literal[PerQuery, "gap", "curve", "clustering", "health"]
 DEFAULT_METRICS: tuple[MetricName, ...] = ("recall", "mrr", "r_precision", "map_at_r")
 Needs = Literal["first", "top", "k", "all"]
 """Exact ranks: of each query's best positive; also of every positive among the R nearest, or among the K nearest; of
@@ -107,13 +94,14 @@ def precision_at_k(ranking: Ranking, k: int) -> np.ndarray:
 
 def map_at_k(ranking: Ranking, k: int) -> np.ndarray:
     """float64 (Q,): 1 / min(R, K) times the sum, over positives among the K nearest, of the precision at their rank
-    (Weyand et al., Google Landmarks Dataset v2, CVPR 2020, section 4.1)."""
+    (Weyand et al., Google Landmarks Dataset v2, CVPR 2020)."""
     return ranking.per_query((ranking.ranks <= k) * ranking.hits / ranking.ranks) / np.minimum(ranking.counts, k)
 
 
 def ndcg_at_k(ranking: Ranking, k: int) -> np.ndarray:
     """float64 (Q,): sum, over positives among the K nearest, of grade / log2(rank + 1), divided by that of the best
-    order (Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, 2002; the grade is the gain)."""
+    order (Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, 2002, with the discount of Burges
+    et al., ICML 2005); the grade is the gain."""
     grades = np.ones(len(ranking.ranks)) if ranking.grades is None else ranking.grades
     query = np.repeat(np.arange(len(ranking.counts)), ranking.kept)
     ideal = grades[np.lexsort((-grades, query))]
@@ -179,7 +167,7 @@ CURVE = Metric(precision_recall_curve, needs="all")
 def global_average_precision(confidence: np.ndarray, correct: np.ndarray, possible: int) -> float:
     """One ranking of all queries' best matches by confidence: 1 / `possible` (queries that have a positive) times the
     sum, over correct ones, of the share of correct ones down to there; wrong ones first among equals (Perronnin et al.,
-    CVPR 2009; micro average precision of Weyand et al., CVPR 2020, section 4.2). Both arrays are (Q,)."""
+    CVPR 2009; used by Weyand et al., CVPR 2020). Both arrays are (Q,)."""
     correct = correct[np.lexsort((correct, -confidence))]
     return float((correct * np.cumsum(correct) / np.arange(1, len(correct) + 1)).sum() / possible)
 

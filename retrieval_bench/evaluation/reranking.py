@@ -3,7 +3,8 @@ re-ranking. They see the gallery as a search does: also items that are junk for 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import re
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,58 +12,49 @@ from scipy import sparse
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.evaluation.graded_ranking import Scores, portions, similarity_scores
-from retrieval_bench.evaluation.inputs import as_rows, prepare_sides
+from retrieval_bench.evaluation.inputs import prepare_sides
 from retrieval_bench.evaluation.vectors import Vectors, as_vectors, chunks
 
-FORMS = "aqe:K[:alpha], dba:K[:alpha] or k_reciprocal[:k1:k2:lambda]"
+FORM = re.compile(r"(aqe|dba):(\d+)(?::(\d*\.?\d+))?|k_reciprocal(?::(\d+):(\d+):(\d*\.?\d+))?")
+Expansion = tuple[str, int, float]
+"""``aqe`` or ``dba``, K and alpha."""
 
 
-class RerankMode(NamedTuple):
-    """``aqe`` or ``dba`` with K and alpha, or ``k_reciprocal`` with k1, k2 and lambda."""
-
-    name: str
-    values: list[Any]
-
-
-def parse_rerank(modes: tuple[str, ...], distance: str) -> list[RerankMode]:
-    """Modes from text (:data:`FORMS`): alpha is 3, and k1, k2 and lambda 20, 6 and 0.3 where they are not given.
+def parse_rerank(modes: tuple[str, ...], distance: str) -> tuple[list[Expansion], tuple[int, int, float] | None]:
+    """Expansions in their order, and k1, k2 and lambda of k-reciprocal re-ranking where it is asked for.
 
     Raises:
         UserError: another form, a number out of bounds, or modes that do not go together.
     """
-    found = []
+    expansions, reciprocal = [], None
     for mode in modes:
-        name, *rest = mode.split(":")
-        defaults = {"aqe": (None, 3.0), "dba": (None, 3.0), "k_reciprocal": (20, 6, 0.3)}.get(name, ())
-        try:
-            values = [*map(float, rest), *defaults[len(rest) :]]
-        except ValueError:
-            values = []
-        values = values if None not in values and np.isfinite(values).all() else []
-        whole = values[:2] if name == "k_reciprocal" else values[:1]
-        if len(values) != len(defaults) or not values or any(value % 1 for value in whole):
-            raise UserError(f"--rerank {mode}: expected {FORMS}, such as aqe:10:3")
-        if min(values) < 0 or (name == "k_reciprocal" and (min(whole) < 1 or values[2] > 1)):
-            raise UserError(f"--rerank {mode}: K and alpha are 0 or more, k1 and k2 1 or more, lambda is from 0 to 1")
-        if name != "k_reciprocal" and distance != "cosine":
+        if (match := FORM.fullmatch(mode)) is None:
+            forms = "aqe:K[:alpha], dba:K[:alpha] or k_reciprocal[:k1:k2:lambda], such as aqe:10:3"
+            raise UserError(f"--rerank {mode}: expected {forms}")
+        name, k, alpha, k1, k2, weight = match.groups()
+        if reciprocal:
+            raise UserError("--rerank: k_reciprocal is given once, as the last mode")
+        if name and distance != "cosine":
             raise UserError(f"--rerank {mode}: expands unit rows; leave out --distance {distance}")
-        found.append(RerankMode(name, [*map(int, whole), *values[len(whole) :]]))
-    if "k_reciprocal" in [mode.name for mode in found[:-1]]:
-        raise UserError("--rerank: k_reciprocal is given once, as the last mode")
-    return found
+        if name:
+            expansions.append((name, int(k), float(alpha or 3)))
+            continue
+        reciprocal = int(k1 or 20), int(k2 or 6), float(weight or 0.3)
+        if min(reciprocal[:2]) < 1 or reciprocal[2] > 1:
+            raise UserError(f"--rerank {mode}: k1 and k2 are 1 or more, lambda is from 0 to 1")
+    return expansions, reciprocal
 
 
-def expand(modes: list[RerankMode], embeddings: Any, query_embeddings: Any, same_item: Any) -> tuple[Any, Any, Any]:
-    """`embeddings`, `query_embeddings` and `same_item` after all ``aqe`` and ``dba`` in their order."""
-    for name, values in (mode for mode in modes if mode.name != "k_reciprocal"):
+def expand(expansions: list[Expansion], embeddings: Any, query_embeddings: Any, same_item: Any) -> tuple[Any, Any, Any]:
+    """`embeddings`, `query_embeddings` and `same_item` after expansions of queries and items, one after the other."""
+    for name, k, alpha in expansions:
         queries, gallery, rows = prepare_sides(embeddings, query_embeddings, same_item, "cosine")
         if name == "aqe":
-            query_embeddings = expanded(queries, gallery, rows, *values)
-            embeddings, same_item = as_rows(embeddings, "embeddings"), rows
+            query_embeddings, same_item = expanded(queries, gallery, rows, k, alpha), rows
         elif (rows >= 0).any():
             raise UserError("--rerank dba: items would be mixed with the queries themselves; give a gallery apart")
         else:
-            embeddings = expanded(gallery, gallery, np.arange(len(gallery)), *values)
+            embeddings = expanded(gallery, gallery, np.arange(len(gallery)), k, alpha)
     return embeddings, query_embeddings, same_item
 
 
@@ -84,7 +76,9 @@ def expanded(queries: Vectors, gallery: Vectors, itself: np.ndarray, k: int, alp
     return found
 
 
-def k_reciprocal_scores(queries: Vectors, gallery: Vectors, k1: int, k2: int, weight: float) -> tuple[Scores, float]:
+def k_reciprocal_scores(
+    queries: Vectors, gallery: Vectors, itself: np.ndarray, k1: int, k2: int, weight: float
+) -> tuple[Scores, float]:
     """Minus the distances of Zhong et al. (Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017):
     ``(1 - lambda) d_J + lambda d``, d being the squared distance divided by the query's largest, d_J the Jaccard
     distance of k-reciprocal sets among all queries and items; and what rounding may change them by.
@@ -95,6 +89,8 @@ def k_reciprocal_scores(queries: Vectors, gallery: Vectors, k1: int, k2: int, we
     """
     joint, first, size = gallery, 0, len(gallery)
     if queries is not gallery:
+        if (itself >= 0).any():
+            raise UserError("--rerank k_reciprocal: some queries are in the gallery; give all images as one file")
         rows = {"rows": np.concatenate([queries.raw, gallery.raw])}
         (joint,), first = as_vectors(rows, gallery.distance), len(queries)
     similarity, total = similarity_scores(joint, joint), len(joint)

@@ -207,11 +207,11 @@ def test_k_reciprocal_agrees_with_the_oracle(seed: int, ks: tuple[int, int], wei
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graded_ranking, "NUMBERS", 100 if small else 1 << 24)
         apart = as_vectors({"queries": vectors[:6], "gallery": vectors[6:]})
-        scores, _ = k_reciprocal_scores(apart[0], apart[1], *ks, weight)
+        scores, _ = k_reciprocal_scores(apart[0], apart[1], np.full(6, -1), *ks, weight)
         expected = reranking.k_reciprocal(rows, range(6), range(6, 26), *ks, weight)
         np.testing.assert_allclose(-scores(slice(2, 6)), expected[2:], atol=1e-9)
         (whole,) = as_vectors({"rows": vectors})
-        scores, _ = k_reciprocal_scores(whole, whole, *ks, weight)
+        scores, _ = k_reciprocal_scores(whole, whole, np.arange(26), *ks, weight)
         np.testing.assert_allclose(
             -scores(slice(0, 5)), reranking.k_reciprocal(rows, range(5), range(26), *ks, weight), atol=1e-9
         )
@@ -273,7 +273,7 @@ def test_reranking_helps_where_neighbours_agree() -> None:
         ({"rerank": ("aqe:3:x",)}, "--rerank aqe:3:x: expected"),
         ({"rerank": ("aqe:3:1:1",)}, "--rerank aqe:3:1:1: expected"),
         ({"rerank": ("k_reciprocal:20:6:2",)}, "lambda is from 0 to 1"),
-        ({"rerank": ("k_reciprocal:0",)}, "k1 and k2 1 or more"),
+        ({"rerank": ("k_reciprocal:0:1:0",)}, "k1 and k2 are 1 or more"),
         ({"rerank": ("k_reciprocal", "aqe:3")}, "k_reciprocal is given once, as the last mode"),
         ({"rerank": ("aqe:3",), "distance": "l2"}, "leave out --distance l2"),
         ({"rerank": ("dba:3",), "query_embeddings": None, "query_labels": None}, "mixed with the queries themselves"),
@@ -364,15 +364,22 @@ def test_several_labels_and_grades_of_files(capsys: pytest.CaptureFixture[str]) 
         ),
         (["--labels-column", "tags", "--labels", "l.txt"], "labels of e.parquet are also given as l.txt"),
         (["--relevant", "hard"], "--relevant hard belongs to --relevance FILE.json"),
-        (["--relevance", "none.json"], "none.json: no such file"),
+        (["--relevance", "easy.json"], "easy.json: --relevant easy, medium or hard goes with lists in a .json file"),
+        (["--relevance", "none.json", "--relevant", "easy"], "none.json: no such file"),
         (["--relevance", "l.txt"], "l.txt: relevance is read from .json, .parquet"),
-        (["--relevance", "few.json"], "few.json: expected a list with an object of lists for each of 24 queries"),
-        (["--relevance", "easy.json"], "choose them with --relevant easy, medium or hard"),
-        (["--relevance", "easy.json", "--relevant", "hard"], "no query has a list 'hard' (there are easy, junk)"),
+        (
+            ["--relevance", "few.json", "--relevant", "easy"],
+            "expected a list with an object of lists for each of 24",
+        ),
+        (
+            ["--relevance", "lack.json", "--relevant", "hard"],
+            "query 0 has no list 'hard' (there are easy, junk)",
+        ),
+        (["--relevance", "text.json", "--relevant", "hard"], "text.json: holds more than numbers"),
         (["--relevance", "easy.json", "--relevant", "easy"], "easy.json: item 99 is no row number from 0 to 23"),
         (["--relevance", "bad.csv"], "bad.csv: column 'grade' is missing (there are query, item, score)"),
         (["--relevance", "twice.csv"], "twice.csv: item 2 is there twice for query 1"),
-        (["--relevance", "twice.csv", "--relevant", "hard"], "belongs to lists in a .json file"),
+        (["--relevance", "twice.csv", "--relevant", "hard"], "goes with lists in a .json file, and only with them"),
         (["--rerank", "aqe:x"], "--rerank aqe:x: expected aqe:K[:alpha]"),
     ],
 )
@@ -380,7 +387,9 @@ def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.Ca
     frame(slice(None)).to_parquet("e.parquet")
     Path("l.txt").write_text("a\n")
     Path("few.json").write_text("[{}]")
-    Path("easy.json").write_text(json.dumps([{"easy": [99], "junk": []}] * 24))
+    for name, lists in {"easy": {"easy": [99], "junk": [], "hard": []}, "lack": {"easy": [], "junk": []}}.items():
+        Path(f"{name}.json").write_text(json.dumps([lists] * 24))
+    Path("text.json").write_text(json.dumps([{"easy": [], "junk": [], "hard": ["a.jpg"]}] * 24))
     Path("bad.csv").write_text("query,item,score\n0,1,1\n")
     Path("twice.csv").write_text("query,item,grade\n1,2,1\n0,1,1\n1,2,0\n")
     assert main(["evaluate", "e.parquet", *words]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -23,9 +24,11 @@ def k_reciprocal(rows: np.ndarray, queries: Sequence[int], items: Sequence[int],
     distance = squares / squares.max(axis=1, keepdims=True)
     order = [[row, *(other for other in np.argsort(squares[row]) if other != row)] for row in range(len(rows))]
 
+    @cache
     def nearest(row: int, k: int) -> set[int]:
         return set(map(int, order[row][: k + 1]))  # k without the row itself
 
+    @cache
     def reciprocal(row: int, k: int) -> set[int]:
         return {other for other in nearest(row, k) if row in nearest(other, k)}
 
@@ -35,7 +38,7 @@ def k_reciprocal(rows: np.ndarray, queries: Sequence[int], items: Sequence[int],
         for other in reciprocal(row, k1):
             half = reciprocal(other, round(k1 / 2))
             if 3 * len(half & reciprocal(row, k1)) > 2 * len(half):
-                members |= half
+                members = members | half
         for member in members:
             codes[row, member] = np.exp(-distance[row, member])
         codes[row] /= codes[row].sum()

@@ -35,7 +35,7 @@ CONTENT = ("data.files_fingerprint", "data.sides_fingerprint", "evaluation.also_
 class RunConfig:
     """One training and evaluation run."""
 
-    strategy: str = option("standard", "fine-tuning strategy; join several with +")
+    strategy: str = option("standard", "fine-tuning strategy, or package.module:Class; join several with +")
     seed: int = option(0, "seed of initialisation, sampling and augmentation", low=0)
     data: Annotated[DataConfig, Flat] = field(default_factory=DataConfig)
     model: Annotated[ModelConfig, Flat] = field(default_factory=ModelConfig)

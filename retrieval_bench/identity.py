@@ -78,9 +78,8 @@ def name_run(identity: dict[str, Any], device: str) -> str:
         identity: see :func:`identify`.
         device: ``cpu`` or ``cuda``.
     """
-    dataset, seed = identity["data.dataset"], identity["seed"]
-    strategy = "+".join(map(name_of, split_words(identity["strategy"])))
-    return f"{dataset}-{strategy}-{config_hash(identity)}-s{seed}-{device}"
+    dataset, strategy, seed = (identity[name] for name in ("data.dataset", "strategy", "seed"))
+    return f"{dataset}-{name_of(strategy)}-{config_hash(identity)}-s{seed}-{device}"
 
 
 def run_ids(configs: Sequence[RunConfig], runtime: RuntimeConfig) -> Iterator[str]:

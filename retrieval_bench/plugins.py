@@ -83,8 +83,9 @@ def load(group: Group, word: str) -> Plugin | None:
 
 
 def name_of(word: str) -> str:
-    """What tables, flags and ids call `word`: ``half_rate`` for ``package.module:HalfRate``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", word.rpartition(":")[2]).lower()
+    """What tables, flags and files call a strategy, perhaps a chain: ``half_rate`` for ``package.module:HalfRate``."""
+    classes = re.sub(r"[\w.]+:(?=\w)", "", word.replace(" ", ""))
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", classes).lower()
 
 
 def _import(flag: str, module: str) -> Any:
@@ -95,7 +96,8 @@ def _import(flag: str, module: str) -> Any:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             where = f"in {os.getcwd()} or among the installed packages"
-            raise UserError(f"{flag}: there is no module {error.name} {where}") from None
+            hint = "; leave out .py" if module.endswith(".py") else ""
+            raise UserError(f"{flag}: there is no module {error.name} {where}{hint}") from None
         raise UserError(f"{flag}: {module} cannot be imported: {place_of(error)}") from None
 
 

@@ -147,8 +147,8 @@ class ModelConfig:
     """Backbone, its weights, and the embedding made from it."""
 
     backbone: str = "efficientnet_lite0"
-    """efficientnet_lite0, any timm model, torchvision/resnet50, or resnet50_caffe (stride in the first 1x1
-    convolution)"""
+    """efficientnet_lite0, any timm model, torchvision/resnet50, resnet50_caffe (stride in the first 1x1 convolution),
+    or package.module:function"""
     weights: str = option("imagenet", "imagenet, none, or a local .safetensors / .pth file")
     pooling: Literal["default", "avg", "max", "avgmax"] = "default"
     """how the feature map becomes one vector; default is the backbone's own"""
@@ -166,7 +166,8 @@ class LossConfig:
     """The metric-learning loss."""
 
     loss: str = option(
-        "proxy_anchor", "name of a loss, or a class of pytorch-metric-learning (an unknown one lists them)"
+        "proxy_anchor",
+        "name of a loss, a class of pytorch-metric-learning (an unknown one lists them), or module:Class",
     )
     miner: str = option("default", "which pairs or triplets of a batch count; default is the loss's usual one")
     loss_options: tuple[tuple[str, float | str], ...] = ()

@@ -28,6 +28,7 @@ from retrieval_bench.errors import UserError
 from retrieval_bench.figures.style import Plot
 from retrieval_bench.identity import run_ids
 from retrieval_bench.models.build import full_name
+from retrieval_bench.plugins import name_of
 from retrieval_bench.records import Record
 from retrieval_bench.reported import reported_values
 from retrieval_bench.strategies import only_used, refuse_unused_options
@@ -212,7 +213,7 @@ def changed_words(profile: Profile, changed: Profile) -> list[str]:
     words = [] if changed.base.data.dataset == profile.base.data.dataset else [changed.base.data.dataset]
     flags = changed_flag_words(profile, changed)
     words += [re.sub(r"[^A-Za-z0-9.]+", "-", flag_words).strip("-") for flag_words in flags]
-    words += [] if changed.axes == profile.axes else list(changed.axes["strategy"])
+    words += [] if changed.axes == profile.axes else list(map(name_of, changed.axes["strategy"]))
     words += [] if changed.trials == profile.trials else [f"trials-{changed.trials}"]
     return words + ([] if changed.objective == profile.objective else [changed.objective])
 

@@ -20,6 +20,7 @@ from retrieval_bench.experiments.workers import JobResult
 from retrieval_bench.files import locked
 from retrieval_bench.identity import open_images, open_other_sets
 from retrieval_bench.models.build import build_backbone
+from retrieval_bench.plugins import name_of
 from retrieval_bench.progress import logger
 from retrieval_bench.records import Record
 from retrieval_bench.strategies import only_used
@@ -103,7 +104,7 @@ def open_searches(
     blocks = len(build_backbone(replace(base.model, weights="none"), base.data.image_size).body)
     spaces = {row.name: search_space(row.config, blocks) for row in rows}
     end = f"s{base.seed}-{resolve_device(runtime.device)}-{objective}.journal"
-    paths = {row.name: folder / f"{base.data.dataset}-{row.name}-{hashes[row.name]}-{end}" for row in rows}
+    paths = {row.name: folder / f"{base.data.dataset}-{name_of(row.name)}-{hashes[row.name]}-{end}" for row in rows}
     return [
         StrategySearch(
             row.config,

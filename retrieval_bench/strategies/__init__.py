@@ -126,6 +126,11 @@ def _check_own(word: str, name: str, kind: Any) -> None:
         problem = "its Options must be a @dataclass(frozen=True) that extends Strategy.Options"
     elif others := [part.name for part in fields(kind.Options) if "search" not in part.metadata]:
         problem = f"declare {', '.join(others)} by option(default, help)"
+    else:
+        try:
+            kind(kind.Options())
+        except Exception as error:
+            problem = f"cannot be made from its Options: {plugins.place_of(error)}"
     if problem:
         raise UserError(f"--strategy {word}: {problem}")
 

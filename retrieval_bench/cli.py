@@ -64,6 +64,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "deploy.commands:Export",
         "Write the trained embedder of a run into a folder: weights, recipe, ONNX graph and a card.",
     ),
+    "push": ("deploy.commands:Push", "Upload the trained embedder of a run to the Hugging Face Hub."),
     "embed": ("deploy.commands:Embed", "Embed all images below a folder with the embedder of a run."),
     "search": ("deploy.search_command:Search", "Find the images of an embedded folder that are nearest to queries."),
     "soup": ("soup:Soup", "Average the weights of recorded runs into one embedder, and record it; nothing is trained."),

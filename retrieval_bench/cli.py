@@ -68,6 +68,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "deploy.commands:Export",
         "Write the trained embedder of a run into a folder: weights, recipe, ONNX graph and a card.",
     ),
+    "push": ("deploy.commands:Push", "Upload the trained embedder of a run to the Hugging Face Hub."),
     "embed": ("deploy.commands:Embed", "Embed all images below a folder with the embedder of a run."),
     "search": ("deploy.search_command:Search", "Find the images of an embedded folder that are nearest to queries."),
     "refit": ("refit:Refit", "Train the configuration of a run again, on all classes, and export the embedder."),

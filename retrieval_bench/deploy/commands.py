@@ -5,20 +5,24 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import numpy as np
 import tyro
 
-from retrieval_bench.deploy import search
+from retrieval_bench.deploy import hub, search
 from retrieval_bench.deploy.embedding import embed_table
-from retrieval_bench.deploy.export import export
-from retrieval_bench.deploy.saved import embedder_digest, find_embedder
+from retrieval_bench.deploy.export import CARD, export
+from retrieval_bench.deploy.saved import NAME, embedder_digest, find_embedder
 from retrieval_bench.deploy.search_command import Device, Results, Run
 from retrieval_bench.errors import UserError
 from retrieval_bench.files import check_writable, locked
 
 Output = tyro.conf.arg(aliases=["-o"])
+FILES = (CARD, *(f"{NAME}.{ending}" for ending in ("json", "safetensors", "onnx")))
+"""What is uploaded of an exported folder, and nothing else that may lie there."""
+Licence = Annotated[str, tyro.conf.arg(help="of the weights, as the Hugging Face Hub names licences (apache-2.0)")]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Export:
     """id of a record in --results, or its beginning, as far as it is unique"""
     output: Annotated[Path | None, Output] = None
     """new folder; exported/<id> in --results by default"""
+    license: Licence = "other"
     results: Results = Path("results/local")
 
     def execute(self) -> None:
@@ -36,7 +41,7 @@ class Export:
         if record is None:
             raise UserError(f"{self.run}: is an exported folder already; export takes the id of a run")
         target = self.output or self.results / "exported" / path.name
-        graph = export(path, record, target)
+        graph = export(path, record, target, self.license)
         if graph.difference is None:
             print(f"{target}: weights, recipe and card; no ONNX graph: {graph.missing}")
         else:
@@ -45,11 +50,43 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Push:
+    """Upload the trained embedder of a run to the Hugging Face Hub: safetensors, recipe and card."""
+
+    run: Run
+    """id of a record in --results, or its beginning, as far as it is unique; or an exported folder"""
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
+    """of the repository, which is made if there is none; `load_embedder("hf:OWNER/NAME")` loads from it"""
+    onnx: bool = False
+    """also make and upload the ONNX graph (that of an exported folder is uploaded if it has one)"""
+    private: bool = False
+    """only you see the repository; one that is public already is refused"""
+    license: Licence = "other"
+    results: Results = Path("results/local")
+
+    def execute(self) -> None:
+        hub.check_login(self.repo)
+        path, record = find_embedder(self.run, self.results)
+        with TemporaryDirectory() as temporary:
+            folder = path.parent
+            if record:
+                folder = Path(temporary) / "export"
+                export(path, record, folder, self.license, self.onnx)
+            elif path.name != NAME or not (folder / CARD).is_file():
+                raise UserError(f"{self.run}: has no {CARD}; push takes the id of a run, or an exported folder")
+            if self.onnx and not (folder / f"{NAME}.onnx").is_file():
+                raise UserError(f"{self.run}: has no ONNX graph (`export` says why); push it without --onnx")
+            files = [name for name in FILES if (folder / name).is_file()]
+            address = hub.upload(folder, files, self.repo, self.private)
+        print(f"{address}: {', '.join(files)}")
+
+
+@dataclass(frozen=True)
 class Embed:
     """Embed all images below a folder with the embedder of a run; `search` finds them, `evaluate` measures them."""
 
     run: Run
-    """id of a record in --results, or its beginning, as far as it is unique; or an exported folder"""
+    """id of a record in --results, or its beginning, as far as it is unique; an exported folder; or hf:OWNER/NAME"""
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """images at any depth; the first folder on an image's path is its label"""
     output: Annotated[Path, Output]

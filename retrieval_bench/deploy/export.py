@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import timm
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from retrieval_bench.columns import COLUMNS, COSTS, column, metric_names
@@ -16,8 +19,12 @@ from retrieval_bench.models.embedder import Embedder
 from retrieval_bench.models.routing import LearnedRouter
 from retrieval_bench.records import Record
 
+CARD = "README.md"
+PIPELINE = "image-feature-extraction"
+"""What the Hugging Face Hub calls the task of an embedder."""
 
-def export(path: Path, record: Record, target: Path) -> Graph:
+
+def export(path: Path, record: Record, target: Path, licence: str = "other", onnx: bool = True) -> Graph:
     """Writes ``embedder.safetensors``, ``embedder.json``, ``embedder.onnx`` and ``README.md`` into a new folder, all or
     none.
 
@@ -25,6 +32,8 @@ def export(path: Path, record: Record, target: Path) -> Graph:
         path: of the saved embedder, without an ending.
         record: of its run.
         target: the folder; must not exist.
+        licence: of the weights, as the Hugging Face Hub calls it.
+        onnx: whether the graph is written.
 
     Returns:
         What became of the ONNX graph.
@@ -41,9 +50,50 @@ def export(path: Path, record: Record, target: Path) -> Graph:
         for source, copy in zip(files_of(path), files_of(folder / NAME), strict=True):
             shutil.copyfile(source, copy)
         about = {"embedder": embedder_digest(path), "image_size": side, "views": recipe.get("views", {})}
-        graph = write_graph(embedder, side, recipe.get("flip_sum", False), folder / f"{NAME}.onnx", about)
-        write_text(folder / "README.md", model_card(record, recipe, embedder, graph))
+        graph = Graph(missing="it was not asked for")
+        if onnx:
+            graph = write_graph(embedder, side, recipe.get("flip_sum", False), folder / f"{NAME}.onnx", about)
+        metadata = yaml.safe_dump(hub_metadata(record, licence, graph), sort_keys=False, allow_unicode=True)
+        card = model_card(record, recipe, embedder, graph)
+        write_text(folder / CARD, f"---\n{metadata}---\n\n{card}")
     return graph
+
+
+def hub_metadata(record: Record, licence: str, graph: Graph) -> dict[str, Any]:
+    """What the Hugging Face Hub reads at the top of a card: tags, the data set, the metrics of the record as fractions
+    (``model-index``), and the published network that was tuned where timm took its weights from the Hub."""
+    dataset, backbone = record.dataset, record.config["model"]["backbone"]
+    metrics = {name: value for name, value in record.metrics.items() if isinstance(value, float)}
+    of_timm = record.labels.get("weights") == "imagenet" and backbone != "efficientnet_lite0"
+    published = timm.get_pretrained_cfg(backbone) if of_timm else None
+    strategies = record.config["strategy"].split("+")
+    tags = ["image-retrieval", "metric-learning", "image-similarity", *strategies, *["onnx"] * (not graph.missing)]
+    values = {
+        "license": licence,
+        "license_name": "licences-of-the-data-set-and-the-pretrained-weights" if licence == "other" else None,
+        "library_name": "retrieval_bench",
+        "pipeline_tag": PIPELINE,
+        "tags": tags,
+        "base_model": published.hf_hub_id if published else None,
+        "datasets": [dataset] if dataset not in ("folder", "table") else None,
+        "metrics": list(metrics),
+        "model-index": [
+            {
+                "name": record.id,
+                "results": [
+                    {
+                        "task": {"type": PIPELINE, "name": "image retrieval"},
+                        "dataset": {"type": dataset, "name": f"{dataset}, {record.config['data']['split']}"},
+                        "metrics": [
+                            {"type": name, "name": name.replace("_", " "), "value": value}
+                            for name, value in metrics.items()
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def model_card(record: Record, recipe: Recipe, embedder: Embedder, graph: Graph) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from retrieval_bench.deploy.hub import PREFIX, download
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.files import atomic_path, digest, write_text
 from retrieval_bench.models.blocks import drop_blocks
@@ -119,8 +120,9 @@ def load_embedder(path_or_run: Path | str, results: Path | str = "results/local"
     those of the evaluation, of ``embed`` and of the exported ONNX graph.
 
     Args:
-        path_or_run: an exported folder; the path of a saved embedder, without an ending; or the id of a run, or its
-            beginning.
+        path_or_run: an exported folder; the path of a saved embedder, without an ending; the id of a run, or its
+            beginning; or ``hf:OWNER/NAME[@REVISION]`` on the Hugging Face Hub (extra ``hub``), of which only JSON and
+            safetensors are downloaded.
         results: the results folder of the run.
 
     Raises:
@@ -160,7 +162,8 @@ def find_embedder(run: str, results: Path) -> tuple[Path, Record | None]:
     """Where an embedder is (a path without an ending), and the record of its run; None for one that is named by path.
 
     Args:
-        run: the id of a record in `results`, or the beginning of one; an exported folder; or the path of an embedder.
+        run: the id of a record in `results`, or the beginning of one; an exported folder; the path of an embedder; or
+            ``hf:OWNER/NAME[@REVISION]``, which is downloaded.
         results: folder that holds ``runs/`` and ``models/``.
 
     Raises:
@@ -168,11 +171,13 @@ def find_embedder(run: str, results: Path) -> tuple[Path, Record | None]:
             again.
     """
     given = Path(run).expanduser()
+    if run.startswith(PREFIX):
+        given = download(run, [file.name for file in files_of(Path(NAME))])
     path = given / NAME if given.is_dir() else given
     if is_kept(path):
         return path, None
-    if given.is_dir():
-        names = " and ".join(file.name for file in files_of(path))
+    if given.is_dir() or run.startswith(PREFIX):
+        names = " and ".join(file.name for file in files_of(Path(NAME)))
         raise UserError(f"{run}: not an exported folder, which holds {names}; give one, or the id of a run")
     records = ResultsFolder(results).find(run)
     if len(records) > 1:

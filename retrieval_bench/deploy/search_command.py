@@ -56,6 +56,8 @@ class Search:
         given = (Path(self.run), *self.queries) if self.onnx else self.queries
         if self.k < 1 or not given:
             raise UserError(f"--k {self.k}: at least 1" if self.k < 1 else "give one image file or more to search for")
+        if self.onnx and not Path(self.run).exists():
+            raise UserError(f"{self.run}: no such image file or folder (with --onnx, no RUN is given)")
         files = query_files(given)
         for flag, output, ending in (("--sheet", self.sheet, ".png"), ("--html", self.html, ".html")):
             if output:

@@ -273,6 +273,7 @@ def test_a_damaged_image_is_named_and_nothing_is_written(
         (["search", RUN, "--gallery", "{tmp}/none.npz"], "one image file or more"),
         (["search", RUN, "nowhere.jpg", "--gallery", "{tmp}/none.npz"], "nowhere.jpg: no such image file or folder"),
         (["search", RUN, "{tmp}/text.npz", "--gallery", "{tmp}/none.npz", "--html", "a.png"], "ends in .html"),
+        (["search", RUN, "{tmp}/text.npz", "--gallery", "g.npz", "--onnx", "a.onnx"], "(with --onnx, no RUN is given)"),
         (["search", "{tmp}/text.npz", "--gallery", "{tmp}/none.npz", "--onnx", "a.onnx"], "a.onnx: no such ONNX graph"),
         (["search", "{tmp}/text.npz", "--gallery", "{tmp}/none.npz", "--onnx", "{tmp}/odd.npz"], "not an ONNX graph"),
         (["embed", RUN, "{tmp}", "-o", "{tmp}/a.npy"], "name a file that ends in .npz"),

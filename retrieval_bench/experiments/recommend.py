@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from retrieval_bench.columns import column
@@ -86,7 +87,7 @@ class Recommend:
             raise UserError(f"{home}: lies in the folder of photos, where nothing is written; give --results elsewhere")
         found = survey(folder, self.min_images)
         compared = select(found.usable, sample(found.usable.labels, int(choices.MOST_IMAGES[device] * self.minutes)))
-        config = choices.choose_config(found.sizes.tolist(), found.side, device)
+        config = choices.choose_config(np.bincount(compared.labels).tolist(), found.side, device)
         config = config.changed(model__backbone=self.backbone, model__weights=self.weights)
         config = config.changed(data__image_size=self.image_size or config.data.image_size)
         plan = describe(folder, found, compared, config, self.minutes)

@@ -156,6 +156,8 @@ def test_a_folder_in_an_answer_and_an_index_out(
     assert "24 images of 6 classes, 4 of each" in printed
     assert "1 of 25 images cannot be read" in printed
     assert "plan: 3 folds of classes, test_resnet at 40 px, proxy_anchor" in printed
+    assert main([*words, "--dry-run", "--minutes", "0.1"]) == 0
+    assert "plan: 20 images of 5 classes in 2 folds" in capsys.readouterr().out, "what is compared decides"
     home = results / "recommend" / "photos"
     assert not (home / "runs").exists()
     assert main(words) == 0

@@ -157,9 +157,10 @@ def sentence(rows: Any, runs: Runs, words: str) -> str:
             parts.append(f"{_gain(best, by_name[name], runs)} {called}")
     ties = [_called(row["name"]) for row in by_name.values() if row["verdict"] == "tie"]
     more = f" and {len(ties) - NAMED} more" if len(ties) > NAMED else ""
-    seeds = _count(int(best["seeds"]), "seed")
+    seeds, first = _count(int(best["seeds"]), "seed"), next(iter(by_name))
+    verb = "leads" if ties else "is best" + (" of those with three seeds" if first != best["name"] else "")
     texts = [
-        f"On {words}, {_called(best['name'])} {'leads' if ties else 'is best'}{several}: {', '.join(parts)}; {seeds}"
+        f"On {words}, {_called(best['name'])} {verb}{several}: {', '.join(parts)}; {seeds}"
         f"{_training(best, by_name.get('standard'))}."
     ]
     if ties:

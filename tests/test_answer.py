@@ -55,7 +55,7 @@ def test_one_seed_never_ranks() -> None:
     )
     assert text(*one, *of("frozen", 0.5, 0.5, config=BIRDS)).startswith("undecided: two seeds at most.")
     said = text(*one, *FROZEN, *of("lora", 0.6, 0.6, 0.61, config=BIRDS))
-    assert said.startswith("lora is best: R@1 60.3, +10.3")
+    assert said.startswith("lora is best of those with three seeds: R@1 60.3, +10.3")
     assert "-30.0 (one common seed, undecided) against standard fine-tuning" in said
     apart = text(*STANDARD, *of("frozen", 0.4, config=BIRDS, first=7))
     assert "+21.0 (no common seeds, undecided) against frozen features" in apart

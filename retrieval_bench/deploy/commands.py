@@ -110,7 +110,6 @@ class Embed:
             raise UserError(f"{self.output}: name a file that ends in .npz")
         if self.batch_size < 1:
             raise UserError(f"--batch-size {self.batch_size}: at least 1")
-        check_writable(output.parent, "--output")
         with locked(output, f"adding to {output}", "--output") if self.add else nullcontext():
             self._embed(output)
 
@@ -122,6 +121,7 @@ class Embed:
         if not len(table):
             print(f"{output}: holds all images below {self.folder} already; nothing is changed")
             return
+        check_writable(output.parent, "--output")
         try:
             collection = embed_table(path, table, output, self.index, self.device, self.workers, self.batch_size, known)
         except UserError as error:

@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from huggingface_hub import ModelCard, constants
 
 from retrieval_bench import load_embedder
 from retrieval_bench.cli import main
+from retrieval_bench.deploy.export import hub_metadata
+from retrieval_bench.deploy.onnx_graph import Graph
 from retrieval_bench.errors import UserError
 from retrieval_bench.records import ResultsFolder
 from tests.training.helpers import random_images
@@ -242,3 +245,28 @@ def test_the_head_of_the_card_is_what_the_hub_reads(exported: Path, results: Pat
     assert "base_model" not in data, "its weights were drawn at random"
     assert "](data:" not in card.text
     assert "![" not in card.text
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "base"),
+    [
+        ("resnet50.tv_in1k", "imagenet", "timm/resnet50.tv_in1k"),
+        ("resnet50.tv_in1k", "sha256:ab", None),
+        ("torchvision/resnet50", "imagenet", None),
+        ("efficientnet_lite0", "imagenet", None),  # pip brings other weights than the Hub
+    ],
+)
+def test_the_network_that_was_tuned_is_named_where_the_hub_has_it(
+    backbone: str, weights: str, base: str | None, results: Path
+) -> None:
+    record = ResultsFolder(results).find("synthetic-standard")[0]
+    sections = {
+        "model": {**record.config["model"], "backbone": backbone},
+        "data": {"dataset": "folder", "split": "kfold"},
+    }
+    record = replace(record, config={**record.config, **sections}, labels={**record.labels, "weights": weights})
+    metadata = hub_metadata(record, "mit", Graph(missing="not asked for"))
+    assert metadata.get("base_model") == base
+    assert "datasets" not in metadata, "images of one's own have no name on the Hub"
+    assert "license_name" not in metadata
+    assert "onnx" not in metadata["tags"]

@@ -21,7 +21,7 @@ NAMES = {
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("run_command", "reproduce", "experiments", "soup"),
+    ("leaderboard_command", "loss_list", "run_command", "reproduce", "experiments", "soup"),
     ("report",),
     ("figures",),
     ("run",),
@@ -39,7 +39,8 @@ LAYERS = (
     ("losses", "models"),
     ("data", "cost"),
     ("evaluation",),
-    ("device", "strategy_list", "parsing", "presets"),
+    ("strategy_list",),
+    ("device", "parsing", "presets"),
     ("files", "seeding"),
     ("progress", "sections"),
     ("errors",),

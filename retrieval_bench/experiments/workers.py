@@ -180,7 +180,7 @@ def run_all(
 
 
 def attempts(
-    jobs: Jobs, runtime: RuntimeConfig, workers: Workers, pool: Executor | None, expected: Mapping[str, float]
+    jobs: Jobs, runtime: RuntimeConfig, workers: Workers, pool: Executor | None, expected: Mapping[str, float] = {}
 ) -> Generator[tuple[str, str | None]]:
     """Tries all runs, then again those that failed or that other drivers have, and so on; yields the id of each run
     that has ended and its error, None if it has a record. Seconds are `expected` of some."""
@@ -200,7 +200,7 @@ def attempts(
 
 
 def attempt(
-    jobs: Jobs, runtime: RuntimeConfig, collect: bool, pool: Executor | None, expected: Mapping[str, float]
+    jobs: Jobs, runtime: RuntimeConfig, collect: bool, pool: Executor | None, expected: Mapping[str, float] = {}
 ) -> Iterator[tuple[str, Outcome]]:
     """Tries each run once: one after the other in this process, or as the pool is free."""
     if pool is None:

@@ -22,7 +22,7 @@ from typing import Any
 from retrieval_bench.errors import UserError, first_line, unknown
 from retrieval_bench.parsing import ask, listing
 from retrieval_bench.presets import expand_preset
-from retrieval_bench.progress import replace_unknown_signs
+from retrieval_bench.progress import logger, replace_unknown_signs
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run_command:read_run", "Train and evaluate one configuration, and record it."),
@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Compare strategies whose options were all searched with equal effort.",
     ),
     "leaderboard": (
-        "report.commands:Leaderboard",
+        "leaderboard_command:Leaderboard",
         "Build leaderboard.csv and leaderboard.md from the records, and print the table.",
     ),
     "compare": ("report.commands:Compare", "Compare two runs, or two configurations over their seeds."),
@@ -75,11 +75,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "soup": ("soup:Soup", "Average the weights of recorded runs into one embedder, and record it; nothing is trained."),
     "data": ("data.commands:data", "List, fetch, verify, show or pack data sets."),
     "strategies": ("strategy_list:Strategies", "List the fine-tuning strategies and their options."),
+    "losses": ("loss_list:Losses", "List the losses and miners and their options."),
 }
 """Where each command is (a dataclass of flags, or a function from words to one), and what it does."""
 
 TAKE_PRESETS = ("run", "experiment", "bench", "study", "sweep", "tune", "reality-check")
 """Commands with the flags of a configuration."""
+
+SLOW_TO_LOAD = (*TAKE_PRESETS, "reproduce", "export", "embed", "search", "soup")
+"""Commands that import torch and the like, which takes seconds."""
 
 HOME = re.compile(r"(?:^|(?<=[=,]))~[^/,\s]*(?=[/,]|$)")
 """A home folder where a value begins: ``~`` or ``~user``."""
@@ -131,6 +135,8 @@ def _main(words: list[str]) -> int:
             commands = {name: about for name, (_, about) in COMMANDS.items()}
             print(listing("COMMAND [--help] | --version", "commands", commands))
             return 0 if words else 2
+        if words[0] in SLOW_TO_LOAD and words[1:] and not {"-h", "--help"} & set(words) and "torch" not in sys.modules:
+            logger.info(f"{words[0]}: loading, a few seconds")
         return parse(words).execute() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

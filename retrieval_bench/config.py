@@ -35,7 +35,10 @@ CONTENT = ("data.files_fingerprint", "data.sides_fingerprint", "evaluation.also_
 class RunConfig:
     """One training and evaluation run."""
 
-    strategy: str = option("standard", "fine-tuning strategy, or package.module:Class; join several with +")
+    strategy: str = option(
+        "standard",
+        f"fine-tuning strategy, or package.module:Class; join several with +: {', '.join(STRATEGIES)}",
+    )
     seed: int = option(0, "seed of initialisation, sampling and augmentation", low=0)
     data: Annotated[DataConfig, Flat] = field(default_factory=DataConfig)
     model: Annotated[ModelConfig, Flat] = field(default_factory=ModelConfig)
@@ -72,7 +75,9 @@ class RuntimeConfig:
     """Where and how a run is carried out."""
 
     data_root: Path | None = option(None, "folder (or archive) of the data set; without it the data set is downloaded")
-    results: Path = option(Path("results/local"), "folder for records (`runs/`) and tables")
+    results: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = option(
+        Path("results/local"), "folder for records (`runs/`) and tables"
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU when there is one")
     workers: int = option(-1, "processes that decode images; -1 means none on a CPU, up to 8 beside a GPU")
     cache_limit_gb: float = option(32.0, "room for caches of decoded images (--reader cache), 10^9 bytes", low=0)

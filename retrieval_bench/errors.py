@@ -11,6 +11,10 @@ class UserError(Exception):
     2."""
 
 
+class NotFetched(UserError):
+    """What is asked for would have to be downloaded, which is not to be done now."""
+
+
 class Diverged(UserError):
     """The loss stopped being a number. A strategy that retries epochs may catch it; otherwise it ends the run."""
 

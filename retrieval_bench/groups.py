@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from retrieval_bench.columns import COLUMNS, METRIC, RECORDED_COSTS, metric_names
 from retrieval_bench.errors import unknown
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test
 from retrieval_bench.records import Record
-from retrieval_bench.strategies import STRATEGIES, Strategy
+from retrieval_bench.strategy_list import frozen_strategies
 
 PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
@@ -30,7 +30,7 @@ def summarize(grouped: Any, metrics: Sequence[str]) -> pd.DataFrame:
     mean costs, empty where they depend on the machine and there are several."""
     values = grouped[[*metrics]]
     count = values.count()
-    half = values.std() * stats.t.ppf(0.975, count - 1) / np.sqrt(count)
+    half = values.std() * special.stdtrit(count - 1, 0.975) / np.sqrt(count)
     costs = grouped[[*RECORDED_COSTS]].mean()
     costs.loc[on_several_machines(grouped), MACHINE_COSTS] = np.nan
     intervals = half.round(6).add_suffix("_ci95")
@@ -104,7 +104,7 @@ def measured_elsewhere(records: Sequence[Record]) -> dict[str, dict[str, float]]
         if run.id in found and run.metrics.get("recall_at_1") is not None:
             protocol = json.dumps([run.config.get(part) for part in ("data", "model", "evaluation")], sort_keys=True)
             pairs[run.id] = protocol, (fmean(found[run.id].values()), run.metrics["recall_at_1"])
-            if not any(STRATEGIES.get(name, Strategy).trains_backbone for name in run.config["strategy"].split("+")):
+            if frozen_strategies().issuperset(run.config["strategy"].split("+")):
                 frozen[protocol][run.config_hash, run.kind].append(pairs[run.id][1])
     for run_id, (protocol, (away, home)) in pairs.items():
         if protocol in frozen:

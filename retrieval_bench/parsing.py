@@ -6,7 +6,9 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +24,11 @@ PLAIN = {
     r"no type matching \{None\}\|(.*) could be instantiated from (\[.*?\])\. Got .*\]`": r"expected \1, found \2",
 }
 """Messages of Python and tyro, and what users read in their place."""
+ONE_COLUMN = 129
+"""Widest terminal on which tyro puts no boxes of a long help side by side."""
 
 
-def ask(kind: Any, words: Sequence[str], program: str, default: Any = None) -> Any:
+def ask(kind: Any, words: Sequence[str], program: str, default: Any = None, hidden: Collection[str] = ()) -> Any:
     """The command `kind` with the flags that `words` give.
 
     Args:
@@ -32,6 +36,7 @@ def ask(kind: Any, words: Sequence[str], program: str, default: Any = None) -> A
         words: flags and their values.
         program: what the user typed before them.
         default: values of flags that are not given, where they are not those of `kind`.
+        hidden: flags that the help leaves out.
 
     Raises:
         UserError: one line in place of tyro's framed box.
@@ -39,22 +44,27 @@ def ask(kind: Any, words: Sequence[str], program: str, default: Any = None) -> A
     parse = partial(tyro.cli, kind, args=split_commas(words, set(list_flags(kind))), prog=f"retrieval_bench {program}")
     if default is not None:
         parse = partial(parse, default=default)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return parse()
-    except SystemExit as stop:
-        if not stop.code:
-            raise
+    for width in (10_000, ONE_COLUMN):
+        with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)) as stream:
+            try:
+                with contextlib.redirect_stderr(io.StringIO()), wide_terminal(width):
+                    return parse()
+            except SystemExit as stop:
+                is_help = not stop.code
+        page = stream.buffer.getvalue().decode()  # pyright: ignore[reportAttributeAccessIssue]
+        if is_help and not re.search("╭.*╭", page):
+            print(help_page(page, hidden))
+            raise SystemExit(0)
     with contextlib.redirect_stderr(io.StringIO()) as box, contextlib.suppress(SystemExit), wide_terminal():
         parse()
     raise UserError(f"{one_line(box.getvalue())} (`retrieval_bench {program} --help` lists all flags)")
 
 
 @contextlib.contextmanager
-def wide_terminal() -> Iterator[None]:
+def wide_terminal(width: int = 10_000) -> Iterator[None]:
     """A block in which the terminal is said to be so wide that tyro breaks no line of what it prints."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "10000"
+    os.environ["COLUMNS"] = str(width)
     try:
         yield
     finally:
@@ -113,11 +123,50 @@ def one_line(box: str) -> str:
     return re.split(r" ?(?:Argument|For full) helptext", text)[0] or "the arguments cannot be understood"
 
 
+def help_page(box: str, hidden: Collection[str] = ()) -> str:
+    """What tyro prints for ``--help`` in framed boxes on a wide terminal, wrapped between words to the width of this
+    one, without the `hidden` flags."""
+    entries: list[tuple[str, str]] = []  # what begins at the margin, and its help
+    for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        text = row.strip("│╭╰╮╯─").rstrip()
+        if row[:1] == "╭":
+            entries.append(("", f"\n{text.strip()}:"))
+        elif row[:1] != "│":
+            entries.append(("", text))
+        elif not text.strip(" ─"):
+            continue
+        elif text[1:2] != " ":
+            name, _, about = text.strip().partition("  ")
+            entries.append((name, about.strip()))
+        else:
+            entries[-1] = entries[-1][0], f"{entries[-1][1]} {text.strip()}"
+    lines = []
+    for name, about in entries:
+        if not name:
+            lines.append(wrapped(about))
+        elif not set(re.findall(r"--?[\w.-]+", name)) & set(hidden):
+            about = re.sub(r" ?\(default: (None)?\)$", "", about.strip())
+            name = re.sub(r"\{([A-Z]+( [A-Z]+)*)\}", r"\1", name.replace("{None}|", ""))
+            lines += [wrapped("  " + name, 6), *([wrapped(" " * 6 + about, 6)] if about else [])]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").strip()
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """The text in lines of at most the terminal's width (40 to 120 signs), broken between words; lines behind the first
+    are indented."""
+    width = min(max(shutil.get_terminal_size().columns, 40), 120)
+    lines = [
+        textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    ]
+    return "\n".join(lines)
+
+
 def listing(usage: str, title: str, entries: Mapping[str, str]) -> str:
     """The text of ``--help`` for a word that a name must follow."""
     width = max(13, *(len(name) + 2 for name in entries))
-    lines = [f"  {name:{width}}{about.splitlines()[0]}" for name, about in entries.items()]
-    return "\n".join([f"usage: python -m retrieval_bench {usage}", "", f"{title}:", *lines])
+    lines = [wrapped(f"  {name:{width}}{about.splitlines()[0]}", width + 2) for name, about in entries.items()]
+    return "\n".join([wrapped(f"usage: python -m retrieval_bench {usage}", 4), "", f"{title}:", *lines])
 
 
 def choose(words: Sequence[str], kind: str, names: Mapping[str, str], usage: str, title: str) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -75,7 +76,12 @@ def download_bar(name: str, total: int, done: int) -> Iterator[Callable[[int], N
 
 
 def track(
-    items: Iterable[Item], what: str, total: int, unit: str = "images", size: Callable[[Item], int] = lambda item: 1
+    items: Iterable[Item],
+    what: str,
+    total: int,
+    unit: str = "images",
+    size: Callable[[Item], int] = lambda item: 1,
+    left: Callable[[float], str] | None = None,
 ) -> Iterator[Item]:
     """Passes `items` on under a bar that shows ``done/total unit``, the rate and the time left.
 
@@ -85,6 +91,7 @@ def track(
         total: sum of `size` over all items.
         unit: what is counted.
         size: how many units one item is.
+        left: from the share of `total` that is done to the time left as text, where the command goes on after it.
     """
     from rich import progress
 
@@ -94,13 +101,51 @@ def track(
         progress.TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
     )
     rate = progress.TextColumn("{task.fields[rate]}")
-    with progress.Progress(*columns, rate, progress.TimeRemainingColumn(), **bar_options()) as bar:
-        task = bar.add_task(what, total=total, rate="")
+    remaining = progress.TextColumn("{task.fields[left]}") if left else progress.TimeRemainingColumn()
+    with progress.Progress(*columns, rate, remaining, **bar_options()) as bar:
+        task = bar.add_task(what, total=total, rate="", left="")
         for item in items:
             yield item
             bar.advance(task, size(item))
             speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
+            text = left(bar.tasks[0].completed / max(total, 1)).lstrip(", ") if left and not bar.disable else ""
+            bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "", left=text)
+
+
+_after: ContextVar[Callable[[float], float]] = ContextVar("after", default=lambda seconds: 0.0)
+
+
+@contextmanager
+def followed_by(rest: Callable[[float], float], done: float = 0.0) -> Iterator[None]:
+    """A block that is one part of several, such as one run of a benchmark. `rest` gives the seconds that the parts
+    after it will take, from those that this one takes in all; `done` are those of the parts before it."""
+    outer = _after.get()
+
+    def after(seconds: float) -> float:
+        own = rest(seconds)
+        return own + outer(done + seconds + own)
+
+    token = _after.set(after)
+    try:
+        yield
+    finally:
+        _after.reset(token)
+
+
+def time_left(seconds: float, share: float) -> str:
+    """``, about 12 min left`` of the whole command, after `seconds` in which this `share` of the present part was done;
+    nothing where that is unknown or less than a second."""
+    whole = seconds / share if share else 0.0
+    rest = whole - seconds + _after.get()(whole)
+    return f", about {duration(rest)} left" if rest >= 1 else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def is_main_process() -> bool:

@@ -31,7 +31,7 @@ from retrieval_bench.losses import Criterion, build_criterion
 from retrieval_bench.measure import measure_run
 from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder
-from retrieval_bench.progress import logger
+from retrieval_bench.progress import followed_by, logger
 from retrieval_bench.records import Record, ResultsFolder, read_record, write_record
 from retrieval_bench.sections import check_bounds
 from retrieval_bench.seeding import derive
@@ -224,7 +224,11 @@ def choose(config: RunConfig, runtime: RuntimeConfig) -> tuple[RunConfig, dict[s
         logger.info(f"{config.strategy_label}: {len(candidates)} candidates on the validation classes")
         trials = [replace(config, options=replace(config.options, **{name: candidate})) for candidate in candidates]
         inside = {"data__split": "zero_shot_val", "evaluation__also_test": ()}
-        records = [run(trial.changed(**inside), runtime) for trial in trials]
+        records = []
+        for trial in trials:
+            rest = len(trials) - len(records)  # the run itself comes after them
+            with followed_by(lambda seconds, rest=rest: rest * seconds):
+                records.append(run(trial.changed(**inside), runtime))
         recalls = [record.metrics["recall_at_1"] for record in records]
         config = trials[recalls.index(max(recalls))]
         selection[name] = {

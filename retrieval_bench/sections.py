@@ -103,7 +103,9 @@ def flat(value: Any) -> list[Any]:
 class DataConfig:
     """Which images, how they are split and how they are shown to the network."""
 
-    dataset: str = option("emoji_mini", "name of a data set (`data list` shows them)")
+    dataset: str = option("emoji_mini")
+    """data set: cub, cars, sop, inshop, flowers, cifar10, wikiart, sketches, emoji, emoji_mini, synthetic, or images of
+    your own, folder and table (`data list` says more)"""
     split: Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"] = "zero_shot"
     """zero_shot: train and test classes are disjoint; zero_shot_val, kfold: the same inside the training classes,
     to make choices on; closed_set: the official split of the images, all classes on both sides"""
@@ -165,11 +167,12 @@ class ModelConfig:
 class LossConfig:
     """The metric-learning loss."""
 
-    loss: str = option(
-        "proxy_anchor",
-        "name of a loss, a class of pytorch-metric-learning (an unknown one lists them), or module:Class",
-    )
-    miner: str = option("default", "which pairs or triplets of a batch count; default is the loss's usual one")
+    loss: str = option("proxy_anchor")
+    """arcface, contrastive, multi_similarity, normalized_softmax, proxy_anchor, proxy_nca, softmax, triplet, a class
+    of pytorch-metric-learning (`losses` lists all with their options), or module:Class"""
+    miner: str = option("default")
+    """which pairs or triplets of a batch count: default (the loss's usual one), none, batch_hard, distance_weighted,
+    easy_positive, hard, multi_similarity, semihard, or a class of pytorch-metric-learning (`losses` lists all)"""
     loss_options: tuple[tuple[str, float | str], ...] = ()
     """pairs NAME VALUE passed to the loss, such as margin 0.1 alpha 32 or distance CosineSimilarity"""
     miner_options: tuple[tuple[str, float | str], ...] = ()

@@ -7,9 +7,11 @@ import ast
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from retrieval_bench.parsing import wrapped
 from retrieval_bench.plugins import entry_points
 
 FOLDER = Path(__file__).parent / "strategies"
@@ -20,27 +22,16 @@ class Strategies:
     """List the fine-tuning strategies and their options."""
 
     def execute(self) -> None:
-        print("\n".join(strategy_lines()))
+        print("\n".join(wrapped(line, len(line) - len(line.lstrip().split(None, 1)[1])) for line in strategy_lines()))
 
 
 def strategy_lines() -> Iterator[str]:
     """A line per strategy, in the order of the registry, and below it a line per option: flag, default, and what a
     search tries; then a line per entry point of installed packages."""
-    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")]
-    classes = {
-        node.name: (module, node) for module in modules for node in module.body if isinstance(node, ast.ClassDef)
-    }
-    (registry,) = (
-        node.value
-        for module in modules
-        for node in module.body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "STRATEGIES"
-    )
-    assert isinstance(registry, ast.Dict)
-    names = [ast.literal_eval(key) for key in registry.keys if key]
-    width = max(map(len, names)) + 2
-    for name, value in zip(names, registry.values, strict=True):
-        module, node = classes[ast.unparse(value)]
+    classes, registry = _parsed()
+    width = max(map(len, registry)) + 2
+    for name, kind in registry.items():
+        module, node = classes[kind]
         yield f"{name:{width}}{(ast.get_docstring(module) or '').splitlines()[0]}"
         for option, call in _options(node, classes).items():
             search = next((keyword.value for keyword in call.keywords if keyword.arg == "search"), None)
@@ -49,8 +40,29 @@ def strategy_lines() -> Iterator[str]:
             yield f"{'':{width}}--{name}.{option}".replace("_", "-") + f" (default {default}{tried})"
     for name, entry in entry_points("strategies").items():
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
-        hidden = " (not usable: the name is taken)" if name in names else ""
+        hidden = " (not usable: the name is taken)" if name in registry else ""
         yield f"{name:{width}}{entry.value} of {package}{hidden}: `run --strategy {name} --help` shows its options"
+
+
+@cache
+def frozen_strategies() -> set[str]:
+    """The strategies that train nothing of the backbone (``Strategy.trains_backbone``)."""
+    classes, registry = _parsed()
+    lines = {name: map(ast.unparse, classes[kind][1].body) for name, kind in registry.items()}
+    return {name for name, body in lines.items() if "trains_backbone = False" in body}
+
+
+def _parsed() -> tuple[dict[str, tuple[ast.Module, ast.ClassDef]], dict[str, str]]:
+    """The classes of the strategies' files by name, with their modules; and the registry."""
+    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.py")]
+    nodes = [(module, node) for module in modules for node in module.body]
+    (registry,) = (
+        node.value for _, node in nodes if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "STRATEGIES"
+    )
+    assert isinstance(registry, ast.Dict)
+    kinds = zip(registry.keys, registry.values, strict=True)
+    classes = {node.name: (module, node) for module, node in nodes if isinstance(node, ast.ClassDef)}
+    return classes, {ast.literal_eval(key): ast.unparse(kind) for key, kind in kinds if key}
 
 
 def _options(kind: ast.ClassDef, classes: dict[str, tuple[ast.Module, ast.ClassDef]]) -> dict[str, ast.Call]:

@@ -29,7 +29,11 @@ def _wandb(run_id: str, config: Mapping[str, Any], results: Path) -> tuple[Log, 
     import wandb  # pyright: ignore[reportMissingImports]
 
     run = wandb.init(project="retrieval_bench", name=run_id, config=dict(config), dir=str(results))
-    return lambda values, step: run.log(dict(values), step=step), run.finish
+    for names, axis in {"*": "epoch", "step/*": "step/number"}.items():  # its own step would be one axis for both
+        run.define_metric(names, step_metric=axis)
+    return lambda values, step: run.log(
+        {**values, "step/number" if "step/loss" in values else "epoch": step}
+    ), run.finish
 
 
 def _mlflow(run_id: str, config: Mapping[str, Any], results: Path) -> tuple[Log, Close]:
@@ -55,7 +59,7 @@ class Trackers:
                 self.running[name] = TRACKERS[name](run_id, config, results)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers after `step` epochs."""
+        """Numbers after `step` epochs; ``step/loss`` after so many steps."""
         for name, (log, _) in list(self.running.items()):
             with self._tolerated(name, "no longer tracked"):
                 log(values, step)

@@ -192,7 +192,7 @@ def test_as_a_module_strategies_and_their_options_are_listed(own_cache: Path) ->
         for name, kind in STRATEGIES.items()
         for option in kind.Options.__dataclass_fields__
     ]
-    assert [line.split()[0] for line in lines if line.startswith(" ")] == options
+    assert [line.split()[0] for line in lines if line.lstrip().startswith("--")] == options
 
 
 @pytest.mark.parametrize("setting", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])

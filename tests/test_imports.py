@@ -21,7 +21,7 @@ NAMES = {
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("run_command", "reproduce", "experiments", "soup"),
+    ("leaderboard_command", "loss_list", "run_command", "reproduce", "experiments", "soup"),
     ("report", "refit"),
     ("figures",),
     ("run",),
@@ -40,7 +40,8 @@ LAYERS = (
     ("losses", "models"),
     ("data", "cost"),
     ("evaluation",),
-    ("device", "strategy_list", "parsing", "presets"),
+    ("strategy_list",),
+    ("device", "parsing", "presets"),
     ("plugins",),
     ("files", "seeding"),
     ("progress", "sections"),

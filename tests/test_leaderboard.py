@@ -28,8 +28,8 @@ from retrieval_bench.leaderboard import (
     runs_by_row,
     write_tables,
 )
+from retrieval_bench.leaderboard_command import select_rows
 from retrieval_bench.records import Record
-from retrieval_bench.report.commands import select_rows
 from tests.board_records import of, record, save
 from tests.data.data_checks import refused
 

@@ -19,10 +19,11 @@ from retrieval_bench.data.table import ImageTable
 from retrieval_bench.data.verify import some, summarize, verify
 from retrieval_bench.errors import UserError, unknown
 from retrieval_bench.files import check_writable, digest, gigabytes, write_text
-from retrieval_bench.parsing import ask, choose
+from retrieval_bench.parsing import ask, choose, wrapped
 from retrieval_bench.progress import logger
 
 Name = Annotated[str, Positional, arg(help="the data set")]
+Output = Annotated[Path | None, arg(aliases=["-o"])]
 Root = Annotated[Path | None, arg(help="its folder or archive; without it the data set is downloaded")]
 Protocol = Annotated[Literal["zero_shot", "zero_shot_val", "kfold", "closed_set"], arg(help="split into two sides")]
 
@@ -35,7 +36,7 @@ class ListSets:
         print(f"{'name':12}{'images':>8}{'classes':>9}  ")
         for name, dataset in DATASETS.items():
             sizes = (f"{dataset.counts.images:,}", f"{dataset.counts.classes:,}") if dataset.counts else ("", "")
-            print(f"{name:12}{sizes[0]:>8}{sizes[1]:>9}  {dataset.about}")
+            print(wrapped(f"{name:12}{sizes[0]:>8}{sizes[1]:>9}  {dataset.about}", 31))
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Show(OfSplit):
     """classes of each side"""
     images: int = 6
     """images of each class"""
-    output: Path | None = None
+    output: Output = None
     """the PNG file; <name>.png by default"""
 
     def execute(self) -> None:
@@ -117,7 +118,7 @@ class Manifest(OfSplit):
     """kfold: which fold validates, from 0"""
     folds: int = 4
     """kfold: how many"""
-    output: Path | None = None
+    output: Output = None
     """the CSV file; <name>.csv by default, with the split in its name for another one than zero_shot"""
 
     def execute(self) -> None:
@@ -138,7 +139,7 @@ class Pack:
     """Scale a data set down into tar shards that are opened on another machine by the same name."""
 
     name: Name
-    output: Path
+    output: Annotated[Path, arg(aliases=["-o"])]
     """folder to be made"""
     data_root: Root = None
     size: int = 256

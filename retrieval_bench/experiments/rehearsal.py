@@ -18,7 +18,7 @@ from retrieval_bench.models.build import build_embedder
 from retrieval_bench.models.embedder import Embedder, freeze_batch_norms
 from retrieval_bench.progress import logger
 from retrieval_bench.run import open_choices
-from retrieval_bench.strategies import StrategyOptions, build_strategy
+from retrieval_bench.strategies import StrategyOptions, build_strategy, split_names
 from retrieval_bench.validation import validate
 
 
@@ -33,6 +33,43 @@ def refuse_idle_flags(experiment: Experiment, profile: Profile, changed: Profile
                 raise UserError(
                     f"{flag(name)} changes nothing here: the rows of this experiment set it themselves, or do without"
                 )
+
+
+def hidden_flags(experiment: Experiment, profile: Profile) -> list[str]:
+    """The flags that an experiment refuses with any value, which its help leaves out."""
+    hidden = ["--resume", "--dry-run"] if profile.trials else ["--resume", "--trials", "--objective"]
+    if "strategy" not in profile.axes:
+        hidden += ["--strategy"]
+    if experiment.rows is None:
+        return hidden + [flag(name) for name in profile.axes if name != "strategy"]
+    others = {
+        name: not value if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else "other"
+        for name, value in flat_values(profile.base)
+        if name not in ("strategy", "seed") and not isinstance(value, list | None)
+    }
+    with suppress(UserError):  # rows that refuse such values depend on them
+        usual, changed = experiment.rows(profile.base), experiment.rows(unflatten(others, profile.base))
+        pairs = [
+            (dict(flat_values(a.config)), dict(flat_values(b.config))) for a, b in zip(usual, changed, strict=True)
+        ]
+        hidden += [flag(name) for name in others if all(first[name] == second[name] for first, second in pairs)]
+    return hidden
+
+
+def able_runs(
+    rows: Sequence[Row], configs: Sequence[RunConfig], runtime: RuntimeConfig, downloads: bool = True
+) -> list[RunConfig]:
+    """Those of the runs whose rows can be run (:func:`rehearse`). Without `downloads` networks have random weights."""
+    checked = rows if downloads else [replace(row, config=_without_downloads(row.config)) for row in rows]
+    names = {row.name for row in rehearse(checked, runtime)}
+    able = {replace(row.config, seed=0) for row in rows if row.name in names}
+    return [config for config in configs if replace(config, seed=0) in able]
+
+
+def _without_downloads(config: RunConfig) -> RunConfig:
+    own = {name: getattr(config.options, name).without_downloads() for name in split_names(config.strategy)}
+    weights = "none" if config.model.weights == "imagenet" else config.model.weights
+    return replace(config.changed(model__weights=weights), options=replace(config.options, **own))
 
 
 def rehearse(rows: Sequence[Row], runtime: RuntimeConfig) -> list[Row]:

@@ -21,7 +21,7 @@ from retrieval_bench.files import locked
 from retrieval_bench.identity import open_images, open_other_sets
 from retrieval_bench.models.build import build_backbone
 from retrieval_bench.plugins import name_of
-from retrieval_bench.progress import logger
+from retrieval_bench.progress import followed_by, logger
 from retrieval_bench.records import Record
 from retrieval_bench.strategies import only_used
 
@@ -134,7 +134,9 @@ def search(searches: Sequence[StrategySearch], run_all: Callable[[list[RunConfig
             while waiting := [entry for entry in searches if entry.wants_more]:
                 number = max(len(entry.trials) for entry in waiting) + 1
                 logger.info(f"search: trial {number} of {waiting[0].budget}, {len(waiting)} strategies")
-                results = run_all([entry.ask() for entry in waiting])
+                rounds = max(entry.budget - len(entry.trials) for entry in waiting) - 1
+                with followed_by(lambda seconds, rounds=rounds: rounds * seconds):
+                    results = run_all([entry.ask() for entry in waiting])
                 for entry, result in zip(waiting, results, strict=True):
                     entry.tell(result)
                     if result.record is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from retrieval_bench.experiments.commands import ManyRuns
 from retrieval_bench.experiments.experiment import Profile, Row, grid_rows, runs_of
 from retrieval_bench.experiments.plan import print_plan
 from retrieval_bench.experiments.registry import EXPERIMENTS
+from retrieval_bench.experiments.rehearsal import able_runs
 from retrieval_bench.parsing import ask, choose
 
 LISTS = ("options.layer_pruning.drop",)
@@ -45,8 +47,9 @@ class Sweep(ManyRuns):
         """1 if any run failed."""
         configs = self.configs
         if self.dry_run:
-            print_plan(configs, self.runtime, self.workers)
+            print_plan(self.rows, configs, self.runtime, self.workers)
             return 0
+        configs = able_runs(self.rows, configs, self.workers.settle(self.runtime))
         return self.make(configs, self.rows, {config.seed for config in configs}, self.show_leaderboard, isolate=True)
 
 
@@ -62,7 +65,7 @@ def sweep(words: Sequence[str]) -> Sweep:
         rest.pop(0)
     others, given = split_words(rest)
     single = [word for name, values in given.items() if len(values) == 1 for word in (flag(name), *values[0])]
-    command = ask(Sweep, [*others, *single], "sweep", Sweep(profile.base))
+    command = ask(Sweep, [*others, *single], "sweep", Sweep(profile.base), ("--resume",))
     axes = dict(profile.axes) | ({"seed": profile.seeds} if profile.seeds else {})
     axes = {name: values for name, values in axes.items() if name not in given}
     for name, values in given.items():
@@ -93,7 +96,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[list[st
     names = {flag(name): name for name in usual}
     groups: list[list[str]] = []
     for word in words:
-        if word.startswith("--") or not groups:
+        if re.match("--?[a-z]", word) or not groups:
             groups.append(word.split("=", 1))
         else:
             groups[-1].append(word)

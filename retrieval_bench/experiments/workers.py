@@ -22,12 +22,13 @@ from retrieval_bench.config import RunConfig, RuntimeConfig, flatten
 from retrieval_bench.device import resolve_device
 from retrieval_bench.errors import UserError, first_line
 from retrieval_bench.experiments import ray_tasks
+from retrieval_bench.experiments.estimate import estimate
 from retrieval_bench.experiments.processes import Processes
 from retrieval_bench.experiments.ray_tasks import RayTasks
 from retrieval_bench.experiments.worker import Outcome, make_run
 from retrieval_bench.files import atomic_path, check_writable
 from retrieval_bench.identity import run_ids
-from retrieval_bench.progress import logger, track
+from retrieval_bench.progress import duration, followed_by, logger, track
 from retrieval_bench.records import Record, ResultsFolder, read_record
 from retrieval_bench.run import recorded
 from retrieval_bench.validation import validate
@@ -153,7 +154,11 @@ def run_all(
     if waiting:
         check_writable(results.runs)
         pool, started = workers.pool(runtime.device, len(waiting), isolate), time.monotonic()
-        with pool or nullcontext(), closing(attempts(waiting, runtime, workers, pool)) as ended:
+        configurations = [jobs[run_id] for run_id in waiting]
+        times = estimate(configurations, results.read_records(), runtime.device)
+        expected = {run_id: seconds for run_id, seconds in zip(waiting, times, strict=True) if seconds is not None}
+        width = min(workers.width(runtime.device), len(waiting)) if pool else 1
+        with pool or nullcontext(), closing(attempts(waiting, runtime, workers, pool, expected)) as ended:
             shown = track(ended, "runs", len(waiting), "runs") if pool else ended  # runs in this process draw bars
             for done, (run_id, error) in enumerate(shown, start=1):
                 try:
@@ -164,8 +169,9 @@ def run_all(
                 if record := records[run_id]:
                     recall = 100 * record.metrics.get("recall_at_1", float("nan"))
                     text = f"R@1 {recall:.2f}, {duration(record.cost['total_seconds'])}"
-                rest = (time.monotonic() - started) / done * (len(waiting) - done)
-                left = f", about {duration(rest)} left" if rest else ""
+                usual = (time.monotonic() - started) / done * width
+                rest = sum(expected.get(other, usual) for other in waiting if other not in errors) / width
+                left = f", about {duration(rest)} left" if rest >= 1 else ""
                 logger.info(f"{done}/{len(waiting)} {run_id}: {text}{left}")
     return [
         JobResult(config, run_id, records[run_id], errors.get(run_id))
@@ -174,14 +180,14 @@ def run_all(
 
 
 def attempts(
-    jobs: Jobs, runtime: RuntimeConfig, workers: Workers, pool: Executor | None
+    jobs: Jobs, runtime: RuntimeConfig, workers: Workers, pool: Executor | None, expected: Mapping[str, float] = {}
 ) -> Generator[tuple[str, str | None]]:
     """Tries all runs, then again those that failed or that other drivers have, and so on; yields the id of each run
-    that has ended and its error, None if it has a record."""
+    that has ended and its error, None if it has a record. Seconds are `expected` of some."""
     waiting, failures = dict(jobs), Counter[str]()
     while waiting:
         are_busy = True
-        for run_id, outcome in attempt(dict(waiting), runtime, workers.collect, pool):
+        for run_id, outcome in attempt(dict(waiting), runtime, workers.collect, pool, expected):
             if outcome.is_busy:
                 continue
             are_busy = False
@@ -193,11 +199,18 @@ def attempts(
             time.sleep(POLL)
 
 
-def attempt(jobs: Jobs, runtime: RuntimeConfig, collect: bool, pool: Executor | None) -> Iterator[tuple[str, Outcome]]:
+def attempt(
+    jobs: Jobs, runtime: RuntimeConfig, collect: bool, pool: Executor | None, expected: Mapping[str, float] = {}
+) -> Iterator[tuple[str, Outcome]]:
     """Tries each run once: one after the other in this process, or as the pool is free."""
     if pool is None:
+        started, later = time.monotonic(), list(jobs)
         for run_id, flat in jobs.items():
-            yield run_id, make_run(run_id, flat, runtime, has_log=False)
+            later.remove(run_id)
+            rest = lambda usual: sum(expected.get(other, usual) for other in later)  # noqa: E731
+            with followed_by(rest, time.monotonic() - started):
+                outcome = make_run(run_id, flat, runtime, has_log=False)
+            yield run_id, outcome
         return
     futures = {pool.submit(make_run, run_id, flat, runtime, True, collect): run_id for run_id, flat in jobs.items()}
     for future in as_completed(futures):
@@ -211,11 +224,3 @@ def attempt(jobs: Jobs, runtime: RuntimeConfig, collect: bool, pool: Executor | 
             with atomic_path(runtime.results / name) as temporary:
                 temporary.write_bytes(content)
         yield run_id, outcome
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: ``45 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -18,7 +18,7 @@ from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import Diverged
 from retrieval_bench.losses import Criterion
 from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, frozen, set_training_mode
-from retrieval_bench.progress import logger, track
+from retrieval_bench.progress import logger, time_left, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.checkpoint import Checkpoints
@@ -42,8 +42,8 @@ class Training(TrainingState):
 
     `model` is on its device and not yet prepared by the strategy, `make_criterion` gives the loss for embeddings of a
     size that is known only then. `log` is called with loss and learning rates after each epoch, and the number of
-    epochs. Features of a frozen prefix are kept in up to `feature_cache` bytes. Recall@1 on the `validation` images is
-    measured after each epoch.
+    epochs; and with ``step/loss`` and the number of steps in all passes. Features of a frozen prefix are kept in up to
+    `feature_cache` bytes. Recall@1 on the `validation` images is measured after each epoch.
 
     Attributes:
         embedder: the finished model, once :meth:`fit` has returned.
@@ -142,7 +142,8 @@ class Training(TrainingState):
                 self.checkpoints.save(epoch + 1, self.state_dict())
             loss, lrs = self.history[-1], {f"rate/{name}": lr for name, lr in self.lrs().items()}
             self.log({"loss": loss, **lrs, **shown}, epoch + 1)
-            logger.info(f"epoch {epoch + 1}/{self.epochs}: loss {loss:.4f}{text}, {self.seconds:.0f} s so far")
+            text += f", {self.seconds:.0f} s so far{self._time_left(1)}"
+            logger.info(f"epoch {epoch + 1}/{self.epochs}: loss {loss:.4f}{text}")
         if self.validation and self.validation.best and (kept := self.validation.kept_epoch) < len(self.history):
             logger.info(f"epoch {kept} had the best R@1 on held-out classes: its weights are taken")
             for name, state in self.validation.best.items():
@@ -211,8 +212,10 @@ class Training(TrainingState):
         always_checked = self.device.type == "cpu" or train.skip_batches > 0
         total, images = torch.zeros((), dtype=torch.float64, device=self.device), 0
         title = "before the training" if attempt < 0 else f"epoch {self.epoch + 1}/{self.epochs}"
-        batches = self.watch.each(source, "data")
-        for step, (pixels, labels) in enumerate(track(batches, title, source.images, size=lambda batch: len(batch[1]))):
+        batches, losses = self.watch.each(source, "data"), []
+        left = self._time_left if attempt >= 0 else None
+        shown = track(batches, title, source.images, size=lambda batch: len(batch[1]), left=left)
+        for step, (pixels, labels) in enumerate(shown):
             factor = step_factor(train, done, step, steps, scheduled) if scheduled else 1.0
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
@@ -235,11 +238,26 @@ class Training(TrainingState):
                 self.strategy.after_step(self.model)
             total = total + loss.double() * len(labels)
             images += len(labels)
+            losses.append(loss)
+            if len(losses) == CHECKED_EVERY:
+                self._log_steps(losses)
+        self._log_steps(losses)
         self.group.synchronize(self.model, self.criterion)
         mean = total.item() / max(images, 1)
         if not math.isfinite(mean) or not images:
             raise self._diverged(mean, steps - 1)
         return mean
+
+    def _time_left(self, share: float) -> str:
+        """After this share of the present epoch."""
+        return time_left(time.perf_counter() - self.started, (self.epoch + share) / self.epochs)
+
+    def _log_steps(self, losses: list[Tensor]) -> None:
+        """Shows the losses of the last steps to trackers; those of rejected passes too."""
+        for loss in torch.stack(losses).tolist() if losses else ():
+            self.steps += 1
+            self.log({"step/loss": loss}, self.steps)
+        losses.clear()
 
     def _diverged(self, loss: float, step: int) -> Diverged:
         train, place = self.config.train, f"epoch {self.epoch + 1}, step {step + 1}"

@@ -16,7 +16,7 @@ from retrieval_bench.strategies.base import Strategy
 from retrieval_bench.training.held_out import Validation
 from retrieval_bench.training.step import Step
 
-COUNTS = ("epoch", "epochs", "history", "images_seen", "seconds", "strategy_seconds", "skipped", "prefix_saved")
+COUNTS = "epoch epochs history images_seen seconds strategy_seconds skipped prefix_saved steps".split()
 """Attributes that go into checkpoints as they are."""
 TRAINED = ("model", "criterion", "optimizer")
 """Those whose state a rejected pass gives back."""
@@ -30,6 +30,7 @@ class TrainingState(ABC):
         prefix_saved: how many of them did not pass through its frozen prefix, since their features were kept, less
             those that passed through the prefix alone.
         seconds: wall time of all passes; `strategy_seconds` that of the strategy beside them.
+        steps: of all passes.
         history: mean loss of each epoch's accepted pass.
         skipped: (epoch, step) of batches that were left out, from 0; those of rejected passes are taken back with them.
         resumed: the epochs after which the training was resumed from a checkpoint.
@@ -45,7 +46,7 @@ class TrainingState(ABC):
 
     def __init__(self, strategy: Strategy, precision: str):
         self.strategy, self.precision = strategy, precision
-        self.epoch = self.images_seen = self.prefix_saved = 0
+        self.epoch = self.images_seen = self.prefix_saved = self.steps = 0
         self.seconds = self.strategy_seconds = 0.0
         self.started = self._made = time.perf_counter()
         self.history: list[float] = []

@@ -147,6 +147,7 @@ def help_page(box: str, hidden: Collection[str] = ()) -> str:
         elif not set(re.findall(r"--?[\w.-]+", name)) & set(hidden):
             about = re.sub(r" ?\(default: (None)?\)$", "", about.strip())
             name = re.sub(r"\{([A-Z]+( [A-Z]+)*)\}", r"\1", name.replace("{None}|", ""))
+            name = re.sub(r",(?=[^{}]*\})", ", ", name) if len(name) > 72 else name  # choices that no line of 80 holds
             lines += [wrapped("  " + name, 6), *([wrapped(" " * 6 + about, 6)] if about else [])]
     return "\n".join(lines).replace("\n\n\n", "\n\n").strip()
 

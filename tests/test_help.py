@@ -18,7 +18,7 @@ from retrieval_bench.strategies import STRATEGIES
 MANY = ("bench synthetic", "study table_autolr smoke", "reality-check smoke", "sweep", "tune")
 PAGES = (*(name for name in COMMANDS if name not in ("bench", "study", "reality-check", "experiment")), *MANY)
 LISTS = ("", "bench", "study", "experiment", "reality-check", "data")
-VALUES = {"INT": "3", "FLOAT": "0.5", "STR": "x", "PATH": "x", "RUN": "x", "FOLDER": "x"}
+VALUES = {"INT": "3", "FLOAT": "0.5", "STR": "x", "PATH": "x", "RUN": "x", "FOLDER": "x", "OWNER/NAME": "x/x"}
 REQUIRED = {"embed": "-o x", "map": "", "search": "--gallery x", "data pack": "-o x"}
 
 
@@ -80,7 +80,7 @@ def test_every_flag_that_is_shown_is_accepted(words: str, capsys: pytest.Capture
     shown = page(words, capsys)
     given = [word for flag in flags_of(shown) for word in flag]
     assert given or words in ("strategies", "losses")
-    positional = re.findall(r"(?m)^  (STR|PATH|RUN|FOLDER|INT)\b", shown.partition("options:")[0])
+    positional = re.findall(r"(?m)^  (STR|PATH|RUN|FOLDER|INT|OWNER/NAME)\b", shown.partition("options:")[0])
     parse([*words.split(), *(VALUES[kind] for kind in positional), *given])
     if words in MANY:
         assert "--resume" not in shown

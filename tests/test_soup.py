@@ -55,7 +55,7 @@ def test_uniform_is_the_mean_of_all_and_has_a_record_of_its_own(
         if value.is_floating_point():
             total = sum(weights(runtime, each)[name].double() for each in records)
             torch.testing.assert_close(value.double(), total / 3, rtol=1e-6, atol=1e-7)
-    embedder = load_embedder(record.id, runtime.results)
+    embedder = load_embedder(record.id, runtime.results).embedder
     assert all(torch.equal(value, mean[name]) for name, value in embedder.state_dict().items())
     assert record.info["soup"]["kept"] == ids(records)
     assert (record.info["soup"]["epochs"], record.training) == (0, {})

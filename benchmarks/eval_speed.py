@@ -150,6 +150,11 @@ def exponent_of(growth: list[Found]) -> float:
 
 
 @rc_context(STYLE)
+def thousands(count: float, _: object = None) -> str:
+    """The label of a tick; figures are copied before they are written, which a lambda cannot be."""
+    return f"{count / 1000:g}k"
+
+
 def growth_figure(growth: list[Found]) -> Plot:
     """Time and memory against the number of embeddings, the fitted power of time as a line."""
     rows, seconds, memory = np.array([[run[name] for name in ("rows", "seconds", "peak_mb")] for run in growth]).T
@@ -166,7 +171,7 @@ def growth_figure(growth: list[Found]) -> Plot:
     left.yaxis.set_major_formatter("{x:g}")
     left.minorticks_off()
     for axes in (left, right):
-        axes.xaxis.set_major_formatter(lambda count, _: f"{count / 1000:g}k")
+        axes.xaxis.set_major_formatter(thousands)
         axes.set_xlabel("embeddings (N x 512)")
     summary = f"Time grows as N^{exponent:.2f} from {rows[0]:,.0f} to {rows[-1]:,.0f} embeddings."
     return Plot("Recall@K and MAP@R, self-retrieval", summary, figure)

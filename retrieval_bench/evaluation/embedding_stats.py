@@ -6,11 +6,10 @@ import itertools
 
 import faiss
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from retrieval_bench.evaluation.vectors import Vectors, chunks
 
+# scikit-learn is imported where it is used: it would take a third of the time that `evaluate` needs to answer.
 LARGEST = 2048
 """Dimensions beyond which singular values are those of a sample of as many rows."""
 
@@ -90,6 +89,8 @@ def cluster(vectors: Vectors, clusters: int) -> np.ndarray:
 def clustering_metrics(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
     """Mutual information of the classes (`codes`, int (N,)) and as many k-means clusters, as scikit-learn defines it:
     normalised (``nmi``, arithmetically) and adjusted for chance (``ami``; Vinh, Epps and Bailey, JMLR 2010)."""
+    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+
     clusters = cluster(vectors, len(np.unique(codes)))
     scores = {"nmi": normalized_mutual_info_score, "ami": adjusted_mutual_info_score}
     return {name: float(score(codes, clusters)) for name, score in scores.items()}
@@ -98,6 +99,8 @@ def clustering_metrics(vectors: Vectors, codes: np.ndarray) -> dict[str, float]:
 def principal_components(vectors: np.ndarray) -> np.ndarray:
     """float32 (N, 2): the first two principal components of (N, D) numbers, 0 where there are fewer; of each one's
     weights the largest is positive, so that signs are fixed."""
+    from sklearn.decomposition import PCA
+
     centred = vectors.astype(np.float64) - vectors.mean(axis=0)
     count = min(2, *vectors.shape) if centred.any() else 0
     found = np.zeros((len(vectors), 2), dtype=np.float32)

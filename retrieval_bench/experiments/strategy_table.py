@@ -35,6 +35,9 @@ _SGD = {"train.optimizer": "sgd", "train.lr": 0.01, "loss.loss_lr": 1.0}
 """AutoLR's variations are proportional to the rate under SGD, and not under AdamW. Of 0.01, 0.03 and 0.1 the first is
 best for `standard` on the validation classes of emoji (R@1 83.9, 76.6, 24.1; one seed, lower rates not tried, loss rate
 0.01). At a loss rate of 1 proxies move about as far as under AdamW at 0.01; that was not searched."""
+_SLOW = {**_SGD, "train.lr": 0.001}
+"""AutoLR's paper starts from 0.001: at 0.01 there is no room to raise rates."""
+_RISE = {"options.autolr.rise": 3.0}
 
 
 def strategies(base: RunConfig) -> list[Row]:
@@ -44,9 +47,12 @@ def strategies(base: RunConfig) -> list[Row]:
     changes = {name: {"strategy": name, **OWN.get(name, {})} for name in (*COMPARED, *CHAINS)}
     for name, options in CHANNELS.items():
         changes[name] |= {f"options.{name}.{option}": value for option, value in options.items()}
-    changes["autolr, rates scaled to three times"] = {"strategy": "autolr", "options.autolr.rise": 3.0}
+    changes["autolr, rates scaled to three times"] = {"strategy": "autolr", **_RISE}
     sgd = {f"{name}, SGD": {"strategy": name, **_SGD} for name in ("standard", "autolr", "layer_pruning+autolr")}
+    sgd["autolr, SGD, rates scaled to three times"] = {"strategy": "autolr", **_SGD, **_RISE}
+    slow = {f"{name}, SGD at 0.001": {"strategy": name, **_SLOW} for name in ("standard", "autolr")}
     rows = named_rows(base, changes, "standard") + named_rows(base, sgd, "standard, SGD")
+    rows += named_rows(base, slow, "standard, SGD at 0.001")
     return [replace(row, optional=True) for row in rows]
 
 

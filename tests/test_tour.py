@@ -1,4 +1,4 @@
-"""docs/own-method.md and docs/tour.ipynb do what they show. ``REWRITE_GOLDEN=1`` writes the notebook's outputs anew."""
+"""docs/own_method.md and docs/tour.ipynb do what they show. ``REWRITE_GOLDEN=1`` writes the notebook's outputs anew."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REWRITE = bool(os.environ.get("REWRITE_GOLDEN"))
 def test_the_example_runs_and_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    text = (DOCS / "own-method.md").read_text(encoding="utf-8")
+    text = (DOCS / "own_method.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     assert len(code.strip().splitlines()) <= 25
     (tmp_path / "stay_close.py").write_text(code)

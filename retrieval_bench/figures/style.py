@@ -207,7 +207,7 @@ def heat_map(
     colours = colormaps["RdBu_r" if scale == "signed" else "viridis"].resampled(64)
     cells = axes.pcolormesh(*edges, shown, norm=norm, cmap=colours, ec="face", lw=0.2)
     axes.grid(visible=False)
-    ticks = range(1, values.shape[1] + 1, 1 + values.shape[1] // 11)
+    ticks = range(1, values.shape[1] + 1, 1 + values.shape[1] // 6)
     axes.set(title=textwrap.fill(title, 40), xlabel="block", xticks=ticks)
     axes.invert_yaxis()
     axes.set_yticks(range(len(rows)), rows)

@@ -25,7 +25,6 @@ COMMANDS = {
     "table_spottune-cpu": CAFFE,
     "table_strategies-cpu": [],
     "table_strategies-emoji": [],
-    "table_strategies-emoji-also-test": ["--also-test"],
 }
 
 

@@ -84,6 +84,8 @@ TAKE_PRESETS = ("run", "experiment", "bench", "study", "sweep", "tune", "reality
 
 SLOW_TO_LOAD = (*TAKE_PRESETS, "reproduce", "export", "embed", "search", "soup")
 """Commands that import torch and the like, which takes seconds."""
+QUICK = {"-h", "--help", "--onnx"}
+"""Words with which they load no torch."""
 
 HOME = re.compile(r"(?:^|(?<=[=,]))~[^/,\s]*(?=[/,]|$)")
 """A home folder where a value begins: ``~`` or ``~user``."""
@@ -135,7 +137,7 @@ def _main(words: list[str]) -> int:
             commands = {name: about for name, (_, about) in COMMANDS.items()}
             print(listing("COMMAND [--help] | --version", "commands", commands))
             return 0 if words else 2
-        if words[0] in SLOW_TO_LOAD and words[1:] and not {"-h", "--help"} & set(words) and "torch" not in sys.modules:
+        if words[0] in SLOW_TO_LOAD and words[1:] and not QUICK & set(words) and "torch" not in sys.modules:
             logger.info(f"{words[0]}: loading, a few seconds")
         return parse(words).execute() or 0
     except UserError as error:

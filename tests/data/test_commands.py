@@ -39,7 +39,7 @@ def images(root: Path, classes: int = 4) -> Path:
 
 
 def test_list_names_every_data_set_with_its_size(capsys: Printed) -> None:
-    lines = run(capsys, "list").splitlines()[1:]
+    lines = [line for line in run(capsys, "list").splitlines()[1:] if line[0] != " "]
     assert [line.split()[0] for line in lines] == list(DATASETS)
     assert lines[0].split()[1:3] == ["11,788", "200"]
 

@@ -78,9 +78,14 @@ def test_history_images_rates_and_log(synthetic: Data) -> None:
     assert recorder.lrs == pytest.approx([0.001 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)])
     assert training.images_seen == 2 * 64
     assert training.seconds > 0
-    assert [(values["loss"], values["rate/stem"], epochs) for values, epochs in logged] == [
+    epochs = [(values, epoch) for values, epoch in logged if "loss" in values]
+    assert [(values["loss"], values["rate/stem"], epoch) for values, epoch in epochs] == [
         (loss, 0.001, epoch) for epoch, loss in enumerate(training.history, 1)
     ]
+    steps = [(values["step/loss"], step) for values, step in logged if "step/loss" in values]
+    assert [step for _, step in steps] == list(range(1, 9))
+    means = [sum(loss for loss, _ in steps[start : start + 4]) / 4 for start in (0, 4)]
+    assert means == pytest.approx(training.history)
 
 
 def test_mean_loss_weighs_batches_by_their_images(synthetic: Data) -> None:

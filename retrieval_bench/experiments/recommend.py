@@ -34,10 +34,10 @@ from retrieval_bench.experiments.advice import advise, compared_table
 from retrieval_bench.experiments.choices import FROZEN, STANDARD
 from retrieval_bench.experiments.experiment import Objective, Records
 from retrieval_bench.experiments.rehearsal import rehearse
-from retrieval_bench.experiments.workers import duration, run_all
+from retrieval_bench.experiments.workers import run_all
 from retrieval_bench.files import check_writable, write_text
 from retrieval_bench.identity import run_ids
-from retrieval_bench.progress import logger, quiet
+from retrieval_bench.progress import duration, logger, quiet
 from retrieval_bench.records import Record, ResultsFolder, read_record
 from retrieval_bench.refit import refit
 from retrieval_bench.tables import TextTable, to_terminal

@@ -53,17 +53,20 @@ def export(path: Path, record: Record, target: Path, licence: str = "other", onn
         graph = Graph(missing="it was not asked for")
         if onnx:
             graph = write_graph(embedder, side, recipe.get("flip_sum", False), folder / f"{NAME}.onnx", about)
-        metadata = yaml.safe_dump(hub_metadata(record, licence, graph), sort_keys=False, allow_unicode=True)
+        metadata = yaml.safe_dump(
+            hub_metadata(record, licence, graph, tested="refit" not in recipe), sort_keys=False, allow_unicode=True
+        )
         card = model_card(record, recipe, embedder, graph)
         write_text(folder / CARD, f"---\n{metadata}---\n\n{card}")
     return graph
 
 
-def hub_metadata(record: Record, licence: str, graph: Graph) -> dict[str, Any]:
+def hub_metadata(record: Record, licence: str, graph: Graph, tested: bool = True) -> dict[str, Any]:
     """What the Hugging Face Hub reads at the top of a card: tags, the data set, the metrics of the record as fractions
-    (``model-index``), and the published network that was tuned where timm took its weights from the Hub."""
+    (``model-index``) if they were measured with these weights (`tested`), and the published network that was tuned
+    where timm took its weights from the Hub."""
     dataset, backbone = record.dataset, record.config["model"]["backbone"]
-    metrics = {name: value for name, value in record.metrics.items() if isinstance(value, float)}
+    metrics = {name: value for name, value in record.metrics.items() if tested and isinstance(value, float)}
     of_timm = record.labels.get("weights") == "imagenet" and backbone != "efficientnet_lite0"
     published = timm.get_pretrained_cfg(backbone) if of_timm else None
     strategies = record.config["strategy"].split("+")
@@ -91,7 +94,9 @@ def hub_metadata(record: Record, licence: str, graph: Graph) -> dict[str, Any]:
                     }
                 ],
             }
-        ],
+        ]
+        if metrics
+        else None,
     }
     return {name: value for name, value in values.items() if value}
 

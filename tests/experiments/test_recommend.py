@@ -167,7 +167,9 @@ def test_a_folder_in_an_answer_and_an_index_out(
     assert len(records) == 6
     assert first.err.count("MAP@R") == 6
     assert "Use " in (home / "answer.md").read_text(encoding="utf-8")
-    assert "all 6 classes (24 images)" in (home / "embedder" / "README.md").read_text(encoding="utf-8")
+    card = (home / "embedder" / "README.md").read_text(encoding="utf-8")
+    assert "all 6 classes (24 images)" in card
+    assert "model-index" not in card, "no score is claimed for an embedder that was not tested"
     query, gallery = photos / "c2" / "1.png", home / "images.npz"
     search = ["search", str(home / "embedder"), str(query), "--gallery", str(gallery), "--json", "--keep-query"]
     assert main([*search, "--sheet", str(tmp_path / "found.png"), "--folder", str(photos)]) == 0

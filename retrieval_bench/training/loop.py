@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,12 +19,12 @@ from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, frozen
 from retrieval_bench.progress import logger, time_left, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
+from retrieval_bench.training.aids import StrategyAids
 from retrieval_bench.training.checkpoint import Checkpoints
 from retrieval_bench.training.distributed import SINGLE_PROCESS, ProcessGroup
-from retrieval_bench.training.held_out import Validation, recall_at_1, split_batches
+from retrieval_bench.training.held_out import Validation
 from retrieval_bench.training.optimizer import build_optimizer, parameter_groups, step_factor
 from retrieval_bench.training.prefix import FrozenPrefix, Positions
-from retrieval_bench.training.state import TrainingState
 from retrieval_bench.training.step import Step, Stopwatch
 
 CHECKED_EVERY = 10
@@ -37,7 +35,7 @@ PROXY_WARMUP = -1_000_000
 """Attempt of the first such pass; strategies' own passes before the training have -1, -2 and so on."""
 
 
-class Training(TrainingState):
+class Training(StrategyAids):
     """One run's training: what strategies see as an :class:`~retrieval_bench.strategies.base.EpochState`.
 
     `model` is on its device and not yet prepared by the strategy, `make_criterion` gives the loss for embeddings of a
@@ -161,11 +159,6 @@ class Training(TrainingState):
         validation.seconds += time.perf_counter() - started
         return f", R@1 {100 * recall:.2f} on held-out classes", {"validation/recall_at_1": recall}
 
-    def _count(self, batches: Batches, started: float) -> None:
-        """A pass over held-out images is cost as well."""
-        self.seconds += time.perf_counter() - started
-        self.images_seen += batches.images
-
     def account(self) -> dict[str, Any]:
         """What the record says of the training; only what happened."""
         without_pairs = round(self.criterion.share_without_pairs, 6)
@@ -265,44 +258,3 @@ class Training(TrainingState):
             f"the loss became {loss} in {place}: lower --lr (now {train.lr:g}) or --loss-lr (now "
             f"{self.config.loss.loss_lr:g})"
         )
-
-    def search(self, kind: str, count: int, found: dict[str, list[Any]]) -> Iterator[int]:
-        kept = self.checkpoints.load(kind) if self.checkpoints is not None else None
-        if kept is not None:
-            self.load_pass(kept)
-            for name, values in kept["found"].items():
-                found[name][:] = values
-        for number in range(kept["passes"] if kept else 0, count):
-            yield number
-            if self.checkpoints is not None and self.group.is_main_process:
-                state = {**self.pass_state(), "passes": number + 1, "found": found}
-                self.checkpoints.save(number + 1, state, kind)
-
-    def example_batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        batches = replace(self.batches, share=range)  # every process sees all of them, and computes the same
-        batches.reseed(self.config.seed, "statistics")
-        started, seen = time.perf_counter(), 0
-        for images, labels in batches:
-            self.images_seen += len(labels)
-            seen += len(labels)
-            yield images.to(self.device), labels.to(self.device)
-            if seen >= count:
-                break
-        self.seconds += time.perf_counter() - started
-
-    @contextmanager
-    def holding_out(self, share: float) -> Iterator[Callable[[], float]]:
-        """Raises :class:`UserError` for fewer than two classes on a side, or too few for a batch."""
-        batches = self.batches
-        self.batches, held_out = split_batches(batches, share, self.config.seed)
-
-        def measured() -> float:
-            started = time.perf_counter()
-            recall = recall_at_1(self.model, held_out)
-            self._count(held_out, started)
-            return recall
-
-        try:
-            yield measured
-        finally:
-            self.batches = batches

@@ -11,7 +11,7 @@ ARGS    ?=
 ROOT    := $(if $(DATA),--data-root "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-mine bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity table-cifar reality-check strategies-page leaderboard report figures test known-answers lint types check clean
+.PHONY: help setup bench bench-cub bench-cars bench-sop bench-inshop bench-flowers bench-emoji bench-mine bench-smoke bench-data bench-eval bench-routing bench-pruning bench-train ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies table-losses curve-pruning figure-structure-similarity table-cifar reality-check strategies-page leaderboard report figures test known-answers lint types check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,7 @@ curve-pruning: setup ## Recall@1 against size: channels chosen in six ways, and 
 figure-structure-similarity: setup ## How alike pruned structures of several seeds and lengths of training are (PROFILE, DATA)
 table-cifar: setup ## Ways to find a ResNet-20 of half the cost on CIFAR-10, and what the search costs (PROFILE, DATA)
 table-strategies: setup ## Every strategy under one retrieval protocol; PROFILE=emoji also measures them on birds (PROFILE, DATA)
+table-losses: setup ## Strategies under four losses: does their ranking depend on the loss? (PROFILE)
 ablation-pruning: STUDY = ablation_pruning
 figure-weight-variation: STUDY = figure_weight_variation
 table-autolr: STUDY = table_autolr
@@ -79,11 +80,12 @@ table-learning-rates: STUDY = learning_rates
 table-spottune: STUDY = table_spottune
 figure-routes: STUDY = figure_routes
 table-strategies: STUDY = table_strategies
+table-losses: STUDY = table_losses
 curve-pruning: STUDY = curve_pruning
 figure-structure-similarity: STUDY = figure_structure_similarity
 table-cifar: STUDY = table_cifar
 table-spottune figure-routes: SET = $(if $(filter-out smoke,$(PROFILE)),$(if $(filter file,$(origin NAME)),,--dataset $(NAME)))
-ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies curve-pruning figure-structure-similarity table-cifar:
+ablation-pruning figure-weight-variation table-autolr table-learning-rates table-spottune figure-routes table-strategies table-losses curve-pruning figure-structure-similarity table-cifar:
 	$(BENCH) study $(STUDY) $(PROFILE) $(SET) --results $(RESULTS) $(ROOT) $(ARGS)
 
 strategies-page: setup ## Write docs/strategies.md again, after a strategy has changed

@@ -7,10 +7,11 @@ epochs, batches of 40, features of image and mirror added.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
-from retrieval_bench.experiments.benchmarks import FEW_CLASSES, PATTERNS
+from retrieval_bench.experiments.benchmarks import ALL_CLASSES, FEW_CLASSES, PATTERNS
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.figures.variation import weight_variation
 from retrieval_bench.reported import reported_source
@@ -41,6 +42,11 @@ PROFILES = {
         "images kept at 256 px",
         unflatten({**FEW_CLASSES, **SHORT, "train.epochs": 2}, PAPER),
     ),
+    "cpu_full": Profile(
+        "all of CUB, smaller than the paper's setting for 2 CPU cores: fewer pixels and epochs, images kept at 256 px, "
+        "bfloat16 passes in training",
+        unflatten(ALL_CLASSES, PAPER),
+    ),
     "smoke": Profile(DRAWN, unflatten({**PATTERNS, **SHORT, "train.epochs": 1}, PAPER), (0, 1)),
 }
 
@@ -54,7 +60,8 @@ LOSSES = "Triplet and proxy-anchor are trained with AdamW, softmax with SGD as i
 
 
 def ablation(base: RunConfig) -> list[Row]:
-    """The seven rows of the paper's ablation of layer-wise pruning."""
+    """The seven rows of the paper's ablation of layer-wise pruning; and, where they were run, frozen features, and
+    AutoLR without and with pruning, which finds rates by itself."""
     changes: dict[str, dict[str, Any]] = {"Original": {"strategy": "standard"}}
     for blocks in ("16", "15,16", "14,15,16"):
         name = f"Pruning {blocks.replace(',', ', ')}"
@@ -63,7 +70,9 @@ def ablation(base: RunConfig) -> list[Row]:
     for mark, low, high in (("†", usual.low, 1.0), ("‡", 1.0, usual.high), ("☆", usual.low, usual.high)):
         factors = {"options.low_high.low": low, "options.low_high.high": high}
         changes[f"Pruning 15, 16 {mark}"] = {"strategy": "layer_pruning+low_high", **LAST_TWO, **factors}
-    return named_rows(base, changes, "Original", "ablation_pruning")
+    more = {"Frozen": {"strategy": "frozen"}, "AutoLR": {"strategy": "autolr"}, "Pruning 15, 16 and AutoLR": BOTH}
+    found = named_rows(base, more, "Original")
+    return named_rows(base, changes, "Original", "ablation_pruning") + [replace(row, optional=True) for row in found]
 
 
 def figure(base: RunConfig) -> list[Row]:

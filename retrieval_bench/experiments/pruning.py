@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
-from retrieval_bench.experiments.benchmarks import BENCHMARKS, CUB_224, EMOJI, SYNTHETIC
+from retrieval_bench.experiments.benchmarks import CUB_112, CUB_224, EMOJI, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.figures.pruning import pruning_curve, structure_similarity
 from retrieval_bench.sections import DataConfig, LossConfig, ModelConfig, TrainConfig
@@ -68,7 +68,7 @@ PROFILES = {
     ),
     "cub_cpu": Profile(
         "CUB-200-2011, EfficientNet-lite0, proxy-anchor, 112 px: for 2 CPU cores",
-        BENCHMARKS["cub"].profiles["cpu"].base,
+        CUB_112,
     ),
     "smoke": Profile(DRAWN, _SMOKE, (0, 1)),
 }

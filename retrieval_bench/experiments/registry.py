@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrieval_bench.experiments import autolr, pruning, reality_check, spottune, strategy_table
+from retrieval_bench.experiments import autolr, loss_table, pruning, reality_check, spottune, strategy_table
 from retrieval_bench.experiments.benchmarks import BENCHMARKS
 from retrieval_bench.experiments.experiment import Experiment
 
@@ -11,6 +11,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     **autolr.EXPERIMENTS,
     **spottune.EXPERIMENTS,
     **strategy_table.EXPERIMENTS,
+    **loss_table.EXPERIMENTS,
     **pruning.EXPERIMENTS,
     **reality_check.EXPERIMENTS,
 }

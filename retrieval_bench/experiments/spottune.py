@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
-from retrieval_bench.experiments.benchmarks import FEW_CLASSES, PATTERNS
+from retrieval_bench.experiments.benchmarks import ALL_CLASSES, FEW_CLASSES, PATTERNS
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.figures.routes import routes as routes_figure
 from retrieval_bench.reported import reported_source
@@ -45,6 +45,11 @@ PROFILES = {
         "smaller than the paper's setting, for 2 CPU cores: fewer classes, pixels and epochs, a small policy network "
         "at 0.01",
         unflatten({**SMALL, **FEW_CLASSES}, SGD),
+    ),
+    "cpu_full": Profile(
+        "all 200 species, smaller than the paper's setting for 2 CPU cores: fewer pixels and epochs, images kept at "
+        "256 px, a small policy network at 0.01, bfloat16 passes in training",
+        unflatten({**SMALL, **ALL_CLASSES, "data.image_size": 96}, SGD),
     ),
     "smoke": Profile(DRAWN, unflatten({**SMALL, **PATTERNS}, SGD), (0, 1)),
 }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from retrieval_bench.config import RunConfig, unflatten
-from retrieval_bench.experiments.benchmarks import CUB_224, EMOJI, PHOTOS, SYNTHETIC
+from retrieval_bench.experiments.benchmarks import CUB_112, CUB_224, EMOJI, PHOTOS, SYNTHETIC
 from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, Row, named_rows
 from retrieval_bench.experiments.pruning import INHERITED_GATES
 from retrieval_bench.figures.elsewhere import home_and_elsewhere
@@ -27,7 +27,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 train, and the few parameters of the first two a higher rate."""
 _KEPT = {"statistics": "matched", "norm": "last"}
 CHANNELS: Mapping[str, Mapping[str, Any]] = {
-    "channel_gates": {**_KEPT, **INHERITED_GATES, "search_epochs": 6},
+    "channel_gates": {**_KEPT, **INHERITED_GATES},
     "channel_pruning": {**_KEPT, "scores": "activation"},
 }
 """Their options are those of the pruning curve: what prunes pretrained networks best there, not the defaults."""
@@ -56,8 +56,9 @@ def strategies(base: RunConfig) -> list[Row]:
     return [replace(row, optional=True) for row in rows]
 
 
+_SIX_PASSES = {"options.channel_gates.search_epochs": 6}
 _THREE_PERIODS = {"options.rollback.periods": 3, "train.epochs": 3}
-_FEW_CUB = {**_THREE_PERIODS, "data.dataset": "cub", "data.classes": 24}
+_FEW_CUB = {**_THREE_PERIODS, **_SIX_PASSES, "data.dataset": "cub", "data.classes": 24}
 _FEW_EMOJI = {**_THREE_PERIODS, "data.classes": 100, "data.stored": 72, "data.reader": "cache"}
 FEW_EMOJI = unflatten(_FEW_EMOJI, RunConfig(data=EMOJI))
 ABOUT_EMOJI = (
@@ -65,7 +66,9 @@ ABOUT_EMOJI = (
     "three periods"
 )
 PROFILES = {
-    "paper": Profile("ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", CUB_224),
+    "paper": Profile(
+        "ResNet-50, 512 dimensions, proxy-anchor, 224 px, 40 epochs: for a GPU", unflatten(_SIX_PASSES, CUB_224)
+    ),
     "cpu": Profile(
         "a small protocol for 2 CPU cores: EfficientNet-lite0, proxy-anchor, few classes, rollback in three periods",
         unflatten(_FEW_CUB, RunConfig(data=PHOTOS)),
@@ -73,10 +76,10 @@ PROFILES = {
     ),
     "cpu_full": Profile(
         "all of CUB-200-2011 for 2 CPU cores: EfficientNet-lite0, proxy-anchor",
-        RunConfig(data=PHOTOS).changed(data__dataset="cub", evaluation__also_test=("emoji",)),
+        CUB_112,
     ),
-    "emoji": Profile(ABOUT_EMOJI, FEW_EMOJI.changed(evaluation__also_test=("cub:1000",))),
-    "smoke": Profile(DRAWN, SYNTHETIC.changed(model__backbone="resnet26"), (0, 1)),
+    "emoji": Profile(ABOUT_EMOJI, unflatten({**_SIX_PASSES, "evaluation.also_test": ("cub:1000",)}, FEW_EMOJI)),
+    "smoke": Profile(DRAWN, unflatten(_SIX_PASSES, SYNTHETIC.changed(model__backbone="resnet26")), (0, 1)),
 }
 EXPERIMENTS = {
     "table_strategies": Experiment(

@@ -37,7 +37,7 @@ def test_setting_and_reported_values_of_autolr() -> None:
     assert (loss.loss, loss.head, loss.loss_lr) == ("softmax", "autolr", 0.01)
     assert loss.loss_weight_decay == train.weight_decay == 5e-4
     rows = autolr.ablation(base)
-    recalls = [round(100 * row.reported["recall_at_1"], 2) for row in rows]
+    recalls = [round(100 * row.reported["recall_at_1"], 2) for row in rows[:7]]
     assert recalls == [63.49, 66.95, 67.00, 51.00, 67.15, 67.29, 68.33]
     assert rows[2].reported == {
         "recall_at_1": 0.67,

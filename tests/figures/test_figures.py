@@ -19,6 +19,7 @@ from retrieval_bench.figures import style
 from retrieval_bench.figures.curves import learning_curves
 from retrieval_bench.figures.embedding_map import embedding_map
 from retrieval_bench.figures.forest import forest
+from retrieval_bench.figures.losses import ranking_by_loss
 from retrieval_bench.figures.pruning import correlations, family, pruning_curve, shortened, structure_similarity
 from retrieval_bench.figures.routes import routes
 from retrieval_bench.figures.style import Plot
@@ -89,6 +90,11 @@ PRUNED = {
     "Gates 0.7": pruned("channel_gates(budget=0.7)", 7e7, 0.4),
     "Uniform 0.5": pruned("channel_pruning(budget=0.5)", 5e7, 0.1),
 }
+BY_LOSS = {
+    f"{name}, {loss}": [record(name, seed, recall + 0.01 * seed, loss) for seed in (0, 1)]
+    for loss, recalls in {"triplet": (0.5, 0.6, 0.4), "softmax": (0.7, 0.8, 0.01)}.items()
+    for name, recall in zip(("Standard", "Good, as it is", "Bad"), recalls, strict=True)
+}
 CURVES = losses(standard=[[3.0, 1.0], [2.5, None, 0.9]]) | {
     "<&$": [record("<&$", loss="softmax", training={"loss_per_epoch": [9.0, 0.1]})]
 }
@@ -101,6 +107,7 @@ PLOTS: dict[str, Callable[[], Plot | None]] = {
     "tradeoff, a cost unknown": lambda: tradeoff(ROWS, ["latency_ms"]),
     "pruning": lambda: pruning_curve(PRUNED),
     "similarity": lambda: structure_similarity(PRUNED),
+    "by loss": lambda: ranking_by_loss({**BY_LOSS, "Frozen": [record("frozen")]}),
     "losses": lambda: learning_curves(CURVES),
     "variation": lambda: weight_variation({"a": [record("a", info=history())]}),
     "routes": lambda: routes({"a": [routed("a")]}),
@@ -299,6 +306,23 @@ def test_pruning_has_a_line_per_way_through_the_means_with_the_intervals_of_tabl
 )
 def test_what_makes_one_line(row: str, line: str) -> None:
     assert family(row) == line
+
+
+def test_strategies_under_two_losses_are_compared_with_standard_and_their_orders_with_each_other() -> None:
+    plot = drawn("by loss")
+    axes = plot.figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Good, as it is", "Standard", "Bad"]
+    assert axes.lines[0].get_xydata()[:, 0].tolist() == pytest.approx([0, 10, -10])
+    assert plot.notes[1:] == ("- triplet and softmax: 1.00",)
+    swapped = {
+        **BY_LOSS,
+        "Bad, softmax": BY_LOSS["Good, as it is, softmax"],
+        "Good, as it is, softmax": BY_LOSS["Bad, softmax"],
+    }
+    other = ranking_by_loss(swapped)
+    assert other is not None
+    assert other.notes[1:] == ("- triplet and softmax: -1.00",)
+    assert ranking_by_loss({name: several for name, several in BY_LOSS.items() if "softmax" not in name}) is None
 
 
 def test_structures_are_compared_between_seeds() -> None:

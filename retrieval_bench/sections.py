@@ -215,6 +215,8 @@ class TrainConfig:
     cycles: int = option(4, "triangular, warm_restarts: how many", low=1)
     low_rate: float = option(0.0, "triangular, warm_restarts: lowest factor of a cycle", low=0, high=1)
     freeze_bn: bool = option(True, "keep batch normalisation (statistics, scale and shift) as pretrained")
+    keep_statistics: bool = False
+    """with --no-freeze-bn: scale and shift of batch norms are trained, their statistics stay as pretrained"""
     precision: Literal["float32", "bf16", "auto"] = "float32"
     """of the network's passes in training; weights and losses stay float32. bf16: autocast to bfloat16, for GPUs and
     processors with matrix units; auto: bf16 if the device has such units and a timing at the start finds this network

@@ -53,6 +53,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
         if getattr(train, name) != getattr(TrainConfig, name) and train.schedule not in schedules:
             chosen = f"--{name.replace('_', '-')} {getattr(train, name)}"
             yield f"{chosen} belongs to --schedule {' or '.join(schedules)}; --schedule is {train.schedule}"
+    if train.keep_statistics and train.freeze_bn:
+        yield "--keep-statistics belongs to --no-freeze-bn: frozen batch norms keep their statistics anyway"
     if train.skip_batches and not train.freeze_bn:
         yield "--skip-batches needs frozen batch norms (--freeze-bn): a non-finite batch would spoil their statistics"
     if train.warmup > train.epochs:

@@ -152,6 +152,7 @@ def test_records_of_choices_that_there_are_no_more_are_read() -> None:
         ({"train.schedule": "step", "train.decay_at": 1.5}, "--decay-at 1.5: must be at least 0 and at most 1"),
         ({"train.cycles": 2}, "--cycles 2 belongs to --schedule triangular or warm_restarts; --schedule is cosine"),
         ({"train.skip_batches": 1, "train.freeze_bn": False}, "--skip-batches needs frozen batch norms"),
+        ({"train.keep_statistics": True}, "--keep-statistics belongs to --no-freeze-bn"),
         ({"train.warmup": 4.5}, "--warmup 4.5 is longer than --epochs 4"),
         ({"train.grad_checkpointing": True, "train.freeze_bn": False}, "--grad-checkpointing needs frozen batch norms"),
         ({"train.grad_checkpointing": True, "train.fused": True}, "--grad-checkpointing and --fused"),

@@ -47,6 +47,8 @@ def strategies(base: RunConfig) -> list[Row]:
     changes = {name: {"strategy": name, **OWN.get(name, {})} for name in (*COMPARED, *CHAINS)}
     for name, options in CHANNELS.items():
         changes[name] |= {f"options.{name}.{option}": value for option, value in options.items()}
+    for name in ("bitfit", "norm_tuning"):
+        changes[f"{name}, statistics kept"] = {**changes[name], "train.keep_statistics": True}
     changes["autolr, rates scaled to three times"] = {"strategy": "autolr", **_RISE}
     sgd = {f"{name}, SGD": {"strategy": name, **_SGD} for name in ("standard", "autolr", "layer_pruning+autolr")}
     sgd["autolr, SGD, rates scaled to three times"] = {"strategy": "autolr", **_SGD, **_RISE}

@@ -75,11 +75,12 @@ class UnitEmbedder(nn.Module):
 
 def set_training_mode(model: nn.Module) -> None:
     """Train mode for what is trained. A module whose parameters are all frozen stays in eval mode: frozen batch norms
-    keep their statistics, and frozen blocks apply no dropout."""
+    keep their statistics, and frozen blocks apply no dropout. So do norms that :func:`keep_statistics` has marked."""
     model.train()
     for module in model.modules():
         own = list(module.parameters())
-        if own and not any(parameter.requires_grad for parameter in own):
+        is_frozen = bool(own) and not any(parameter.requires_grad for parameter in own)
+        if is_frozen or getattr(module, "keeps_statistics", False):
             module.eval()
 
 
@@ -87,6 +88,13 @@ def freeze_batch_norms(model: nn.Module) -> None:
     """Freezes scale and shift of every batch norm, and with them (:func:`set_training_mode`) its statistics."""
     for parameter in _batch_norm_parameters(model):
         parameter.requires_grad_(False)
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Marks every batch norm of `model`, and so its copies: they are trained with the statistics that they have."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.keeps_statistics = True  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager

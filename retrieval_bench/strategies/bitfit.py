@@ -6,8 +6,9 @@ paper searches rates from 1e-4 to 1e-2, well above those that suit whole network
 
 Convolutional networks have their biases in batch norms, which ``--freeze-bn`` (the default) keeps as pretrained: there
 BitFit needs ``--no-freeze-bn``, and is refused without, since nothing would train. A norm whose bias is trained uses
-the statistics of the batch and updates the running ones. Deviation: the paper is about transformers, where no statistic
-moves; any backbone with biases will do here. In a chain, what other parts freeze stays frozen.
+the statistics of the batch and updates the running ones, unless ``--keep-statistics`` is given too. Deviation: the
+paper is about transformers, where no statistic moves; any backbone with biases will do here. In a chain, what other
+parts freeze stays frozen.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ works on transformers.
 It is the reverse of ``--freeze-bn`` (the default), which trains all but the batch norms: on a network that has no other
 norms it needs ``--no-freeze-bn``, and is refused without, since nothing would train. A batch norm that is trained uses
 the statistics of the batch and updates the running ones, as in the paper; so the network changes even where scale and
-shift move little. Rates above those for whole networks suit it: raise ``--lr``. In a chain, what other parts freeze
-stays frozen.
+shift move little, unless ``--keep-statistics`` is given too. Rates above those for whole networks suit it: raise
+``--lr``. In a chain, what other parts freeze stays frozen.
 """
 
 from __future__ import annotations

@@ -15,7 +15,13 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import Diverged
 from retrieval_bench.losses import Criterion
-from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, frozen, set_training_mode
+from retrieval_bench.models.embedder import (
+    Embedder,
+    freeze_batch_norms,
+    frozen,
+    keep_statistics,
+    set_training_mode,
+)
 from retrieval_bench.progress import logger, time_left, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
@@ -72,6 +78,8 @@ class Training(StrategyAids):
         self.epochs = config.train.epochs
         if config.train.freeze_bn:
             freeze_batch_norms(model)
+        elif config.train.keep_statistics:
+            keep_statistics(model)
         self.device = next(model.parameters()).device
         example_images = self._example_images()
         torch.manual_seed(derive(config.seed, "prepare"))

@@ -312,7 +312,7 @@ def test_strategies_under_two_losses_are_compared_with_standard_and_their_orders
     plot = drawn("by loss")
     axes = plot.figure.axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Good, as it is", "Standard", "Bad"]
-    assert axes.lines[0].get_xydata()[:, 0].tolist() == pytest.approx([0, 10, -10])
+    assert np.asarray(axes.lines[0].get_xdata()).tolist() == pytest.approx([0, 10, -10])
     assert plot.notes[1:] == ("- triplet and softmax: 1.00",)
     swapped = {
         **BY_LOSS,

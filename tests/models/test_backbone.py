@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -13,7 +14,7 @@ from retrieval_bench import cost
 from retrieval_bench.errors import UserError
 from retrieval_bench.models.backbone import Backbone, name_blocks
 from retrieval_bench.models.build import build_backbone, build_embedder, full_name
-from retrieval_bench.models.embedder import freeze_batch_norms, set_training_mode, trains_batch_norms
+from retrieval_bench.models.embedder import freeze_batch_norms, keep_statistics, set_training_mode, trains_batch_norms
 from retrieval_bench.models.pruning import find_channels
 from retrieval_bench.sections import ModelConfig
 from tests.training.helpers import differing, random_images, state_of, tiny_embedder
@@ -223,6 +224,18 @@ def test_frozen_batch_norms_stay_and_added_ones_train() -> None:
     set_training_mode(model)
     norms = nn.modules.batchnorm._BatchNorm
     assert [name for name, norm in model.named_modules() if isinstance(norm, norms) and norm.training] == ["policy"]
+    assert model.embedding.training
+
+
+def test_marked_batch_norms_and_their_copies_train_without_moving_statistics() -> None:
+    model = tiny_embedder(dim=5)
+    keep_statistics(model)
+    model.add_module("twin", copy.deepcopy(model.backbone.net))
+    model.add_module("policy", nn.BatchNorm1d(5))
+    set_training_mode(model)
+    norms = nn.modules.batchnorm._BatchNorm
+    assert [name for name, norm in model.named_modules() if isinstance(norm, norms) and norm.training] == ["policy"]
+    assert trains_batch_norms(model)
     assert model.embedding.training
 
 

@@ -21,7 +21,16 @@ from retrieval_bench.strategies.layerwise_decay import LayerwiseDecay
 from retrieval_bench.strategies.low_high import LowHigh
 from retrieval_bench.strategies.norm_tuning import NormTuning
 from retrieval_bench.strategies.rollback import Rollback
-from tests.training.helpers import Data, flatten, make_training, random_images, run_config, state_of, tiny_embedder
+from tests.training.helpers import (
+    Data,
+    differing,
+    flatten,
+    make_training,
+    random_images,
+    run_config,
+    state_of,
+    tiny_embedder,
+)
 from tests.training.helpers import tiny_embedder as tiny
 
 
@@ -146,6 +155,17 @@ def test_only_biases_or_norms_are_trained(strategy: Strategy, kind: Any, names: 
     strategy.prepare(model, random_images(2))
     assert {id(parameter) for parameter in model.backbone.parameters() if parameter.requires_grad} == expected != set()
     assert all(parameter.requires_grad for parameter in model.embedding.parameters())
+
+
+@pytest.mark.parametrize("strategy", [BitFit(), NormTuning()])
+@pytest.mark.parametrize("fused", [False, True])
+def test_norms_are_tuned_with_the_statistics_that_they_have(strategy: Strategy, fused: bool, synthetic: Data) -> None:
+    training = make_training(synthetic, strategy, run_config(keep_statistics=True, fused=fused))
+    before = state_of(training.model)
+    training.train_once()
+    moved = differing(before, state_of(training.model))
+    assert {name.rpartition(".")[2] for name in moved} <= {"weight", "bias"}
+    assert any(name.endswith("bn1.bias") for name in moved), moved
 
 
 @pytest.mark.parametrize("strategy", [BitFit(), NormTuning()])

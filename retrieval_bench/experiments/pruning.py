@@ -137,13 +137,15 @@ def similarity(base: RunConfig) -> list[Row]:
 
 def cifar(base: RunConfig) -> list[Row]:
     """The whole network, and ways to find a network with half of its multiply-accumulates, all from random weights.
-    Scratch-B but for the first row of gates."""
+    Scratch-B but for the first row of gates, with about as many epochs as the whole network has in its second row.
+    """
     gates = {"strategy": "channel_gates", "options.channel_gates.search": "public"}
     scratch, lottery = ({**gates, "options.channel_gates.regime": regime} for regime in ("from_scratch", "lottery"))
     channels, longer = {"strategy": "channel_pruning"}, {f"options.{name}.training": "scratch_b" for name in PRUNING}
     trained = {f"options.network_slimming.{name}_epochs": base.train.epochs for name in ("sparse", "schedule")}
     changes: dict[str, dict[str, Any]] = {
         "Whole network": {"strategy": "standard"},
+        "Whole network, twice as long": {"strategy": "standard", "train.epochs": 2 * base.train.epochs},
         "Gates, other weights, Scratch-E": scratch,
         "Gates, other weights": {**scratch, **longer},
         "Gates, own first weights (lottery)": {**lottery, **longer},

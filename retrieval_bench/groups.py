@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -17,10 +18,13 @@ from retrieval_bench.columns import COLUMNS, METRIC, RECORDED_COSTS, metric_name
 from retrieval_bench.errors import unknown
 from retrieval_bench.evaluation.statistics import LEVEL, SEEDS, paired_t_test
 from retrieval_bench.records import Record
+from retrieval_bench.sections import DataConfig, EvalConfig, ModelConfig
 from retrieval_bench.strategy_list import frozen_strategies
 
-PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "files_fingerprint")
+PROTOCOL = ("dataset", "split", "classes", "backbone", "weights", "image_size", "train_per_class", "files_fingerprint")
 """What all rows of one readable table share; rows that differ here are not ranked against each other."""
+MEASURED = {"data": asdict(DataConfig()), "model": asdict(ModelConfig()), "evaluation": asdict(EvalConfig())}
+"""The parts of a configuration that say what is measured, with the defaults of fields that older records lack."""
 SIGNIFICANCE = ("significance", "difference", "p_value")
 MACHINE_COSTS = [name for name in RECORDED_COSTS if COLUMNS[name].of_machine]
 
@@ -102,7 +106,8 @@ def measured_elsewhere(records: Sequence[Record]) -> dict[str, dict[str, float]]
     pairs: dict[str, tuple[str, tuple[float, float]]] = {}
     for run in records:
         if run.id in found and run.metrics.get("recall_at_1") is not None:
-            protocol = json.dumps([run.config.get(part) for part in ("data", "model", "evaluation")], sort_keys=True)
+            parts = [{**usual, **run.config.get(name, {})} for name, usual in MEASURED.items()]
+            protocol = json.dumps(parts, sort_keys=True)
             pairs[run.id] = protocol, (fmean(found[run.id].values()), run.metrics["recall_at_1"])
             if frozen_strategies().issuperset(run.config["strategy"].split("+")):
                 frozen[protocol][run.config_hash, run.kind].append(pairs[run.id][1])

@@ -114,7 +114,8 @@ def _flat(record: Record) -> dict[str, Any]:
             "dataset": record.dataset,
             "split": fold if data.get("split") == "kfold" else data.get("split"),
             "image_size": data.get("image_size"),
-            "classes": data.get("classes", 0),  # old records have no such choice
+            "classes": data.get("classes", 0),  # old records have no such choice, nor the next one
+            "train_per_class": data.get("train_per_class", 0),
             "backbone": model.get("backbone"),
             "options": json.dumps(record.config.get("options", {}), sort_keys=True),
             "files_fingerprint": "+".join(str(fingerprint)[:8] for fingerprint in fingerprints if fingerprint),
@@ -150,10 +151,12 @@ def protocols(table: Any, by: Sequence[str] = ()) -> list[tuple[str, pd.DataFram
 def _title(shared: Mapping[str, str]) -> str:
     """What the rows of a protocol share, in words."""
     forms = {"weights": "({})", "classes": "first {} classes", "image_size": "{} px"}
-    words = {name: forms.get(name, "{}").format(value) for name, value in shared.items()}
+    forms |= {"train_per_class": "first {} training images of each class"}
+    counts = {name: "" for name in ("classes", "train_per_class") if shared.get(name, "0") == "0"}
+    words = {name: forms.get(name, "{}").format(value) for name, value in shared.items()} | counts
     network = " ".join(words[name] for name in ("backbone", "weights") if name in words)
-    words |= {"backbone": network, "classes": words["classes"] if shared.get("classes", "0") != "0" else ""}
-    parts = (words.get(name) for name in ("dataset", "split", "classes", "backbone", "image_size"))
+    words |= {"backbone": network}
+    parts = (words.get(name) for name in ("dataset", "split", "classes", "train_per_class", "backbone", "image_size"))
     return ", ".join(filter(None, parts)) or "all rows"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,14 @@ def test_changes_are_means_over_sets_and_seeds_against_frozen_features_of_the_sa
         "59.00",
     ]
     assert cells.loc["last_k", "elsewhere"] == ""
+
+
+def test_frozen_features_of_a_record_from_before_a_field_was_added_are_of_the_same_protocol() -> None:
+    older = [replace(record, config=copy.deepcopy(record.config)) for record in FROZEN]
+    for record in older:
+        del record.config["data"]["validate"]
+    table = leaderboard([*older, *TUNED]).set_index("strategy")
+    assert table.loc["standard", ["gain", "elsewhere"]].tolist() == pytest.approx([0.25, -0.125])
 
 
 def test_a_table_without_other_sets_has_no_such_columns() -> None:

@@ -124,6 +124,7 @@ def test_readable_rows_show_the_choices_that_differ_and_no_training_where_there_
         ({}, {"data.image_size": 96}, ["zero_shot, efficientnet_lite0 (imagenet), 72 px", "(imagenet), 96 px"]),
         ({}, {"data.split": "kfold", "data.fold": 1}, ["kfold 1 of 4", "zero_shot"]),
         ({}, {"data.classes": 24}, ["zero_shot, efficientnet", "first 24 classes"]),
+        ({}, {"data.train_per_class": 5}, ["zero_shot, efficientnet", "first 5 training images of each class"]),
         ({"data.files_fingerprint": "a" * 64}, {"data.files_fingerprint": "b" * 64}, ["aaaaaaaa", "bbbbbbbb"]),
         (
             {"data.files_fingerprint": "a" * 64},

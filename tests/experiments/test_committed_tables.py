@@ -18,7 +18,7 @@ COMMANDS = {
     "ablation_pruning-cpu": CAFFE,
     "curve_pruning-cpu": [],
     "figure_routes-cpu": CAFFE,
-    "figure_structure_similarity-cifar": [],
+    "figure_structure_similarity-cifar": ["--seeds", *map(str, range(10))],
     "figure_structure_similarity-cpu": [],
     "figure_weight_variation-cpu-epochs-4": [*CAFFE, "--epochs", "4"],
     "reality_check-cpu": [],

@@ -11,9 +11,9 @@ from retrieval_bench.experiments.experiment import DRAWN, Experiment, Profile, R
 from retrieval_bench.figures.losses import ranking_by_loss
 
 LOSSES = ("triplet", "multi_similarity", "proxy_anchor", "normalized_softmax")
-"""Two losses of pairs and two of proxies. Of the learning rates 1e-4, 3e-4 and 1e-3 the middle one is
-best for ``standard`` under each of them on validation classes (R@1 in percent, ``zero_shot_val``, seed 0: triplet 85.1,
-86.9, 78.5; multi-similarity 86.6, 89.4, 83.1; proxy-anchor 81.3, 82.8, 0.0; normalised softmax 79.0, 80.3, 47.2)."""
+"""Two losses of pairs and two of proxies. Of the learning rates 1e-4, 3e-4 and 1e-3 the middle one is best for
+``standard`` under each of them on validation classes (R@1 in percent, ``zero_shot_val``, seed 0: triplet 85.1, 86.9,
+78.5; multi-similarity 86.6, 89.4, 83.1; proxy-anchor 81.3, 82.8, 0.0; normalised softmax 79.0, 80.3, 47.2)."""
 COMPARED: Mapping[str, Mapping[str, Any]] = {
     "Standard": {"strategy": "standard"},
     "Layer pruning": {"strategy": "layer_pruning"},

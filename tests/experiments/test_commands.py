@@ -235,7 +235,7 @@ STUDY, CHECK_SMOKE, TUNE = ["study", "ablation_pruning", "smoke"], ["reality-che
         ([*STUDY, "--seeds", "1", "1"], "each once"),
         ([*STUDY, "--backbone", "resnet10t"], "the backbone has 4 blocks|numbered from 1 to 4"),
         ([*STUDY, "--epoch", "1"], "--epoch"),
-        ([*STUDY, "--rows", "1", "8"], "rows 1 to 7"),
+        ([*STUDY, "--rows", "1", "11"], "rows 1 to 10"),
         (["study", "table_autolr", "smoke", "--classes", "9"], "8 training classes"),
         (["study", "table_autolr", "smoke", "--classes", "3"], "needs 4 classes"),
         (["study", "table_autolr", "smoke", "--loss", "proxy_anchor"], "--loss changes nothing here"),

@@ -71,8 +71,8 @@ def ablation(base: RunConfig) -> list[Row]:
         factors = {"options.low_high.low": low, "options.low_high.high": high}
         changes[f"Pruning 15, 16 {mark}"] = {"strategy": "layer_pruning+low_high", **LAST_TWO, **factors}
     more = {"Frozen": {"strategy": "frozen"}, "AutoLR": {"strategy": "autolr"}, "Pruning 15, 16 and AutoLR": BOTH}
-    found = named_rows(base, more, "Original")
-    return named_rows(base, changes, "Original", "ablation_pruning") + [replace(row, optional=True) for row in found]
+    beside = [replace(row, optional=True) for row in named_rows(base, more, "Original")]
+    return named_rows(base, changes, "Original", "ablation_pruning") + beside
 
 
 def figure(base: RunConfig) -> list[Row]:

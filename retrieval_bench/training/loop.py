@@ -15,13 +15,7 @@ from retrieval_bench.config import RunConfig
 from retrieval_bench.data.loading import Batches
 from retrieval_bench.errors import Diverged
 from retrieval_bench.losses import Criterion
-from retrieval_bench.models.embedder import (
-    Embedder,
-    freeze_batch_norms,
-    frozen,
-    keep_statistics,
-    set_training_mode,
-)
+from retrieval_bench.models.embedder import Embedder, freeze_batch_norms, frozen, keep_statistics, set_training_mode
 from retrieval_bench.progress import logger, time_left, track
 from retrieval_bench.seeding import derive
 from retrieval_bench.strategies.base import Strategy
